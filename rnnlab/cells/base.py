@@ -1,0 +1,52 @@
+"""What a recurrent cell is: three pure functions over a plain dict of parameters.
+
+Shapes: B batch, T time steps, D input features, H hidden units, G gates.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Params = dict[str, Array]
+Carry = Any  # an array, or a NamedTuple of arrays
+Dot = Callable[[Array, Array], Array]
+
+
+class Cell(NamedTuple):
+  """A recurrent cell, as an optax transformation is: functions, with the options in their closure.
+
+  init: `(key, input_size) -> params`, a flat dict of named float32 arrays.
+  initial_carry: `(batch_shape, dtype) -> carry`, an array or a NamedTuple, each `[*batch_shape, H]`.
+  step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
+
+  In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
+  `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.
+  """
+
+  init: Callable[[Array, int], Params]
+  initial_carry: Callable[[tuple[int, ...], Any], Carry]
+  step: Callable[[Params, Carry, Array, Dot], tuple[Carry, Array]]
+
+
+def matmul(w: Array, v: Array) -> Array:
+  """The plain `dot` of a step: `v [B, K] @ w [K, M] -> [B, M]`."""
+  return v @ w
+
+
+def gates(x: Array, count: int) -> list[Array]:
+  """Cuts `x [B, count * H]` into `count` arrays `[B, H]`, in order."""
+  return jnp.split(x, count, axis=-1)
+
+
+def check_size(hidden_size: int) -> None:
+  """Raises ValueError unless `hidden_size` is a whole number of at least 1."""
+  if isinstance(hidden_size, bool) or not isinstance(hidden_size, int) or hidden_size < 1:
+    raise ValueError(f'hidden_size must be a whole number of at least 1, not {hidden_size!r}')
+
+
+# Keras's defaults, over the whole kernel of all gates together as Keras takes them.
+kernel_init = jax.nn.initializers.glorot_uniform()
+recurrent_init = jax.nn.initializers.orthogonal()

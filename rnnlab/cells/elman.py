@@ -1,0 +1,36 @@
+"""The simple recurrent network of Elman (1990)."""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells import base
+
+
+def elman(
+    hidden_size: int,
+    *,
+    kernel_init=base.kernel_init,
+    recurrent_init=base.recurrent_init,
+) -> base.Cell:
+  """h_t = tanh(W_x x_t + W_h h_{t-1} + b) (Elman 1990, with tanh). The carry is h `[B, H]`.
+
+  Raises ValueError for a hidden_size below 1.
+  """
+  base.check_size(hidden_size)
+
+  def init(key, input_size):
+    k_x, k_h = jax.random.split(key)
+    return {
+        'w_x': kernel_init(k_x, (input_size, hidden_size)),
+        'w_h': recurrent_init(k_h, (hidden_size, hidden_size)),
+        'b': jnp.zeros(hidden_size),
+    }
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    return jnp.zeros((*batch_shape, hidden_size), dtype)
+
+  def step(params, h, x_t, dot):
+    h = jnp.tanh(dot(params['w_x'], x_t) + dot(params['w_h'], h) + params['b'])
+    return h, h
+
+  return base.Cell(init, initial_carry, step)

