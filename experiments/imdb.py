@@ -1,0 +1,83 @@
+"""LSTM against GRU on IMDB reviews.
+
+    python launch.py                                          # this, the main job
+    python launch.py --config=experiments/imdb.py:tutorial
+    python launch.py --config=experiments/imdb.py:smoke
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+PRESETS = ('', 'tutorial', 'smoke')
+
+
+def get_config(preset=''):
+  """The config of `preset`: '' (default), 'tutorial' or 'smoke'."""
+  if preset not in PRESETS:
+    near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    raise ValueError(f'no preset {preset!r} in experiments/imdb.py{hint}: tutorial or smoke')
+  config = ConfigDict()
+  config.seed = 0
+
+  config.model = ConfigDict()
+  config.model.cell = 'lstm'  # any file in rnnlab/cells/
+  config.model.hidden_size = 64
+  config.model.embed_size = 128
+  config.model.layers = 1
+  config.model.bidirectional = False
+  config.model.pooling = 'last'  # last | mean | max | concat
+  config.model.embed_dropout = 0.0
+  config.model.dropout = 0.2
+  config.model.recurrent_dropout = 0.2
+  config.model.dropout_per_gate = False
+  config.model.output_dropout = 0.0
+  config.model.lstm = ConfigDict({'forget_bias': 1.0})
+  config.model.gru = ConfigDict({'reset': 'after'})  # after | before
+
+  config.data = ConfigDict()
+  config.data.name = 'imdb'
+  config.data.source = 'auto'  # auto | tfds | directory | package
+  config.data.dir = ''  # TFDS's data_dir; or an aclImdb folder or tar.gz for source=directory
+  config.data.vocab_size = 10_000
+  config.data.max_len = 200
+  config.data.padding = 'pre'  # pre | post
+  config.data.truncation = 'pre'  # pre | post
+  config.data.mask = False
+  config.data.validation_fraction = 0.2  # of train; 0: the test split is the validation split
+  config.data.split_seed = 0
+  config.data.max_examples = 0  # in each split; 0: all
+
+  config.optim = ConfigDict()
+  config.optim.name = 'adam'
+  config.optim.learning_rate = 1e-3
+  config.optim.epsilon = 1e-8
+  config.optim.schedule = 'constant'  # constant | linear | cosine
+  config.optim.warmup_steps = 0
+  config.optim.clip_norm = 0.0  # 0: no clipping
+  config.optim.weight_decay = 0.0
+
+  config.train = ConfigDict()
+  config.train.batch_size = 32
+  config.train.epochs = 10
+
+  if preset == 'tutorial':
+    config.data.validation_fraction = 0.0
+    config.model.dropout_per_gate = True  # as Keras 3 draws its masks
+    config.optim.epsilon = 1e-7  # Keras's
+  if preset == 'smoke':
+    config.model.hidden_size = 16
+    config.model.embed_size = 16
+    config.data.vocab_size = 1_000
+    config.data.max_len = 50
+    config.data.max_examples = 1_000
+    config.train.epochs = 2
+  return config
+
+
+def sweep(add):
+  """Both cells, three seeds each."""
+  for seed in range(3):
+    for cell in ('lstm', 'gru'):
+      add({'model.cell': cell, 'seed': seed})

@@ -1,0 +1,182 @@
+"""The IMDB reviews as arrays of token ids, encoded once and then read from a cache on disk."""
+
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+from rnnlab.data import batching, text
+from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
+
+TEST_FRACTION = 0.2  # of a source that has no test split
+
+
+class Split(NamedTuple):
+  """ids [N, max_len] int32, 0 where padded; labels [N] int32, 0 negative and 1 positive."""
+
+  ids: np.ndarray
+  labels: np.ndarray
+
+
+class Dataset(NamedTuple):
+  """What `load` gives; `validation` is `test` itself where data.validation_fraction is 0."""
+
+  source: str  # 'tfds', 'directory' or 'package'
+  title: str  # a line for people
+  fingerprint: str  # hex digest of the arrays' content
+  vocabulary: tuple[str, ...]  # in id order; the first word has id 4
+  train: Split
+  validation: Split
+  test: Split
+
+
+def load(data_config) -> Dataset:
+  """The dataset that a config's `data` part describes, from the disk cache where it is there.
+
+  Raises ValueError for a value out of range and DataError where data are missing or damaged.
+  """
+  _check(data_config)
+  source = resolve(data_config)
+  path = SOURCES[source].locate(data_config.dir)
+  cache = _cache_path(data_config, source, path)
+  arrays = _read_cache(cache)
+  if arrays is None:
+    title, reviews = SOURCES[source].read(path)
+    arrays = _encode(title, _cut(reviews, data_config), data_config)
+    _write_cache(cache, arrays)
+  splits = {
+      name: Split(arrays[f'{name}_ids'], arrays[f'{name}_labels'])
+      for name in ('train', 'validation', 'test') if f'{name}_ids' in arrays
+  }
+  return Dataset(
+      source=source,
+      title=str(arrays['title']),
+      fingerprint=str(arrays['fingerprint']),
+      vocabulary=tuple(arrays['vocabulary'].tobytes().decode().split(' ')),
+      **{'validation': splits['test'], **splits},
+  )
+
+
+def _check(config):
+  batching.pad((), config.max_len, config.padding, config.truncation)  # raises for these three
+  for name, valid, range_ in (
+      ('vocab_size', config.vocab_size > text.FIRST_WORD, f'above {text.FIRST_WORD}'),
+      ('validation_fraction', 0 <= config.validation_fraction < 1, 'from 0 to below 1'),
+      ('max_examples', config.max_examples >= 0, '0 (all) or more'),
+  ):
+    if not valid:
+      raise ValueError(f'data.{name} must be {range_}, not {config[name]}.')
+
+
+def _cut(reviews, config):
+  """The reviews of each split: validation is cut from train, and test where there is none."""
+  train = reviews['train']
+  total = len(train.texts)
+  splits = {}
+  if 'test' in reviews:
+    splits['test'] = reviews['test']
+  else:
+    splits['test'], train = _draw(train, round(TEST_FRACTION * total), config.split_seed)
+  if config.validation_fraction:
+    size = round(config.validation_fraction * total)
+    splits['validation'], train = _draw(train, size, config.split_seed)
+  splits['train'] = train
+  if empty := [name for name, split in splits.items() if not split.texts]:
+    raise ValueError(
+        f'data.validation_fraction={config.validation_fraction} leaves no reviews for'
+        f' {empty[0]}: there are {total:,} to cut from.'
+    )
+  if config.max_examples:
+    splits = {
+        name: _draw(split, config.max_examples, config.split_seed)[0]
+        for name, split in splits.items()
+    }
+  return splits
+
+
+def _draw(reviews, size, seed):
+  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides.
+
+  The draw orders texts by a hash of seed and text, so it depends neither on the order that a
+  source has nor on a library's random stream.
+  """
+  texts, labels = reviews
+  size = min(size, len(texts))
+  counts = np.bincount(labels, minlength=2)
+  quota, remainder = np.divmod(size * counts, len(texts))
+  quota[np.argsort(-remainder, kind='stable')[:size - quota.sum()]] += 1
+  hashes = [hashlib.sha256(f'{seed} {words}'.encode()).digest() for words in texts]
+  drawn = np.zeros(len(texts), bool)
+  order = sorted(range(len(texts)), key=hashes.__getitem__)
+  for _, group in itertools.groupby(order, key=hashes.__getitem__):
+    group = list(group)
+    label = labels[group[0]]
+    if len(group) <= quota[label]:
+      quota[label] -= len(group)
+      drawn[group] = True
+  return tuple(
+      Reviews(list(itertools.compress(texts, side)), labels[side]) for side in (drawn, ~drawn))
+
+
+def _encode(title, splits, config):
+  words = text.vocabulary(splits['train'].texts, config.vocab_size)
+  arrays = {'vocabulary': np.frombuffer(' '.join(words).encode(), np.uint8)}
+  for name, (texts, labels) in splits.items():
+    arrays[f'{name}_ids'] = batching.pad(
+        text.encode(texts, words), config.max_len, config.padding, config.truncation)
+    arrays[f'{name}_labels'] = labels
+  return {**arrays, 'title': np.array(title), 'fingerprint': np.array(_fingerprint(arrays))}
+
+
+def _fingerprint(arrays):
+  digest = hashlib.sha256()
+  for name in sorted(arrays.keys() - {'title', 'fingerprint'}):
+    digest.update(f'{name} {arrays[name].dtype} {arrays[name].shape}\n'.encode())
+    digest.update(arrays[name].data)
+  return digest.hexdigest()
+
+
+def _cache_path(config, source, path):
+  """A file named by all that its content depends on: settings, data, and this room's code."""
+  settings = {name: value for name, value in config.items() if name not in ('dir', 'mask')}
+  code = [file.read_text() for file in sorted(Path(__file__).parent.glob('*.py'))]
+  made_of = json.dumps([{**settings, 'source': source}, identity(source, path), code])
+  root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+  return root / 'rnnlab' / f'imdb-{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz'
+
+
+def _read_cache(path):
+  try:
+    with np.load(path) as file:
+      arrays = dict(file)
+    if str(arrays['fingerprint']) != _fingerprint(arrays):
+      raise ValueError('its content does not match its digest')
+    return arrays
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds on damaged bytes
+    logging.warning('Cached data %s are damaged (%s): encoding anew.', path, error)
+    return None
+
+
+def _write_cache(path, arrays):
+  """Writes whole or not at all, as other processes may read or write the same file."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
+      try:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(file.name, path)
+      except BaseException:
+        os.unlink(file.name)
+        raise
+  except OSError as error:
+    logging.warning('Cannot keep the encoded data in %s (%s): going on without.', path, error)

@@ -1,0 +1,375 @@
+"""One run: from a config to trained parameters, a result, and the files that keep them."""
+
+import datetime
+import functools
+import importlib.metadata
+import math
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from rnnlab import cells, checkpoint, metrics, models, optim, runlog, train
+from rnnlab.data import imdb
+
+
+class RunSpec(NamedTuple):
+  """A run to do: its id, what sets it apart from its sweep, its whole config, the command given."""
+
+  id: str
+  overrides: dict[str, Any]
+  config: ConfigDict
+  command: str = ''
+
+
+class Event(NamedTuple):
+  """What happens in a run, for whoever watches.
+
+  kind: 'progress', 'done' or 'failed'. fraction: the part of the run's steps that is done.
+  text: what there is to say, or nothing: an epoch's figures, an error.
+  """
+
+  run: str
+  kind: str
+  fraction: float
+  text: str = ''
+
+
+class Result(NamedTuple):
+  """A finished run: what result.json holds, a row an epoch, the model, its last and best params."""
+
+  result: dict[str, Any]
+  metrics: list[dict]
+  model: nn.Module
+  params: Any
+  best_params: Any
+
+
+class Setup(NamedTuple):
+  """All that a run's training starts from."""
+
+  model: nn.Module
+  tx: optax.GradientTransformation
+  key: jax.Array
+  dataset: imdb.Dataset
+  splits: tuple  # train, validation, test: (ids, labels) on the device
+  state: train.TrainState
+
+
+def run(config: ConfigDict, workdir=None) -> Result:
+  """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
+
+  In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
+  --nosweep`: a run begun before goes on from its last checkpoint.
+  Raises ValueError for a config that does not describe a run, DataError where there is no data, and
+  NonFiniteLoss.
+  """
+  check(config)
+  if workdir is not None:
+    from rnnlab import sweep
+
+    return _last(events(sweep.expand(config)[0], workdir))
+  setup = prepare(config)
+  rows, state = [], setup.state
+  for progress, seconds in _timed(_fit(config, setup, state)):
+    state = progress.state
+    if progress.row:
+      rows.append(progress.row | {'seconds': seconds})
+  return _finish(RunSpec('', {}, config), setup, state, rows, sum(r['seconds'] for r in rows))
+
+
+def events(spec: RunSpec, workdir) -> Iterator[Event]:
+  """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
+
+  KeyboardInterrupt thrown in at a yield saves a checkpoint on its way out. Returns the Result.
+  """
+  began = time.perf_counter()
+  folder = pathlib.Path(workdir) / spec.id
+  folder.mkdir(parents=True, exist_ok=True)
+  with runlog.lock(folder, 'another launch is doing this run'):
+    (folder / 'error.json').unlink(missing_ok=True)
+    runlog.write_json(folder / 'config.json', spec.config.to_dict())
+    setup = prepare(spec.config)
+    checkpoints = checkpoint.manager(folder / 'checkpoints')
+    state, log = checkpoint.restore(checkpoints, setup.state) or (
+        setup.state,
+        {'rows': [], 'epoch_seconds': 0.0, 'seconds': 0.0},
+    )
+    rows = log['rows']
+    began -= log['seconds']
+    runlog.write_rows(folder / 'metrics.jsonl', rows)
+    board = runlog.TensorBoard(folder, rows)
+    total = spec.config.train.epochs * _steps(spec.config, setup)
+    timed = _timed(_fit(spec.config, setup, state), log['epoch_seconds'])
+
+    def save(epoch_seconds):
+      elapsed = time.perf_counter() - began
+      checkpoint.save(
+          checkpoints,
+          state,
+          {'rows': rows, 'epoch_seconds': epoch_seconds, 'seconds': elapsed},
+      )
+
+    for progress, seconds in timed:
+      state, text = progress.state, ''
+      if progress.row:
+        rows.append(progress.row | {'seconds': seconds})
+        save(0.0)
+        runlog.write_rows(folder / 'metrics.jsonl', rows)
+        board.write(rows[-1])
+        text = _say(progress, spec.config.train.epochs)
+      try:
+        yield Event(spec.id, 'progress', int(state.step) / total, text)
+      except KeyboardInterrupt:
+        if not progress.row:
+          save(seconds)
+        raise
+    board.close()
+    checkpoints.close()
+    done = _finish(spec, setup, state, rows, time.perf_counter() - began)
+    runlog.write_json(folder / 'result.json', done.result)
+    yield Event(spec.id, 'done', 1.0, _say_result(done.result))
+  return done
+
+
+def prepare(config: ConfigDict) -> Setup:
+  """Loads the data, builds model and optimiser, draws the initial parameters."""
+  dataset, splits = _load(FrozenConfigDict(config.data))
+  steps = -(-len(splits[0][0]) // config.train.batch_size)
+  model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
+  tx = _optimizer(FrozenConfigDict(config.optim), steps * config.train.epochs)
+  key = jax.random.key(config.seed)
+  return Setup(model, tx, key, dataset, splits, _init_state(model, tx, key))
+
+
+# Cached, so that runs which differ in the seed alone share data, and one compiled program.
+_init_state = jax.jit(train.init_state, static_argnums=(0, 1))
+_optimizer = functools.cache(optim.optimizer)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(config):
+  dataset = imdb.load(config)
+  splits = [jax.device_put((s.ids, s.labels)) for s in dataset[-3:]]
+  return dataset, tuple(splits)
+
+
+@functools.cache
+def _model(config, vocab_size, mask):
+  options = config.get(config.cell, {})
+  return models.SequenceClassifier(
+      cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
+      vocab_size=vocab_size,
+      embed_size=config.embed_size,
+      layers=config.layers,
+      bidirectional=config.bidirectional,
+      pooling=config.pooling,
+      mask=mask,
+      embed_dropout=config.embed_dropout,
+      dropout=config.dropout,
+      recurrent_dropout=config.recurrent_dropout,
+      dropout_per_gate=config.dropout_per_gate,
+      output_dropout=config.output_dropout,
+  )
+
+
+def _steps(config, setup):
+  return -(-len(setup.splits[0][0]) // config.train.batch_size)
+
+
+def _fit(config, setup, state):
+  return train.fit(
+      setup.model,
+      setup.tx,
+      state,
+      setup.key,
+      setup.splits[0],
+      setup.splits[1],
+      epochs=config.train.epochs,
+      batch_size=config.train.batch_size,
+  )
+
+
+def _timed(progresses, seconds=0.0):
+  """Each progress with the seconds its epoch took so far, not counting what the consumer does."""
+  while True:
+    start = time.perf_counter()
+    progress = next(progresses, None)
+    if progress is None:
+      return
+    jax.block_until_ready(progress.state)
+    seconds += time.perf_counter() - start
+    yield progress, seconds
+    if progress.row:
+      seconds = 0.0
+
+
+def _last(generator):
+  while True:
+    try:
+      next(generator)
+    except StopIteration as stop:
+      return stop.value
+
+
+def _finish(spec, setup, state, rows, seconds):
+  """Evaluates the test split, once for each set of parameters that is reported."""
+  config, dataset = spec.config, setup.dataset
+
+  def test(params):
+    return metrics.means('test', train.evaluate(setup.model, params, *setup.splits[2]))
+
+  validation_is_test = not config.data.validation_fraction
+  best = None
+  if not validation_is_test:
+    row = rows[int(state.best_epoch) - 1]
+    names = ('epoch', 'validation_loss', 'validation_accuracy')
+    best = {name: row[name] for name in names} | test(state.best_params)
+  final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
+  result = {
+      'id': spec.id,
+      'overrides': spec.overrides,
+      'data': {
+          'source': dataset.source,
+          'title': dataset.title,
+          'fingerprint': dataset.fingerprint,
+          'sizes': {
+              name: len(ids)
+              for name, (ids, _) in zip(('train', 'validation', 'test'), setup.splits, strict=True)
+          },
+          'validation_is_test': validation_is_test,
+      },
+      'final': final | test(state.params),
+      'best': best,
+      'parameters': _count(state.params),
+      'recurrent_parameters': sum(
+          _count(value) for name, value in state.params.items() if name.startswith('Recurrent')
+      ),
+      # The first epoch compiles.
+      'seconds_per_epoch': statistics.median(r['seconds'] for r in rows[1:] or rows),
+      'seconds': seconds,
+      'device': device(),
+      'versions': versions(),
+      'commit': commit(),
+      'command': spec.command,
+      'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+  }
+  return Result(result, rows, setup.model, state.params, state.best_params)
+
+
+def _say(progress, epochs):
+  row = progress.row
+  return (
+      f'epoch {progress.epoch}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
+      f' {row["train_accuracy"]:.3f}, validation accuracy {row["validation_accuracy"]:.3f}'
+  )
+
+
+def _say_result(result):
+  text = f'test accuracy {result["final"]["test_accuracy"]:.4f} after the last epoch'
+  if result['best']:
+    best = result['best']
+    text += f', {best["test_accuracy"]:.4f} at epoch {best["epoch"]}, the best by validation'
+  return text
+
+
+def _count(params):
+  return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+
+
+def device() -> str:
+  """What computes here, in words: the kind of device, and for a CPU how many cores it may use."""
+  kind = jax.devices()[0].device_kind
+  if jax.default_backend() != 'cpu':
+    return f'{jax.device_count()} x {kind}'
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  return f'{platform.processor() or platform.machine()} {kind}, {cores} core{"s" * (cores > 1)}'
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+  """The versions of Python and of the packages that make the numbers."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+  return {'python': platform.python_version()} | {
+      name: importlib.metadata.version(name) for name in packages
+  }
+
+
+@functools.cache
+def commit() -> str | None:
+  """The git commit of this code, with '-dirty' where files differ from it; None outside git."""
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError, naming the field and what it may be, for a config that describes no run."""
+
+  def field(name):
+    value = config
+    for part in name.split('.'):
+      if part not in value:
+        raise ValueError(f'the config has no field {name}')
+      value = value[part]
+    return value
+
+  def need(names, right, what):
+    for name in names.split():
+      value = field(name)
+      if isinstance(value, float) and math.isnan(value) or not right(value):
+        raise ValueError(f'--config.{name}={value!r}: must be {what}')
+
+  def choice(name, words):
+    value = field(name)
+    if value not in words:
+      raise ValueError(
+          f'--config.{name}={value!r}{cells.near(value, words)}: must be one of {", ".join(words)}'
+      )
+
+  choice('data.name', ('imdb',))
+  choice('data.source', ('auto', *imdb.SOURCES))
+  choice('data.padding', ('pre', 'post'))
+  choice('data.truncation', ('pre', 'post'))
+  choice('model.cell', cells.names())
+  choice('model.pooling', models.POOLINGS)
+  choice('optim.name', optim.OPTIMIZERS)
+  choice('optim.schedule', optim.SCHEDULES)
+  need(
+      'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
+      lambda n: n >= 1,
+      'at least 1',
+  )
+  need('data.vocab_size', lambda n: n >= 4, 'at least 4: ids 0 to 2 are padding, start and unknown')
+  need(
+      'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
+      lambda rate: 0 <= rate < 1,
+      'at least 0 and below 1',
+  )
+  need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
+  need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')
+  need(
+      'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
+      lambda x: x >= 0,
+      'at least 0',
+  )
+  need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
+  cells.get(
+      config.model.cell,
+      hidden_size=config.model.hidden_size,
+      **dict(config.model.get(config.model.cell, {})),
+  )

@@ -1,0 +1,133 @@
+"""What is around the recurrence, in Flax linen: embedding, dropout, pooling, head."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rnnlab import recurrence
+from rnnlab.cells.base import Array, Cell
+
+POOLINGS = ('last', 'mean', 'max', 'concat')
+
+
+class Recurrent(nn.Module):
+  """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
+
+  `xs [B, T, D]`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where bidirectional.
+  dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
+  gates or, per gate, one for each; both need a 'dropout' key unless deterministic.
+  """
+
+  cell: Cell
+  bidirectional: bool = False
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  dropout_per_gate: bool = False
+
+  @nn.compact
+  def __call__(self, xs: Array, mask: Array | None = None, deterministic: bool = True) -> Array:
+    batch_size, _, input_size = xs.shape
+
+    def direction(name):
+      params = self.param(name, self.cell.init, input_size)
+      if deterministic or not (self.dropout or self.recurrent_dropout):
+        return params, None
+      return params, recurrence.dropout_masks(
+          self.make_rng('dropout'),
+          self.cell,
+          params,
+          batch_size,
+          input_size,
+          rate=self.dropout,
+          recurrent_rate=self.recurrent_dropout,
+          per_gate=self.dropout_per_gate,
+          dtype=xs.dtype,
+      )
+
+    params, dropout = direction('cell')
+    if not self.bidirectional:
+      return recurrence.unroll(self.cell, params, xs, mask=mask, dropout=dropout)[1]
+    backward, backward_dropout = direction('cell_backward')
+    return recurrence.bidirectional(
+        self.cell, (params, backward), xs, mask=mask, dropout=(dropout, backward_dropout)
+    )[1]
+
+
+def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
+  """One vector a row from `ys [B, T, F]` -> `[B, F]`, or `[B, 3F]` for 'concat' (last, mean, max).
+
+  Only the steps where mask is True count; a row with none gives zeros. 'last' is where the
+  recurrence ended: the last real step, and the first one for the backward half.
+  """
+  batch, steps, features = ys.shape
+  real = jnp.ones((batch, steps), bool) if mask is None else mask
+  any_real = real.any(axis=1)[:, None]
+
+  def at(index, values):
+    return jnp.take_along_axis(values, index[:, None, None], axis=1)[:, 0]
+
+  def last():
+    first_step = jnp.argmax(real, axis=1)
+    last_step = steps - 1 - jnp.argmax(real[:, ::-1], axis=1)
+    if not bidirectional:
+      values = at(last_step, ys)
+    else:
+      forward, backward = jnp.split(ys, 2, axis=-1)
+      values = jnp.concatenate([at(last_step, forward), at(first_step, backward)], axis=-1)
+    return jnp.where(any_real, values, 0)
+
+  def mean():
+    count = jnp.maximum(real.sum(axis=1), 1)[:, None].astype(ys.dtype)
+    return jnp.where(real[..., None], ys, 0).sum(axis=1) / count
+
+  def maximum():
+    lowest = jnp.finfo(ys.dtype).min
+    return jnp.where(any_real, jnp.where(real[..., None], ys, lowest).max(axis=1), 0)
+
+  if how == 'concat':
+    return jnp.concatenate([last(), mean(), maximum()], axis=-1)
+  return {'last': last, 'mean': mean, 'max': maximum}[how]()
+
+
+class SequenceClassifier(nn.Module):
+  """Token ids -> embedding -> layers of a cell -> pooling -> logits.
+
+  `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
+  the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
+  dropout and recurrent_dropout are those of `Recurrent`. Initialisers are Keras's.
+  """
+
+  cell: Cell
+  vocab_size: int
+  embed_size: int
+  layers: int = 1
+  bidirectional: bool = False
+  pooling: str = 'last'
+  mask: bool = False
+  classes: int = 1
+  embed_dropout: float = 0.0
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  dropout_per_gate: bool = False
+  output_dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
+    mask = ids != 0 if self.mask else None
+    uniform = nn.initializers.uniform(scale=0.1)
+    xs = nn.Embed(
+        self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
+    )(ids)
+    xs = nn.Dropout(self.embed_dropout)(xs, deterministic=deterministic)
+    for _ in range(self.layers):
+      xs = Recurrent(
+          self.cell,
+          self.bidirectional,
+          self.dropout,
+          self.recurrent_dropout,
+          self.dropout_per_gate,
+      )(xs, mask, deterministic)
+    pooled = pool(xs, mask, self.pooling, self.bidirectional)
+    pooled = nn.Dropout(self.output_dropout)(pooled, deterministic=deterministic)
+    head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform())
+    logits = head(pooled)
+    return logits[:, 0] if self.classes == 1 else logits

@@ -1,0 +1,221 @@
+"""What a run leaves on disk, and what it shows while it runs."""
+
+import contextlib
+import json
+import logging as stdlib_logging
+import os
+import pathlib
+import tempfile
+import time
+
+import rich.console
+import rich.progress
+from absl import logging
+
+try:
+  import fcntl
+except ImportError:  # Windows
+  fcntl = None
+
+
+def write_atomic(path, content: str | bytes) -> None:
+  """Writes a file so that a reader, or a crash, sees all of the old content or all of the new."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = content.encode() if isinstance(content, str) else content
+  descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+  try:
+    with os.fdopen(descriptor, 'wb') as f:
+      f.write(content)
+      f.flush()
+      os.fsync(f.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    pathlib.Path(temporary).unlink(missing_ok=True)
+    raise
+
+
+def write_json(path, value) -> None:
+  """Writes `value` as indented JSON, atomically."""
+  write_atomic(path, json.dumps(value, indent=2) + '\n')
+
+
+def read_json(path) -> dict | None:
+  """The JSON object in a file, or None where it is missing; damaged counts as missing, and is said."""
+  try:
+    value = json.loads(pathlib.Path(path).read_text())
+    if isinstance(value, dict):
+      return value
+  except FileNotFoundError:
+    return None
+  except (ValueError, UnicodeDecodeError):
+    pass
+  logging.warning('%s is damaged and is taken as missing', path)
+  return None
+
+
+def write_rows(path, rows: list[dict]) -> None:
+  """Writes `rows` as JSON lines, atomically."""
+  write_atomic(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def read_rows(path) -> list[dict]:
+  """The rows of a file of JSON lines; none where it is missing; damaged lines are left out, and said."""
+  rows = []
+  try:
+    lines = pathlib.Path(path).read_bytes().splitlines()
+  except FileNotFoundError:
+    return rows
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      if not isinstance(row, dict):
+        raise ValueError
+      rows.append(row)
+    except ValueError:
+      logging.warning('%s: line %d is damaged and is left out', path, number)
+  return rows
+
+
+class TensorBoard:
+  """A run's TensorBoard events, written without TensorFlow.
+
+  Made anew from all rows so far, so that a resumed run shows each epoch once.
+  """
+
+  def __init__(self, folder, rows: list[dict]):
+    from tensorboardX import SummaryWriter
+
+    for old in pathlib.Path(folder).glob('events.out.tfevents.*'):
+      old.unlink()
+    self._writer = SummaryWriter(str(folder), flush_secs=1)
+    for row in rows:
+      self.write(row)
+
+  def write(self, row: dict) -> None:
+    """Adds an epoch's row as scalars at its step, named split/metric."""
+    for name, value in row.items():
+      if name not in ('step', 'epoch'):
+        self._writer.add_scalar(name.replace('_', '/', 1), value, row['step'])
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Closes the events file."""
+    self._writer.close()
+
+
+def plain_warnings() -> None:
+  """Makes absl's log, Orbax's included, show warnings only, each as a plain line."""
+  logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().setFormatter(stdlib_logging.Formatter('warning: %(message)s'))
+
+
+class Busy(Exception):
+  """A folder is locked by another process."""
+
+
+@contextlib.contextmanager
+def lock(folder, busy: str, wait: float = 5.0):
+  """Holds `folder` for this process alone; the lock goes with the process, however it ends.
+
+  Waits up to `wait` seconds, as long as an orphaned worker may take to notice its parent's death.
+  Raises Busy, saying `busy` and where.
+  """
+  path = pathlib.Path(folder) / '.lock'
+  with open(path, 'a') as f:
+    deadline = time.monotonic() + wait
+    while fcntl:
+      try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if time.monotonic() > deadline:
+          raise Busy(f'{busy} ({folder})') from None
+        time.sleep(0.05)
+    yield
+
+
+class Display:
+  """One progress display for a list of runs: a live bar in a terminal, lines in a log file.
+
+  `update(event)` takes the executors' Events. A log gets a line at each epoch's end, and else one
+  every `every` seconds.
+  """
+
+  def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
+    self._labels = {run.id: label(run.overrides) for run in runs}
+    self._fractions = dict.fromkeys(self._labels, 0.0)
+    self._begun = {}  # what of a run had been done before this launch
+    self._console = console
+    self._every = every
+    self._start = self._said = time.monotonic()
+    self._bar = None
+    if console.is_terminal:
+      self._bar = rich.progress.Progress(
+          rich.progress.TextColumn('{task.description}'),
+          rich.progress.BarColumn(),
+          rich.progress.TextColumn('{task.percentage:>4.0f}% {task.fields[left]}'),
+          console=console,
+      )
+      self._overall = self._bar.add_task(f'all {len(runs)} runs', total=1.0, left='')
+      self._tasks = {}
+
+  def __enter__(self):
+    if self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._bar:
+      self._bar.stop()
+
+  def update(self, event) -> None:
+    """Shows an Event."""
+    self._begun.setdefault(event.run, event.fraction)
+    self._fractions[event.run] = event.fraction
+    done = sum(self._fractions.values()) / len(self._fractions)
+    now = time.monotonic()
+    text = f'{self._labels[event.run]}: {event.text or f"{event.fraction:.0%}"}'
+    if event.kind == 'failed':
+      text = f'{self._labels[event.run]}: failed: {event.text}'
+    if self._bar:
+      self._bar.update(self._overall, completed=done, left=self._left(now, done))
+      self._live(event)
+      if event.text:
+        self._console.print(text, highlight=False, markup=False)
+    elif event.text or now - self._said > self._every:
+      self._said = now
+      head = f'[{clock(now - self._start)}] {done:4.0%} {self._left(now, done)}'.rstrip()
+      self._console.print(f'{head} | {text}', highlight=False, markup=False, soft_wrap=True)
+
+  def _left(self, now, done):
+    """The time left, by the pace of this launch."""
+    begun = sum(self._begun.values()) / len(self._fractions)
+    if done - begun < 0.005 or done >= 1:
+      return ''
+    return f'{clock((now - self._start) * (1 - done) / (done - begun))} left'
+
+  def _live(self, event):
+    if event.kind == 'progress':
+      if event.run not in self._tasks:
+        name = f'  {self._labels[event.run]}'
+        self._tasks[event.run] = self._bar.add_task(name, total=1.0, left='')
+      self._bar.update(self._tasks[event.run], completed=event.fraction)
+    elif event.run in self._tasks:
+      self._bar.remove_task(self._tasks.pop(event.run))
+
+
+def label(overrides: dict) -> str:
+  """A run's overrides for people: `gru seed=1`."""
+  return ' '.join(
+      str(value) if name == 'model.cell' else f'{name.split(".")[-1]}={value}'
+      for name, value in overrides.items()
+  )
+
+
+def clock(seconds: float) -> str:
+  """Seconds as m:ss, or h:mm:ss."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

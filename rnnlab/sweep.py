@@ -1,0 +1,77 @@
+"""A config and its sweep -> a list of runs; and which of them are done."""
+
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from rnnlab import experiment, runlog
+from rnnlab.experiment import RunSpec
+
+
+def expand(
+    config: ConfigDict,
+    sweep: Callable | None = None,
+    pinned: tuple[str, ...] = (),
+    command: str = '',
+) -> list[RunSpec]:
+  """The runs of `sweep` over `config`, each checked; without a sweep, the one run of `config`.
+
+  `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run. Fields in `pinned`, those
+  set on the command line, keep their value, and runs that become the same are one.
+  Raises ValueError for a config or a sweep that describes no run.
+  """
+  overrides = []
+  if sweep:
+    sweep(overrides.append)
+  runs = {}
+  for override in overrides or [{}]:
+    override = {name: value for name, value in override.items() if name not in pinned}
+    varied = ConfigDict(config.to_dict())
+    varied.lock()
+    try:
+      varied.update_from_flattened_dict(override)
+    except (KeyError, AttributeError, TypeError) as error:
+      raise ValueError(f'the sweep asks for {override}: {_words(error)}') from error
+    experiment.check(varied)
+    named = {'model.cell': varied.model.cell, 'seed': varied.seed} | override
+    spec = RunSpec(run_id(named, varied), named, varied, command)
+    runs[spec.id] = spec
+  return list(runs.values())
+
+
+def run_id(overrides: dict, config: ConfigDict) -> str:
+  """A folder name: the overrides, then a hash of the whole config."""
+  words = [
+      re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
+  ]
+  text = json.dumps(config.to_dict(), sort_keys=True)
+  return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+def is_done(spec: RunSpec, workdir) -> bool:
+  """Whether the run's result and all its epochs' rows are there, whole."""
+  folder = pathlib.Path(workdir) / spec.id
+  result = runlog.read_json(folder / 'result.json')
+  if result is None or 'final' not in result:
+    return False
+  epochs = [row.get('epoch') for row in runlog.read_rows(folder / 'metrics.jsonl')]
+  return epochs == list(range(1, spec.config.train.epochs + 1))
+
+
+def record(workdir, name: str, preset: str, command: str, runs: list[RunSpec]) -> None:
+  """Writes sweep.json: these runs, and those recorded there before."""
+  path = pathlib.Path(workdir) / 'sweep.json'
+  known = {run['id']: run for run in (runlog.read_json(path) or {}).get('runs', [])}
+  known |= {run.id: {'id': run.id, 'overrides': run.overrides} for run in runs}
+  runlog.write_json(
+      path,
+      {'experiment': name, 'preset': preset, 'command': command, 'runs': list(known.values())},
+  )
+
+
+def _words(error):
+  return ' '.join(str(error.args[0]).split())

@@ -1,0 +1,196 @@
+"""Training as pure functions: a state goes in, a state comes out. No files, no flags, no prints."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnnlab import metrics
+from rnnlab.cells.base import Array
+
+CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
+EVAL_BATCH = 128
+
+
+class TrainState(NamedTuple):
+  """All that training goes on from, at any step.
+
+  totals are the current epoch's so far. bad_step is the first step whose loss was not finite, or
+  -1, and last_loss the last finite loss before it. best_* are of the epoch with the highest
+  validation accuracy, the first of equals; best_epoch is 0 before the first epoch's end.
+  """
+
+  step: Array
+  params: Any
+  opt_state: Any
+  totals: metrics.Totals
+  last_loss: Array
+  bad_step: Array
+  best_params: Any
+  best_accuracy: Array
+  best_epoch: Array
+
+
+class Progress(NamedTuple):
+  """What `fit` yields: the state now, the epoch it is in (from 1), and the epoch's row at its end."""
+
+  state: TrainState
+  epoch: int
+  row: dict[str, float] | None
+
+
+class NonFiniteLoss(Exception):
+  """The loss became infinite or NaN."""
+
+
+def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Array) -> TrainState:
+  """The state before the first step; parameters drawn from `key`."""
+  params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 2), jnp.int32))['params']
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      totals=metrics.zeros(),
+      last_loss=jnp.full((), jnp.nan, jnp.float32),
+      bad_step=jnp.full((), -1, jnp.int32),
+      best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
+      best_accuracy=jnp.full((), -1, jnp.float32),
+      best_epoch=jnp.zeros((), jnp.int32),
+  )
+
+
+def train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    key: Array,
+    ids: Array,
+    labels: Array,
+    weights: Array,
+) -> TrainState:
+  """One step on a batch `ids [B, T]`, `labels [B]`; rows of weight 0 in `weights [B]` only fill it."""
+
+  def loss(params):
+    logits = model.apply({'params': params}, ids, deterministic=False, rngs={'dropout': key})
+    sums = metrics.totals(logits, labels, weights)
+    return sums.loss / sums.count, sums
+
+  (value, sums), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  finite = jnp.isfinite(value)
+  good = (state.bad_step < 0) & finite
+  return state._replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      totals=metrics.add(state.totals, sums),
+      last_loss=jnp.where(good, value, state.last_loss),
+      bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+  )
+
+
+def eval_step(model: nn.Module, params, ids: Array, labels: Array, weights: Array) -> metrics.Totals:
+  """The totals of one batch, without dropout."""
+  logits = model.apply({'params': params}, ids, deterministic=True)
+  return metrics.totals(logits, labels, weights)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def train_steps(model, tx, batch_size, state, key, ids, labels, stop) -> TrainState:
+  """Trains on from `state.step` up to step `stop`, within one epoch, in one compiled loop.
+
+  `ids [N, T]` and `labels [N]` are the whole split. An epoch takes its batches from a permutation
+  drawn from (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is
+  drawn from (key, step): so the result does not depend on where the loop was cut.
+  """
+  steps = -(-len(ids) // batch_size)
+  order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
+  order = jax.random.permutation(jax.random.fold_in(order_key, state.step // steps), len(ids))
+  order = jnp.pad(order, (0, steps * batch_size - len(ids)))
+
+  def body(_, state):
+    start = state.step % steps * batch_size
+    rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+    weights = (start + jnp.arange(batch_size) < len(ids)).astype(jnp.float32)
+    step_key = jax.random.fold_in(dropout_key, state.step)
+    return train_step(model, tx, state, step_key, ids[rows], labels[rows], weights)
+
+  return jax.lax.fori_loop(state.step, stop, body, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def evaluate(model, params, ids: Array, labels: Array) -> metrics.Totals:
+  """The totals over a whole split `ids [N, T]`, `labels [N]`, every example counted once."""
+  batches = -(-len(ids) // EVAL_BATCH)
+  padding = batches * EVAL_BATCH - len(ids)
+
+  def cut(x):
+    return jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)).reshape(
+        batches, EVAL_BATCH, *x.shape[1:]
+    )
+
+  def body(sums, batch):
+    return metrics.add(sums, eval_step(model, params, *batch)), None
+
+  batches = cut(ids), cut(labels), cut(jnp.ones(len(ids), jnp.float32))
+  return jax.lax.scan(body, metrics.zeros(), batches)[0]
+
+
+def fit(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    key: Array,
+    train,
+    validation,
+    *,
+    epochs: int,
+    batch_size: int,
+) -> Iterator[Progress]:
+  """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
+
+  `train` and `validation` are pairs (ids `[N, T]`, labels `[N]`). Each yielded state is one to go on
+  from: `fit` called again with it takes the same steps to the bit. The state is only good until the
+  next one is asked for, which reuses its memory.
+
+  Raises NonFiniteLoss, saying at which step and why that is likely.
+  """
+  steps = -(-len(train[0]) // batch_size)
+  for epoch in range(int(state.step) // steps + 1, epochs + 1):
+    step = int(state.step)
+    while step < epoch * steps:
+      step = min(step + CHUNK, epoch * steps)
+      state = train_steps(model, tx, batch_size, state, key, *train, step)
+      if int(state.bad_step) >= 0:
+        raise NonFiniteLoss(_diagnosis(state, steps))
+      if step < epoch * steps:
+        yield Progress(state, epoch, None)
+    row = {'step': step, 'epoch': epoch, **metrics.means('train', state.totals)}
+    row |= metrics.means('validation', evaluate(model, state.params, *validation))
+    state = state._replace(totals=metrics.zeros())
+    if np.float32(row['validation_accuracy']) > state.best_accuracy:
+      state = state._replace(
+          best_params=jax.tree.map(jnp.copy, state.params),
+          best_accuracy=jnp.float32(row['validation_accuracy']),
+          best_epoch=jnp.int32(epoch),
+      )
+    yield Progress(state, epoch, row)
+
+
+def _diagnosis(state, steps):
+  step = int(state.bad_step)
+  where = f'the loss was not finite at step {step} (epoch {step // steps + 1})'
+  if step == 0:
+    return (
+        f'{where}, before any update: the initial parameters or the inputs are not finite,'
+        ' or so large that they overflow'
+    )
+  return (
+      f'{where}; the last finite loss was {float(state.last_loss):.3g}. The updates diverged:'
+      ' lower optim.learning_rate, or set optim.clip_norm (1.0 is usual)'
+  )
