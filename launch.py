@@ -14,9 +14,10 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-from rnnlab import executors, report, runlog, sweep
+from rnnlab import cells, executors, report, runlog, sweep
 from rnnlab.data import DataError, imdb
 
+COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
 
 config_flags.DEFINE_config_file('config', None, 'The experiment, FILE.py[:PRESET].')
@@ -26,17 +27,32 @@ flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], 'How to do the
 
 
 def parse(argv):
-  """Parses the flags; an error is a line or two for people, and exit status 2."""
-  if not any(re.match(r'--?config(=|$)', word) for word in argv):
-    argv = [argv[0], f'--config={MAIN_JOB}', *argv[1:]]
+  """Parses the flags; a mistake is a line or two for people, and exit status 2."""
+  program, *words = argv
+  given = [word for word in words if re.match(r'--?config=', word)]
+  # The config's fields are known only once its file is read: the file goes first.
+  first = given or [f'--config={MAIN_JOB}']
+  sys.argv = argv = [program, *first, *(word for word in words if word not in given)]
   try:
+    for word in first:
+      check_file(word.partition('=')[2].partition(':')[0])
     rest = flags.FLAGS(argv)
-    flags.FLAGS.config  # a config file that cannot be read fails only here  # noqa: B018
-  except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-    fail(error if isinstance(error, OSError) else f'{error}'.strip('\'"'))
-  if rest[1:]:
-    fail(f'what is {rest[1]!r}? Flags begin with --, as in --config.seed=1')
-  return rest
+    if rest[1:]:
+      raise ValueError(f'what is {rest[1]!r}? A flag begins with --, as in --config.seed=1')
+    return rest
+  except (KeyError, AttributeError) as error:
+    field, *near = re.findall(r'[\'"](\w+)\\*[\'"]', str(error.args[0]))
+    fail(f'the config has no field {field!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
+  except (flags.Error, TypeError, ValueError) as error:
+    # Where the config file itself fails, its traceback's last line says why.
+    fail(str(error).strip().splitlines()[-1] if 'Traceback' in str(error) else error)
+
+
+def check_file(path):
+  """Raises ValueError, naming the near match, unless `path` is a file of Python."""
+  if path and not (path.endswith('.py') and pathlib.Path(path).is_file()):
+    near = cells.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
+    raise ValueError(f'there is no config file {path}{near}; --config takes FILE.py[:PRESET]')
 
 
 def main(_):
@@ -46,23 +62,30 @@ def main(_):
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   name = pathlib.Path(path).stem
   workdir = pathlib.Path(flags.FLAGS.workdir or f'runs/{name}{"-" if preset else ""}{preset}')
-  command = shlex.join(['python', *sys.argv])
   try:
     config = flags.FLAGS.config
     over = runpy.run_path(path).get('sweep') if flags.FLAGS.sweep else None
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
     sweep.expand(config, over, pinned)  # a mistake is better told before any data are looked for
     config.data.source = imdb.resolve(config.data)
-    runs = sweep.expand(config, over, pinned, command)
-    workdir.mkdir(parents=True, exist_ok=True)
+    runs = sweep.expand(config, over, pinned, COMMAND)
+    claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
-      sweep.record(workdir, name, preset, command, runs)
       todo = [run for run in runs if not sweep.is_done(run, workdir)]
       console.print(f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done', highlight=False)
-      failed = todo and train(todo, workdir, config, console, stop)
+      if todo:
+        show_data(imdb.load(config.data), console)
+      sweep.record(workdir, name, preset, COMMAND, runs)
+      failed = todo and train(todo, workdir, console, stop)
       console.print(report.write(workdir))
+      console.print(
+          f'the report, its figures and its tables: {workdir}/report.html, figures/*.png,'
+          ' summary.md, summary.csv, runs.csv',
+          highlight=False,
+          soft_wrap=True,
+      )
   except KeyboardInterrupt:
-    console.print(f'stopped, nothing lost; to go on: {command}', highlight=False, soft_wrap=True)
+    console.print(f'stopped, nothing lost; to go on: {COMMAND}', highlight=False, soft_wrap=True)
     sys.exit(128 + (stop.signal or signal.SIGINT))
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(error)
@@ -71,14 +94,28 @@ def main(_):
     fail('\n  '.join(lines))
 
 
-def train(todo, workdir, config, console, stop):
-  """Does the runs in `todo`; returns a line for each that failed."""
-  data = imdb.load(config.data)
+def show_data(data, console):
+  """Says what the figures will be of."""
   sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
   console.print(f'{data.title}\n  {sizes} reviews', highlight=False, soft_wrap=True)
+
+
+def claim(workdir):
+  """Makes the folder; raises ValueError where it can't be written to."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    runlog.write_atomic(workdir / '.writable', '')
+    (workdir / '.writable').unlink()
+  except OSError as error:
+    words = f'cannot write to --workdir={workdir}: {error.strerror}; choose another'
+    raise ValueError(words) from error
+
+
+def train(todo, workdir, console, stop):
+  """Does the runs in `todo`; returns a line for each that failed."""
   name = flags.FLAGS.executor
   name = executors.choose(todo) if name == 'auto' else name
-  console.print(f'{name} executor', highlight=False)
+  console.print(f'executor: {name}', highlight=False)
   failed = []
   with runlog.Display(todo, console) as display:
     for event in executors.get(name)(todo, workdir, stop):

@@ -149,11 +149,10 @@ def prepare(config: ConfigDict) -> Setup:
   model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
   tx = _optimizer(FrozenConfigDict(config.optim), steps * config.train.epochs)
   key = jax.random.key(config.seed)
-  return Setup(model, tx, key, dataset, splits, _init_state(model, tx, key))
+  return Setup(model, tx, key, dataset, splits, train.init_state(model, tx, key))
 
 
 # Cached, so that runs which differ in the seed alone share data, and one compiled program.
-_init_state = jax.jit(train.init_state, static_argnums=(0, 1))
 _optimizer = functools.cache(optim.optimizer)
 
 
@@ -354,7 +353,7 @@ def check(config: ConfigDict) -> None:
       lambda n: n >= 1,
       'at least 1',
   )
-  need('data.vocab_size', lambda n: n >= 4, 'at least 4: ids 0 to 2 are padding, start and unknown')
+  need('data.vocab_size', lambda n: n >= 5, "at least 5: ids 0 to 3 are not words")
   need(
       'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
       lambda rate: 0 <= rate < 1,

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
 INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#ffffff'
@@ -32,15 +32,19 @@ STYLE = {
     'svg.fonttype': 'path', 'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
-CAPTIONS = {
-    'learning_curves': 'Learning curves. Solid: {validation}; dashed: train. Lines are means over '
-                       'seeds; the band runs from the lowest to the highest seed.',
-    'accuracy_vs_time': '{Validation} accuracy against the wall time of the epochs, compilation '
-                        'included. Lines are means over seeds; the band runs from the lowest to '
-                        'the highest seed.',
-    'test_accuracy': 'Test accuracy. Each dot is a seed; the diamond is their mean, the bar its '
-                     '95% t interval (none from a single seed).',
-}
+
+
+def captions(runs):
+  """What each figure shows, by the name of the function here that draws it."""
+  word = _watched(runs)
+  lines = ('Lines are means over seeds, the band goes from the lowest to the highest seed (none '
+           'for a single seed).')
+  return {
+      'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the '
+                       'bar its 95% t interval (none for a single seed).',
+      'learning_curves': f'Solid: {word}; dashed: train. {lines}',
+      'accuracy_vs_time': f'{word.capitalize()} accuracy against the wall time of the epochs, '
+                          f'compilation included. {lines}'}
 
 
 def render(draw, *data, note):
@@ -65,11 +69,12 @@ def learning_curves(metrics, note=''):
 
   metrics: a row per run and epoch, with the columns of report.load_metrics and `group`.
   """
-  word = validation_word(metrics)
+  word = _watched(metrics)
   metrics = metrics.assign(x=metrics['epoch'])
   groups = _groups(metrics)
   if len(groups) > MAX_OVERLAID:
-    fig, axes = _facets(metrics, groups, ['validation_accuracy', 'train_accuracy'], 'Epoch', note)
+    fig, axes = _facets(metrics, groups, ['validation_accuracy', 'train_accuracy'],
+                        f'Accuracy: solid {word}, dashed train', 'Epoch', note)
   else:
     fig = _figure(10, 4.4, note)
     axes = fig.subplots(1, 2)
@@ -77,11 +82,13 @@ def learning_curves(metrics, note=''):
       ax.set_title(f'{kind.capitalize()}: solid {word}, dashed train')
       _overlay(ax, metrics, groups, [f'validation_{kind}', f'train_{kind}'])
       ax.set_xlabel('Epoch')
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].yaxis.set_major_formatter(_percent)
     axes[1].set_ylabel('Loss, nats per example')
     _place_labels(fig)
+  ticks = 10 if len(axes) == 2 else 6
   for ax in axes:
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1,
+                                          steps=[1, 2, 5, 10]))
   return fig
 
 
@@ -94,15 +101,16 @@ def accuracy_vs_time(metrics, note=''):
                             if not elapsed.max() > u[0])
   metrics = metrics.assign(x=elapsed / scale)
   groups, label = _groups(metrics), f'Wall time of the epochs, {unit}'
+  title = f'{_watched(metrics).capitalize()} accuracy against time'
   if len(groups) > MAX_OVERLAID:
-    fig, axes = _facets(metrics, groups, ['validation_accuracy'], label, note)
+    fig, axes = _facets(metrics, groups, ['validation_accuracy'], title, label, note)
   else:
-    fig = _figure(8.4, 4.4, note)
+    fig = _figure(10, 4.4, note)
     ax = fig.subplots()
-    ax.set_title(f'{validation_word(metrics).capitalize()} accuracy against time')
+    ax.set_title(title)
     _overlay(ax, metrics, groups, ['validation_accuracy'])
     ax.set_xlabel(label)
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(_percent)
     axes = [ax]
     _place_labels(fig)
   for ax in axes:
@@ -113,11 +121,11 @@ def accuracy_vs_time(metrics, note=''):
 def test_accuracy(runs, summary, note=''):
   """Each seed's test accuracy as a dot, with the mean and interval of every group."""
   titles = {'test_accuracy': 'After the last epoch',
-            'best_test_accuracy': 'At the epoch of best validation accuracy'}
+            'best_test_accuracy': 'At the best validation epoch'}
   if runs['best_test_accuracy'].isna().all():
     del titles['best_test_accuracy']
   colours = _colours(runs)
-  fig = _figure(10 if len(titles) > 1 else 8.4, 1.5 + 0.78 * len(summary), note)
+  fig = _figure(10, 1.5 + 0.78 * len(summary), note)
   axes = fig.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
   for ax, (metric, title) in zip(axes, titles.items(), strict=True):
     ax.set_title(title)
@@ -130,15 +138,19 @@ def test_accuracy(runs, summary, note=''):
               markeredgecolor=PAPER)
       mean, low, high = (row[f'{metric}_{part}'] for part in ('mean', 'low', 'high'))
       ax.plot([low, high], [y + 0.12] * 2, color=colour, linewidth=2.5)
-      ax.plot(mean, y + 0.12, 'D', color=colour, markersize=8, markeredgecolor=PAPER)
+      ax.plot(mean, y + 0.12, 'd', color=colour, markersize=9, markeredgecolor=PAPER)
       if np.isfinite(mean):
         ax.annotate(f'{mean:.1%}', (mean, y + 0.12), (0, -7), textcoords='offset points',
                     ha='center', va='top', fontsize=10, fontweight='bold', color=colour)
     ax.grid(axis='x')
     ax.grid(visible=False, axis='y')
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(_percent)
     ax.set_xlabel('Test accuracy')
     ax.margins(x=0.12)
+  # A span of under two points would make much of little.
+  middle, half = np.mean(ax.get_xlim()), np.ptp(ax.get_xlim()) / 2
+  ax.set_xlim(middle - max(half, 0.01), middle + max(half, 0.01))
   ax.set_ylim(len(summary) - 0.4, -0.55)
   ax.set_yticks(range(len(summary)), [_wrap(group) for group in summary['group']])
   for label, cell in zip(axes[0].get_yticklabels(), summary['model.cell'], strict=True):
@@ -146,8 +158,8 @@ def test_accuracy(runs, summary, note=''):
   return fig
 
 
-def validation_word(frame):
-  """What to call the split that is watched: where it is the test split, 'test'."""
+def _watched(frame):
+  """What to call the split that is watched during training."""
   return 'test' if frame['validation_is_test'].all() else 'validation'
 
 
@@ -175,14 +187,14 @@ def _groups(metrics):
   return groups
 
 
-def _draw(ax, rows, y, colour, alpha=1., band=True):
-  """A group's mean over seeds of `y` against `x` with a band over seeds; its last point."""
+def _draw(ax, rows, y, colour, alpha=1., context=False):
+  """A group's mean over seeds of `y` against `x`, with a band unless it is context; its end."""
   curve = rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
   train = y.startswith('train')
   ax.plot(curve['x'], curve['y'], '--' if train else '-', color=colour, alpha=alpha,
-          linewidth=1.3 if train else 2.2, markersize=3 if train else 4.5,
-          marker='o' if len(curve) <= 12 else '')
-  if band and not train and rows['id'].nunique() > 1:
+          linewidth=1.3 if train or context else 2.2, markersize=3 if train else 4.5,
+          marker='o' if len(curve) <= 12 and not context or len(curve) == 1 else '')
+  if not context and not train and rows['id'].nunique() > 1:
     ax.fill_between(curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha,
                     linewidth=0)
   return curve['x'].iloc[-1], curve['y'].iloc[-1]
@@ -195,27 +207,28 @@ def _overlay(ax, metrics, groups, ys):
       train = y.startswith('train')
       ax.annotate('train' if train else _wrap(group), end, (1.03, end[1]),
                   textcoords=ax.get_yaxis_transform(), va='center', color=colour,
-                  alpha=max(alpha, 0.7), fontsize=9 if train else 11,
+                  alpha=max(alpha, 0.7), fontsize=9 if train else 10.5,
                   fontweight='normal' if train else 'bold', annotation_clip=False,
                   arrowprops=dict(arrowstyle='-', color=colour, alpha=0.45, linewidth=0.8,
-                                  shrinkA=1, shrinkB=3))
+                                  relpos=(0, 0.5), shrinkA=1, shrinkB=3))
 
 
-def _facets(metrics, groups, ys, xlabel, note):
+def _facets(metrics, groups, ys, title, xlabel, note):
   """A panel for each group, the other groups behind it in grey."""
   columns = 4 if len(groups) > 6 else 3
   rows = -(-len(groups) // columns)
-  fig = _figure(10, 0.6 + 2.1 * rows, note)
+  fig = _figure(10, 0.9 + 2.1 * rows, note)
+  fig.suptitle(title, x=0.012, ha='left', fontsize=12, fontweight='bold')
   axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
   for i, (ax, (group, (colour, _))) in enumerate(zip(axes, groups.items(), strict=False)):
     ax.set_title(_wrap(group), color=colour, fontsize=10)
     for other in groups:
       if other != group:
-        _draw(ax, metrics[metrics['group'] == other], ys[0], FAINT, 0.6, band=False)
+        _draw(ax, metrics[metrics['group'] == other], ys[0], FAINT, 0.7, context=True)
     for y in reversed(ys):
       _draw(ax, metrics[metrics['group'] == group], y, colour)
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_formatter(_percent)
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_tick_params(labelbottom=i + columns >= len(groups))
     if i + columns >= len(groups):
       ax.set_xlabel(xlabel)
@@ -226,7 +239,8 @@ def _facets(metrics, groups, ys, xlabel, note):
 
 def _place_labels(fig):
   """Moves the labels at the lines' ends apart, each as little as can be (least squares)."""
-  fig.draw_without_rendering()
+  fig.get_layout_engine().execute(fig)
+  fig.set_layout_engine('none')  # keeps the axes where they are now
   for ax in fig.axes:
     labels = sorted(ax.texts, key=lambda label: label.xyann[1])
     if not labels:
@@ -243,4 +257,8 @@ def _place_labels(fig):
 
 
 def _wrap(group):
-  return textwrap.fill(group, 24, break_long_words=False)
+  return textwrap.fill(group, 20, break_long_words=False)
+
+
+def _percent(value, _):
+  return f'{100 * value:g}%'

@@ -48,6 +48,7 @@ class NonFiniteLoss(Exception):
   """The loss became infinite or NaN."""
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Array) -> TrainState:
   """The state before the first step; parameters drawn from `key`."""
   params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 2), jnp.int32))['params']

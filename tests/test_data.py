@@ -19,17 +19,15 @@ import threading
 import time
 from pathlib import Path
 
-os.environ.setdefault('KERAS_BACKEND', 'jax')
+import keras
+import ml_collections
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.legacy.preprocessing import text as keras_text
 
-import keras  # noqa: E402
-import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from keras.src.legacy.preprocessing import text as keras_text  # noqa: E402
-
-from rnnlab.data import DataError, batching, imdb, sources, text  # noqa: E402
+from rnnlab.data import DataError, batching, imdb, sources, text
 
 ROOT = Path(__file__).parent.parent
 TFDS_ROOT = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
@@ -147,7 +145,7 @@ def serving(body, status=200):
 def run_python(code, *args, **env):
   done = subprocess.run(
       [sys.executable, '-c', code, *map(str, args)], cwd=ROOT, env={**os.environ, **env},
-      capture_output=True, text=True, timeout=60)
+      capture_output=True, text=True, timeout=120)
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -506,7 +504,7 @@ def test_auto_where_names_do_not_resolve(tmp_path, package, monkeypatch):
   monkeypatch.setattr(socket, 'getaddrinfo', hanging)
   start = time.monotonic()
   assert imdb.resolve(config(source='auto', dir=str(tmp_path))) == 'package'
-  assert 2 < time.monotonic() - start < 5
+  assert 2 < time.monotonic() - start < 10  # 3 s, and importing TFDS
   done.set()
 
 
@@ -640,12 +638,11 @@ def test_cache_is_used(acl, cache, monkeypatch):
 def test_warm_cache_imports_no_tfds(prepared):
   code = WITHOUT_TENSORFLOW + '''
 dataset = imdb.load(data)
-print(json.dumps([dataset.fingerprint, 'tensorflow_datasets' in sys.modules]))
+print(json.dumps([dataset.fingerprint, *{'tensorflow_datasets', 'matplotlib'} & {*sys.modules}]))
 '''
-  fingerprint, imported = run_python(
+  assert run_python(
       code, config(source='auto', dir=str(prepared[0])).to_json(),
-      XDG_CACHE_HOME=str(prepared[0].parent / 'cache'))
-  assert fingerprint == prepared[2][4] and not imported
+      XDG_CACHE_HOME=str(prepared[0].parent / 'cache')) == [prepared[2][4]]
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'flipped', 'empty', 'exchanged'])
@@ -707,7 +704,7 @@ for _ in range(5):
     process.stdin.write('\n')
     process.stdin.flush()
   for process in processes:
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=120)
     assert out.split() == [first.fingerprint] * 5
     assert 'damaged' not in errors and process.returncode == 0, errors
   assert list(cache.iterdir()) == [path]
@@ -719,18 +716,18 @@ for _ in range(5):
 
 @pytest.fixture(scope='module')
 def official():
-  """The official reviews as TFDS itself gives them, and the loaded dataset."""
+  """TFDS, its folder of the official reviews, and these as the source reads them."""
   tfds = pytest.importorskip('tensorflow_datasets')
   if not list(TFDS_ROOT.glob('imdb_reviews/plain_text/*/dataset_info.json')):
     pytest.skip(f'TFDS has no imdb_reviews prepared in {TFDS_ROOT}')
   folder = sources.SOURCES['tfds'].locate(str(TFDS_ROOT))
-  title, splits = sources.SOURCES['tfds'].read(folder)
+  title, splits = read = sources.SOURCES['tfds'].read(folder)
   assert title == f'IMDB, official train and test split (TFDS imdb_reviews {folder.name})'
-  return tfds, folder, splits
+  return tfds, folder, splits, read
 
 
 def test_official_reviews_are_tfdss(official):
-  tfds, folder, splits = official
+  tfds, folder, splits, _ = official
   for split in ('train', 'test'):
     texts, labels = splits[split]
     assert np.bincount(labels).tolist() == [12_500, 12_500] and len(texts) == 25_000
@@ -758,7 +755,9 @@ def test_official_figures_are_kerass(official):
   assert len(test_only) > 10_000 and set(words) <= seen and not set(words) & test_only
 
 
-def test_official_dataset(official):
+def test_official_dataset(official, monkeypatch):
+  monkeypatch.setitem(sources.SOURCES, 'tfds', sources.SOURCES['tfds']._replace(
+      read=lambda folder: official[3]))  # read already
   dataset = imdb.load(config(source='tfds', dir=str(TFDS_ROOT), max_len=200))
   assert [getattr(dataset, s).ids.shape for s in ARRAYS] == [
       (20_000, 200), (5_000, 200), (25_000, 200)]
@@ -773,7 +772,7 @@ def test_official_dataset(official):
         0].split()[-199:] == line.split()
   start = time.monotonic()
   same(dataset, imdb.load(config(source='tfds', dir=str(TFDS_ROOT), max_len=200)))
-  assert time.monotonic() - start < 2  # 0.1 s on an idle machine
+  assert time.monotonic() - start < 3  # 0.1 s on an idle machine
 
 
 @pytest.fixture(scope='module')
@@ -798,16 +797,3 @@ def test_package_splits(installed):
   assert sum(map(len, parts.values())) == 24_904  # no text in two of them
   other = imdb._cut({'train': installed}, config(split_seed=1))
   assert 800 < len(parts['test'] & set(other['test'].texts)) < 1200
-
-
-# Imports
-
-
-def test_importing_loads_neither_tfds_nor_tensorflow():
-  code = '''
-import json, sys
-import rnnlab.data.imdb, rnnlab.data.text, rnnlab.data.batching
-print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))
-'''
-  modules = set(run_python(code))
-  assert not modules & {'tensorflow', 'tensorflow_datasets', 'requests', 'pandas', 'matplotlib'}

@@ -1,0 +1,173 @@
+"""Training: every example once, the optimiser's steps as written out, resumable at any step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rnnlab import cells, checkpoint, metrics, models, train
+
+N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
+
+
+def make(**fields):
+  draw = np.random.default_rng(0)
+  ids = jnp.asarray(draw.integers(1, 20, (N, T)), jnp.int32)
+  labels = jnp.asarray(ids[:, 2] > 10, jnp.int32)
+  options = {'cell': cells.get('gru', hidden_size=5), 'vocab_size': 20, 'embed_size': 4}
+  model = models.SequenceClassifier(**(options | fields))
+  return model, optax.adam(1e-2), (ids, labels)
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return make()
+
+
+@pytest.fixture(scope='module')
+def dropping():
+  return make(dropout=0.3, recurrent_dropout=0.3)
+
+
+def fit(made, epochs, seed=0, state=None):
+  model, tx, data = made
+  key = jax.random.key(seed)
+  state = train.init_state(model, tx, key) if state is None else state
+  return train.fit(model, tx, state, key, data, data, epochs=epochs, batch_size=BATCH)
+
+
+def bits(state):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_an_epoch_trains_every_example_once(plain):
+  """With a learning rate of 0 the epoch's sums are the split's, whatever the order."""
+  model, _, data = plain
+  *_, last = fit((model, optax.sgd(0.0), data), 1)
+  expected = metrics.totals(model.apply({'params': last.state.params}, data[0]), data[1], jnp.ones(N))
+  assert last.row['train_accuracy'] == float(expected.correct) / N
+  np.testing.assert_allclose(last.row['train_loss'], float(expected.loss) / N, rtol=1e-5)
+  np.testing.assert_allclose(last.row['validation_loss'], float(expected.loss) / N, rtol=1e-5)
+
+
+def test_the_order_is_a_new_permutation_each_epoch(plain):
+  """Labels that name their row, a linear model of them: what is summed in a step is who was in it."""
+  seen = []
+
+  class Spy:
+    def apply(self, variables, ids, **_):
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), ids[:, 0], ordered=True)
+      return ids[:, 0] * 0.0 + variables['params']
+
+  ids = jnp.tile(jnp.arange(N)[:, None], (1, T))
+  model, tx = Spy(), optax.sgd(0.0)
+  state = train.init_state(plain[0], tx, jax.random.key(0))._replace(
+      params=jnp.zeros(()), best_params=jnp.zeros(()), opt_state=tx.init(jnp.zeros(()))
+  )
+  labels = jnp.zeros(N, jnp.int32)
+  for stop in (10, 38, 60, 76):  # cut anywhere, also within an epoch
+    state = train.train_steps(model, tx, BATCH, state, jax.random.key(0), ids, labels, stop)
+  jax.effects_barrier()
+  first, second = np.concatenate(seen[:38]), np.concatenate(seen[38:])
+  assert sorted(first[:N]) == sorted(second[:N]) == list(range(N))
+  assert list(first) != list(second) and list(first[:N]) != list(range(N))
+  assert float(state.totals.count) == 2 * N
+
+
+def test_a_step_is_the_gradient_step_of_its_batch(plain):
+  model, _, (ids, labels) = plain
+  tx = optax.sgd(0.5)
+  state = train.init_state(model, tx, jax.random.key(0))
+  weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
+
+  def mean_loss(params):
+    logits = model.apply({'params': params}, ids[:2])
+    return optax.sigmoid_binary_cross_entropy(logits, labels[:2]).mean()
+
+  grads = jax.grad(mean_loss)(state.params)
+  after = train.train_step(model, tx, state, jax.random.key(1), ids[:3], labels[:3], weights)
+  expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected
+  )
+  assert int(after.step) == 1 and float(after.totals.count) == 2
+
+
+def test_evaluate_counts_a_split_that_fills_no_batch(plain):
+  model, tx, _ = plain
+  params = train.init_state(model, tx, jax.random.key(0)).params
+  ids = jnp.ones((train.EVAL_BATCH + 3, T), jnp.int32)
+  assert train.evaluate(model, params, ids, jnp.zeros(len(ids), jnp.int32)).count == len(ids)
+
+
+def test_same_key_same_bits_other_key_other_bits(dropping):
+  runs = [[bits(p.state) for p in fit(dropping, 1, seed)][-1] for seed in (0, 0, 1)]
+  assert runs[0] == runs[1] != runs[2]
+
+
+def test_going_on_from_any_yield_gives_the_same_bits(dropping, tmp_path):
+  """Through a checkpoint on disk, in the middle of an epoch and at its end."""
+  model, tx, _ = dropping
+  whole = [(bits(p.state), p.row) for p in fit(dropping, 2)]
+  assert [row is not None for _, row in whole] == [False, True, False, True]
+  like = train.init_state(model, tx, jax.random.key(0))
+  for cut in range(3):
+    steps = fit(dropping, 2)
+    for _ in range(cut + 1):
+      progress = next(steps)
+    with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
+      checkpoint.save(checkpoints, progress.state, {'rows': [1]})
+    with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
+      state, log = checkpoint.restore(checkpoints, like)
+    assert log == {'rows': [1]} and bits(state) == whole[cut][0]
+    assert [(bits(p.state), p.row) for p in fit(dropping, 2, state=state)] == whole[cut + 1 :]
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain):
+  model, _, data = plain
+  states = [(p.row, p.state.params) for p in fit((model, optax.adam(0.1), data), 6) if p.row]
+  *_, last = fit((model, optax.adam(0.1), data), 6)
+  accuracies = [row['validation_accuracy'] for row, _ in states]
+  best = int(np.argmax(accuracies))
+  assert int(last.state.best_epoch) == best + 1 and min(accuracies) < max(accuracies)
+  assert float(last.state.best_accuracy) == np.float32(accuracies[best])
+
+
+def test_it_learns(plain):
+  *_, last = fit(plain, 16)
+  assert last.row['validation_accuracy'] > 0.95
+
+
+def test_a_diverging_loss_is_told_with_its_step(plain):
+  model, _, data = plain
+  with pytest.raises(train.NonFiniteLoss, match=r'at step [1-9]\d* \(epoch 1\).*learning_rate'):
+    list(fit((model, optax.sgd(1e38), data), 1))
+
+
+def test_bad_parameters_are_told_apart_from_divergence(plain):
+  model, tx, _ = plain
+  state = train.init_state(model, tx, jax.random.key(0))
+  state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+  with pytest.raises(train.NonFiniteLoss, match='step 0.*before any update'):
+    list(fit(plain, 1, state=state))
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(plain, tmp_path, caplog):
+  model, tx, _ = plain
+  like = train.init_state(model, tx, jax.random.key(0))
+  with checkpoint.manager(tmp_path) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoint.save(checkpoints, like._replace(step=jnp.int32(step)), {'rows': [step]})
+    assert sorted(checkpoints.all_steps()) == [2, 3]
+  for path in (tmp_path / '3').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  with checkpoint.manager(tmp_path) as checkpoints:
+    state, log = checkpoint.restore(checkpoints, like)
+  assert int(state.step) == 2 and log == {'rows': [2]}
+  for path in (tmp_path / '2').rglob('*'):
+    if path.is_file():
+      path.unlink()
+  with checkpoint.manager(tmp_path) as checkpoints:
+    assert checkpoint.restore(checkpoints, like) is None
