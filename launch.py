@@ -88,10 +88,9 @@ def main(_):
     console.print(f'stopped, nothing lost; to go on: {COMMAND}', highlight=False, soft_wrap=True)
     sys.exit(128 + (stop.signal or signal.SIGINT))
   except (ValueError, DataError, OSError, runlog.Busy) as error:
-    fail(error)
+    fail(runlog.say(error))
   if failed:
-    lines = [f'{len(failed)} of {len(runs)} runs failed:', *failed]
-    fail('\n  '.join(lines))
+    fail('\n  '.join([f'{len(failed)} of {len(runs)} runs failed:', *failed]), status=1)
 
 
 def show_data(data, console):
@@ -144,10 +143,10 @@ class Stop:
     print('\nstopping, as soon as a checkpoint is saved', file=sys.stderr, flush=True)
 
 
-def fail(error):
-  """Says an error and ends the program with status 2, or 1 where runs failed."""
-  print(f'launch.py: {error}', file=sys.stderr)
-  sys.exit(2)
+def fail(words, status=2):
+  """Says what is wrong and ends the program: 2 for a mistake, 1 where runs failed."""
+  print(f'launch.py: {words}', file=sys.stderr)
+  sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """One run: from a config to trained parameters, a result, and the files that keep them."""
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -96,11 +97,12 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
   began = time.perf_counter()
   folder = pathlib.Path(workdir) / spec.id
   folder.mkdir(parents=True, exist_ok=True)
-  with runlog.lock(folder, 'another launch is doing this run'):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(runlog.lock(folder, 'another launch is doing this run'))
     (folder / 'error.json').unlink(missing_ok=True)
     runlog.write_json(folder / 'config.json', spec.config.to_dict())
     setup = prepare(spec.config)
-    checkpoints = checkpoint.manager(folder / 'checkpoints')
+    checkpoints = stack.enter_context(checkpoint.manager(folder / 'checkpoints'))
     state, log = checkpoint.restore(checkpoints, setup.state) or (
         setup.state,
         {'rows': [], 'epoch_seconds': 0.0, 'seconds': 0.0},
@@ -108,19 +110,14 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
     rows = log['rows']
     began -= log['seconds']
     runlog.write_rows(folder / 'metrics.jsonl', rows)
-    board = runlog.TensorBoard(folder, rows)
-    total = spec.config.train.epochs * _steps(spec.config, setup)
-    timed = _timed(_fit(spec.config, setup, state), log['epoch_seconds'])
+    board = stack.enter_context(contextlib.closing(runlog.TensorBoard(folder, rows)))
 
     def save(epoch_seconds):
-      elapsed = time.perf_counter() - began
-      checkpoint.save(
-          checkpoints,
-          state,
-          {'rows': rows, 'epoch_seconds': epoch_seconds, 'seconds': elapsed},
-      )
+      times = {'epoch_seconds': epoch_seconds, 'seconds': time.perf_counter() - began}
+      checkpoint.save(checkpoints, state, {'rows': rows, **times})
 
-    for progress, seconds in timed:
+    total = spec.config.train.epochs * _steps(spec.config, setup)
+    for progress, seconds in _timed(_fit(spec.config, setup, state), log['epoch_seconds']):
       state, text = progress.state, ''
       if progress.row:
         rows.append(progress.row | {'seconds': seconds})
@@ -134,8 +131,6 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
         if not progress.row:
           save(seconds)
         raise
-    board.close()
-    checkpoints.close()
     done = _finish(spec, setup, state, rows, time.perf_counter() - began)
     runlog.write_json(folder / 'result.json', done.result)
     yield Event(spec.id, 'done', 1.0, _say_result(done.result))

@@ -1,6 +1,7 @@
 """What a run leaves on disk, and what it shows while it runs."""
 
 import contextlib
+import errno
 import json
 import logging as stdlib_logging
 import os
@@ -109,6 +110,16 @@ def plain_warnings() -> None:
   """Makes absl's log, Orbax's included, show warnings only, each as a plain line."""
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(stdlib_logging.Formatter('warning: %(message)s'))
+
+
+def say(error: BaseException) -> str:
+  """An error in a line or two for people: its own words where they were written for them."""
+  text = str(error).strip() or 'no message'
+  if getattr(error, 'errno', None) == errno.ENOSPC or 'No space left' in text:
+    return 'the disk is full: free some space and give the same command again'
+  if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith('rnnlab'):
+    return text[:500]
+  return f'{type(error).__name__}: {text.splitlines()[0][:300]}'
 
 
 class Busy(Exception):

@@ -82,7 +82,7 @@ def unroll(name, p, xs, carry, *, mask=None, reverse=False, drop_x=None, drop_h=
 
 
 def gradients(loss, inputs):
-  """d loss(inputs) / d each array of the dict `inputs`; `loss` keeps the leading axes it is given."""
+  """The derivative of `loss` by each array of the dict `inputs`; `loss` keeps leading axes."""
   tiny = 1e-30
   found = {}
   for name, value in inputs.items():

@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 
+import matplotlib
 import matplotlib.image
 import matplotlib.text
 import numpy as np
@@ -305,7 +306,8 @@ def test_many_groups_get_a_panel_each(tmp_path):
   metrics = report.load_metrics(tmp_path)
   metrics['group'] = report.label(metrics)
   for draw in (figures.learning_curves, figures.accuracy_vs_time):
-    titles = [ax.get_title(loc='left') for ax in draw(metrics).axes]
+    with matplotlib.rc_context(figures.STYLE):
+      titles = [ax.get_title(loc='left').replace('\n', ' ') for ax in draw(metrics).axes]
     assert set(titles) == set(metrics['group']) and len(titles) == 6
 
 
@@ -314,7 +316,9 @@ def test_labels_at_the_ends_of_lines_do_not_overlap(tmp_path):
     write_run(tmp_path, cell, accuracy=0.8 + i / 10000)
   metrics = report.load_metrics(tmp_path)
   metrics['group'] = report.label(metrics)
-  for ax in figures.learning_curves(metrics).axes:
+  with matplotlib.rc_context(figures.STYLE):
+    axes = figures.learning_curves(metrics).axes
+  for ax in axes:
     boxes = sorted((matplotlib.text.Text.get_window_extent(text) for text in ax.texts),
                    key=lambda box: box.y0)
     assert len(boxes) == 8

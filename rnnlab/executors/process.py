@@ -13,6 +13,10 @@ from rnnlab.executors import serial
 from rnnlab.experiment import Event, RunSpec
 
 
+class WorkerDied(Exception):
+  """A worker process ended in the middle of a run."""
+
+
 def execute(
     runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
@@ -36,7 +40,7 @@ def execute(
         except (EOFError, ConnectionResetError):
           del busy[connection]
           process.join()
-          yield serial.failed(spec, workdir, RuntimeError(_death(process.exitcode)))
+          yield serial.failed(spec, workdir, WorkerDied(_death(process.exitcode)))
           if pending:
             _start(core, pending.popleft(), workdir, busy)
           continue

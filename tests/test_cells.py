@@ -1,0 +1,333 @@
+"""What every cell promises, and what each of rnnlab's own starts from.
+
+The first part runs for every file of rnnlab/cells: a new cell is covered by being there.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from numpy.testing import assert_allclose, assert_array_equal
+
+from rnnlab import cells
+from rnnlab.cells.base import Cell, matmul
+from rnnlab.recurrence import products, unroll
+
+BATCH, STEPS, INPUTS, HIDDEN = 3, 4, 5, 4
+VARIANTS = {name: (name, {}) for name in cells.names()} | {
+    'gru-before': ('gru', {'reset': 'before'}),
+    'lstm-forget-0': ('lstm', {'forget_bias': 0.0}),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def cell(request):
+  name, options = VARIANTS[request.param]
+  return cells.get(name, hidden_size=HIDDEN, **options)
+
+
+def arguments(cell, dtype='float32', batch=BATCH):
+  """params, carry and x_t for a step, random throughout."""
+  params = jax.eval_shape(lambda: cell.init(jax.random.key(0), INPUTS))
+  carry = jax.eval_shape(lambda: cell.initial_carry((batch,), jnp.float32))
+  x_t = jax.ShapeDtypeStruct((batch, INPUTS), jnp.float32)
+  rng = np.random.default_rng(0)
+  return jax.tree.map(
+      lambda a: jnp.asarray(0.6 * rng.normal(size=a.shape), dtype), (params, carry, x_t)
+  )
+
+
+def types(tree):
+  return jax.tree.map(lambda a: (a.shape, a.dtype.name), tree)
+
+
+def test_init_makes_a_flat_dict_of_float32(cell):
+  params = cell.init(jax.random.key(0), INPUTS)
+  assert type(params) is dict and params
+  for name, leaf in params.items():
+    assert name.isidentifier()
+    assert isinstance(leaf, jax.Array) and leaf.dtype == 'float32' and leaf.ndim
+    assert np.isfinite(leaf).all(), name
+
+
+def test_init_depends_on_the_key_alone(cell):
+  init = jax.jit(cell.init, static_argnums=1)
+  first, again, other = (init(jax.random.key(key), INPUTS) for key in (0, 0, 1))
+  jax.tree.map(assert_array_equal, again, first)
+  assert any((first[k] != other[k]).any() for k in first)
+  population = jax.eval_shape(jax.vmap(lambda key: cell.init(key, INPUTS)), jax.random.split(
+      jax.random.key(0), 2))
+  assert types(population) == {k: ((2, *w.shape), 'float32') for k, w in first.items()}
+
+
+def test_init_takes_any_input_size(cell):
+  for size in (1, HIDDEN, 9):
+    params = jax.eval_shape(lambda key, size=size: cell.init(key, size), jax.random.key(0))
+    carry = jax.eval_shape(lambda: cell.initial_carry((BATCH,), jnp.float32))
+    x_t = jax.ShapeDtypeStruct((BATCH, size), jnp.float32)
+    _, y_t = jax.eval_shape(lambda *args: cell.step(*args, matmul), params, carry, x_t)
+    assert y_t.shape == (BATCH, HIDDEN)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('batch_shape', [(), (3,), (2, 3)])
+def test_initial_carry_has_the_batch_shape_and_dtype(cell, batch_shape, dtype):
+  carry = cell.initial_carry(batch_shape, dtype)
+  for leaf in jax.tree.leaves(carry):
+    assert leaf.shape == (*batch_shape, HIDDEN) and leaf.dtype == dtype
+    assert np.isfinite(leaf.astype('float32')).all()
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'bfloat16', 'float16'])
+def test_step_keeps_the_carry_s_structure_shapes_and_dtype(cell, dtype):
+  with jax.enable_x64(dtype == 'float64'):
+    params, carry, x_t = arguments(cell, dtype)
+    after, y_t = jax.eval_shape(lambda *args: cell.step(*args, matmul), params, carry, x_t)
+    assert jax.tree.structure(after) == jax.tree.structure(carry)
+    assert types(after) == types(carry) == types(cell.initial_carry((BATCH,), dtype))
+    assert (y_t.shape, y_t.dtype) == ((BATCH, HIDDEN), dtype)
+
+
+def test_step_is_one_function_plain_compiled_and_mapped(cell):
+  params, carry, x_t = arguments(cell)
+
+  def step(params, carry, x_t):
+    return cell.step(params, carry, x_t, matmul)
+
+  expected = step(params, carry, x_t)
+  by_row = jax.vmap(lambda carry, x: step(params, carry[None], x[None]))
+  if not isinstance(carry, jax.Array):
+    by_row = jax.vmap(lambda carry, x: step(params, *jax.tree.map(lambda a: a[None], (carry, x))))
+  runs = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), (params, carry, x_t))
+  for actual in (
+      jax.jit(step)(params, carry, x_t),
+      jax.tree.map(lambda a: a[:, 0], by_row(carry, x_t)),
+      jax.tree.map(lambda a: a[0], jax.vmap(step)(*runs)),
+  ):
+    jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
+
+
+def test_step_has_the_gradient_of_its_values(cell):
+  with jax.enable_x64():
+    args = arguments(cell, 'float64')
+    check_grads(lambda *args: cell.step(*args, matmul), args, order=2, atol=1e-6, rtol=1e-6)
+
+
+def test_low_precision_is_near(cell):
+  args = arguments(cell)
+  expected = cell.step(*args, matmul)
+  actual = cell.step(*jax.tree.map(lambda a: a.astype('bfloat16'), args), matmul)
+  jax.tree.map(lambda a, e: assert_allclose(a.astype('float32'), e, atol=0.05), actual, expected)
+
+
+def test_every_parameter_matters(cell):
+  """Each column of each leaf has a gradient: no gate is left unused."""
+  params, carry, x_t = arguments(cell)
+  xs = jnp.stack([x_t * k for k in (1.0, -0.5, 2.0, 0.3)], 1)
+  d_ys = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, STEPS, HIDDEN)), 'float32')
+
+  def loss(params):
+    return (unroll(cell, params, xs, initial_carry=carry)[1] * d_ys).sum()
+
+  for name, gradient in jax.jit(jax.grad(loss))(params).items():
+    assert np.isfinite(gradient).all(), name
+    assert (gradient != 0).any(tuple(range(gradient.ndim - 1))).all(), name
+
+
+def test_the_state_is_multiplied_through_dot(cell):
+  params, carry, x_t = arguments(cell)
+  found = products(cell, params, INPUTS)
+  assert any(not product.of_input for product in found)
+  assert {product.width for product in found if product.of_input} <= {INPUTS}
+
+  # With products of nothing no matrix reaches the outputs: none goes past the hook.
+  def step(params):
+    return cell.step(params, carry, x_t, lambda w, v: jnp.zeros_like(v @ w))
+
+  _, pull = jax.vjp(step, params)
+  (gradients,) = pull(jax.tree.map(jnp.ones_like, step(params)))
+  assert all((g == 0).all() for g in gradients.values() if g.ndim > 1)
+
+
+def test_every_product_counts(cell):
+  params, carry, x_t = arguments(cell)
+  xs = jnp.stack([x_t, -x_t], 1)
+
+  def outputs(scales):
+    def step(params, carry, x_t, dot):
+      remaining = iter(scales)
+      return cell.step(params, carry, x_t, lambda w, v: next(remaining) * dot(w, v))
+
+    carried, ys = unroll(cell._replace(step=step), params, xs, initial_carry=carry)
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves((carried, ys))])
+
+  ones = tuple(jnp.ones(()) for _ in products(cell, params, INPUTS))
+  for slope in jax.jit(jax.jacrev(outputs))(ones):
+    assert (slope != 0).any()
+
+
+# The starts of rnnlab's own cells: Keras's.
+
+GATES = {'elman': 1, 'lstm': 4, 'gru': 3}
+
+
+@pytest.mark.parametrize('name', GATES)
+def test_initial_weights_are_glorot_and_orthogonal(name):
+  inputs, hidden, gates = 64, 48, GATES[name]
+  params = cells.get(name, hidden_size=hidden).init(jax.random.key(0), inputs)
+  w_x, w_h = params['w_x'], params['w_h']
+  assert w_x.shape == (inputs, gates * hidden) and w_h.shape == (hidden, gates * hidden)
+  limit = np.sqrt(6 / (inputs + gates * hidden))
+  assert 0.99 * limit < np.abs(w_x).max() <= limit
+  assert_allclose(w_x.std(), limit / np.sqrt(3), 0.05)
+  assert_allclose(w_x.mean(), 0, atol=0.05 * limit)
+  assert_allclose(w_h @ w_h.T, np.eye(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', GATES)
+def test_initial_weights_are_chosen_by_the_caller(name):
+  cell = cells.get(
+      name,
+      hidden_size=HIDDEN,
+      kernel_init=jax.nn.initializers.constant(2.0),
+      recurrent_init=jax.nn.initializers.constant(3.0),
+  )
+  params = cell.init(jax.random.key(0), INPUTS)
+  assert (params['w_x'] == 2).all() and (params['w_h'] == 3).all()
+
+
+def test_initial_biases_are_zero_but_for_lstm_s_forget_gate():
+  for name, options in VARIANTS.values():
+    if name in GATES:
+      params = cells.get(name, hidden_size=HIDDEN, **options).init(jax.random.key(0), INPUTS)
+      expected = np.zeros(GATES[name] * HIDDEN)
+      if name == 'lstm':
+        expected[HIDDEN : 2 * HIDDEN] = options.get('forget_bias', 1.0)
+      assert_array_equal(params['b'], expected)
+      assert_array_equal(params.get('b_hn', 0), 0)
+
+
+def test_the_reset_before_the_product_has_one_bias():
+  after, before = (
+      cells.get('gru', hidden_size=HIDDEN, reset=reset).init(jax.random.key(0), INPUTS)
+      for reset in ('after', 'before')
+  )
+  assert set(after) == {'w_x', 'w_h', 'b', 'b_hn'} and set(before) == {'w_x', 'w_h', 'b'}
+
+
+# Finding cells, and errors.
+
+
+def test_cells_are_found_by_file_name():
+  assert {'elman', 'gru', 'lstm'} <= set(cells.names())
+  assert 'base' not in cells.names()
+  assert cells.names() == sorted(cells.names())
+  assert cells.get('lstm', hidden_size=3) is cells.get('lstm', hidden_size=3)
+  assert isinstance(cells.get('lstm', hidden_size=3), Cell)
+
+
+@pytest.mark.parametrize('size', [0, -1, 1.5, 4.0, True, '4', None])
+@pytest.mark.parametrize('name', cells.names())
+def test_hidden_size_must_be_a_whole_number(name, size):
+  cells.get(name, hidden_size=1), cells.get(name, hidden_size=4)  # equal to True and to 4.0
+  with pytest.raises(ValueError, match='hidden_size') as error:
+    cells.get(name, hidden_size=size)
+  assert repr(size) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'words'),
+    [
+        ('ltsm', {}, ["no cell 'ltsm'", "did you mean 'lstm'", 'elman, gru, lstm']),
+        ('LSTM', {}, ["no cell 'LSTM'", 'elman, gru, lstm']),
+        ('base', {}, ["no cell 'base'"]),
+        ('', {}, ["no cell ''", 'elman, gru, lstm']),
+        ('lstm.lstm', {}, ["no cell 'lstm.lstm'"]),
+        ('lstm', {'forget_bais': 1.0}, ["no option 'forget_bais'", "did you mean 'forget_bias'"]),
+        ('lstm', {'reset': 'after'}, ["lstm has no option 'reset'", 'forget_bias']),
+        ('gru', {'reset': 'sideways'}, ["'before' or 'after'", "'sideways'"]),
+        ('gru', {'reset': None}, ["'before' or 'after'", 'None']),
+    ],
+)
+def test_errors_name_what_is_there(name, options, words):
+  with pytest.raises(ValueError) as error:
+    cells.get(name, hidden_size=HIDDEN, **options)
+  assert all(word in str(error.value) for word in words), str(error.value)
+  assert str(error.value).count('\n') < 2
+
+
+MGU = '''
+"""The minimal gated unit of Zhou et al. (2016)."""
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells import base
+
+
+def mgu(hidden_size, *, bias=1.0):
+  base.check_size(hidden_size)
+
+  def init(key, input_size):
+    k_x, k_h = jax.random.split(key)
+    return {
+        'w_x': base.kernel_init(k_x, (input_size, 2 * hidden_size)),
+        'w_h': base.recurrent_init(k_h, (hidden_size, 2 * hidden_size)),
+        'b': jnp.full(2 * hidden_size, bias),
+    }
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    return jnp.zeros((*batch_shape, hidden_size), dtype)
+
+  def step(params, h, x_t, dot):
+    w_f, w_n = jnp.split(params['w_h'], 2, axis=-1)
+    x_f, x_n = base.gates(dot(params['w_x'], x_t) + params['b'], 2)
+    f = jax.nn.sigmoid(x_f + dot(w_f, h))
+    h = (1 - f) * h + f * jnp.tanh(x_n + dot(w_n, f * h))
+    return h, h
+
+  return base.Cell(init, initial_carry, step)
+'''
+
+
+@pytest.fixture
+def drop_file(tmp_path, monkeypatch):
+  """Puts a file into the folder of cells, for one test."""
+  monkeypatch.setattr(cells, '__path__', [*cells.__path__, str(tmp_path)])
+  dropped = []
+
+  def drop(name, text):
+    (tmp_path / f'{name}.py').write_text(text)
+    dropped.append(name)
+
+  yield drop
+  cells.get.cache_clear()
+  for name in dropped:
+    sys.modules.pop(f'rnnlab.cells.{name}', None)
+    vars(cells).pop(name, None)
+
+
+def test_a_cell_is_one_new_file(drop_file):
+  drop_file('mgu', MGU)
+  assert 'mgu' in cells.names()
+  cell = cells.get('mgu', hidden_size=HIDDEN, bias=0.5)
+  for check in (
+      test_init_makes_a_flat_dict_of_float32,
+      test_step_is_one_function_plain_compiled_and_mapped,
+      test_every_parameter_matters,
+      test_the_state_is_multiplied_through_dot,
+      test_every_product_counts,
+  ):
+    check(cell)
+  assert len(products(cell, cell.init(jax.random.key(0), INPUTS), INPUTS)) == 3
+  with pytest.raises(ValueError, match="did you mean 'mgu'"):
+    cells.get('mug', hidden_size=HIDDEN)
+
+
+def test_a_file_without_its_factory_says_so(drop_file):
+  drop_file('peephole', 'def lstm(hidden_size):\n  pass\n')
+  with pytest.raises(ValueError, match=r'peephole\.py must define a function peephole'):
+    cells.get('peephole', hidden_size=HIDDEN)
