@@ -1,4 +1,6 @@
-"""Runs an experiment: python launch.py [--config=experiments/FILE.py[:PRESET]] [--config.a.b=VALUE].
+"""Runs an experiment.
+
+    python launch.py [--config=experiments/FILE.py[:PRESET]] [--config.a.b=VALUE ...]
 
 Does the runs of its sweep that are not done yet, then shows the report.
 """
@@ -125,7 +127,7 @@ def train(todo, workdir, console, stop):
 
 
 class Stop:
-  """Whether Ctrl-C or SIGTERM was given; runs at work then save a checkpoint. A second one ends all."""
+  """Whether Ctrl-C or SIGTERM was given, so that runs stop at a checkpoint; twice ends at once."""
 
   signal = 0
 

@@ -3,34 +3,21 @@
 import contextlib
 import datetime
 import functools
-import importlib.metadata
 import math
-import os
 import pathlib
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rnnlab import cells, checkpoint, metrics, models, optim, runlog, train
+from rnnlab import cells, checkpoint, configs, metrics, models, optim, provenance, runlog, train
+from rnnlab.configs import RunSpec
 from rnnlab.data import imdb
-
-
-class RunSpec(NamedTuple):
-  """A run to do: its id, what sets it apart from its sweep, its whole config, the command given."""
-
-  id: str
-  overrides: dict[str, Any]
-  config: ConfigDict
-  command: str = ''
 
 
 class Event(NamedTuple):
@@ -75,18 +62,18 @@ def run(config: ConfigDict, workdir=None) -> Result:
   Raises ValueError for a config that does not describe a run, DataError where there is no data, and
   NonFiniteLoss.
   """
-  check(config)
+  config = config.copy_and_resolve_references()
+  configs.check(config)
+  config.data.source = imdb.resolve(config.data)
   if workdir is not None:
-    from rnnlab import sweep
-
-    return _last(events(sweep.expand(config)[0], workdir))
+    return _last(events(configs.specify(config), workdir))
   setup = prepare(config)
   rows, state = [], setup.state
   for progress, seconds in _timed(_fit(config, setup, state)):
     state = progress.state
     if progress.row:
       rows.append(progress.row | {'seconds': seconds})
-  return _finish(RunSpec('', {}, config), setup, state, rows, sum(r['seconds'] for r in rows))
+  return _finish(configs.specify(config), setup, state, rows, sum(r['seconds'] for r in rows))
 
 
 def events(spec: RunSpec, workdir) -> Iterator[Event]:
@@ -252,9 +239,9 @@ def _finish(spec, setup, state, rows, seconds):
       # The first epoch compiles.
       'seconds_per_epoch': statistics.median(r['seconds'] for r in rows[1:] or rows),
       'seconds': seconds,
-      'device': device(),
-      'versions': versions(),
-      'commit': commit(),
+      'device': provenance.device(),
+      'versions': provenance.versions(),
+      'commit': provenance.commit(),
       'command': spec.command,
       'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
@@ -279,91 +266,3 @@ def _say_result(result):
 
 def _count(params):
   return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
-
-
-def device() -> str:
-  """What computes here, in words: the kind of device, and for a CPU how many cores it may use."""
-  kind = jax.devices()[0].device_kind
-  if jax.default_backend() != 'cpu':
-    return f'{jax.device_count()} x {kind}'
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return f'{platform.processor() or platform.machine()} {kind}, {cores} core{"s" * (cores > 1)}'
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-  """The versions of Python and of the packages that make the numbers."""
-  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-  return {'python': platform.python_version()} | {
-      name: importlib.metadata.version(name) for name in packages
-  }
-
-
-@functools.cache
-def commit() -> str | None:
-  """The git commit of this code, with '-dirty' where files differ from it; None outside git."""
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-  folder = pathlib.Path(__file__).parent
-  try:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  return done.stdout.strip() or None
-
-
-def check(config: ConfigDict) -> None:
-  """Raises ValueError, naming the field and what it may be, for a config that describes no run."""
-
-  def field(name):
-    value = config
-    for part in name.split('.'):
-      if part not in value:
-        raise ValueError(f'the config has no field {name}')
-      value = value[part]
-    return value
-
-  def need(names, right, what):
-    for name in names.split():
-      value = field(name)
-      if isinstance(value, float) and math.isnan(value) or not right(value):
-        raise ValueError(f'--config.{name}={value!r}: must be {what}')
-
-  def choice(name, words):
-    value = field(name)
-    if value not in words:
-      raise ValueError(
-          f'--config.{name}={value!r}{cells.near(value, words)}: must be one of {", ".join(words)}'
-      )
-
-  choice('data.name', ('imdb',))
-  choice('data.source', ('auto', *imdb.SOURCES))
-  choice('data.padding', ('pre', 'post'))
-  choice('data.truncation', ('pre', 'post'))
-  choice('model.cell', cells.names())
-  choice('model.pooling', models.POOLINGS)
-  choice('optim.name', optim.OPTIMIZERS)
-  choice('optim.schedule', optim.SCHEDULES)
-  need(
-      'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
-      lambda n: n >= 1,
-      'at least 1',
-  )
-  need('data.vocab_size', lambda n: n >= 5, "at least 5: ids 0 to 3 are not words")
-  need(
-      'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
-      lambda rate: 0 <= rate < 1,
-      'at least 0 and below 1',
-  )
-  need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
-  need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')
-  need(
-      'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
-      lambda x: x >= 0,
-      'at least 0',
-  )
-  need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
-  cells.get(
-      config.model.cell,
-      hidden_size=config.model.hidden_size,
-      **dict(config.model.get(config.model.cell, {})),
-  )

@@ -9,7 +9,7 @@ from rnnlab.cells.base import Array
 
 
 class Totals(NamedTuple):
-  """Sums over examples: of the loss (nats), of the correct answers, and of the examples' weights."""
+  """Sums over examples: of the loss (nats), of correct answers, of the examples' weights."""
 
   loss: Array
   correct: Array

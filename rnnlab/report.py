@@ -162,13 +162,15 @@ def table(runs):
   parts = []
   for block in _blocks(runs):
     header, rows = _group_rows(block.summary)
-    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Bare, so that a short label's row is on one line of a terminal 80 columns wide.
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    words = ' '.join(row[0] for row in rows).split()
     for i, name in enumerate(header):
-      grid.add_column(name, justify='right' if i else 'left', no_wrap=i > 0, overflow='fold',
-                      vertical='bottom')
+      grid.add_column(name, justify='right' if i else 'left', vertical='bottom',
+                      min_width=0 if i else max(map(len, words)))
     for row in rows:
       grid.add_row(*map(Text, row))
-    parts += [Text(block.caption), grid, *map(Text, _sentences(block)), Text('')]
+    parts += [Text(block.caption + '\n'), grid, Text(''), *map(Text, _sentences(block)), Text('')]
   return Group(*parts[:-1])
 
 
@@ -348,8 +350,8 @@ def _number(value, form='.1f'):
 
 def _group_rows(summary, wide=False):
   """(header, rows) in words; `wide` has what does not fit a log."""
-  metrics = {'test_accuracy': 'Test\naccuracy, %\nlast epoch',
-             'best_test_accuracy': 'Test\naccuracy, %\nbest\nvalidation'}
+  metrics = {'test_accuracy': 'Test\naccuracy,\n%, last\nepoch',
+             'best_test_accuracy': 'Test\naccuracy,\n%, best\nvalidation'}
   if summary['best_test_accuracy_mean'].isna().all():
     del metrics['best_test_accuracy']
   header = ['Group', 'Runs',
@@ -366,7 +368,7 @@ def _group_rows(summary, wide=False):
     cells.append(f'{row["parameters"]:,}')
     if wide:
       cells += [f'{row["recurrent_parameters"]:,}', _number(100 * row['train_accuracy_mean'])]
-    rows.append([*cells, _number(row['seconds_per_epoch'])])
+    rows.append([*cells, _number(row['seconds_per_epoch'], '.2f')])
   return header, rows
 
 
@@ -384,13 +386,13 @@ def _run_rows(runs):
   """(header, rows) in words, of each run."""
   columns = {'id': ('Run', str), 'seed': ('Seed', str)}
   percent = lambda value: _number(100 * value, '.2f')  # noqa: E731
-  columns['test_accuracy'] = 'Test accuracy, % last epoch', percent
+  columns['test_accuracy'] = 'Test accuracy, %, last epoch', percent
   if runs['best_test_accuracy'].notna().any():
-    columns['best_test_accuracy'] = 'Test accuracy, % best validation', percent
+    columns['best_test_accuracy'] = 'Test accuracy, %, best validation', percent
     columns['best_epoch'] = 'Best epoch', lambda value: _number(value, '.0f')
     columns['validation_accuracy'] = 'Validation accuracy, %', percent
   columns |= {'train_accuracy': ('Train accuracy, %', percent),
-              'seconds_per_epoch': ('Seconds an epoch', _number),
+              'seconds_per_epoch': ('Seconds an epoch', lambda value: _number(value, '.2f')),
               'seconds': ('Seconds in all', lambda value: _number(value, '.0f'))}
   return [title for title, _ in columns.values()], [
       [words(row[name]) for name, (_, words) in columns.items()] for row in runs.to_dict('records')]

@@ -43,12 +43,12 @@ def write_json(path, value) -> None:
 
 
 def read_json(path) -> dict | None:
-  """The JSON object in a file, or None where it is missing; damaged counts as missing, and is said."""
+  """The JSON object in a file; None where it is missing, or damaged, which is said."""
   try:
     value = json.loads(pathlib.Path(path).read_text())
     if isinstance(value, dict):
       return value
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return None
   except (ValueError, UnicodeDecodeError):
     pass
@@ -62,7 +62,7 @@ def write_rows(path, rows: list[dict]) -> None:
 
 
 def read_rows(path) -> list[dict]:
-  """The rows of a file of JSON lines; none where it is missing; damaged lines are left out, and said."""
+  """The rows of a file of JSON lines, if it is there; damaged lines are left out, and said."""
   rows = []
   try:
     lines = pathlib.Path(path).read_bytes().splitlines()

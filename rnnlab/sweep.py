@@ -1,15 +1,12 @@
 """A config and its sweep -> a list of runs; and which of them are done."""
 
-import hashlib
-import json
 import pathlib
-import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from rnnlab import experiment, runlog
-from rnnlab.experiment import RunSpec
+from rnnlab import configs, runlog
+from rnnlab.configs import RunSpec
 
 
 def expand(
@@ -36,20 +33,10 @@ def expand(
       varied.update_from_flattened_dict(override)
     except (KeyError, AttributeError, TypeError) as error:
       raise ValueError(f'the sweep asks for {override}: {_words(error)}') from error
-    experiment.check(varied)
-    named = {'model.cell': varied.model.cell, 'seed': varied.seed} | override
-    spec = RunSpec(run_id(named, varied), named, varied, command)
+    configs.check(varied)
+    spec = configs.specify(varied, override, command)
     runs[spec.id] = spec
   return list(runs.values())
-
-
-def run_id(overrides: dict, config: ConfigDict) -> str:
-  """A folder name: the overrides, then a hash of the whole config."""
-  words = [
-      re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
-  ]
-  text = json.dumps(config.to_dict(), sort_keys=True)
-  return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
 
 
 def is_done(spec: RunSpec, workdir) -> bool:

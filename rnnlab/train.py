@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
 
 
 class Progress(NamedTuple):
-  """What `fit` yields: the state now, the epoch it is in (from 1), and the epoch's row at its end."""
+  """What `fit` yields: the state now, its epoch (from 1), and at the epoch's end its row."""
 
   state: TrainState
   epoch: int
@@ -74,7 +74,7 @@ def train_step(
     labels: Array,
     weights: Array,
 ) -> TrainState:
-  """One step on a batch `ids [B, T]`, `labels [B]`; rows of weight 0 in `weights [B]` only fill it."""
+  """One step on a batch `ids [B, T]`, `labels [B]`; rows of weight 0 (`[B]`) only fill it."""
 
   def loss(params):
     logits = model.apply({'params': params}, ids, deterministic=False, rngs={'dropout': key})
@@ -95,7 +95,9 @@ def train_step(
   )
 
 
-def eval_step(model: nn.Module, params, ids: Array, labels: Array, weights: Array) -> metrics.Totals:
+def eval_step(
+    model: nn.Module, params, ids: Array, labels: Array, weights: Array
+) -> metrics.Totals:
   """The totals of one batch, without dropout."""
   logits = model.apply({'params': params}, ids, deterministic=True)
   return metrics.totals(logits, labels, weights)
@@ -155,9 +157,9 @@ def fit(
 ) -> Iterator[Progress]:
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
-  `train` and `validation` are pairs (ids `[N, T]`, labels `[N]`). Each yielded state is one to go on
-  from: `fit` called again with it takes the same steps to the bit. The state is only good until the
-  next one is asked for, which reuses its memory.
+  `train` and `validation` are pairs (ids `[N, T]`, labels `[N]`). `fit` called again with a yielded
+  state takes the same steps to the bit; the state is only good until the next one is asked for,
+  which reuses its memory.
 
   Raises NonFiniteLoss, saying at which step and why that is likely.
   """

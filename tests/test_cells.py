@@ -3,6 +3,7 @@
 The first part runs for every file of rnnlab/cells: a new cell is covered by being there.
 """
 
+import functools
 import sys
 
 import jax
@@ -14,9 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from rnnlab import cells
 from rnnlab.cells.base import Cell, matmul
-from rnnlab.recurrence import products, unroll
+from rnnlab.recurrence import dropout_masks, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 3, 4, 5, 4
+# Quicker to compile, and slower to run.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+quick = functools.partial(jax.jit, compiler_options=QUICK)
+
 VARIANTS = {name: (name, {}) for name in cells.names()} | {
     'gru-before': ('gru', {'reset': 'before'}),
     'lstm-forget-0': ('lstm', {'forget_bias': 0.0}),
@@ -40,12 +45,16 @@ def arguments(cell, dtype='float32', batch=BATCH):
   )
 
 
+def initial(cell, inputs=INPUTS, key=0):
+  return quick(cell.init, static_argnums=1)(jax.random.key(key), inputs)
+
+
 def types(tree):
   return jax.tree.map(lambda a: (a.shape, a.dtype.name), tree)
 
 
 def test_init_makes_a_flat_dict_of_float32(cell):
-  params = cell.init(jax.random.key(0), INPUTS)
+  params = initial(cell)
   assert type(params) is dict and params
   for name, leaf in params.items():
     assert name.isidentifier()
@@ -54,12 +63,11 @@ def test_init_makes_a_flat_dict_of_float32(cell):
 
 
 def test_init_depends_on_the_key_alone(cell):
-  init = jax.jit(cell.init, static_argnums=1)
-  first, again, other = (init(jax.random.key(key), INPUTS) for key in (0, 0, 1))
+  first, again, other = (initial(cell, key=key) for key in (0, 0, 1))
   jax.tree.map(assert_array_equal, again, first)
   assert any((first[k] != other[k]).any() for k in first)
-  population = jax.eval_shape(jax.vmap(lambda key: cell.init(key, INPUTS)), jax.random.split(
-      jax.random.key(0), 2))
+  keys = jax.random.split(jax.random.key(0), 2)
+  population = jax.eval_shape(jax.vmap(lambda key: cell.init(key, INPUTS)), keys)
   assert types(population) == {k: ((2, *w.shape), 'float32') for k, w in first.items()}
 
 
@@ -91,36 +99,68 @@ def test_step_keeps_the_carry_s_structure_shapes_and_dtype(cell, dtype):
     assert (y_t.shape, y_t.dtype) == ((BATCH, HIDDEN), dtype)
 
 
-def test_step_is_one_function_plain_compiled_and_mapped(cell):
+def test_step_is_the_same_compiled_and_mapped(cell):
   params, carry, x_t = arguments(cell)
 
   def step(params, carry, x_t):
     return cell.step(params, carry, x_t, matmul)
 
+  def row(carry, x):
+    return jax.tree.map(lambda a: a[0], step(params, *jax.tree.map(lambda a: a[None], (carry, x))))
+
   expected = step(params, carry, x_t)
-  by_row = jax.vmap(lambda carry, x: step(params, carry[None], x[None]))
-  if not isinstance(carry, jax.Array):
-    by_row = jax.vmap(lambda carry, x: step(params, *jax.tree.map(lambda a: a[None], (carry, x))))
-  runs = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), (params, carry, x_t))
+  runs = jax.tree.map(lambda a: jnp.stack([-a, a]), (params, carry, x_t))
   for actual in (
-      jax.jit(step)(params, carry, x_t),
-      jax.tree.map(lambda a: a[:, 0], by_row(carry, x_t)),
-      jax.tree.map(lambda a: a[0], jax.vmap(step)(*runs)),
+      quick(step)(params, carry, x_t),
+      quick(jax.vmap(row))(carry, x_t),
+      jax.tree.map(lambda a: a[1], quick(jax.vmap(step))(*runs)),
   ):
     jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
 
 
 def test_step_has_the_gradient_of_its_values(cell):
   with jax.enable_x64():
-    args = arguments(cell, 'float64')
-    check_grads(lambda *args: cell.step(*args, matmul), args, order=2, atol=1e-6, rtol=1e-6)
+    step = quick(lambda *args: cell.step(*args, matmul))
+    check_grads(step, arguments(cell, 'float64'), order=1, modes=['rev'], atol=1e-6, rtol=1e-6)
 
 
 def test_low_precision_is_near(cell):
+  step = quick(lambda *args: cell.step(*args, matmul))
   args = arguments(cell)
-  expected = cell.step(*args, matmul)
-  actual = cell.step(*jax.tree.map(lambda a: a.astype('bfloat16'), args), matmul)
-  jax.tree.map(lambda a, e: assert_allclose(a.astype('float32'), e, atol=0.05), actual, expected)
+  actual = step(*jax.tree.map(lambda a: a.astype('bfloat16'), args))
+  jax.tree.map(lambda a, e: assert_allclose(a.astype('float32'), e, atol=0.05), actual, step(*args))
+
+
+def test_unroll_is_a_loop_of_steps(cell):
+  """With dropout, from the end, over rows with padding anywhere: values and gradients."""
+  mask = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
+  with jax.enable_x64():
+    params, carry, x_t = arguments(cell, 'float64')
+    xs = jnp.stack([x_t * k for k in (1.0, -0.5, 2.0, 0.3)], 1)
+    masks = dropout_masks(
+        jax.random.key(0), cell, params, BATCH, INPUTS, rate=0.5, recurrent_rate=0.5
+    )
+
+    def engine(params, carry, xs):
+      return unroll(
+          cell, params, xs, mask=mask, reverse=True, initial_carry=carry, dropout=masks
+      )
+
+    def loop(params, carry, xs):
+      ys = []
+      for t in reversed(range(STEPS)):
+        remaining, real = iter(masks), mask[:, t, None]
+        new, y_t = cell.step(params, carry, xs[:, t], lambda w, v: (v * next(remaining)) @ w)  # noqa: B023
+        carry = jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry)  # noqa: B023
+        ys.insert(0, jnp.where(real, y_t, 0))
+      return carry, jnp.stack(ys, 1)
+
+    def with_gradients(f):
+      out, pull = jax.vjp(f, params, carry, xs)
+      return out, pull(jax.tree.map(jnp.cos, out))
+
+    actual, expected = (quick(functools.partial(with_gradients, f))() for f in (engine, loop))
+    jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-10, 1e-10), actual, expected)
 
 
 def test_every_parameter_matters(cell):
@@ -132,41 +172,43 @@ def test_every_parameter_matters(cell):
   def loss(params):
     return (unroll(cell, params, xs, initial_carry=carry)[1] * d_ys).sum()
 
-  for name, gradient in jax.jit(jax.grad(loss))(params).items():
+  for name, gradient in quick(jax.grad(loss))(params).items():
     assert np.isfinite(gradient).all(), name
     assert (gradient != 0).any(tuple(range(gradient.ndim - 1))).all(), name
 
 
-def test_the_state_is_multiplied_through_dot(cell):
+def test_no_matrix_goes_past_dot(cell):
   params, carry, x_t = arguments(cell)
   found = products(cell, params, INPUTS)
   assert any(not product.of_input for product in found)
   assert {product.width for product in found if product.of_input} <= {INPUTS}
 
-  # With products of nothing no matrix reaches the outputs: none goes past the hook.
   def step(params):
     return cell.step(params, carry, x_t, lambda w, v: jnp.zeros_like(v @ w))
 
-  _, pull = jax.vjp(step, params)
-  (gradients,) = pull(jax.tree.map(jnp.ones_like, step(params)))
-  assert all((g == 0).all() for g in gradients.values() if g.ndim > 1)
+  @quick
+  def gradients(params):
+    out, pull = jax.vjp(step, params)
+    return pull(jax.tree.map(jnp.ones_like, out))[0]
+
+  assert all((g == 0).all() for g in gradients(params).values() if g.ndim > 1)
 
 
 def test_every_product_counts(cell):
   params, carry, x_t = arguments(cell)
-  xs = jnp.stack([x_t, -x_t], 1)
 
-  def outputs(scales):
-    def step(params, carry, x_t, dot):
+  @quick
+  @jax.jacrev
+  def slopes(scales):
+    states, ys = carry, []
+    for x in (x_t, -x_t):
       remaining = iter(scales)
-      return cell.step(params, carry, x_t, lambda w, v: next(remaining) * dot(w, v))
-
-    carried, ys = unroll(cell._replace(step=step), params, xs, initial_carry=carry)
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves((carried, ys))])
+      states, y_t = cell.step(params, states, x, lambda w, v: next(remaining) * (v @ w))  # noqa: B023
+      ys.append(y_t)
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves((states, ys))])
 
   ones = tuple(jnp.ones(()) for _ in products(cell, params, INPUTS))
-  for slope in jax.jit(jax.jacrev(outputs))(ones):
-    assert (slope != 0).any()
+  assert all((slope != 0).any() for slope in slopes(ones))
 
 
 # The starts of rnnlab's own cells: Keras's.
@@ -177,7 +219,7 @@ GATES = {'elman': 1, 'lstm': 4, 'gru': 3}
 @pytest.mark.parametrize('name', GATES)
 def test_initial_weights_are_glorot_and_orthogonal(name):
   inputs, hidden, gates = 64, 48, GATES[name]
-  params = cells.get(name, hidden_size=hidden).init(jax.random.key(0), inputs)
+  params = initial(cells.get(name, hidden_size=hidden), inputs)
   w_x, w_h = params['w_x'], params['w_h']
   assert w_x.shape == (inputs, gates * hidden) and w_h.shape == (hidden, gates * hidden)
   limit = np.sqrt(6 / (inputs + gates * hidden))
@@ -202,7 +244,7 @@ def test_initial_weights_are_chosen_by_the_caller(name):
 def test_initial_biases_are_zero_but_for_lstm_s_forget_gate():
   for name, options in VARIANTS.values():
     if name in GATES:
-      params = cells.get(name, hidden_size=HIDDEN, **options).init(jax.random.key(0), INPUTS)
+      params = initial(cells.get(name, hidden_size=HIDDEN, **options))
       expected = np.zeros(GATES[name] * HIDDEN)
       if name == 'lstm':
         expected[HIDDEN : 2 * HIDDEN] = options.get('forget_bias', 1.0)
@@ -212,7 +254,7 @@ def test_initial_biases_are_zero_but_for_lstm_s_forget_gate():
 
 def test_the_reset_before_the_product_has_one_bias():
   after, before = (
-      cells.get('gru', hidden_size=HIDDEN, reset=reset).init(jax.random.key(0), INPUTS)
+      initial(cells.get('gru', hidden_size=HIDDEN, reset=reset))
       for reset in ('after', 'before')
   )
   assert set(after) == {'w_x', 'w_h', 'b', 'b_hn'} and set(before) == {'w_x', 'w_h', 'b'}
@@ -232,7 +274,8 @@ def test_cells_are_found_by_file_name():
 @pytest.mark.parametrize('size', [0, -1, 1.5, 4.0, True, '4', None])
 @pytest.mark.parametrize('name', cells.names())
 def test_hidden_size_must_be_a_whole_number(name, size):
-  cells.get(name, hidden_size=1), cells.get(name, hidden_size=4)  # equal to True and to 4.0
+  for known in (1, 4):  # equal to True and to 4.0
+    cells.get(name, hidden_size=known)
   with pytest.raises(ValueError, match='hidden_size') as error:
     cells.get(name, hidden_size=size)
   assert repr(size) in str(error.value)
@@ -316,13 +359,13 @@ def test_a_cell_is_one_new_file(drop_file):
   cell = cells.get('mgu', hidden_size=HIDDEN, bias=0.5)
   for check in (
       test_init_makes_a_flat_dict_of_float32,
-      test_step_is_one_function_plain_compiled_and_mapped,
+      test_unroll_is_a_loop_of_steps,
       test_every_parameter_matters,
-      test_the_state_is_multiplied_through_dot,
+      test_no_matrix_goes_past_dot,
       test_every_product_counts,
   ):
     check(cell)
-  assert len(products(cell, cell.init(jax.random.key(0), INPUTS), INPUTS)) == 3
+  assert len(products(cell, initial(cell), INPUTS)) == 3
   with pytest.raises(ValueError, match="did you mean 'mgu'"):
     cells.get('mug', hidden_size=HIDDEN)
 

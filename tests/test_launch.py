@@ -48,10 +48,10 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def launch(reviews, environment, tmp_path):
-  """Runs launch.py to its end in tmp_path; returns the finished process, output and errors apart."""
+  """Runs launch.py to its end in tmp_path; returns the finished process."""
 
   def run(*words, root=ROOT, env=None, check=None):
-    given = [f'--config.data.source=directory', f'--config.data.dir={reviews}']
+    given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
     done = subprocess.run(
         [sys.executable, root / 'launch.py', *without(given, words), *words],
         cwd=tmp_path,
@@ -154,8 +154,9 @@ def test_processes_give_the_bits_of_serial(finished, launch, tmp_path):
 def test_killed_three_times_and_resumed_to_the_bit(
     executor, finished, reviews, environment, tmp_path
 ):
-  command = [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=killed', f'--executor={executor}']
-  command += ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  command = [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=killed']
+  command += [f'--executor={executor}', '--config.data.source=directory']
+  command += [f'--config.data.dir={reviews}']
   killed = tmp_path / 'killed'
   # Three moments, told by what is on disk: while the first run is at work, after the first
   # checkpoint of another, and when the first result has been there for a moment.
@@ -263,7 +264,7 @@ MISTAKES = {
     'mistyped number': (['--config.train.epochs=ten'], "'ten'"),
     'mistyped truth': (['--config.data.mask=maybe'], 'maybe'),
     'hidden_size': (['--config.model.hidden_size=0'], 'model.hidden_size=0: must be at least 1'),
-    'dropout': (['--config.model.dropout=1.5'], 'model.dropout=1.5: must be at least 0 and below 1'),
+    'dropout': (['--config.model.dropout=1.5'], 'model.dropout=1.5: must be at least 0'),
     'max_len': (['--config.data.max_len=-1'], 'data.max_len=-1: must be at least 1'),
     'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be above 0'),
     'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),

@@ -86,7 +86,7 @@ def test_parameters_have_readable_names_and_keras_s_initialisers():
 
 
 def test_the_tutorial_s_model_has_its_published_parameter_counts():
-  """10000*128 + 4*(128+64+1)*64 + 65, and for GRU with one bias a gate and one for the candidate."""
+  """10000*128 + 4*(128+64+1)*64 + 65; GRU with a bias a gate and one more for the candidate."""
   ids = jnp.zeros((1, 2), int)
   counts = {}
   for name in ('lstm', 'gru'):

@@ -53,7 +53,8 @@ def test_adam_is_the_paper_s_with_decoupled_decay_of_matrices_after_clipping():
 
 def test_schedules():
   linear = optim.schedule(config(schedule='linear', warmup_steps=2), 10)
-  np.testing.assert_allclose([linear(t) for t in (0, 1, 2, 6, 10)], [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
+  found = [linear(t) for t in (0, 1, 2, 6, 10)]
+  np.testing.assert_allclose(found, [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
   cosine = optim.schedule(config(schedule='cosine'), 8)
   expected = [0.05 * (1 + np.cos(np.pi * t / 8)) for t in range(9)]
   np.testing.assert_allclose([cosine(t) for t in range(9)], expected, atol=1e-7)

@@ -45,14 +45,15 @@ def test_an_epoch_trains_every_example_once(plain):
   """With a learning rate of 0 the epoch's sums are the split's, whatever the order."""
   model, _, data = plain
   *_, last = fit((model, optax.sgd(0.0), data), 1)
-  expected = metrics.totals(model.apply({'params': last.state.params}, data[0]), data[1], jnp.ones(N))
+  logits = model.apply({'params': last.state.params}, data[0])
+  expected = metrics.totals(logits, data[1], jnp.ones(N))
   assert last.row['train_accuracy'] == float(expected.correct) / N
   np.testing.assert_allclose(last.row['train_loss'], float(expected.loss) / N, rtol=1e-5)
   np.testing.assert_allclose(last.row['validation_loss'], float(expected.loss) / N, rtol=1e-5)
 
 
 def test_the_order_is_a_new_permutation_each_epoch(plain):
-  """Labels that name their row, a linear model of them: what is summed in a step is who was in it."""
+  """A model that tells which rows it was given, over two epochs cut at odd places."""
   seen = []
 
   class Spy:

@@ -19,7 +19,7 @@ class Cell(NamedTuple):
   """A recurrent cell, as an optax transformation is: functions, with the options in their closure.
 
   init: `(key, input_size) -> params`, a flat dict of named float32 arrays.
-  initial_carry: `(batch_shape, dtype) -> carry`, an array or a NamedTuple, each `[*batch_shape, H]`.
+  initial_carry: `(batch_shape, dtype) -> carry`, an array `[*batch_shape, H]` or a NamedTuple.
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
   In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 
 from rnnlab import runlog
+from rnnlab.configs import RunSpec
 from rnnlab.executors import serial
-from rnnlab.experiment import Event, RunSpec
+from rnnlab.experiment import Event
 
 
 class WorkerDied(Exception):

@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from rnnlab import experiment, runlog
-from rnnlab.experiment import Event, RunSpec
+from rnnlab.configs import RunSpec
+from rnnlab.experiment import Event
 
 
 def execute(

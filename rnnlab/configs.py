@@ -1,0 +1,94 @@
+"""What a config must be, and the run that it describes."""
+
+import hashlib
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from rnnlab import cells, models, optim
+from rnnlab.data import imdb
+
+
+class RunSpec(NamedTuple):
+  """A run to do: its id, what sets it apart from its sweep, its whole config, the command given."""
+
+  id: str
+  overrides: dict[str, Any]
+  config: ConfigDict
+  command: str = ''
+
+
+def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:
+  """The run of `config`, named by its cell, its seed and `overrides`."""
+  named = {'model.cell': config.model.cell, 'seed': config.seed} | (overrides or {})
+  return RunSpec(run_id(named, config), named, config, command)
+
+
+def run_id(overrides: dict, config: ConfigDict) -> str:
+  """A folder name: the overrides, then a hash of the whole config."""
+  words = [
+      re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
+  ]
+  text = json.dumps(config.to_dict(), sort_keys=True)
+  return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError, naming the field and what it may be, for a config that describes no run."""
+
+  def field(name):
+    value = config
+    for part in name.split('.'):
+      if part not in value:
+        raise ValueError(f'the config has no field {name}')
+      value = value[part]
+    return value
+
+  def need(names, right, what):
+    for name in names.split():
+      value = field(name)
+      if isinstance(value, float) and math.isnan(value) or not right(value):
+        raise ValueError(f'--config.{name}={value!r}: must be {what}')
+
+  def choice(name, words):
+    value = field(name)
+    if value not in words:
+      raise ValueError(
+          f'--config.{name}={value!r}{cells.near(value, words)}: must be one of {", ".join(words)}'
+      )
+
+  choice('data.name', ('imdb',))
+  choice('data.source', ('auto', *imdb.SOURCES))
+  choice('data.padding', ('pre', 'post'))
+  choice('data.truncation', ('pre', 'post'))
+  choice('model.cell', cells.names())
+  choice('model.pooling', models.POOLINGS)
+  choice('optim.name', optim.OPTIMIZERS)
+  choice('optim.schedule', optim.SCHEDULES)
+  need(
+      'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
+      lambda n: n >= 1,
+      'at least 1',
+  )
+  need('data.vocab_size', lambda n: n >= 5, "at least 5: ids 0 to 3 are not words")
+  need(
+      'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
+      lambda rate: 0 <= rate < 1,
+      'at least 0 and below 1',
+  )
+  need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
+  need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')
+  need(
+      'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
+      lambda x: x >= 0,
+      'at least 0',
+  )
+  need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
+  cells.get(
+      config.model.cell,
+      hidden_size=config.model.hidden_size,
+      **dict(config.model.get(config.model.cell, {})),
+  )

@@ -1,0 +1,40 @@
+"""Where a number comes from: the device, the versions and the commit that made it."""
+
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+
+def device() -> str:
+  """What computes here, in words: the kind of device, and for a CPU how many cores it may use."""
+  kind = jax.devices()[0].device_kind
+  if jax.default_backend() != 'cpu':
+    return f'{jax.device_count()} x {kind}'
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  return f'{platform.processor() or platform.machine()} {kind}, {cores} core{"s" * (cores > 1)}'
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+  """The versions of Python and of the packages that make the numbers."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+  return {'python': platform.python_version()} | {
+      name: importlib.metadata.version(name) for name in packages
+  }
+
+
+@functools.cache
+def commit() -> str | None:
+  """The git commit of this code, with '-dirty' where files differ from it; None outside git."""
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+  folder = pathlib.Path(__file__).parent
+  try:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None

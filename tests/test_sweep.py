@@ -1,0 +1,222 @@
+"""Sweeps: which runs there are, what they are called, which are done; locks and files."""
+
+import json
+import multiprocessing
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+from rnnlab import configs, executors, experiment, runlog, sweep
+
+ROOT = pathlib.Path(__file__).parents[1]
+IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
+
+
+def config(**fields):
+  made = IMDB['get_config']('smoke')
+  made.update_from_flattened_dict({name.replace('__', '.'): v for name, v in fields.items()})
+  return made
+
+
+def test_the_main_job_is_both_cells_and_three_seeds():
+  runs = sweep.expand(config(), IMDB['sweep'])
+  asked = {(run.config.model.cell, run.config.seed) for run in runs}
+  assert asked == {(cell, seed) for cell in ('lstm', 'gru') for seed in (0, 1, 2)}
+  assert len({run.id for run in runs}) == 6
+
+
+def test_what_the_command_line_sets_is_not_swept():
+  runs = sweep.expand(config(seed=7), IMDB['sweep'], pinned=('seed',))
+  assert [(run.config.model.cell, run.config.seed) for run in runs] == [('lstm', 7), ('gru', 7)]
+
+
+def test_an_id_tells_the_overrides_and_changes_with_any_field():
+  (run,) = sweep.expand(config())
+  assert run.id.startswith('cell-lstm_seed-0_')
+  (other,) = sweep.expand(config(optim__epsilon=1e-7))
+  assert other.id.startswith('cell-lstm_seed-0_') and other.id != run.id
+  swept = [r for r in sweep.expand(config(), IMDB['sweep']) if r.overrides == run.overrides]
+  assert [r.id for r in swept] == [run.id]
+
+
+def test_a_sweep_over_a_field_that_is_not_there_is_told():
+  with pytest.raises(ValueError, match='modle'):
+    sweep.expand(config(), lambda add: add({'modle.cell': 'gru'}))
+  with pytest.raises(ValueError, match='hidden_size'):
+    sweep.expand(config(), lambda add: add({'model.hidden_size': 'big'}))
+  with pytest.raises(ValueError, match='hidden_size'):
+    sweep.expand(config(), lambda add: add({'model.hidden_size': -3}))
+
+
+def test_done_means_a_result_and_every_epoch_s_row(tmp_path):
+  (run,) = sweep.expand(config())
+  folder = tmp_path / run.id
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_json(folder / 'result.json', {'final': {}})
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}])
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}, {'epoch': 2}])
+  assert sweep.is_done(run, tmp_path)
+  (folder / 'result.json').write_text('{"fin')
+  assert not sweep.is_done(run, tmp_path)
+
+
+def test_the_record_keeps_runs_of_earlier_launches(tmp_path):
+  first, second = sweep.expand(config()), sweep.expand(config(seed=1))
+  sweep.record(tmp_path, 'imdb', 'smoke', 'one', first)
+  sweep.record(tmp_path, 'imdb', 'smoke', 'two', second)
+  recorded = json.loads((tmp_path / 'sweep.json').read_text())
+  assert [run['id'] for run in recorded['runs']] == [first[0].id, second[0].id]
+  assert recorded['command'] == 'two'
+
+
+@pytest.mark.parametrize(
+    ['field', 'value'],
+    [
+        ('model.hidden_size', 0),
+        ('model.dropout', 1.0),
+        ('model.recurrent_dropout', -0.1),
+        ('model.pooling', 'sum'),
+        ('model.cell', 'lsmt'),
+        ('data.vocab_size', 4),
+        ('data.max_len', 0),
+        ('data.padding', 'left'),
+        ('data.validation_fraction', 0.9),
+        ('optim.learning_rate', float('nan')),
+        ('optim.schedule', 'cosin'),
+        ('train.batch_size', 0),
+        ('seed', -1),
+    ],
+)
+def test_a_value_out_of_range_is_named(field, value):
+  made = config()
+  made.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f'--config.{field}='):
+    configs.check(made)
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  runlog.write_json(path, {'a': 1})
+
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(runlog.os, 'replace', full)
+  with pytest.raises(OSError):
+    runlog.write_json(path, {'a': 2})
+  assert json.loads(path.read_text()) == {'a': 1}
+  assert [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+def test_damaged_files_count_as_missing(tmp_path, caplog):
+  (tmp_path / 'list.json').write_text('[1]')
+  (tmp_path / 'bytes.json').write_bytes(b'\xff\xfe{}')
+  (tmp_path / 'rows.jsonl').write_bytes(b'{"epoch": 1}\n{"epo\n\xff\n{"epoch": 3}\n')
+  for name in ('list.json', 'bytes.json', 'none.json'):
+    assert runlog.read_json(tmp_path / name) is None
+  assert runlog.read_rows(tmp_path / 'rows.jsonl') == [{'epoch': 1}, {'epoch': 3}]
+
+
+def hold(folder, ready, go):
+  with runlog.lock(folder, 'busy'):
+    ready.set()
+    go.wait()
+
+
+def test_a_lock_is_one_process_s_and_goes_with_it(tmp_path):
+  context = multiprocessing.get_context('spawn')
+  ready, go = context.Event(), context.Event()
+  process = context.Process(target=hold, args=(tmp_path, ready, go))
+  process.start()
+  ready.wait()
+  with pytest.raises(runlog.Busy, match='at work'):
+    with runlog.lock(tmp_path, 'at work', wait=0.1):
+      pass
+  process.kill()
+  process.join()
+  with runlog.lock(tmp_path, 'at work'):
+    pass
+
+
+def test_tensorboard_events_are_read_back_by_its_own_reader(tmp_path):
+  from tensorboardX.proto.event_pb2 import Event
+
+  rows = [{'step': 5, 'epoch': 1, 'train_loss': 0.5, 'seconds': 1.0}]
+  board = runlog.TensorBoard(tmp_path, rows)
+  board.write({'step': 10, 'epoch': 2, 'train_loss': 0.25, 'seconds': 1.0})
+  board.close()
+  board = runlog.TensorBoard(tmp_path, rows)  # resumed at epoch 1: epoch 2 is not there twice
+  board.write({'step': 10, 'epoch': 2, 'train_loss': 0.25, 'seconds': 1.0})
+  board.close()
+  (path,) = tmp_path.glob('events.out.tfevents.*')
+  found, content = [], path.read_bytes()
+  while content:  # records: length (8 bytes), its checksum (4), the event, its checksum (4)
+    length = int.from_bytes(content[:8], 'little')
+    event = Event.FromString(content[12 : 12 + length])
+    found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    content = content[16 + length :]
+  losses = [(step, value) for step, tag, value in found if tag == 'train/loss']
+  assert losses == [(5, 0.5), (10, 0.25)]
+
+
+def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
+  import io
+
+  import rich.console
+
+  now = [0.0]
+  monkeypatch.setattr(runlog.time, 'monotonic', lambda: now[0])
+  output = io.StringIO()
+  runs = sweep.expand(config(), IMDB['sweep'])[:2]
+  with runlog.Display(runs, rich.console.Console(file=output, width=200)) as display:
+    for second, fraction, text in ((1, 0.0, ''), (11, 0.1, ''), (30, 0.5, 'epoch 1/2: fine')):
+      now[0] = float(second)
+      display.update(experiment.Event(runs[0].id, 'progress', fraction, text))
+    display.update(experiment.Event(runs[1].id, 'failed', 1.0, 'why'))
+  first, second, third = output.getvalue().splitlines()
+  assert first.startswith('[0:11]') and 'lstm seed=0' in first
+  assert second == '[0:30]  25% 1:30 left | lstm seed=0: epoch 1/2: fine'
+  assert third.endswith('gru seed=0: failed: why')
+
+
+def test_choose_takes_processes_for_several_runs_on_several_cores(monkeypatch):
+  runs = sweep.expand(config(), IMDB['sweep'])
+  monkeypatch.setattr(executors, 'cores', lambda: 2)
+  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
+  assert executors.choose(runs) == 'process'
+  assert executors.choose(runs[:1]) == 'serial'
+  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'gpu')
+  assert executors.choose(runs) == 'serial'
+
+
+def test_run_in_memory_is_the_run_of_launch_py(tmp_path):
+  import rnnlab
+
+  folder = tmp_path / 'aclImdb'
+  draw = np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for label in ('neg', 'pos'):
+      (folder / split / label).mkdir(parents=True)
+      for i in range(20):
+        words = ' '.join(f'w{k}' for k in draw.integers(0, 30, 12))
+        (folder / split / label / f'{i}_1.txt').write_text(words)
+  made = config(data__source='directory', data__dir=str(folder), data__max_len=12)
+  memory, disk = rnnlab.run(made), rnnlab.run(made, tmp_path / 'runs')
+  assert memory.result['final'] == disk.result['final'] and memory.result['best']['epoch'] in (1, 2)
+  assert [r['train_loss'] for r in memory.metrics] == [r['train_loss'] for r in disk.metrics]
+  runs = rnnlab.load_runs(tmp_path / 'runs')
+  assert list(runs['test_accuracy']) == [memory.result['final']['test_accuracy']]
+  assert np.isfinite(memory.params['Dense_0']['kernel']).all()
+
+
+def test_the_requirements_and_the_package_ask_for_the_same():
+  import tomllib
+
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  runtime = (ROOT / 'requirements.txt').read_text().split('# To test.')[0].splitlines()
+  lines = [line.partition('#')[0].strip() for line in runtime]
+  assert project['dependencies'] == [line for line in lines if line]
