@@ -747,7 +747,7 @@ def test_masks_depend_on_the_key_alone():
   assert not any((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-# Cells of any kind: what a step does with `dot` is its own affair.
+# Cells of any kind: what a step does with `dot`, and carries, is its own affair.
 
 
 class Memory(NamedTuple):
@@ -757,8 +757,8 @@ class Memory(NamedTuple):
 
 def on_both_at_once(p, h, x_t, dot):
   """A GRU with the reset before, written over [x, h] and [x, r * h]."""
-  r, z = jnp.split(jax.nn.sigmoid(dot(p['v'], jnp.concatenate([x_t, h], -1))), 2, -1)
-  n = jnp.tanh(dot(p['u'], jnp.concatenate([x_t, r * h], -1)))
+  r, z = jnp.split(jax.nn.sigmoid(dot(p['w_xh2'], jnp.concatenate([x_t, h], -1))), 2, -1)
+  n = jnp.tanh(dot(p['w_xh'], jnp.concatenate([x_t, r * h], -1)))
   h = z * h + (1 - z) * n
   return h, h
 
@@ -775,22 +775,38 @@ def weights_from_the_input(p, h, x_t, dot):
   return h, h
 
 
+def weights_from_weights(p, h, x_t, dot):
+  h = jnp.tanh(dot((p['w_h'] - p['w_h'].T) * p['b'], h) + dot(p['w_x'], x_t))
+  return h, dot(p['w_h'], h)
+
+
 def projection(p, carry, x_t, dot):
-  """LSTM's output gate and a projection of the state that the step has just made."""
+  """LSTM's output gate, and a projection of the state that the step has just made."""
   h, c = carry
-  o, g = jnp.split(dot(p['w_oi'], x_t) + dot(p['w_o'], h), 2, -1)
+  o, g = jnp.split(dot(p['w_x2'], x_t) + dot(p['w_h2'], h), 2, -1)
   c = 0.9 * c + jnp.tanh(g)
-  h = dot(p['w_p'], jax.nn.sigmoid(o) * jnp.tanh(c))
+  h = dot(p['w_h'], jax.nn.sigmoid(o) * jnp.tanh(c))
   return Memory(h, c), h
 
 
-def one_weight_twice(p, h, x_t, dot):
+def product_of_a_product(p, h, x_t, dot):
   h = jnp.tanh(dot(p['w_h'].T, dot(p['w_h'], h)) + dot(p['w_x'], x_t))
   return h, 2 * h
 
 
+def products_in_sums_and_alone(p, h, x_t, dot):
+  a, b, c = dot(p['w_x'], x_t), dot(p['w_h'], h), dot(p['w_h'], jnp.sin(h))
+  h = jnp.tanh(a + b + c) + 0.1 * (a + b) * a - 0.2 * (c + c) * p['b']
+  return h, h + b
+
+
+def all_of_it_elementwise_too(p, h, x_t, dot):
+  h = jnp.tanh(dot(p['w_x'], x_t) + dot(p['w_h'], h) + jnp.diag(p['w_h']) * h * x_t[:, :HIDDEN])
+  return h, h * p['b']
+
+
 def echo_state(p, h, x_t, dot):
-  """A fixed reservoir, no gradient through the state."""
+  """A fixed reservoir, and no gradient through the state."""
   reservoir = jnp.sin(jnp.arange(HIDDEN * HIDDEN, dtype=h.dtype)).reshape(HIDDEN, HIDDEN)
   h = jnp.tanh(dot(reservoir, jax.lax.stop_gradient(h)) + dot(p['w_x'], x_t) + p['b'])
   return h, dot(p['w_h'], h)
@@ -801,25 +817,50 @@ def no_products(p, h, x_t, dot):
   return h, h
 
 
+def transformed_inside(p, h, x_t, dot):
+  inner = jax.checkpoint(lambda h: jnp.tanh(dot(p['w_x'], x_t) + dot(p['w_h'], h)))
+  h = jax.jit(inner)(h)
+  return h, h
+
+
+def counter(p, carry, x_t, dot):
+  h, count = carry
+  h = jnp.where(count % 2 == 0, jnp.tanh(dot(p['w_x'], x_t) + dot(p['w_h'], h)), h)
+  return Memory(h, count + 1), h
+
+
+def fast_weights(p, carry, x_t, dot):
+  """Ba et al. (2016), one inner step: the carry has a matrix for each row."""
+  h, fast = carry
+  slow = dot(p['w_x'], x_t) + dot(p['w_h'], h)
+  h = jnp.tanh(slow + jnp.einsum('bij,bj->bi', fast, jnp.tanh(slow)))
+  return Memory(h, 0.9 * fast + 0.5 * h[:, :, None] * h[:, None, :]), h
+
+
 ODD_WEIGHTS = {
-    'v': (INPUTS + HIDDEN, 2 * HIDDEN),
-    'u': (INPUTS + HIDDEN, HIDDEN),
     'w_x': (INPUTS, HIDDEN),
+    'w_x2': (INPUTS, 2 * HIDDEN),
     'w_h': (HIDDEN, HIDDEN),
-    'w_oi': (INPUTS, 2 * HIDDEN),
-    'w_o': (HIDDEN, 2 * HIDDEN),
-    'w_p': (HIDDEN, HIDDEN),
+    'w_h2': (HIDDEN, 2 * HIDDEN),
+    'w_xh': (INPUTS + HIDDEN, HIDDEN),
+    'w_xh2': (INPUTS + HIDDEN, 2 * HIDDEN),
     'b': (HIDDEN,),
 }
-ODD = [
-    on_both_at_once,
-    weights_from_the_carry,
-    weights_from_the_input,
-    projection,
-    one_weight_twice,
-    echo_state,
-    no_products,
-]
+ODD = {  # each with the second array of its carry, if it has one
+    on_both_at_once: None,
+    weights_from_the_carry: np.ones((BATCH, HIDDEN)),
+    weights_from_the_input: None,
+    weights_from_weights: None,
+    projection: np.ones((BATCH, HIDDEN)),
+    product_of_a_product: None,
+    products_in_sums_and_alone: None,
+    all_of_it_elementwise_too: None,
+    echo_state: None,
+    no_products: None,
+    transformed_inside: None,
+    counter: np.array([[0], [1], [2]]),
+    fast_weights: np.zeros((BATCH, HIDDEN, HIDDEN)),
+}
 
 
 def plain_scan(cell, params, xs, carry, mask, reverse, dropout):
@@ -828,11 +869,15 @@ def plain_scan(cell, params, xs, carry, mask, reverse, dropout):
   def step(carry, inputs):
     x_t, real = inputs
     masks = iter(dropout or ())
-    x_t = jnp.where(real, x_t, 0)  # as steps that mix the rows of a batch can tell
+    x_t = jnp.where(real[:, None], x_t, 0)  # as steps that mix the rows of a batch can tell
     new, y_t = cell.step(params, carry, x_t, lambda w, v: (v * next(masks, 1)) @ w)
-    return jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry), jnp.where(real, y_t, 0)
 
-  inputs = jnp.swapaxes(xs, 0, 1), jnp.asarray(mask.T[..., None])
+    def keep(a, b):
+      return jnp.where(real.reshape(BATCH, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(keep, new, carry), keep(y_t, jnp.zeros_like(y_t))
+
+  inputs = jnp.swapaxes(xs, 0, 1), jnp.asarray(mask.T)
   carry, ys = jax.lax.scan(step, carry, inputs, reverse=reverse)
   return carry, jnp.swapaxes(ys, 0, 1)
 
@@ -842,18 +887,16 @@ def plain_scan(cell, params, xs, carry, mask, reverse, dropout):
 def test_any_step_is_scanned_and_differentiated(step, how):
   with jax.enable_x64():
     rng = np.random.default_rng(0)
-    params = {k: jnp.asarray(0.6 * rng.normal(size=v)) for k, v in ODD_WEIGHTS.items()}
-    states = 2 if step in (weights_from_the_carry, projection) else 1
-    structure = jax.tree.structure(Memory(0, 0) if states == 2 else 0)
+    params = {k: jnp.asarray(0.6 * rng.normal(size=shape)) for k, shape in ODD_WEIGHTS.items()}
+    start = jnp.asarray(rng.normal(size=(BATCH, HIDDEN)))
+    if ODD[step] is not None:
+      start = Memory(start, jnp.asarray(ODD[step]))
 
     def initial_carry(batch_shape, dtype):
-      return structure.unflatten([jnp.zeros((*batch_shape, HIDDEN), dtype)] * states)
+      return jax.tree.map(lambda a: jnp.zeros((*batch_shape, *a.shape[1:]), a.dtype), start)
 
     cell = Cell(None, initial_carry, step)
-    carry, d_carry = (
-        structure.unflatten([jnp.asarray(rng.normal(size=(BATCH, HIDDEN)))] * states) for _ in '12'
-    )
-    p = problem('elman')
+    xs = jnp.asarray(problem('elman').xs)
     mask, where, reverse, dropout = np.ones((BATCH, STEPS), bool), {}, False, None
     if how != 'plain':
       mask = MASKS['holes']
@@ -862,16 +905,49 @@ def test_any_step_is_scanned_and_differentiated(step, how):
           jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(BATCH, product.width)))
           for product in products(cell, params, INPUTS)
       )
-    xs, d_ys = jnp.asarray(p.xs), jnp.asarray(p.d_ys)
-    actual = differentiated(
-        lambda params, xs, carry: unroll(
-            cell, params, xs, initial_carry=carry, reverse=reverse, dropout=dropout, **where
-        )
-    )(params, xs, carry, (d_carry, d_ys))
-    expected = differentiated(
-        lambda params, xs, carry: plain_scan(cell, params, xs, carry, mask, reverse, dropout)
-    )(params, xs, carry, (d_carry, d_ys))
-    assert_close(actual, expected, 'float64')
+
+    def engine(params, xs, carry, dropout):
+      return unroll(
+          cell, params, xs, initial_carry=carry, reverse=reverse, dropout=dropout, **where
+      )
+
+    def plain(params, xs, carry, dropout):
+      return plain_scan(cell, params, xs, carry, mask, reverse, dropout)
+
+    def outputs_and_gradients(f):
+      def loss(*args):
+        out = f(*args)
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(out)), out
+
+      run = quick(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))
+      gradients, out = run(params, xs, start, dropout)
+      # Integers have no gradient.
+      return out, [g for g in jax.tree.leaves(gradients) if g.dtype != jax.dtypes.float0]
+
+    actual, expected = outputs_and_gradients(engine), outputs_and_gradients(plain)
+    jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-10, 1e-10), actual, expected)
+
+
+def test_a_step_may_close_over_what_is_differentiated():
+  params, xs, *_ = arguments('elman', 'float32')
+
+  def loss(scale, run):
+    def step(params, h, x_t, dot):
+      h = jnp.tanh(scale * (dot(params['w_x'], x_t) + dot(scale * params['w_h'], h)))
+      return h, h
+
+    cell = make('elman')._replace(step=step)
+    return run(cell)[1].sum()
+
+  def engine(cell):
+    return unroll(cell, params, xs)
+
+  def plain(cell):
+    start = cell.initial_carry((BATCH,), xs.dtype)
+    return plain_scan(cell, params, xs, start, np.ones((BATCH, STEPS), bool), False, None)
+
+  slopes = [quick(jax.grad(functools.partial(loss, run=run)))(0.7) for run in (engine, plain)]
+  assert_allclose(*slopes, 1e-5)
 
 
 # Transformations.
