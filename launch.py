@@ -58,7 +58,7 @@ def check_file(path):
 
 
 def main(_):
-  console = rich.console.Console()
+  console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
   stop = Stop()
   runlog.plain_warnings()
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
@@ -78,14 +78,11 @@ def main(_):
       if todo:
         show_data(imdb.load(config.data), console)
       sweep.record(workdir, name, preset, COMMAND, runs)
-      failed = todo and train(todo, workdir, console, stop)
-      console.print(report.write(workdir))
-      console.print(
-          f'the report, its figures and its tables: {workdir}/report.html, figures/*.png,'
-          ' summary.md, summary.csv, runs.csv',
-          highlight=False,
-          soft_wrap=True,
-      )
+      failed = train(todo, workdir, console, stop) if todo else []
+      if len(failed) < len(runs):
+        console.print(report.write(workdir))
+        files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
+        console.print(f'in {workdir}: {files}', highlight=False, soft_wrap=True)
   except KeyboardInterrupt:
     console.print(f'stopped, nothing lost; to go on: {COMMAND}', highlight=False, soft_wrap=True)
     sys.exit(128 + (stop.signal or signal.SIGINT))

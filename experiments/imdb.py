@@ -1,8 +1,8 @@
 """LSTM against GRU on IMDB reviews.
 
-    python launch.py                                          # this, the main job
-    python launch.py --config=experiments/imdb.py:tutorial
-    python launch.py --config=experiments/imdb.py:smoke
+python launch.py                                          # this, the main job
+python launch.py --config=experiments/imdb.py:tutorial
+python launch.py --config=experiments/imdb.py:smoke
 """
 
 import difflib

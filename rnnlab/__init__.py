@@ -8,25 +8,25 @@ from rnnlab.cells.lstm import LSTMCarry, lstm
 from rnnlab.experiment import Result, run
 from rnnlab.models import Recurrent, SequenceClassifier, pool
 from rnnlab.recurrence import bidirectional, dropout_masks, stacked, unroll
-from rnnlab.report import load_metrics, load_runs
+from rnnlab.results import load_metrics, load_runs
 
 __version__ = '0.1.0'
 __all__ = [
-    'Cell',
-    'LSTMCarry',
-    'Recurrent',
-    'Result',
-    'SequenceClassifier',
-    'bidirectional',
-    'cells',
-    'dropout_masks',
-    'elman',
-    'gru',
-    'load_metrics',
-    'load_runs',
-    'lstm',
-    'pool',
-    'run',
-    'stacked',
-    'unroll',
+  'Cell',
+  'LSTMCarry',
+  'Recurrent',
+  'Result',
+  'SequenceClassifier',
+  'bidirectional',
+  'cells',
+  'dropout_masks',
+  'elman',
+  'gru',
+  'load_metrics',
+  'load_runs',
+  'lstm',
+  'pool',
+  'run',
+  'stacked',
+  'unroll',
 ]

@@ -18,7 +18,7 @@ def manager(folder) -> ocp.CheckpointManager:
   second is what to fall back on where the last turns out to be damaged.
   """
   options = ocp.CheckpointManagerOptions(
-      max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
   )
   return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
@@ -26,9 +26,9 @@ def manager(folder) -> ocp.CheckpointManager:
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
   """Saves `state`, and `log` (JSON), at the state's step."""
   checkpoints.save(
-      int(state.step),
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)),
-      force=True,
+    int(state.step),
+    args=ocp.args.Composite(state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)),
+    force=True,
   )
 
 
@@ -41,18 +41,16 @@ def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[Train
     try:
       abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
       restored = checkpoints.restore(
-          step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardRestore(abstract), log=ocp.args.JsonRestore()
-          ),
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), log=ocp.args.JsonRestore()
+        ),
       )
       return restored.state, restored.log
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
       folder = checkpoints.directory / str(step)
       reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-      logging.warning(
-          '%s is damaged (%s); going on from the one before it', folder, reason[:120]
-      )
+      logging.warning('%s is damaged (%s); going on from the one before it', folder, reason[:120])
       with contextlib.suppress(OSError):
         shutil.rmtree(folder)
       checkpoints.reload()

@@ -30,7 +30,7 @@ def specify(config: ConfigDict, overrides: dict | None = None, command: str = ''
 def run_id(overrides: dict, config: ConfigDict) -> str:
   """A folder name: the overrides, then a hash of the whole config."""
   words = [
-      re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
+    re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
   ]
   text = json.dumps(config.to_dict(), sort_keys=True)
   return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
@@ -57,7 +57,7 @@ def check(config: ConfigDict) -> None:
     value = field(name)
     if value not in words:
       raise ValueError(
-          f'--config.{name}={value!r}{cells.near(value, words)}: must be one of {", ".join(words)}'
+        f'--config.{name}={value!r}{cells.near(value, words)}: must be one of {", ".join(words)}'
       )
 
   choice('data.name', ('imdb',))
@@ -69,26 +69,26 @@ def check(config: ConfigDict) -> None:
   choice('optim.name', optim.OPTIMIZERS)
   choice('optim.schedule', optim.SCHEDULES)
   need(
-      'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
-      lambda n: n >= 1,
-      'at least 1',
+    'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
+    lambda n: n >= 1,
+    'at least 1',
   )
-  need('data.vocab_size', lambda n: n >= 5, "at least 5: ids 0 to 3 are not words")
+  need('data.vocab_size', lambda n: n >= 5, 'at least 5: ids 0 to 3 are not words')
   need(
-      'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
-      lambda rate: 0 <= rate < 1,
-      'at least 0 and below 1',
+    'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
+    lambda rate: 0 <= rate < 1,
+    'at least 0 and below 1',
   )
   need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
   need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')
   need(
-      'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
-      lambda x: x >= 0,
-      'at least 0',
+    'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
+    lambda x: x >= 0,
+    'at least 0',
   )
   need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
   cells.get(
-      config.model.cell,
-      hidden_size=config.model.hidden_size,
-      **dict(config.model.get(config.model.cell, {})),
+    config.model.cell,
+    hidden_size=config.model.hidden_size,
+    **dict(config.model.get(config.model.cell, {})),
   )

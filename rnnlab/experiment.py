@@ -91,8 +91,8 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
     setup = prepare(spec.config)
     checkpoints = stack.enter_context(checkpoint.manager(folder / 'checkpoints'))
     state, log = checkpoint.restore(checkpoints, setup.state) or (
-        setup.state,
-        {'rows': [], 'epoch_seconds': 0.0, 'seconds': 0.0},
+      setup.state,
+      {'rows': [], 'epoch_seconds': 0.0, 'seconds': 0.0},
     )
     rows = log['rows']
     began -= log['seconds']
@@ -149,18 +149,18 @@ def _load(config):
 def _model(config, vocab_size, mask):
   options = config.get(config.cell, {})
   return models.SequenceClassifier(
-      cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
-      vocab_size=vocab_size,
-      embed_size=config.embed_size,
-      layers=config.layers,
-      bidirectional=config.bidirectional,
-      pooling=config.pooling,
-      mask=mask,
-      embed_dropout=config.embed_dropout,
-      dropout=config.dropout,
-      recurrent_dropout=config.recurrent_dropout,
-      dropout_per_gate=config.dropout_per_gate,
-      output_dropout=config.output_dropout,
+    cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
+    vocab_size=vocab_size,
+    embed_size=config.embed_size,
+    layers=config.layers,
+    bidirectional=config.bidirectional,
+    pooling=config.pooling,
+    mask=mask,
+    embed_dropout=config.embed_dropout,
+    dropout=config.dropout,
+    recurrent_dropout=config.recurrent_dropout,
+    dropout_per_gate=config.dropout_per_gate,
+    output_dropout=config.output_dropout,
   )
 
 
@@ -170,14 +170,14 @@ def _steps(config, setup):
 
 def _fit(config, setup, state):
   return train.fit(
-      setup.model,
-      setup.tx,
-      state,
-      setup.key,
-      setup.splits[0],
-      setup.splits[1],
-      epochs=config.train.epochs,
-      batch_size=config.train.batch_size,
+    setup.model,
+    setup.tx,
+    state,
+    setup.key,
+    setup.splits[0],
+    setup.splits[1],
+    epochs=config.train.epochs,
+    batch_size=config.train.batch_size,
   )
 
 
@@ -218,32 +218,32 @@ def _finish(spec, setup, state, rows, seconds):
     best = {name: row[name] for name in names} | test(state.best_params)
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   result = {
-      'id': spec.id,
-      'overrides': spec.overrides,
-      'data': {
-          'source': dataset.source,
-          'title': dataset.title,
-          'fingerprint': dataset.fingerprint,
-          'sizes': {
-              name: len(ids)
-              for name, (ids, _) in zip(('train', 'validation', 'test'), setup.splits, strict=True)
-          },
-          'validation_is_test': validation_is_test,
+    'id': spec.id,
+    'overrides': spec.overrides,
+    'data': {
+      'source': dataset.source,
+      'title': dataset.title,
+      'fingerprint': dataset.fingerprint,
+      'sizes': {
+        name: len(ids)
+        for name, (ids, _) in zip(('train', 'validation', 'test'), setup.splits, strict=True)
       },
-      'final': final | test(state.params),
-      'best': best,
-      'parameters': _count(state.params),
-      'recurrent_parameters': sum(
-          _count(value) for name, value in state.params.items() if name.startswith('Recurrent')
-      ),
-      # The first epoch compiles.
-      'seconds_per_epoch': statistics.median(r['seconds'] for r in rows[1:] or rows),
-      'seconds': seconds,
-      'device': provenance.device(),
-      'versions': provenance.versions(),
-      'commit': provenance.commit(),
-      'command': spec.command,
-      'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      'validation_is_test': validation_is_test,
+    },
+    'final': final | test(state.params),
+    'best': best,
+    'parameters': _count(state.params),
+    'recurrent_parameters': sum(
+      _count(value) for name, value in state.params.items() if name.startswith('Recurrent')
+    ),
+    # The first epoch compiles.
+    'seconds_per_epoch': statistics.median(r['seconds'] for r in rows[1:] or rows),
+    'seconds': seconds,
+    'device': provenance.device(),
+    'versions': provenance.versions(),
+    'commit': provenance.commit(),
+    'command': spec.command,
+    'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
   return Result(result, rows, setup.model, state.params, state.best_params)
 
@@ -251,8 +251,8 @@ def _finish(spec, setup, state, rows, seconds):
 def _say(progress, epochs):
   row = progress.row
   return (
-      f'epoch {progress.epoch}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
-      f' {row["train_accuracy"]:.3f}, validation accuracy {row["validation_accuracy"]:.3f}'
+    f'epoch {progress.epoch}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
+    f' {row["train_accuracy"]:.3f}, validation accuracy {row["validation_accuracy"]:.3f}'
   )
 
 

@@ -18,18 +18,42 @@ INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#f
 COLOURS = {'lstm': '#0072b2', 'gru': '#d55e00', 'elman': '#009e73'}
 SPARE_COLOURS = ('#cc79a7', '#e69f00', '#56b4e9', INK)
 # In an SVG these become CSS variables, so that a page in dark mode can set its own.
-THEME = {INK: 'ink', MUTED: 'muted', FAINT: 'faint', GRID: 'grid', PAPER: 'paper',
-         **{colour: cell for cell, colour in COLOURS.items()}}
+THEME = {
+  INK: 'ink',
+  MUTED: 'muted',
+  FAINT: 'faint',
+  GRID: 'grid',
+  PAPER: 'paper',
+  **{colour: cell for cell, colour in COLOURS.items()},
+}
 STYLE = {
-    'font.family': 'sans-serif', 'font.size': 11, 'text.color': INK,
-    'axes.titlesize': 12, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left',
-    'axes.titlepad': 10, 'axes.labelcolor': INK, 'axes.edgecolor': FAINT,
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.spines.left': False,
-    'axes.grid': True, 'axes.grid.axis': 'y', 'axes.axisbelow': True, 'grid.color': GRID,
-    'xtick.color': FAINT, 'xtick.labelcolor': MUTED, 'ytick.labelcolor': MUTED,
-    'ytick.major.size': 0, 'lines.linewidth': 2.2, 'lines.solid_capstyle': 'round',
-    'figure.facecolor': PAPER, 'axes.facecolor': 'none', 'figure.constrained_layout.use': True,
-    'svg.fonttype': 'path', 'svg.hashsalt': 'rnnlab',
+  'font.family': 'sans-serif',
+  'font.size': 11,
+  'text.color': INK,
+  'axes.titlesize': 12,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.titlepad': 10,
+  'axes.labelcolor': INK,
+  'axes.edgecolor': FAINT,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.spines.left': False,
+  'axes.grid': True,
+  'axes.grid.axis': 'y',
+  'axes.axisbelow': True,
+  'grid.color': GRID,
+  'xtick.color': FAINT,
+  'xtick.labelcolor': MUTED,
+  'ytick.labelcolor': MUTED,
+  'ytick.major.size': 0,
+  'lines.linewidth': 2.2,
+  'lines.solid_capstyle': 'round',
+  'figure.facecolor': PAPER,
+  'axes.facecolor': 'none',
+  'figure.constrained_layout.use': True,
+  'svg.fonttype': 'path',
+  'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
 
@@ -37,14 +61,17 @@ MAX_OVERLAID = 4  # more groups than this get a panel each
 def captions(runs):
   """What each figure shows, by the name of the function here that draws it."""
   word = _watched(runs)
-  lines = ('Lines are means over seeds, the band goes from the lowest to the highest seed (none '
-           'for a single seed).')
+  lines = (
+    'Lines are means over seeds, the band goes from the lowest to the highest seed (none '
+    'for a single seed).'
+  )
   return {
-      'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the '
-                       'bar its 95% t interval (none for a single seed).',
-      'learning_curves': f'Solid: {word}; dashed: train. {lines}',
-      'accuracy_vs_time': f'{word.capitalize()} accuracy against the wall time of the epochs, '
-                          f'compilation included. {lines}'}
+    'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the '
+    'bar its 95% t interval (none for a single seed).',
+    'learning_curves': f'Solid: {word}; dashed: train. {lines}',
+    'accuracy_vs_time': f'{word.capitalize()} accuracy against the wall time of the epochs, '
+    f'compilation included. {lines}',
+  }
 
 
 def render(draw, *data, note):
@@ -55,10 +82,14 @@ def render(draw, *data, note):
   with mpl.rc_context(STYLE):
     png, svg = io.BytesIO(), io.StringIO()
     draw(*data, note=note).savefig(png, format='png', dpi=160)
-    draw(*data, note='').savefig(svg, format='svg', transparent=True, metadata=dict.fromkeys(
-        ('Creator', 'Date', 'Format', 'Type')))
+    draw(*data, note='').savefig(
+      svg,
+      format='svg',
+      transparent=True,
+      metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')),
+    )
   svg = svg.getvalue()
-  svg = svg[svg.index('<svg'):]
+  svg = svg[svg.index('<svg') :]
   for colour, name in THEME.items():
     svg = svg.replace(f': {colour}', f': var(--{name}, {colour})')
   return png.getvalue(), svg
@@ -67,14 +98,20 @@ def render(draw, *data, note):
 def learning_curves(metrics, note=''):
   """Accuracy and loss against epochs; beyond four groups, accuracy in one panel for each.
 
-  metrics: a row per run and epoch, with the columns of report.load_metrics and `group`.
+  metrics: a row per run and epoch, with the columns of results.load_metrics and `group`.
   """
   word = _watched(metrics)
   metrics = metrics.assign(x=metrics['epoch'])
   groups = _groups(metrics)
   if len(groups) > MAX_OVERLAID:
-    fig, axes = _facets(metrics, groups, ['validation_accuracy', 'train_accuracy'],
-                        f'Accuracy: solid {word}, dashed train', 'Epoch', note)
+    fig, axes = _facets(
+      metrics,
+      groups,
+      ['validation_accuracy', 'train_accuracy'],
+      f'Accuracy: solid {word}, dashed train',
+      'Epoch',
+      note,
+    )
   else:
     fig = _figure(10, 4.4, note)
     axes = fig.subplots(1, 2)
@@ -87,8 +124,7 @@ def learning_curves(metrics, note=''):
     _place_labels(fig)
   ticks = 10 if len(axes) == 2 else 6
   for ax in axes:
-    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1,
-                                          steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
   return fig
 
 
@@ -97,8 +133,9 @@ def accuracy_vs_time(metrics, note=''):
   # From a lost epoch on the time is not known.
   metrics = metrics[metrics.groupby('id').cumcount() + 1 == metrics['epoch']]
   elapsed = metrics.groupby('id')['seconds'].cumsum()
-  limit, unit, scale = next(u for u in ((180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600))
-                            if not elapsed.max() > u[0])
+  limit, unit, scale = next(
+    u for u in ((180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600)) if not elapsed.max() > u[0]
+  )
   metrics = metrics.assign(x=elapsed / scale)
   groups, label = _groups(metrics), f'Wall time of the epochs, {unit}'
   title = f'{_watched(metrics).capitalize()} accuracy against time'
@@ -120,8 +157,10 @@ def accuracy_vs_time(metrics, note=''):
 
 def test_accuracy(runs, summary, note=''):
   """Each seed's test accuracy as a dot, with the mean and interval of every group."""
-  titles = {'test_accuracy': 'After the last epoch',
-            'best_test_accuracy': 'At the best validation epoch'}
+  titles = {
+    'test_accuracy': 'After the last epoch',
+    'best_test_accuracy': 'At the best validation epoch',
+  }
   if runs['best_test_accuracy'].isna().all():
     del titles['best_test_accuracy']
   colours = _colours(runs)
@@ -134,14 +173,24 @@ def test_accuracy(runs, summary, note=''):
       values = runs.loc[runs['group'] == row['group'], metric].sort_values()
       # The golden ratio spreads neighbours evenly, however many they are.
       height = (np.arange(len(values)) * 0.618 + 0.5) % 1 * 0.3 if len(values) > 1 else 0.15
-      ax.plot(values, y - 0.36 + height, 'o', color=colour, alpha=0.7, markersize=7,
-              markeredgecolor=PAPER)
+      ax.plot(
+        values, y - 0.36 + height, 'o', color=colour, alpha=0.7, markersize=7, markeredgecolor=PAPER
+      )
       mean, low, high = (row[f'{metric}_{part}'] for part in ('mean', 'low', 'high'))
       ax.plot([low, high], [y + 0.12] * 2, color=colour, linewidth=2.5)
       ax.plot(mean, y + 0.12, 'd', color=colour, markersize=9, markeredgecolor=PAPER)
       if np.isfinite(mean):
-        ax.annotate(f'{mean:.1%}', (mean, y + 0.12), (0, -7), textcoords='offset points',
-                    ha='center', va='top', fontsize=10, fontweight='bold', color=colour)
+        ax.annotate(
+          f'{mean:.1%}',
+          (mean, y + 0.12),
+          (0, -7),
+          textcoords='offset points',
+          ha='center',
+          va='top',
+          fontsize=10,
+          fontweight='bold',
+          color=colour,
+        )
     ax.grid(axis='x')
     ax.grid(visible=False, axis='y')
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -187,16 +236,24 @@ def _groups(metrics):
   return groups
 
 
-def _draw(ax, rows, y, colour, alpha=1., context=False):
+def _draw(ax, rows, y, colour, alpha=1.0, context=False):
   """A group's mean over seeds of `y` against `x`, with a band unless it is context; its end."""
   curve = rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
   train = y.startswith('train')
-  ax.plot(curve['x'], curve['y'], '--' if train else '-', color=colour, alpha=alpha,
-          linewidth=1.3 if train or context else 2.2, markersize=3 if train else 4.5,
-          marker='o' if len(curve) <= 12 and not context or len(curve) == 1 else '')
+  ax.plot(
+    curve['x'],
+    curve['y'],
+    '--' if train else '-',
+    color=colour,
+    alpha=alpha,
+    linewidth=1.3 if train or context else 2.2,
+    markersize=3 if train else 4.5,
+    marker='o' if len(curve) <= 12 and not context or len(curve) == 1 else '',
+  )
   if not context and not train and rows['id'].nunique() > 1:
-    ax.fill_between(curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha,
-                    linewidth=0)
+    ax.fill_between(
+      curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha, linewidth=0
+    )
   return curve['x'].iloc[-1], curve['y'].iloc[-1]
 
 
@@ -205,12 +262,27 @@ def _overlay(ax, metrics, groups, ys):
     for group, (colour, alpha) in groups.items():
       end = _draw(ax, metrics[metrics['group'] == group], y, colour, alpha)
       train = y.startswith('train')
-      ax.annotate('train' if train else _wrap(group), end, (1.03, end[1]),
-                  textcoords=ax.get_yaxis_transform(), va='center', color=colour,
-                  alpha=max(alpha, 0.7), fontsize=9 if train else 10.5,
-                  fontweight='normal' if train else 'bold', annotation_clip=False,
-                  arrowprops=dict(arrowstyle='-', color=colour, alpha=0.45, linewidth=0.8,
-                                  relpos=(0, 0.5), shrinkA=1, shrinkB=3))
+      ax.annotate(
+        'train' if train else _wrap(group),
+        end,
+        (1.03, end[1]),
+        textcoords=ax.get_yaxis_transform(),
+        va='center',
+        color=colour,
+        alpha=max(alpha, 0.7),
+        fontsize=9 if train else 10.5,
+        fontweight='normal' if train else 'bold',
+        annotation_clip=False,
+        arrowprops=dict(
+          arrowstyle='-',
+          color=colour,
+          alpha=0.45,
+          linewidth=0.8,
+          relpos=(0, 0.5),
+          shrinkA=1,
+          shrinkB=3,
+        ),
+      )
 
 
 def _facets(metrics, groups, ys, title, xlabel, note):
@@ -232,9 +304,9 @@ def _facets(metrics, groups, ys, title, xlabel, note):
     ax.xaxis.set_tick_params(labelbottom=i + columns >= len(groups))
     if i + columns >= len(groups):
       ax.set_xlabel(xlabel)
-  for ax in axes[len(groups):]:
+  for ax in axes[len(groups) :]:
     ax.set_axis_off()
-  return fig, axes[:len(groups)]
+  return fig, axes[: len(groups)]
 
 
 def _place_labels(fig):

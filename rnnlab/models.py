@@ -32,15 +32,15 @@ class Recurrent(nn.Module):
       if deterministic or not (self.dropout or self.recurrent_dropout):
         return params, None
       return params, recurrence.dropout_masks(
-          self.make_rng('dropout'),
-          self.cell,
-          params,
-          batch_size,
-          input_size,
-          rate=self.dropout,
-          recurrent_rate=self.recurrent_dropout,
-          per_gate=self.dropout_per_gate,
-          dtype=xs.dtype,
+        self.make_rng('dropout'),
+        self.cell,
+        params,
+        batch_size,
+        input_size,
+        rate=self.dropout,
+        recurrent_rate=self.recurrent_dropout,
+        per_gate=self.dropout_per_gate,
+        dtype=xs.dtype,
       )
 
     params, dropout = direction('cell')
@@ -48,7 +48,7 @@ class Recurrent(nn.Module):
       return recurrence.unroll(self.cell, params, xs, mask=mask, dropout=dropout)[1]
     backward, backward_dropout = direction('cell_backward')
     return recurrence.bidirectional(
-        self.cell, (params, backward), xs, mask=mask, dropout=(dropout, backward_dropout)
+      self.cell, (params, backward), xs, mask=mask, dropout=(dropout, backward_dropout)
     )[1]
 
 
@@ -58,34 +58,30 @@ def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -
   Only the steps where mask is True count; a row with none gives zeros. 'last' is where the
   recurrence ended: the last real step, and the first one for the backward half.
   """
-  batch, steps, features = ys.shape
-  real = jnp.ones((batch, steps), bool) if mask is None else mask
-  any_real = real.any(axis=1)[:, None]
+  if mask is None:
+    halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
+    last = jnp.concatenate([halves[0][:, -1], halves[1][:, 0]], axis=-1)
+    parts = {'last': last, 'mean': ys.mean(axis=1), 'max': ys.max(axis=1)}
+  else:
+    parts = _masked_pool(ys, mask, bidirectional)
+  return jnp.concatenate(list(parts.values()), axis=-1) if how == 'concat' else parts[how]
 
-  def at(index, values):
-    return jnp.take_along_axis(values, index[:, None, None], axis=1)[:, 0]
 
-  def last():
-    first_step = jnp.argmax(real, axis=1)
-    last_step = steps - 1 - jnp.argmax(real[:, ::-1], axis=1)
-    if not bidirectional:
-      values = at(last_step, ys)
-    else:
-      forward, backward = jnp.split(ys, 2, axis=-1)
-      values = jnp.concatenate([at(last_step, forward), at(first_step, backward)], axis=-1)
-    return jnp.where(any_real, values, 0)
+def _masked_pool(ys, mask, bidirectional):
+  steps = ys.shape[1]
+  first_step = jnp.argmax(mask, axis=1)
+  last_step = steps - 1 - jnp.argmax(mask[:, ::-1], axis=1)
 
-  def mean():
-    count = jnp.maximum(real.sum(axis=1), 1)[:, None].astype(ys.dtype)
-    return jnp.where(real[..., None], ys, 0).sum(axis=1) / count
+  def at(step, values):
+    return jnp.take_along_axis(values, step[:, None, None], axis=1)[:, 0]
 
-  def maximum():
-    lowest = jnp.finfo(ys.dtype).min
-    return jnp.where(any_real, jnp.where(real[..., None], ys, lowest).max(axis=1), 0)
-
-  if how == 'concat':
-    return jnp.concatenate([last(), mean(), maximum()], axis=-1)
-  return {'last': last, 'mean': mean, 'max': maximum}[how]()
+  halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
+  last = jnp.concatenate([at(last_step, halves[0]), at(first_step, halves[1])], axis=-1)
+  real = mask[..., None]
+  mean = jnp.where(real, ys, 0).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1).astype(ys.dtype)
+  highest = jnp.where(real, ys, jnp.finfo(ys.dtype).min).max(axis=1)
+  parts = {'last': last, 'mean': mean, 'max': highest}
+  return {name: jnp.where(real.any(axis=1), part, 0) for name, part in parts.items()}
 
 
 class SequenceClassifier(nn.Module):
@@ -115,16 +111,16 @@ class SequenceClassifier(nn.Module):
     mask = ids != 0 if self.mask else None
     uniform = nn.initializers.uniform(scale=0.1)
     xs = nn.Embed(
-        self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
+      self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
     )(ids)
     xs = nn.Dropout(self.embed_dropout)(xs, deterministic=deterministic)
     for _ in range(self.layers):
       xs = Recurrent(
-          self.cell,
-          self.bidirectional,
-          self.dropout,
-          self.recurrent_dropout,
-          self.dropout_per_gate,
+        self.cell,
+        self.bidirectional,
+        self.dropout,
+        self.recurrent_dropout,
+        self.dropout_per_gate,
       )(xs, mask, deterministic)
     pooled = pool(xs, mask, self.pooling, self.bidirectional)
     pooled = nn.Dropout(self.output_dropout)(pooled, deterministic=deterministic)

@@ -12,9 +12,9 @@ def schedule(config, total_steps: int) -> optax.Schedule:
   rate, warmup = config.learning_rate, config.warmup_steps
   decay_steps = max(total_steps - warmup, 1)
   after = {
-      'constant': lambda: optax.constant_schedule(rate),
-      'linear': lambda: optax.linear_schedule(rate, 0.0, decay_steps),
-      'cosine': lambda: optax.cosine_decay_schedule(rate, decay_steps),
+    'constant': lambda: optax.constant_schedule(rate),
+    'linear': lambda: optax.linear_schedule(rate, 0.0, decay_steps),
+    'cosine': lambda: optax.cosine_decay_schedule(rate, decay_steps),
   }[config.schedule]()
   if not warmup:
     return after
@@ -28,12 +28,12 @@ def optimizer(config, total_steps: int) -> optax.GradientTransformation:
   that biases are not decayed.
   """
   scale = {
-      'adam': lambda: optax.scale_by_adam(eps=config.epsilon),
-      'nadam': lambda: optax.scale_by_adam(eps=config.epsilon, nesterov=True),
-      'rmsprop': lambda: optax.scale_by_rms(eps=config.epsilon),
-      'adagrad': lambda: optax.scale_by_rss(eps=config.epsilon),
-      'sgd': optax.identity,
-      'momentum': lambda: optax.trace(decay=0.9),
+    'adam': lambda: optax.scale_by_adam(eps=config.epsilon),
+    'nadam': lambda: optax.scale_by_adam(eps=config.epsilon, nesterov=True),
+    'rmsprop': lambda: optax.scale_by_rms(eps=config.epsilon),
+    'adagrad': lambda: optax.scale_by_rss(eps=config.epsilon),
+    'sgd': optax.identity,
+    'momentum': lambda: optax.trace(decay=0.9),
   }[config.name]()
   chain = [scale, optax.scale_by_learning_rate(schedule(config, total_steps))]
   if config.weight_decay:

@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
   """The versions of Python and of the packages that make the numbers."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
   return {'python': platform.python_version()} | {
-      name: importlib.metadata.version(name) for name in packages
+    name: importlib.metadata.version(name) for name in packages
   }
 
 

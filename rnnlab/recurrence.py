@@ -17,7 +17,7 @@ Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in 
 
 
 class Product(NamedTuple):
-  """One `dot(w, v)` of a step: whether v is the step's input, v's width, and how many gates w has."""
+  """One `dot(w, v)` of a step: whether v is the input, v's width, how many gates w has."""
 
   of_input: bool
   width: int
@@ -25,15 +25,15 @@ class Product(NamedTuple):
 
 
 def unroll(
-    cell: Cell,
-    params: Params,
-    xs: Array,
-    *,
-    lengths: Array | None = None,
-    mask: Array | None = None,
-    reverse: bool = False,
-    initial_carry: Carry | None = None,
-    dropout: Masks | None = None,
+  cell: Cell,
+  params: Params,
+  xs: Array,
+  *,
+  lengths: Array | None = None,
+  mask: Array | None = None,
+  reverse: bool = False,
+  initial_carry: Carry | None = None,
+  dropout: Masks | None = None,
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
 
@@ -42,8 +42,8 @@ def unroll(
     is, gives y = 0, and takes no part in any gradient, whatever xs holds there.
   reverse: from the last real step to the first; ys stay in the order of xs.
   initial_carry: as `cell.initial_carry` makes it; zeros where None.
-  dropout: masks to multiply the operand of each of the step's products with, as `dropout_masks`
-    draws them: `[B, K]`, or `[G, B, K]` for one a gate; the same at every step (Gal & Ghahramani 2016).
+  dropout: masks to multiply the operand of each of the step's products with, the same at every
+    step, as `dropout_masks` draws them: `[B, K]`, or `[G, B, K]` for one a gate.
 
   Raises ValueError for shapes that do not fit, and for lengths outside 0..T where they are known
   (not traced).
@@ -72,13 +72,13 @@ def unroll(
 
 
 def bidirectional(
-    cell: Cell,
-    params: tuple[Params, Params],
-    xs: Array,
-    *,
-    initial_carry: tuple[Carry, Carry] = (None, None),
-    dropout: tuple[Masks | None, Masks | None] = (None, None),
-    **options,
+  cell: Cell,
+  params: tuple[Params, Params],
+  xs: Array,
+  *,
+  initial_carry: tuple[Carry, Carry] = (None, None),
+  dropout: tuple[Masks | None, Masks | None] = (None, None),
+  **options,
 ) -> tuple[tuple[Carry, Carry], Array]:
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
 
@@ -86,10 +86,8 @@ def bidirectional(
   row's last real step, not at the array's end. `options`: lengths or mask, as in `unroll`.
   """
   passes = [
-      unroll(cell, p, xs, reverse=reverse, initial_carry=carry, dropout=masks, **options)
-      for p, reverse, carry, masks in zip(
-          params, (False, True), initial_carry, dropout, strict=True
-      )
+    unroll(cell, p, xs, reverse=reverse, initial_carry=carry, dropout=masks, **options)
+    for p, reverse, carry, masks in zip(params, (False, True), initial_carry, dropout, strict=True)
   ]
   (forward, ys), (backward, ys_backward) = passes
   return (forward, backward), jnp.concatenate([ys, ys_backward], axis=-1)
@@ -127,22 +125,22 @@ def products(cell: Cell, params: Params, input_size: int) -> list[Product]:
   y_t = jax.eval_shape(trace, params, cell.initial_carry((1,), jnp.float32), x_t)
   hidden = y_t.shape[-1]
   return [
-      Product(of_input, width, columns // hidden if columns % hidden == 0 else 1)
-      for of_input, width, columns in found
+    Product(of_input, width, columns // hidden if columns % hidden == 0 else 1)
+    for of_input, width, columns in found
   ]
 
 
 def dropout_masks(
-    key: Array,
-    cell: Cell,
-    params: Params,
-    batch_size: int,
-    input_size: int,
-    *,
-    rate: float,
-    recurrent_rate: float,
-    per_gate: bool = False,
-    dtype=jnp.float32,
+  key: Array,
+  cell: Cell,
+  params: Params,
+  batch_size: int,
+  input_size: int,
+  *,
+  rate: float,
+  recurrent_rate: float,
+  per_gate: bool = False,
+  dtype=jnp.float32,
 ) -> Masks:
   """Draws the masks of variational dropout (Gal & Ghahramani 2016) for `unroll`'s `dropout`.
 
@@ -189,13 +187,15 @@ def _dot(masks):
     if mask.ndim == v.ndim:
       return (v * mask) @ w
     blocks = jnp.split(w, len(mask), axis=-1)
-    return jnp.concatenate([(v * m) @ block for m, block in zip(mask, blocks, strict=True)], axis=-1)
+    return jnp.concatenate(
+      [(v * m) @ block for m, block in zip(mask, blocks, strict=True)], axis=-1
+    )
 
   return dot
 
 
 def _check(xs, lengths, mask):
-  """The boolean mask that `lengths` or `mask` stand for, or None; raises where shapes do not fit."""
+  """The boolean mask that `lengths` or `mask` stand for, or None; raises for wrong shapes."""
   if xs.ndim != 3:
     raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
   batch, steps = xs.shape[:2]
@@ -205,21 +205,21 @@ def _check(xs, lengths, mask):
     lengths = jnp.asarray(lengths)
     if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
       raise ValueError(
-          f'lengths must be {batch} integers, one a row of xs, not {lengths.dtype}{lengths.shape}'
+        f'lengths must be {batch} integers, one a row of xs, not {lengths.dtype}{lengths.shape}'
       )
     if not isinstance(lengths, jax.core.Tracer):
       values = np.asarray(lengths)
       wrong = np.flatnonzero((values < 0) | (values > steps))
       if wrong.size:
         raise ValueError(
-            f'row {wrong[0]} has length {values[wrong[0]]}, but xs has {steps} time steps:'
-            f' lengths must be from 0 to {steps}'
+          f'row {wrong[0]} has length {values[wrong[0]]}, but xs has {steps} time steps:'
+          f' lengths must be from 0 to {steps}'
         )
     return lengths_to_mask(lengths, steps)
   if mask is not None:
     mask = jnp.asarray(mask)
     if mask.shape != (batch, steps) or mask.dtype != bool:
       raise ValueError(
-          f'mask must be bool[{batch}, {steps}], True at real steps, not {mask.dtype}{mask.shape}'
+        f'mask must be bool[{batch}, {steps}], True at real steps, not {mask.dtype}{mask.shape}'
       )
   return mask

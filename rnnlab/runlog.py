@@ -157,17 +157,18 @@ class Display:
   def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
     self._labels = {run.id: label(run.overrides) for run in runs}
     self._fractions = dict.fromkeys(self._labels, 0.0)
-    self._begun = {}  # what of a run had been done before this launch
     self._console = console
     self._every = every
     self._start = self._said = time.monotonic()
+    self._first = None  # when the first Event came
+    self._begun = {}  # how much of a run was done at its first Event
     self._bar = None
     if console.is_terminal:
       self._bar = rich.progress.Progress(
-          rich.progress.TextColumn('{task.description}'),
-          rich.progress.BarColumn(),
-          rich.progress.TextColumn('{task.percentage:>4.0f}% {task.fields[left]}'),
-          console=console,
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn('{task.percentage:>4.0f}% {task.fields[left]}'),
+        console=console,
       )
       self._overall = self._bar.add_task(f'all {len(runs)} runs', total=1.0, left='')
       self._tasks = {}
@@ -183,10 +184,11 @@ class Display:
 
   def update(self, event) -> None:
     """Shows an Event."""
+    now = time.monotonic()
+    self._first = self._first or now
     self._begun.setdefault(event.run, event.fraction)
     self._fractions[event.run] = event.fraction
     done = sum(self._fractions.values()) / len(self._fractions)
-    now = time.monotonic()
     text = f'{self._labels[event.run]}: {event.text or f"{event.fraction:.0%}"}'
     if event.kind == 'failed':
       text = f'{self._labels[event.run]}: failed: {event.text}'
@@ -201,11 +203,11 @@ class Display:
       self._console.print(f'{head} | {text}', highlight=False, markup=False, soft_wrap=True)
 
   def _left(self, now, done):
-    """The time left, by the pace of this launch."""
-    begun = sum(self._begun.values()) / len(self._fractions)
-    if done - begun < 0.005 or done >= 1:
+    """The time left, by the pace since the first steps, before which programs are compiled."""
+    done_here = done - sum(self._begun.values()) / len(self._fractions)
+    if done_here < 0.005 or done >= 1:
       return ''
-    return f'{clock((now - self._start) * (1 - done) / (done - begun))} left'
+    return f'{clock((now - self._first) * (1 - done) / done_here)} left'
 
   def _live(self, event):
     if event.kind == 'progress':
@@ -220,8 +222,8 @@ class Display:
 def label(overrides: dict) -> str:
   """A run's overrides for people: `gru seed=1`."""
   return ' '.join(
-      str(value) if name == 'model.cell' else f'{name.split(".")[-1]}={value}'
-      for name, value in overrides.items()
+    str(value) if name == 'model.cell' else f'{name.split(".")[-1]}={value}'
+    for name, value in overrides.items()
   )
 
 

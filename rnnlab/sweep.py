@@ -10,10 +10,10 @@ from rnnlab.configs import RunSpec
 
 
 def expand(
-    config: ConfigDict,
-    sweep: Callable | None = None,
-    pinned: tuple[str, ...] = (),
-    command: str = '',
+  config: ConfigDict,
+  sweep: Callable | None = None,
+  pinned: tuple[str, ...] = (),
+  command: str = '',
 ) -> list[RunSpec]:
   """The runs of `sweep` over `config`, each checked; without a sweep, the one run of `config`.
 
@@ -55,8 +55,8 @@ def record(workdir, name: str, preset: str, command: str, runs: list[RunSpec]) -
   known = {run['id']: run for run in (runlog.read_json(path) or {}).get('runs', [])}
   known |= {run.id: {'id': run.id, 'overrides': run.overrides} for run in runs}
   runlog.write_json(
-      path,
-      {'experiment': name, 'preset': preset, 'command': command, 'runs': list(known.values())},
+    path,
+    {'experiment': name, 'preset': preset, 'command': command, 'runs': list(known.values())},
   )
 
 

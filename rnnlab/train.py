@@ -53,26 +53,26 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Array) -
   """The state before the first step; parameters drawn from `key`."""
   params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 2), jnp.int32))['params']
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      opt_state=tx.init(params),
-      totals=metrics.zeros(),
-      last_loss=jnp.full((), jnp.nan, jnp.float32),
-      bad_step=jnp.full((), -1, jnp.int32),
-      best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
-      best_accuracy=jnp.full((), -1, jnp.float32),
-      best_epoch=jnp.zeros((), jnp.int32),
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=tx.init(params),
+    totals=metrics.zeros(),
+    last_loss=jnp.full((), jnp.nan, jnp.float32),
+    bad_step=jnp.full((), -1, jnp.int32),
+    best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
+    best_accuracy=jnp.full((), -1, jnp.float32),
+    best_epoch=jnp.zeros((), jnp.int32),
   )
 
 
 def train_step(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    key: Array,
-    ids: Array,
-    labels: Array,
-    weights: Array,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  state: TrainState,
+  key: Array,
+  ids: Array,
+  labels: Array,
+  weights: Array,
 ) -> TrainState:
   """One step on a batch `ids [B, T]`, `labels [B]`; rows of weight 0 (`[B]`) only fill it."""
 
@@ -86,17 +86,17 @@ def train_step(
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
   return state._replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-      totals=metrics.add(state.totals, sums),
-      last_loss=jnp.where(good, value, state.last_loss),
-      bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+    totals=metrics.add(state.totals, sums),
+    last_loss=jnp.where(good, value, state.last_loss),
+    bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
   )
 
 
 def eval_step(
-    model: nn.Module, params, ids: Array, labels: Array, weights: Array
+  model: nn.Module, params, ids: Array, labels: Array, weights: Array
 ) -> metrics.Totals:
   """The totals of one batch, without dropout."""
   logits = model.apply({'params': params}, ids, deterministic=True)
@@ -134,7 +134,7 @@ def evaluate(model, params, ids: Array, labels: Array) -> metrics.Totals:
 
   def cut(x):
     return jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)).reshape(
-        batches, EVAL_BATCH, *x.shape[1:]
+      batches, EVAL_BATCH, *x.shape[1:]
     )
 
   def body(sums, batch):
@@ -145,15 +145,15 @@ def evaluate(model, params, ids: Array, labels: Array) -> metrics.Totals:
 
 
 def fit(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    key: Array,
-    train,
-    validation,
-    *,
-    epochs: int,
-    batch_size: int,
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  state: TrainState,
+  key: Array,
+  train,
+  validation,
+  *,
+  epochs: int,
+  batch_size: int,
 ) -> Iterator[Progress]:
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
@@ -178,9 +178,9 @@ def fit(
     state = state._replace(totals=metrics.zeros())
     if np.float32(row['validation_accuracy']) > state.best_accuracy:
       state = state._replace(
-          best_params=jax.tree.map(jnp.copy, state.params),
-          best_accuracy=jnp.float32(row['validation_accuracy']),
-          best_epoch=jnp.int32(epoch),
+        best_params=jax.tree.map(jnp.copy, state.params),
+        best_accuracy=jnp.float32(row['validation_accuracy']),
+        best_epoch=jnp.int32(epoch),
       )
     yield Progress(state, epoch, row)
 
@@ -190,10 +190,10 @@ def _diagnosis(state, steps):
   where = f'the loss was not finite at step {step} (epoch {step // steps + 1})'
   if step == 0:
     return (
-        f'{where}, before any update: the initial parameters or the inputs are not finite,'
-        ' or so large that they overflow'
+      f'{where}, before any update: the initial parameters or the inputs are not finite,'
+      ' or so large that they overflow'
     )
   return (
-      f'{where}; the last finite loss was {float(state.last_loss):.3g}. The updates diverged:'
-      ' lower optim.learning_rate, or set optim.clip_norm (1.0 is usual)'
+    f'{where}; the last finite loss was {float(state.last_loss):.3g}. The updates diverged:'
+    ' lower optim.learning_rate, or set optim.clip_norm (1.0 is usual)'
   )

@@ -23,8 +23,8 @@ QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': Fal
 quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 VARIANTS = {name: (name, {}) for name in cells.names()} | {
-    'gru-before': ('gru', {'reset': 'before'}),
-    'lstm-forget-0': ('lstm', {'forget_bias': 0.0}),
+  'gru-before': ('gru', {'reset': 'before'}),
+  'lstm-forget-0': ('lstm', {'forget_bias': 0.0}),
 }
 
 
@@ -41,7 +41,7 @@ def arguments(cell, dtype='float32', batch=BATCH):
   x_t = jax.ShapeDtypeStruct((batch, INPUTS), jnp.float32)
   rng = np.random.default_rng(0)
   return jax.tree.map(
-      lambda a: jnp.asarray(0.6 * rng.normal(size=a.shape), dtype), (params, carry, x_t)
+    lambda a: jnp.asarray(0.6 * rng.normal(size=a.shape), dtype), (params, carry, x_t)
   )
 
 
@@ -111,9 +111,9 @@ def test_step_is_the_same_compiled_and_mapped(cell):
   expected = step(params, carry, x_t)
   runs = jax.tree.map(lambda a: jnp.stack([-a, a]), (params, carry, x_t))
   for actual in (
-      quick(step)(params, carry, x_t),
-      quick(jax.vmap(row))(carry, x_t),
-      jax.tree.map(lambda a: a[1], quick(jax.vmap(step))(*runs)),
+    quick(step)(params, carry, x_t),
+    quick(jax.vmap(row))(carry, x_t),
+    jax.tree.map(lambda a: a[1], quick(jax.vmap(step))(*runs)),
   ):
     jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
 
@@ -138,21 +138,22 @@ def test_unroll_is_a_loop_of_steps(cell):
     params, carry, x_t = arguments(cell, 'float64')
     xs = jnp.stack([x_t * k for k in (1.0, -0.5, 2.0, 0.3)], 1)
     masks = dropout_masks(
-        jax.random.key(0), cell, params, BATCH, INPUTS, rate=0.5, recurrent_rate=0.5
+      jax.random.key(0), cell, params, BATCH, INPUTS, rate=0.5, recurrent_rate=0.5
     )
 
     def engine(params, carry, xs):
-      return unroll(
-          cell, params, xs, mask=mask, reverse=True, initial_carry=carry, dropout=masks
-      )
+      return unroll(cell, params, xs, mask=mask, reverse=True, initial_carry=carry, dropout=masks)
+
+    def keep(t, new, old):
+      return jnp.where(mask[:, t].reshape(BATCH, *[1] * (new.ndim - 1)), new, old)
 
     def loop(params, carry, xs):
       ys = []
       for t in reversed(range(STEPS)):
-        remaining, real = iter(masks), mask[:, t, None]
+        remaining = iter(masks)
         new, y_t = cell.step(params, carry, xs[:, t], lambda w, v: (v * next(remaining)) @ w)  # noqa: B023
-        carry = jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry)  # noqa: B023
-        ys.insert(0, jnp.where(real, y_t, 0))
+        carry = jax.tree.map(functools.partial(keep, t), new, carry)
+        ys.insert(0, keep(t, y_t, 0))
       return carry, jnp.stack(ys, 1)
 
     def with_gradients(f):
@@ -232,10 +233,10 @@ def test_initial_weights_are_glorot_and_orthogonal(name):
 @pytest.mark.parametrize('name', GATES)
 def test_initial_weights_are_chosen_by_the_caller(name):
   cell = cells.get(
-      name,
-      hidden_size=HIDDEN,
-      kernel_init=jax.nn.initializers.constant(2.0),
-      recurrent_init=jax.nn.initializers.constant(3.0),
+    name,
+    hidden_size=HIDDEN,
+    kernel_init=jax.nn.initializers.constant(2.0),
+    recurrent_init=jax.nn.initializers.constant(3.0),
   )
   params = cell.init(jax.random.key(0), INPUTS)
   assert (params['w_x'] == 2).all() and (params['w_h'] == 3).all()
@@ -254,8 +255,7 @@ def test_initial_biases_are_zero_but_for_lstm_s_forget_gate():
 
 def test_the_reset_before_the_product_has_one_bias():
   after, before = (
-      initial(cells.get('gru', hidden_size=HIDDEN, reset=reset))
-      for reset in ('after', 'before')
+    initial(cells.get('gru', hidden_size=HIDDEN, reset=reset)) for reset in ('after', 'before')
   )
   assert set(after) == {'w_x', 'w_h', 'b', 'b_hn'} and set(before) == {'w_x', 'w_h', 'b'}
 
@@ -282,18 +282,18 @@ def test_hidden_size_must_be_a_whole_number(name, size):
 
 
 @pytest.mark.parametrize(
-    ('name', 'options', 'words'),
-    [
-        ('ltsm', {}, ["no cell 'ltsm'", "did you mean 'lstm'", 'elman, gru, lstm']),
-        ('LSTM', {}, ["no cell 'LSTM'", 'elman, gru, lstm']),
-        ('base', {}, ["no cell 'base'"]),
-        ('', {}, ["no cell ''", 'elman, gru, lstm']),
-        ('lstm.lstm', {}, ["no cell 'lstm.lstm'"]),
-        ('lstm', {'forget_bais': 1.0}, ["no option 'forget_bais'", "did you mean 'forget_bias'"]),
-        ('lstm', {'reset': 'after'}, ["lstm has no option 'reset'", 'forget_bias']),
-        ('gru', {'reset': 'sideways'}, ["'before' or 'after'", "'sideways'"]),
-        ('gru', {'reset': None}, ["'before' or 'after'", 'None']),
-    ],
+  ('name', 'options', 'words'),
+  [
+    ('ltsm', {}, ["no cell 'ltsm'", "did you mean 'lstm'", 'elman, gru, lstm']),
+    ('LSTM', {}, ["no cell 'LSTM'", 'elman, gru, lstm']),
+    ('base', {}, ["no cell 'base'"]),
+    ('', {}, ["no cell ''", 'elman, gru, lstm']),
+    ('lstm.lstm', {}, ["no cell 'lstm.lstm'"]),
+    ('lstm', {'forget_bais': 1.0}, ["no option 'forget_bais'", "did you mean 'forget_bias'"]),
+    ('lstm', {'reset': 'after'}, ["lstm has no option 'reset'", 'forget_bias']),
+    ('gru', {'reset': 'sideways'}, ["'before' or 'after'", "'sideways'"]),
+    ('gru', {'reset': None}, ["'before' or 'after'", 'None']),
+  ],
 )
 def test_errors_name_what_is_there(name, options, words):
   with pytest.raises(ValueError) as error:
@@ -358,11 +358,11 @@ def test_a_cell_is_one_new_file(drop_file):
   assert 'mgu' in cells.names()
   cell = cells.get('mgu', hidden_size=HIDDEN, bias=0.5)
   for check in (
-      test_init_makes_a_flat_dict_of_float32,
-      test_unroll_is_a_loop_of_steps,
-      test_every_parameter_matters,
-      test_no_matrix_goes_past_dot,
-      test_every_product_counts,
+    test_init_makes_a_flat_dict_of_float32,
+    test_unroll_is_a_loop_of_steps,
+    test_every_parameter_matters,
+    test_no_matrix_goes_past_dot,
+    test_every_product_counts,
   ):
     check(cell)
   assert len(products(cell, initial(cell), INPUTS)) == 3

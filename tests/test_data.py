@@ -36,10 +36,21 @@ ARRAYS = ('train', 'validation', 'test')
 
 
 def config(**overrides):
-  data = ml_collections.ConfigDict(dict(
-      name='imdb', source='directory', dir='', vocab_size=10_000, max_len=20, padding='pre',
-      truncation='pre', mask=False, validation_fraction=0.2, split_seed=0, max_examples=0,
-  ))
+  data = ml_collections.ConfigDict(
+    dict(
+      name='imdb',
+      source='directory',
+      dir='',
+      vocab_size=10_000,
+      max_len=20,
+      padding='pre',
+      truncation='pre',
+      mask=False,
+      validation_fraction=0.2,
+      split_seed=0,
+      max_examples=0,
+    )
+  )
   data.update(overrides)
   return data
 
@@ -144,8 +155,13 @@ def serving(body, status=200):
 
 def run_python(code, *args, **env):
   done = subprocess.run(
-      [sys.executable, '-c', code, *map(str, args)], cwd=ROOT, env={**os.environ, **env},
-      capture_output=True, text=True, timeout=120)
+    [sys.executable, '-c', code, *map(str, args)],
+    cwd=ROOT,
+    env={**os.environ, **env},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 
@@ -176,8 +192,11 @@ def slow_tokens(line):
   return [token for token in tokens if token]
 
 
-awkward = st.text(st.one_of(
-    st.characters(exclude_categories=['Cs']), st.sampled_from(PUNCTUATION + " aAbB'\r\x85\xa0İ")))
+awkward = st.text(
+  st.one_of(
+    st.characters(exclude_categories=['Cs']), st.sampled_from(PUNCTUATION + " aAbB'\r\x85\xa0İ")
+  )
+)
 
 
 @settings(deadline=None)
@@ -188,7 +207,15 @@ def test_tokens_are_kerass(line):
 
 def test_tokens_of_a_review():
   assert text.tokenize("Don't!<br />It's GREAT-ish\tfun, 10/10…") == [
-      "don't", 'br', "it's", 'great', 'ish', 'fun', '10', '10…']
+    "don't",
+    'br',
+    "it's",
+    'great',
+    'ish',
+    'fun',
+    '10',
+    '10…',
+  ]
 
 
 @settings(deadline=None)
@@ -213,14 +240,18 @@ def test_ties_rank_by_first_appearance():
 
 @settings(deadline=None)
 @given(
-    st.lists(st.lists(st.integers(1, 99), max_size=12), max_size=6), st.integers(1, 10),
-    st.sampled_from(['pre', 'post']), st.sampled_from(['pre', 'post']))
+  st.lists(st.lists(st.integers(1, 99), max_size=12), max_size=6),
+  st.integers(1, 10),
+  st.sampled_from(['pre', 'post']),
+  st.sampled_from(['pre', 'post']),
+)
 def test_pad_is_kerass(sequences, max_len, padding, truncation):
   padded = batching.pad(sequences, max_len, padding, truncation)
   assert padded.dtype == np.int32 and padded.shape == (len(sequences), max_len)
   if sequences:
-    np.testing.assert_array_equal(padded, keras.utils.pad_sequences(
-        sequences, max_len, padding=padding, truncating=truncation))
+    np.testing.assert_array_equal(
+      padded, keras.utils.pad_sequences(sequences, max_len, padding=padding, truncating=truncation)
+    )
 
 
 def test_pad_refuses():
@@ -236,17 +267,20 @@ def test_pad_refuses():
 
 
 def test_directory(acl):
-  dataset = imdb.load(config(dir=str(acl), validation_fraction=0., max_len=100))
+  dataset = imdb.load(config(dir=str(acl), validation_fraction=0.0, max_len=100))
   assert dataset.source == 'directory'
   assert dataset.title == (
-      'IMDB, 120 train and 40 test reviews (aclImdb): not the complete official split')
+    'IMDB, 120 train and 40 test reviews (aclImdb): not the complete official split'
+  )
   assert dataset.validation is dataset.test
   for split in ('train', 'test'):
     ids, labels = getattr(dataset, split)
     assert ids.dtype == labels.dtype == np.int32
     files = sorted(
-        (f'{label}/{path.name}', ' '.join(slow_tokens(path.read_text(encoding='utf-8'))))
-        for label in ('neg', 'pos') for path in (acl / split / label).iterdir())
+      (f'{label}/{path.name}', ' '.join(slow_tokens(path.read_text(encoding='utf-8'))))
+      for label in ('neg', 'pos')
+      for path in (acl / split / label).iterdir()
+    )
     assert labels.tolist() == [int(name.startswith('pos')) for name, _ in files]
     if split == 'train':
       assert words_of(dataset, split) == [line for _, line in files]
@@ -255,8 +289,9 @@ def test_directory(acl):
   assert set(dataset.vocabulary) == tokens  # so none of testneg1 and the like
 
 
-@pytest.mark.parametrize('name, mode', [('a.tar.gz', 'w:gz'), ('aclImdb_v1.tar.gz', 'w:gz'),
-                                        ('b.tar', 'w')])
+@pytest.mark.parametrize(
+  'name, mode', [('a.tar.gz', 'w:gz'), ('aclImdb_v1.tar.gz', 'w:gz'), ('b.tar', 'w')]
+)
 def test_archive_equals_directory(acl, tmp_path, name, mode):
   folder = imdb.load(config(dir=str(acl)))
   files = dict(reversed(tiny_reviews().items()))
@@ -290,9 +325,11 @@ def test_archive_is_damaged(tmp_path, damage):
   if damage == 'flipped':
     content[len(content) // 2] ^= 255
   content = {
-      'truncated': content[:len(content) // 2], 'flipped': content, 'empty': b'',
-      'not an archive': b'hello' * 1000,
-      'no pos': archive({k: v for k, v in tiny_reviews().items() if '/pos/' not in k}),
+    'truncated': content[: len(content) // 2],
+    'flipped': content,
+    'empty': b'',
+    'not an archive': b'hello' * 1000,
+    'no pos': archive({k: v for k, v in tiny_reviews().items() if '/pos/' not in k}),
   }[damage]
   path = tmp_path / 'acl.tar.gz'
   path.write_bytes(content)
@@ -314,7 +351,7 @@ def test_package(package):
   dataset = imdb.load(config(source='package', validation_fraction=0.1, max_len=100))
   assert dataset.title.endswith('held-out train reviews, not the official test set')
   assert [len(getattr(dataset, split).labels) for split in ARRAYS] == [84, 12, 24]
-  alone = imdb.load(config(source='package', validation_fraction=0., max_len=100))
+  alone = imdb.load(config(source='package', validation_fraction=0.0, max_len=100))
   assert alone.validation is alone.test
   # What is tested on depends on nothing but the seed.
   np.testing.assert_array_equal(alone.test.labels, dataset.test.labels)
@@ -337,7 +374,7 @@ def test_package_is_missing(monkeypatch):
 # Sources: TFDS
 
 
-WITHOUT_TENSORFLOW = '''
+WITHOUT_TENSORFLOW = """
 import json, sys
 class Hiding:
   def __init__(self, finder): self.finder = finder
@@ -348,8 +385,10 @@ sys.meta_path[:] = map(Hiding, sys.meta_path)
 import ml_collections
 from rnnlab.data import imdb
 data = ml_collections.ConfigDict(json.loads(sys.argv[1]))
-'''
-PREPARE = WITHOUT_TENSORFLOW + '''
+"""
+PREPARE = (
+  WITHOUT_TENSORFLOW
+  + """
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums
 base = tfds.builder_cls('imdb_reviews')
@@ -363,7 +402,8 @@ direct = tfds.data_source('imdb_reviews/plain_text', data_dir=data.dir, download
                           builder_kwargs=dict(file_format='array_record'))
 print(json.dumps([url, source, dataset.source, dataset.title, dataset.fingerprint,
                   'tensorflow' in sys.modules, len(direct['test'])]))
-'''
+"""
+)
 
 
 @pytest.fixture(scope='module')
@@ -376,8 +416,12 @@ def prepared(tmp_path_factory):
   with serving(content) as (proxy, asked), pytest.MonkeyPatch.context() as env:
     use_proxy(env, proxy)
     said = run_python(
-        PREPARE, data, len(content), hashlib.sha256(content).hexdigest(),
-        XDG_CACHE_HOME=str(root / 'cache'))
+      PREPARE,
+      data,
+      len(content),
+      hashlib.sha256(content).hexdigest(),
+      XDG_CACHE_HOME=str(root / 'cache'),
+    )
   return root / 'data', asked, said
 
 
@@ -385,8 +429,9 @@ def test_tfds_is_downloaded_and_prepared(prepared, acl, offline):
   root, asked, (url, resolved, source, title, fingerprint, tensorflow, size) = prepared
   assert set(asked) == {url}
   assert (resolved, source, tensorflow, size) == ('tfds', 'tfds', False, 40)
-  assert title == ('IMDB, 120 train and 40 test reviews (TFDS imdb_reviews 1.0.0): not the complete'
-                   ' official split')
+  assert title == (
+    'IMDB, 120 train and 40 test reviews (TFDS imdb_reviews 1.0.0): not the complete official split'
+  )
   # Prepared, it needs no network, and holds what the archive does.
   assert sources.resolve(config(source='auto', dir=str(root))) == 'tfds'
   dataset = imdb.load(config(source='auto', dir=str(root)))
@@ -394,8 +439,10 @@ def test_tfds_is_downloaded_and_prepared(prepared, acl, offline):
   folder = imdb.load(config(dir=str(acl)))
   assert sorted(dataset.vocabulary) == sorted(folder.vocabulary)
   for split in ARRAYS:
-    a, b = (sorted(zip(words_of(d, split), getattr(d, split).labels.tolist(), strict=True))
-            for d in (dataset, folder))
+    a, b = (
+      sorted(zip(words_of(d, split), getattr(d, split).labels.tolist(), strict=True))
+      for d in (dataset, folder)
+    )
     assert a == b
 
 
@@ -407,12 +454,14 @@ def test_tfds_data_dir_is_honoured(prepared, monkeypatch):
 
 def test_tfds_in_its_default_format(prepared, tmp_path):
   import tensorflow_datasets as tfds
+
   folder = tmp_path / 'copy/imdb_reviews/plain_text/1.0.0'
   shutil.copytree(prepared[0] / 'imdb_reviews/plain_text/1.0.0', folder)
   builder = tfds.builder_from_directory(folder)
   for split in ('train', 'test'):
     examples = builder.as_data_source(
-        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
     with (folder / f'imdb_reviews-{split}.tfrecord-00000-of-00001').open('wb') as file:
       for record in examples:
         file.write(len(record).to_bytes(8, 'little') + b'crc1' + record + b'crc2')
@@ -422,8 +471,9 @@ def test_tfds_in_its_default_format(prepared, tmp_path):
   info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
   dataset = imdb.load(config(source='tfds', dir=str(tmp_path / 'copy')))
   assert dataset.fingerprint == prepared[2][4]
-  os.truncate(path := folder / 'imdb_reviews-test.tfrecord-00000-of-00001',
-              path.stat().st_size - 10)
+  os.truncate(
+    path := folder / 'imdb_reviews-test.tfrecord-00000-of-00001', path.stat().st_size - 10
+  )
   with pytest.raises(DataError, match='imdb_reviews-test.*ends within a record'):
     imdb.load(config(source='tfds', dir=str(tmp_path / 'copy')))
 
@@ -547,11 +597,13 @@ def test_draw_keeps_duplicates_together():
 
 def test_splits(acl):
   one, again, other = (
-      imdb.load(config(dir=str(acl), split_seed=seed, max_len=100)) for seed in (0, 0, 1))
+    imdb.load(config(dir=str(acl), split_seed=seed, max_len=100)) for seed in (0, 0, 1)
+  )
   same(one, again)
   train, validation = (
-      {re.search(r'train\w+', line)[0] for line in words_of(one, s) if 'train' in line}
-      for s in ('train', 'validation'))
+    {re.search(r'train\w+', line)[0] for line in words_of(one, s) if 'train' in line}
+    for s in ('train', 'validation')
+  )
   assert train and not train & validation
   assert [len(getattr(one, split).labels) for split in ARRAYS] == [96, 24, 40]
   for split in ARRAYS:
@@ -573,10 +625,20 @@ def test_max_examples(acl):
   assert everything.fingerprint == whole.fingerprint
 
 
-@pytest.mark.parametrize('field, value', [
-    ('max_len', -1), ('max_len', 0), ('vocab_size', 4), ('vocab_size', -1), ('padding', 'left'),
-    ('truncation', 'right'), ('validation_fraction', 1.), ('validation_fraction', -0.1),
-    ('max_examples', -1)])
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('max_len', -1),
+    ('max_len', 0),
+    ('vocab_size', 4),
+    ('vocab_size', -1),
+    ('padding', 'left'),
+    ('truncation', 'right'),
+    ('validation_fraction', 1.0),
+    ('validation_fraction', -0.1),
+    ('max_examples', -1),
+  ],
+)
 def test_values_out_of_range(acl, field, value):
   with pytest.raises(ValueError, match=field):
     imdb.load(config(dir=str(acl), **{field: value}))
@@ -595,20 +657,36 @@ def test_empty_split(acl, package):
 @pytest.mark.parametrize('padding', ['pre', 'post'])
 @pytest.mark.parametrize('truncation', ['pre', 'post'])
 def test_arrays_are_kerass(acl, padding, truncation):
-  dataset = imdb.load(config(
-      dir=str(acl), vocab_size=12, padding=padding, truncation=truncation, validation_fraction=0.))
+  dataset = imdb.load(
+    config(
+      dir=str(acl), vocab_size=12, padding=padding, truncation=truncation, validation_fraction=0.0
+    )
+  )
   lines = {
-      split: [path.read_text(encoding='utf-8') for label in ('neg', 'pos')
-              for path in sorted((acl / split / label).iterdir())] for split in ('train', 'test')}
+    split: [
+      path.read_text(encoding='utf-8')
+      for label in ('neg', 'pos')
+      for path in sorted((acl / split / label).iterdir())
+    ]
+    for split in ('train', 'test')
+  }
   tokenizer = keras_text.Tokenizer()
   tokenizer.fit_on_texts(lines['train'])
   tokenizer.word_index['?'] = 99
   for split in ('train', 'test'):
-    ids = [[1, *(tokenizer.word_index.get(w, 99) + 3 for w in slow_tokens(line))]
-           for line in lines[split]]
-    np.testing.assert_array_equal(getattr(dataset, split).ids, keras.utils.pad_sequences(
-        [[i if i < 12 else 2 for i in row] for row in ids], 20, padding=padding,
-        truncating=truncation))
+    ids = [
+      [1, *(tokenizer.word_index.get(w, 99) + 3 for w in slow_tokens(line))]
+      for line in lines[split]
+    ]
+    np.testing.assert_array_equal(
+      getattr(dataset, split).ids,
+      keras.utils.pad_sequences(
+        [[i if i < 12 else 2 for i in row] for row in ids],
+        20,
+        padding=padding,
+        truncating=truncation,
+      ),
+    )
 
 
 # Cache
@@ -624,8 +702,15 @@ def test_cache_is_used(acl, cache, monkeypatch):
   monkeypatch.setitem(sources.SOURCES, 'directory', read._replace(read=no_reading))
   same(first, imdb.load(config(dir=str(acl))))
   same(first, imdb.load(config(dir=str(acl), mask=True)))  # the model's business
-  for change in (dict(vocab_size=12), dict(max_len=21), dict(padding='post'), dict(split_seed=1),
-                 dict(truncation='post'), dict(validation_fraction=0.1), dict(max_examples=9)):
+  for change in (
+    dict(vocab_size=12),
+    dict(max_len=21),
+    dict(padding='post'),
+    dict(split_seed=1),
+    dict(truncation='post'),
+    dict(validation_fraction=0.1),
+    dict(max_examples=9),
+  ):
     with pytest.raises(AssertionError, match='although cached'):
       imdb.load(config(dir=str(acl), **change))
   path = acl / 'test/neg/0_2.txt'
@@ -636,13 +721,18 @@ def test_cache_is_used(acl, cache, monkeypatch):
 
 
 def test_warm_cache_imports_no_tfds(prepared):
-  code = WITHOUT_TENSORFLOW + '''
+  code = (
+    WITHOUT_TENSORFLOW
+    + """
 dataset = imdb.load(data)
 print(json.dumps([dataset.fingerprint, *{'tensorflow_datasets', 'matplotlib'} & {*sys.modules}]))
-'''
+"""
+  )
   assert run_python(
-      code, config(source='auto', dir=str(prepared[0])).to_json(),
-      XDG_CACHE_HOME=str(prepared[0].parent / 'cache')) == [prepared[2][4]]
+    code,
+    config(source='auto', dir=str(prepared[0])).to_json(),
+    XDG_CACHE_HOME=str(prepared[0].parent / 'cache'),
+  ) == [prepared[2][4]]
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'flipped', 'empty', 'exchanged'])
@@ -682,22 +772,31 @@ def test_cache_on_a_full_disk(acl, cache, caplog):
 
 
 def test_cache_is_written_at_once_by_two(acl, cache):
-  code = WITHOUT_TENSORFLOW + '''
+  code = (
+    WITHOUT_TENSORFLOW
+    + """
 print('ready', flush=True)
 sys.stdin.readline()
 for _ in range(5):
   for file in sys.argv[2:]:
     __import__('pathlib').Path(file).unlink(missing_ok=True)
   print(imdb.load(data).fingerprint)
-'''
+"""
+  )
   first = imdb.load(config(dir=str(acl)))
   [path] = cache.iterdir()
   processes = [
-      subprocess.Popen(
-          [sys.executable, '-c', code, config(dir=str(acl)).to_json(), path], cwd=ROOT,
-          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-          env={**os.environ, 'PYTHONHASHSEED': str(i)})
-      for i in range(2)]
+    subprocess.Popen(
+      [sys.executable, '-c', code, config(dir=str(acl)).to_json(), path],
+      cwd=ROOT,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env={**os.environ, 'PYTHONHASHSEED': str(i)},
+    )
+    for i in range(2)
+  ]
   for process in processes:
     assert process.stdout.readline() == 'ready\n'
   for process in processes:
@@ -740,7 +839,8 @@ def test_official_figures_are_kerass(official):
   train, test = (official[2][split].texts for split in ('train', 'test'))
   words = text.vocabulary(train, 10_000)
   assert ' '.join(words[:19]) == (
-      'the and a of to is br in it i this that was as for with movie but film')
+    'the and a of to is br in it i this that was as for with movie but film'
+  )
   assert len(words) == 10_000 - 4
   ids = text.encode(train, words)
   lengths = np.array([len(row) for row in ids])
@@ -749,18 +849,23 @@ def test_official_figures_are_kerass(official):
   # Keras publishes its arrays with this mean over train.
   assert round(lengths.mean(), 5) == 238.71364
   # However often a word comes in the test split, it is not known if it comes there alone.
-  seen, test_only = ({word for line in lines for word in text.tokenize(line)}
-                     for lines in (train, test))
+  seen, test_only = (
+    {word for line in lines for word in text.tokenize(line)} for lines in (train, test)
+  )
   test_only -= seen
   assert len(test_only) > 10_000 and set(words) <= seen and not set(words) & test_only
 
 
 def test_official_dataset(official, monkeypatch):
-  monkeypatch.setitem(sources.SOURCES, 'tfds', sources.SOURCES['tfds']._replace(
-      read=lambda folder: official[3]))  # read already
+  monkeypatch.setitem(
+    sources.SOURCES, 'tfds', sources.SOURCES['tfds']._replace(read=lambda folder: official[3])
+  )  # read already
   dataset = imdb.load(config(source='tfds', dir=str(TFDS_ROOT), max_len=200))
   assert [getattr(dataset, s).ids.shape for s in ARRAYS] == [
-      (20_000, 200), (5_000, 200), (25_000, 200)]
+    (20_000, 200),
+    (5_000, 200),
+    (25_000, 200),
+  ]
   assert all(getattr(dataset, s).labels.mean() == 0.5 for s in ARRAYS)
   # The test split is as it was, in its order.
   texts, labels = official[2]['test']
@@ -768,8 +873,12 @@ def test_official_dataset(official, monkeypatch):
   known = set(dataset.vocabulary)
   for i in (0, 9_999, 24_999):
     line = ' '.join(word if word in known else '?' for word in slow_tokens(texts[i])[-199:])
-    assert words_of(dataset._replace(test=imdb.Split(dataset.test.ids[i:i + 1], 0)), 'test')[
-        0].split()[-199:] == line.split()
+    assert (
+      words_of(dataset._replace(test=imdb.Split(dataset.test.ids[i : i + 1], 0)), 'test')[
+        0
+      ].split()[-199:]
+      == line.split()
+    )
   start = time.monotonic()
   same(dataset, imdb.load(config(source='tfds', dir=str(TFDS_ROOT), max_len=200)))
   assert time.monotonic() - start < 3  # 0.1 s on an idle machine
@@ -785,7 +894,8 @@ def installed():
 def test_package_is_the_official_train_split(official, installed):
   train = official[2]['train']
   assert sorted(zip(installed.texts, installed.labels.tolist(), strict=True)) == sorted(
-      zip(train.texts, train.labels.tolist(), strict=True))
+    zip(train.texts, train.labels.tolist(), strict=True)
+  )
 
 
 def test_package_splits(installed):

@@ -38,11 +38,11 @@ def environment(tmp_path_factory):
   """The environment of a launch: a cache of its own, one for compiled programs to save time."""
   cache = tmp_path_factory.mktemp('cache')
   return os.environ | {
-      'XDG_CACHE_HOME': str(cache),
-      'JAX_COMPILATION_CACHE_DIR': str(cache / 'jax'),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
-      'COLUMNS': '200',
-      'PYTHONPATH': '',
+    'XDG_CACHE_HOME': str(cache),
+    'JAX_COMPILATION_CACHE_DIR': str(cache / 'jax'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+    'COLUMNS': '200',
+    'PYTHONPATH': '',
   }
 
 
@@ -53,12 +53,12 @@ def launch(reviews, environment, tmp_path):
   def run(*words, root=ROOT, env=None, check=None):
     given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
     done = subprocess.run(
-        [sys.executable, root / 'launch.py', *without(given, words), *words],
-        cwd=tmp_path,
-        env=environment | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=300,
+      [sys.executable, root / 'launch.py', *without(given, words), *words],
+      cwd=tmp_path,
+      env=environment | (env or {}),
+      capture_output=True,
+      text=True,
+      timeout=300,
     )
     if check is not None:
       assert done.returncode == check, done.stdout + done.stderr
@@ -106,12 +106,12 @@ def finished(tmp_path_factory, reviews, environment):
   words = [SMOKE, f'--workdir={workdir}', '--executor=serial']
   words += ['--config.data.source=directory', f'--config.data.dir={reviews}']
   done = subprocess.run(
-      [sys.executable, ROOT / 'launch.py', *words],
-      env=environment,
-      cwd=tmp_path_factory.mktemp('elsewhere'),
-      capture_output=True,
-      text=True,
-      timeout=300,
+    [sys.executable, ROOT / 'launch.py', *words],
+    env=environment,
+    cwd=tmp_path_factory.mktemp('elsewhere'),
+    capture_output=True,
+    text=True,
+    timeout=300,
   )
   assert done.returncode == 0, done.stdout + done.stderr
   return workdir, done.stdout
@@ -152,7 +152,7 @@ def test_processes_give_the_bits_of_serial(finished, launch, tmp_path):
 
 @pytest.mark.parametrize('executor', ['serial', 'process'])
 def test_killed_three_times_and_resumed_to_the_bit(
-    executor, finished, reviews, environment, tmp_path
+  executor, finished, reviews, environment, tmp_path
 ):
   command = [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=killed']
   command += [f'--executor={executor}', '--config.data.source=directory']
@@ -161,13 +161,13 @@ def test_killed_three_times_and_resumed_to_the_bit(
   # Three moments, told by what is on disk: while the first run is at work, after the first
   # checkpoint of another, and when the first result has been there for a moment.
   moments = (
-      lambda: list(killed.glob('*/config.json')),
-      lambda: list(killed.glob('*/checkpoints/*/_CHECKPOINT_METADATA')),
-      lambda: list(killed.glob('*/result.json')),
+    lambda: list(killed.glob('*/config.json')),
+    lambda: list(killed.glob('*/checkpoints/*/_CHECKPOINT_METADATA')),
+    lambda: list(killed.glob('*/result.json')),
   )
   for moment in moments:
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+      command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while not moment() and process.poll() is None:
       pass
@@ -181,18 +181,18 @@ def test_killed_three_times_and_resumed_to_the_bit(
 
 @pytest.mark.parametrize('executor', ['serial', 'process'])
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
-    executor, finished, reviews, environment, launch, tmp_path
+  executor, finished, reviews, environment, launch, tmp_path
 ):
   words = [SMOKE, '--workdir=stopped', f'--executor={executor}']
   given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
   process = subprocess.Popen(
-      [sys.executable, ROOT / 'launch.py', *given, *words],
-      cwd=tmp_path,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      start_new_session=True,
+    [sys.executable, ROOT / 'launch.py', *given, *words],
+    cwd=tmp_path,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
   )
   for line in process.stdout:
     if 'epoch 1/2' in line:
@@ -209,12 +209,12 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
 
 def test_two_launches_cannot_share_a_workdir(finished, launch, reviews, environment, tmp_path):
   first = subprocess.Popen(
-      [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=shared', '--executor=serial']
-      + ['--config.data.source=directory', f'--config.data.dir={reviews}'],
-      cwd=tmp_path,
-      env=environment,
-      stdout=subprocess.PIPE,
-      text=True,
+    [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=shared', '--executor=serial']
+    + ['--config.data.source=directory', f'--config.data.dir={reviews}'],
+    cwd=tmp_path,
+    env=environment,
+    stdout=subprocess.PIPE,
+    text=True,
   )
   for line in first.stdout:
     if 'epoch' in line:
@@ -256,25 +256,25 @@ def spoil(step):
 
 
 MISTAKES = {
-    'unknown cell': (['--config.model.cell=lsmt'], "did you mean 'lstm'"),
-    'unknown source': (['--config.data.source=pakage'], "did you mean 'package'"),
-    'unknown preset': ([f'--config={ROOT}/experiments/imdb.py:smok'], "did you mean 'smoke'"),
-    'misspelt section': (['--config.modle.cell=gru'], "'modle' (did you mean 'model'?)"),
-    'misspelt field': (['--config.model.cel=gru'], "'cel' (did you mean 'cell'?)"),
-    'mistyped number': (['--config.train.epochs=ten'], "'ten'"),
-    'mistyped truth': (['--config.data.mask=maybe'], 'maybe'),
-    'hidden_size': (['--config.model.hidden_size=0'], 'model.hidden_size=0: must be at least 1'),
-    'dropout': (['--config.model.dropout=1.5'], 'model.dropout=1.5: must be at least 0'),
-    'max_len': (['--config.data.max_len=-1'], 'data.max_len=-1: must be at least 1'),
-    'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be above 0'),
-    'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),
-    'cell option': (['--config.model.cell=gru', '--config.model.gru.reset=befor'], "'befor'"),
-    'missing config': (['--config=experiments/imbd.py'], 'there is no config file'),
-    'not a flag': (['smoke'], "what is 'smoke'?"),
-    'unknown flag': (['--confg=x'], 'Did you mean: config'),
-    'unknown executor': (['--executor=proces'], 'auto|serial|process'),
-    'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
-    'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
+  'unknown cell': (['--config.model.cell=lsmt'], "did you mean 'lstm'"),
+  'unknown source': (['--config.data.source=pakage'], "did you mean 'package'"),
+  'unknown preset': ([f'--config={ROOT}/experiments/imdb.py:smok'], "did you mean 'smoke'"),
+  'misspelt section': (['--config.modle.cell=gru'], "'modle' (did you mean 'model'?)"),
+  'misspelt field': (['--config.model.cel=gru'], "'cel' (did you mean 'cell'?)"),
+  'mistyped number': (['--config.train.epochs=ten'], "'ten'"),
+  'mistyped truth': (['--config.data.mask=maybe'], 'maybe'),
+  'hidden_size': (['--config.model.hidden_size=0'], 'model.hidden_size=0: must be at least 1'),
+  'dropout': (['--config.model.dropout=1.5'], 'model.dropout=1.5: must be at least 0'),
+  'max_len': (['--config.data.max_len=-1'], 'data.max_len=-1: must be at least 1'),
+  'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be above 0'),
+  'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),
+  'cell option': (['--config.model.cell=gru', '--config.model.gru.reset=befor'], "'befor'"),
+  'missing config': (['--config=experiments/imbd.py'], 'there is no config file'),
+  'not a flag': (['smoke'], "what is 'smoke'?"),
+  'unknown flag': (['--confg=x'], 'Did you mean: config'),
+  'unknown executor': (['--executor=proces'], 'auto|serial|process'),
+  'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
+  'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
 }
 
 
@@ -308,10 +308,10 @@ def no_network(tmp_path):
   """An environment in which Python finds no host, as on a machine without a network."""
   (tmp_path / 'offline').mkdir()
   (tmp_path / 'offline' / 'sitecustomize.py').write_text(
-      'import socket\n'
-      'def refuse(*args, **kwargs):\n'
-      "  raise socket.gaierror(-3, 'Temporary failure in name resolution')\n"
-      'socket.getaddrinfo = socket.create_connection = refuse\n'
+    'import socket\n'
+    'def refuse(*args, **kwargs):\n'
+    "  raise socket.gaierror(-3, 'Temporary failure in name resolution')\n"
+    'socket.getaddrinfo = socket.create_connection = refuse\n'
   )
   return {'PYTHONPATH': str(tmp_path / 'offline')}
 
@@ -327,12 +327,12 @@ def test_a_damaged_data_file_is_named(launch, reviews, tmp_path):
 def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   experiment = tmp_path / 'diverges.py'
   experiment.write_text(
-      f'import runpy\n'
-      f'imdb = runpy.run_path({str(ROOT / "experiments" / "imdb.py")!r})\n'
-      f"get_config = lambda: imdb['get_config']('smoke')\n"
-      f'def sweep(add):\n'
-      f"  add({{'optim.learning_rate': 1e38}})\n"
-      f"  add({{'optim.learning_rate': 1e-3}})\n"
+    f'import runpy\n'
+    f'imdb = runpy.run_path({str(ROOT / "experiments" / "imdb.py")!r})\n'
+    f"get_config = lambda: imdb['get_config']('smoke')\n"
+    f'def sweep(add):\n'
+    f"  add({{'optim.learning_rate': 1e38}})\n"
+    f"  add({{'optim.learning_rate': 1e-3}})\n"
   )
   done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial')
   assert done.returncode == 1
@@ -348,13 +348,13 @@ def test_a_full_disk_fails_the_run_keeps_the_others_and_can_go_on(finished, laun
   # A disk that is full for files over a size, as a quota: every write of a checkpoint fails.
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'sitecustomize.py').write_text(
-      'import errno, os, pathlib\n'
-      'replace = os.replace\n'
-      'def full(source, target, **kwargs):\n'
-      f"  if len(list(pathlib.Path({str(tmp_path)!r}).glob('small/*/result.json'))) >= 2:\n"
-      "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
-      '  return replace(source, target, **kwargs)\n'
-      'os.replace = full\n'
+    'import errno, os, pathlib\n'
+    'replace = os.replace\n'
+    'def full(source, target, **kwargs):\n'
+    f"  if len(list(pathlib.Path({str(tmp_path)!r}).glob('small/*/result.json'))) >= 2:\n"
+    "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+    '  return replace(source, target, **kwargs)\n'
+    'os.replace = full\n'
   )
   full = {'PYTHONPATH': str(tmp_path / 'full')}
   done = launch(SMOKE, '--workdir=small', '--executor=serial', env=full)
@@ -368,13 +368,13 @@ def test_a_full_disk_fails_the_run_keeps_the_others_and_can_go_on(finished, laun
 def test_a_dead_worker_fails_its_run_alone(launch, tmp_path):
   (tmp_path / 'deadly').mkdir()
   (tmp_path / 'deadly' / 'sitecustomize.py').write_text(
-      'import os, json\n'
-      'replace = os.replace\n'
-      'def deadly(source, target, **kwargs):\n'
-      '  replace(source, target, **kwargs)\n'
-      "  if 'cell-gru_seed-0' in str(target) and str(target).endswith('metrics.jsonl'):\n"
-      '    os.kill(os.getpid(), 9)\n'
-      'os.replace = deadly\n'
+    'import os, json\n'
+    'replace = os.replace\n'
+    'def deadly(source, target, **kwargs):\n'
+    '  replace(source, target, **kwargs)\n'
+    "  if 'cell-gru_seed-0' in str(target) and str(target).endswith('metrics.jsonl'):\n"
+    '    os.kill(os.getpid(), 9)\n'
+    'os.replace = deadly\n'
   )
   deadly = {'PYTHONPATH': str(tmp_path / 'deadly')}
   done = launch(SMOKE, '--workdir=out', '--executor=process', env=deadly)
@@ -393,12 +393,12 @@ def test_a_cell_in_one_new_file_trains_by_name(launch, tmp_path):
   name, code = cell_of_the_readme()
   (copy / 'rnnlab' / 'cells' / f'{name}.py').write_text(code)
   done = launch(
-      f'--config={copy}/experiments/imdb.py:smoke',
-      f'--config.model.cell={name}',
-      '--config.seed=3',
-      '--workdir=out',
-      root=copy,
-      check=0,
+    f'--config={copy}/experiments/imdb.py:smoke',
+    f'--config.model.cell={name}',
+    '--config.seed=3',
+    '--workdir=out',
+    root=copy,
+    check=0,
   )
   assert '1 runs, 0 done' in done.stdout
   (result,) = (tmp_path / 'out').glob('*/result.json')

@@ -45,20 +45,20 @@ def test_pooling_against_a_loop(how, bidirectional, masked):
 
 
 @pytest.mark.parametrize(
-    ['layers', 'bidirectional', 'pooling', 'classes'],
-    [(1, False, 'last', 1), (2, True, 'concat', 3), (1, True, 'mean', 1), (2, False, 'max', 2)],
+  ['layers', 'bidirectional', 'pooling', 'classes'],
+  [(1, False, 'last', 1), (2, True, 'concat', 3), (1, True, 'mean', 1), (2, False, 'max', 2)],
 )
 @pytest.mark.parametrize('cell', cells.names())
 def test_logits_have_their_shape_and_every_parameter_a_gradient(
-    cell, layers, bidirectional, pooling, classes
+  cell, layers, bidirectional, pooling, classes
 ):
   model = classifier(
-      cell=cells.get(cell, hidden_size=4),
-      layers=layers,
-      bidirectional=bidirectional,
-      pooling=pooling,
-      classes=classes,
-      mask=True,
+    cell=cells.get(cell, hidden_size=4),
+    layers=layers,
+    bidirectional=bidirectional,
+    pooling=pooling,
+    classes=classes,
+    mask=True,
   )
 
   @jax.jit
@@ -93,8 +93,8 @@ def test_the_tutorial_s_model_has_its_published_parameter_counts():
     model = classifier(cell=cells.get(name, hidden_size=64), vocab_size=10_000, embed_size=128)
     counts[name] = sum(p.size for p in jax.tree.leaves(init(model, ids)))
   assert counts == {
-      'lstm': 1_280_000 + 4 * (128 + 64 + 1) * 64 + 65,
-      'gru': 1_280_000 + 3 * (128 + 64 + 1) * 64 + 64 + 65,
+    'lstm': 1_280_000 + 4 * (128 + 64 + 1) * 64 + 65,
+    'gru': 1_280_000 + 3 * (128 + 64 + 1) * 64 + 64 + 65,
   }
 
 
@@ -110,7 +110,7 @@ def test_with_a_mask_the_padding_side_and_amount_do_not_matter(bidirectional):
 
 
 @pytest.mark.parametrize(
-    'rate', ['embed_dropout', 'dropout', 'recurrent_dropout', 'output_dropout']
+  'rate', ['embed_dropout', 'dropout', 'recurrent_dropout', 'output_dropout']
 )
 @pytest.mark.parametrize('per_gate', [False, True])
 def test_each_dropout_acts_in_training_alone_and_by_its_key(rate, per_gate):
@@ -134,9 +134,9 @@ def test_dropout_keeps_the_mean_of_the_linear_head():
   params = init(model, IDS)
   keys = jax.random.split(jax.random.key(0), 4000)
   apply = jax.jit(
-      jax.vmap(
-          lambda k: model.apply({'params': params}, IDS, deterministic=False, rngs={'dropout': k})
-      )
+    jax.vmap(
+      lambda k: model.apply({'params': params}, IDS, deterministic=False, rngs={'dropout': k})
+    )
   )
   plain = model.apply({'params': params}, IDS)
   np.testing.assert_allclose(apply(keys).mean(0), plain, atol=0.02)

@@ -13,13 +13,13 @@ NOTEBOOKS = pathlib.Path(__file__).parents[1] / 'experiments' / 'notebooks'
 def test_a_notebook_runs_from_top_to_bottom(path):
   notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
-      notebook, timeout=300, resources={'metadata': {'path': str(path.parent)}}
+    notebook, timeout=300, resources={'metadata': {'path': str(path.parent)}}
   )
   client.execute()
   pictures = [
-      output
-      for cell in notebook.cells
-      for output in cell.get('outputs', [])
-      if 'image/png' in output.get('data', {})
+    output
+    for cell in notebook.cells
+    for output in cell.get('outputs', [])
+    if 'image/png' in output.get('data', {})
   ]
   assert len(pictures) == 2

@@ -12,16 +12,16 @@ from rnnlab import optim
 
 def config(**fields):
   return ConfigDict(
-      {
-          'name': 'adam',
-          'learning_rate': 0.1,
-          'epsilon': 1e-8,
-          'schedule': 'constant',
-          'warmup_steps': 0,
-          'clip_norm': 0.0,
-          'weight_decay': 0.0,
-      }
-      | fields
+    {
+      'name': 'adam',
+      'learning_rate': 0.1,
+      'epsilon': 1e-8,
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'clip_norm': 0.0,
+      'weight_decay': 0.0,
+    }
+    | fields
   )
 
 

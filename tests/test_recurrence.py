@@ -17,31 +17,31 @@ from numpy.testing import assert_allclose, assert_array_equal
 from rnnlab import cells
 from rnnlab.cells.base import Cell
 from rnnlab.recurrence import (
-    Product,
-    bidirectional,
-    dropout_masks,
-    lengths_to_mask,
-    products,
-    stacked,
-    unroll,
+  Product,
+  bidirectional,
+  dropout_masks,
+  lengths_to_mask,
+  products,
+  stacked,
+  unroll,
 )
 
 BATCH, STEPS, INPUTS, HIDDEN = 3, 7, 5, 4
 TOLERANCE = {'float32': 1e-5, 'float64': 1e-10}
 
 OPTIONS = {
-    'elman': ('elman', {}),
-    'lstm': ('lstm', {}),
-    'gru-after': ('gru', {'reset': 'after'}),
-    'gru-before': ('gru', {'reset': 'before'}),
+  'elman': ('elman', {}),
+  'lstm': ('lstm', {}),
+  'gru-after': ('gru', {'reset': 'after'}),
+  'gru-before': ('gru', {'reset': 'before'}),
 }
 NAMES = list(OPTIONS)
 MASKS = {
-    'no-mask': None,
-    'lengths': np.arange(STEPS) < np.array([[7], [4], [1]]),
-    'left-padding': np.arange(STEPS) >= np.array([[0], [3], [6]]),
-    'holes': np.array([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1, 0]], bool),
-    'empty-row': np.arange(STEPS) < np.array([[5], [0], [7]]),
+  'no-mask': None,
+  'lengths': np.arange(STEPS) < np.array([[7], [4], [1]]),
+  'left-padding': np.arange(STEPS) >= np.array([[0], [3], [6]]),
+  'holes': np.array([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1, 0]], bool),
+  'empty-row': np.arange(STEPS) < np.array([[5], [0], [7]]),
 }
 # What is compared here is what a program computes, not how fast: five times quicker to compile.
 QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
@@ -84,13 +84,13 @@ def problem(name, batch=BATCH, steps=STEPS, inputs=INPUTS, hidden=HIDDEN, seed=0
     return rng.choice([0.0, 1.0, 2.0], size=shape)
 
   return Problem(
-      params={k: 0.6 * normal(*v.shape) for k, v in shapes.items()},
-      xs=normal(batch, steps, inputs),
-      carry=tuple(normal(batch, hidden) for _ in range(states)),
-      drop_x=drop(gates, batch, inputs),
-      drop_h=drop(gates, batch, hidden),
-      d_carry=tuple(normal(batch, hidden) for _ in range(states)),
-      d_ys=normal(batch, steps, hidden),
+    params={k: 0.6 * normal(*v.shape) for k, v in shapes.items()},
+    xs=normal(batch, steps, inputs),
+    carry=tuple(normal(batch, hidden) for _ in range(states)),
+    drop_x=drop(gates, batch, inputs),
+    drop_h=drop(gates, batch, hidden),
+    d_carry=tuple(normal(batch, hidden) for _ in range(states)),
+    d_ys=normal(batch, steps, hidden),
   )
 
 
@@ -127,7 +127,7 @@ def loop_on(name, p, mask, reverse, drop_x=None, drop_h=None):
     carry = tuple(inputs[f'carry{i}'] for i in range(len(p.carry)))
     params = {k: inputs[k] for k in p.params}
     return reference.unroll(
-        name, params, inputs['xs'], carry, mask=mask, reverse=reverse, drop_x=drop_x, drop_h=drop_h
+      name, params, inputs['xs'], carry, mask=mask, reverse=reverse, drop_x=drop_x, drop_h=drop_h
     )
 
   def loss(inputs):
@@ -162,13 +162,13 @@ def tupled(name, reverse, hidden=HIDDEN):
 
   def run(params, xs, carry, where, dropout):
     carry, ys = unroll(
-        cell,
-        params,
-        xs,
-        reverse=reverse,
-        initial_carry=structure.unflatten(carry),
-        dropout=dropout,
-        **where,
+      cell,
+      params,
+      xs,
+      reverse=reverse,
+      initial_carry=structure.unflatten(carry),
+      dropout=dropout,
+      **where,
     )
     return tuple(jax.tree.leaves(carry)), ys
 
@@ -188,7 +188,7 @@ def where(mask):
 def cast(tree, dtype):
   """NumPy floats of `tree` as JAX arrays of dtype; integers and booleans stay."""
   return jax.tree.map(
-      lambda a: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else None), tree
+    lambda a: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else None), tree
   )
 
 
@@ -284,12 +284,12 @@ def keras_drops(name, masks):
 def keras_compiled(name, reverse, dropout, dtype):
   rate = 0.5 if dropout else 0.0
   layer = keras_layer(
-      name,
-      go_backwards=reverse,
-      zero_output_for_mask=True,
-      dropout=rate,
-      recurrent_dropout=rate,
-      dtype=dtype,
+    name,
+    go_backwards=reverse,
+    zero_output_for_mask=True,
+    dropout=rate,
+    recurrent_dropout=rate,
+    dtype=dtype,
   )
   layer.build((BATCH, STEPS, INPUTS))
   seeds = [v.value for v in layer.non_trainable_variables]
@@ -300,7 +300,7 @@ def keras_compiled(name, reverse, dropout, dtype):
       layer.cell._dropout_mask = keras_drops(name, drop_x)
       layer.cell._recurrent_dropout_mask = keras_drops(name, drop_h)
     (ys, *states), _ = layer.stateless_call(
-        keras_weights(name, params), seeds, xs, initial_state=list(carry), mask=mask, training=True
+      keras_weights(name, params), seeds, xs, initial_state=list(carry), mask=mask, training=True
     )
     return tuple(states), jnp.flip(ys, 1) if reverse else ys
 
@@ -389,9 +389,7 @@ def flax_run(name, reverse):
 
   def run(params, xs, carry, lengths):
     variables = {'params': flax_params(name, params)}
-    carry, ys = layer.apply(
-        variables, xs, initial_carry=to_flax(carry), seq_lengths=lengths
-    )
+    carry, ys = layer.apply(variables, xs, initial_carry=to_flax(carry), seq_lengths=lengths)
     return from_flax(carry), flax_ys(ys, lengths)
 
   return run
@@ -412,7 +410,7 @@ def flax_ys(ys, lengths):
 
 
 @pytest.mark.parametrize(
-    ('mask', 'dtype'), [('no-mask', 'float64'), ('lengths', 'float64'), ('lengths', 'float32')]
+  ('mask', 'dtype'), [('no-mask', 'float64'), ('lengths', 'float64'), ('lengths', 'float32')]
 )
 @each_direction
 @pytest.mark.parametrize('name', FLAX)
@@ -428,16 +426,16 @@ def test_equals_flax(name, reverse, mask, dtype):
 @pytest.mark.parametrize('name', FLAX)
 def test_bidirectional_equals_flax(name):
   layer = nn.Bidirectional(
-      nn.RNN(FLAX[name](HIDDEN)), nn.RNN(FLAX[name](HIDDEN)), return_carry=True
+    nn.RNN(FLAX[name](HIDDEN)), nn.RNN(FLAX[name](HIDDEN)), return_carry=True
   )
 
   def run(params, xs, carry, options):
     forward, backward = (flax_params(name, p) for p in params)
     carry, ys = layer.apply(
-        {'params': {'forward_rnn': forward, 'backward_rnn': backward}},
-        xs,
-        initial_carry=tuple(to_flax(c) for c in carry),
-        seq_lengths=options['lengths'],
+      {'params': {'forward_rnn': forward, 'backward_rnn': backward}},
+      xs,
+      initial_carry=tuple(to_flax(c) for c in carry),
+      seq_lengths=options['lengths'],
     )
     return tuple(from_flax(c) for c in carry), flax_ys(ys, options['lengths'])
 
@@ -507,9 +505,7 @@ def test_gradients_are_those_of_the_unpadded_sequence(name, reverse):
   padded = {'mask': jnp.broadcast_to(jnp.arange(STEPS) < length, (BATCH, STEPS))}
   args = arguments(name, 'float32')[:4]
   (carry, ys), (d_params, d_xs, d_carry) = compiled(name, reverse)(*args, padded, None)
-  assert_close(
-      ((carry, ys[:, :length]), (d_params, d_xs[:, :length], d_carry)), short, 'float32'
-  )
+  assert_close(((carry, ys[:, :length]), (d_params, d_xs[:, :length], d_carry)), short, 'float32')
 
 
 @each_cell
@@ -588,25 +584,25 @@ def test_bidirectional_takes_a_carry_and_masks_for_each_way():
   params, xs, starts, _ = cast(both_ways('gru-after'), 'float32')
   starts = tuple(h for (h,) in starts)
   masks = tuple(
-      cast(drops_of_products('gru-after', problem('gru-after', seed=seed), 'one-mask'), 'float32')
-      for seed in (0, 1)
+    cast(drops_of_products('gru-after', problem('gru-after', seed=seed), 'one-mask'), 'float32')
+    for seed in (0, 1)
   )
   cell = make('gru-after')
 
   def one_by_one(params, xs, starts, masks):
     carries, ys = zip(
-        *(
-            unroll(cell, params[i], xs, initial_carry=starts[i], dropout=masks[i], reverse=i == 1)
-            for i in (0, 1)
-        ),
-        strict=True,
+      *(
+        unroll(cell, params[i], xs, initial_carry=starts[i], dropout=masks[i], reverse=i == 1)
+        for i in (0, 1)
+      ),
+      strict=True,
     )
     return carries, jnp.concatenate(ys, -1)
 
   actual = quick(
-      lambda params, xs, starts, masks: bidirectional(
-          cell, params, xs, initial_carry=starts, dropout=masks
-      )
+    lambda params, xs, starts, masks: bidirectional(
+      cell, params, xs, initial_carry=starts, dropout=masks
+    )
   )(params, xs, starts, masks)
   assert_near(actual, quick(one_by_one)(params, xs, starts, masks))
 
@@ -615,11 +611,11 @@ def test_bidirectional_takes_a_carry_and_masks_for_each_way():
 def test_stacked_is_layer_after_layer(where):
   cell = make('lstm')
   params = [
-      problem('lstm', inputs=size, seed=seed).params
-      for seed, size in enumerate((INPUTS, HIDDEN, HIDDEN, HIDDEN, 2 * HIDDEN))
+    problem('lstm', inputs=size, seed=seed).params
+    for seed, size in enumerate((INPUTS, HIDDEN, HIDDEN, HIDDEN, 2 * HIDDEN))
   ]
   layers, xs = cast(
-      ([params[0], params[1], (params[2], params[3]), params[4]], problem('lstm').xs), 'float32'
+    ([params[0], params[1], (params[2], params[3]), params[4]], problem('lstm').xs), 'float32'
   )
 
   def by_hand(layers, xs):
@@ -636,45 +632,48 @@ def test_stacked_is_layer_after_layer(where):
 # Dropout.
 
 
-def eye_cell(of_input, copies=1):
-  """Gives what a step sees of its input, or of its state, which is thus multiplied at each step."""
-
-  def step(params, h, x_t, dot):
-    seen = dot(params['w'], x_t if of_input else h)
-    return (h if of_input else seen), seen
+def eye_cell(step):
+  """A cell of `step(h, x_t, dot, eye)` that starts from ones."""
 
   def initial_carry(batch_shape, dtype):
     return jnp.ones((*batch_shape, HIDDEN), dtype)
 
-  w = jnp.concatenate([jnp.eye(HIDDEN)] * copies, -1)
-  return Cell(None, initial_carry, step), {'w': w}
+  eye = jnp.eye(HIDDEN)
+  return Cell(None, initial_carry, lambda params, *args: step(*args, params['eye'])), {'eye': eye}
+
+
+def see_input(h, x_t, dot, eye):
+  return h, dot(eye, x_t)
+
+
+def see_state(h, x_t, dot, eye):
+  return dot(eye, h), dot(eye, h)
+
+
+def see_input_in_two_gates(h, x_t, dot, eye):
+  one, two = jnp.split(dot(jnp.concatenate([eye, 10 * eye], -1), x_t), 2, -1)
+  return h, one + two
 
 
 def test_each_step_has_the_same_mask():
   rng = np.random.default_rng(0)
   xs = jnp.asarray(rng.normal(size=(BATCH, STEPS, HIDDEN)), jnp.float32)
-  mask = jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(BATCH, HIDDEN)), jnp.float32)
-  cell, params = eye_cell(of_input=True)
-  assert_array_equal(unroll(cell, params, xs, dropout=(mask,))[1], xs * mask[:, None])
-  cell, params = eye_cell(of_input=False)
-  powers = mask[:, None] ** jnp.arange(1, STEPS + 1)[:, None]
-  assert_array_equal(unroll(cell, params, xs, dropout=(mask,))[1], powers)
+  mask, other = jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(2, BATCH, HIDDEN)), jnp.float32)
 
-
-def test_a_mask_for_each_gate_serves_its_columns():
-  rng = np.random.default_rng(0)
-  xs = jnp.asarray(rng.normal(size=(BATCH, STEPS, HIDDEN)), jnp.float32)
-  masks = jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(2, BATCH, HIDDEN)), jnp.float32)
-  cell, params = eye_cell(of_input=True, copies=2)
-  expected = jnp.concatenate([xs * m[:, None] for m in masks], -1)
-  assert_array_equal(unroll(cell, params, xs, dropout=(masks,))[1], expected)
+  _, ys = unroll(*eye_cell(see_input), xs, dropout=(mask,))
+  assert_array_equal(ys, xs * mask[:, None])
+  _, ys = unroll(*eye_cell(see_state), xs, dropout=(mask, other))
+  assert_array_equal(ys, mask[:, None] ** jnp.arange(STEPS)[:, None] * other[:, None])
+  masks = jnp.stack([mask, other])
+  _, ys = unroll(*eye_cell(see_input_in_two_gates), xs, dropout=(masks,))
+  assert_allclose(ys, xs * (mask + 10 * other)[:, None], 1e-6)
 
 
 PRODUCTS = {
-    'elman': [Product(True, INPUTS, 1), Product(False, HIDDEN, 1)],
-    'lstm': [Product(True, INPUTS, 4), Product(False, HIDDEN, 4)],
-    'gru-after': [Product(True, INPUTS, 3), Product(False, HIDDEN, 3)],
-    'gru-before': [Product(True, INPUTS, 3), Product(False, HIDDEN, 2), Product(False, HIDDEN, 1)],
+  'elman': [Product(True, INPUTS, 1), Product(False, HIDDEN, 1)],
+  'lstm': [Product(True, INPUTS, 4), Product(False, HIDDEN, 4)],
+  'gru-after': [Product(True, INPUTS, 3), Product(False, HIDDEN, 3)],
+  'gru-before': [Product(True, INPUTS, 3), Product(False, HIDDEN, 2), Product(False, HIDDEN, 1)],
 }
 
 
@@ -688,7 +687,7 @@ def draw(name, key=0, batch=BATCH, inputs=INPUTS, hidden=HIDDEN, **options):
   params = cast(problem(name, inputs=inputs, hidden=hidden).params, 'float32')
   options = {'rate': 0.25, 'recurrent_rate': 0.5} | options
   return quick(
-      lambda key: dropout_masks(key, make(name, hidden), params, batch, inputs, **options)
+    lambda key: dropout_masks(key, make(name, hidden), params, batch, inputs, **options)
   )(jax.random.key(key))
 
 
@@ -698,16 +697,16 @@ def test_mask_shapes(name):
 
   def masks(rate=0.25, recurrent_rate=0.5, **options):
     return jax.eval_shape(
-        lambda: dropout_masks(
-            jax.random.key(0),
-            make(name),
-            params,
-            BATCH,
-            INPUTS,
-            rate=rate,
-            recurrent_rate=recurrent_rate,
-            **options,
-        )
+      lambda: dropout_masks(
+        jax.random.key(0),
+        make(name),
+        params,
+        BATCH,
+        INPUTS,
+        rate=rate,
+        recurrent_rate=recurrent_rate,
+        **options,
+      )
     )
 
   def shapes(**options):
@@ -838,28 +837,28 @@ def fast_weights(p, carry, x_t, dot):
 
 
 ODD_WEIGHTS = {
-    'w_x': (INPUTS, HIDDEN),
-    'w_x2': (INPUTS, 2 * HIDDEN),
-    'w_h': (HIDDEN, HIDDEN),
-    'w_h2': (HIDDEN, 2 * HIDDEN),
-    'w_xh': (INPUTS + HIDDEN, HIDDEN),
-    'w_xh2': (INPUTS + HIDDEN, 2 * HIDDEN),
-    'b': (HIDDEN,),
+  'w_x': (INPUTS, HIDDEN),
+  'w_x2': (INPUTS, 2 * HIDDEN),
+  'w_h': (HIDDEN, HIDDEN),
+  'w_h2': (HIDDEN, 2 * HIDDEN),
+  'w_xh': (INPUTS + HIDDEN, HIDDEN),
+  'w_xh2': (INPUTS + HIDDEN, 2 * HIDDEN),
+  'b': (HIDDEN,),
 }
 ODD = {  # each with the second array of its carry, if it has one
-    on_both_at_once: None,
-    weights_from_the_carry: np.ones((BATCH, HIDDEN)),
-    weights_from_the_input: None,
-    weights_from_weights: None,
-    projection: np.ones((BATCH, HIDDEN)),
-    product_of_a_product: None,
-    products_in_sums_and_alone: None,
-    all_of_it_elementwise_too: None,
-    echo_state: None,
-    no_products: None,
-    transformed_inside: None,
-    counter: np.array([[0], [1], [2]]),
-    fast_weights: np.zeros((BATCH, HIDDEN, HIDDEN)),
+  on_both_at_once: None,
+  weights_from_the_carry: np.ones((BATCH, HIDDEN)),
+  weights_from_the_input: None,
+  weights_from_weights: None,
+  projection: np.ones((BATCH, HIDDEN)),
+  product_of_a_product: None,
+  products_in_sums_and_alone: None,
+  all_of_it_elementwise_too: None,
+  echo_state: None,
+  no_products: None,
+  transformed_inside: None,
+  counter: np.array([[0], [1], [2]]),
+  fast_weights: np.zeros((BATCH, HIDDEN, HIDDEN)),
 }
 
 
@@ -902,13 +901,13 @@ def test_any_step_is_scanned_and_differentiated(step, how):
       mask = MASKS['holes']
       where, reverse = {'mask': mask}, True
       dropout = tuple(
-          jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(BATCH, product.width)))
-          for product in products(cell, params, INPUTS)
+        jnp.asarray(rng.choice([0.0, 1.0, 2.0], size=(BATCH, product.width)))
+        for product in products(cell, params, INPUTS)
       )
 
     def engine(params, xs, carry, dropout):
       return unroll(
-          cell, params, xs, initial_carry=carry, reverse=reverse, dropout=dropout, **where
+        cell, params, xs, initial_carry=carry, reverse=reverse, dropout=dropout, **where
       )
 
     def plain(params, xs, carry, dropout):
@@ -980,7 +979,7 @@ def test_second_derivatives(name, point):
     (loss, grad), (params, along) = loss_of(name), point(name)
     actual = quick(jax.grad(lambda params: inner(jax.grad(loss)(params), along)))(params)
     up, down = (
-        grad({k: w + epsilon * along[k] for k, w in params.items()}) for epsilon in (1e-5, -1e-5)
+      grad({k: w + epsilon * along[k] for k, w in params.items()}) for epsilon in (1e-5, -1e-5)
     )
     for k, slope in actual.items():
       assert_allclose(slope, (up[k] - down[k]) / 2e-5, 1e-6, 1e-6)
@@ -1004,8 +1003,8 @@ def test_checkpoint(name, point):
 @each_cell
 def test_vmap_over_runs(name):
   runs = [
-      arguments(name, 'float32', problem(name, seed=seed), mask, 'mask-per-gate')
-      for seed, mask in enumerate(('holes', 'empty-row'))
+    arguments(name, 'float32', problem(name, seed=seed), mask, 'mask-per-gate')
+    for seed, mask in enumerate(('holes', 'empty-row'))
   ]
   stack = jax.tree.map(lambda *a: jnp.stack(a), *runs)
   together = quick(jax.vmap(with_gradients(tupled(name, False))))(*stack)
@@ -1014,8 +1013,8 @@ def test_vmap_over_runs(name):
 
 
 @pytest.mark.parametrize(
-    ('of_params', 'of_xs', 'of_ys'),
-    [('bfloat16', 'bfloat16', 'bfloat16'), ('float32', 'bfloat16', 'float32')],
+  ('of_params', 'of_xs', 'of_ys'),
+  [('bfloat16', 'bfloat16', 'bfloat16'), ('float32', 'bfloat16', 'float32')],
 )
 @each_cell
 def test_low_precision(name, of_params, of_xs, of_ys):
@@ -1034,11 +1033,11 @@ def test_low_precision(name, of_params, of_xs, of_ys):
   assert grads[1].dtype == of_xs
   zeros = tuple(np.zeros((BATCH, HIDDEN)) for _ in p.carry)
   expected = loop_on(
-      name,
-      p._replace(carry=zeros, d_carry=zeros),
-      np.arange(STEPS) < np.array([[7], [4], [0]]),
-      False,
-      *drops(p, 'mask-per-gate'),
+    name,
+    p._replace(carry=zeros, d_carry=zeros),
+    np.arange(STEPS) < np.array([[7], [4], [0]]),
+    False,
+    *drops(p, 'mask-per-gate'),
   )
   (_, expected_ys), (expected_params, expected_xs, _) = expected
   pairs = [(ys, expected_ys), (grads[1], expected_xs)]
@@ -1055,13 +1054,13 @@ def shapes(draw):
   batch, steps = draw(st.integers(1, 4)), draw(st.integers(1, 6))
   rows = st.lists(st.booleans(), min_size=steps, max_size=steps)
   mask = draw(
-      st.one_of(
-          st.none(),
-          st.lists(st.integers(0, steps), min_size=batch, max_size=batch).map(
-              lambda lengths: np.arange(steps) < np.array(lengths)[:, None]
-          ),
-          st.lists(rows, min_size=batch, max_size=batch).map(np.array),
-      )
+    st.one_of(
+      st.none(),
+      st.lists(st.integers(0, steps), min_size=batch, max_size=batch).map(
+        lambda lengths: np.arange(steps) < np.array(lengths)[:, None]
+      ),
+      st.lists(rows, min_size=batch, max_size=batch).map(np.array),
+    )
   )
   return batch, steps, draw(st.integers(1, 5)), draw(st.integers(1, 5)), mask
 
@@ -1081,20 +1080,20 @@ def test_any_shape(name, reverse, shape):
 
 
 @pytest.mark.parametrize(
-    ('xs', 'options', 'words'),
-    [
-        (np.zeros((3, 5)), {}, ['xs', '[batch, time, features]', '(3, 5)']),
-        (np.zeros((3, 7, 5, 1)), {}, ['xs', '(3, 7, 5, 1)']),
-        (None, {'lengths': [1, 2, 3], 'mask': MASKS['holes']}, ['lengths or mask, not both']),
-        (None, {'lengths': [1, 2]}, ['lengths', '3 integers', '(2,)']),
-        (None, {'lengths': [[1], [2], [3]]}, ['lengths', '3 integers', '(3, 1)']),
-        (None, {'lengths': [1.0, 2.0, 3.0]}, ['lengths', '3 integers', 'float32']),
-        (None, {'lengths': [1, 8, 9]}, ['row 1', 'length 8', '7 time steps', '0 to 7']),
-        (None, {'lengths': [1, 2, -1]}, ['row 2', 'length -1', '0 to 7']),
-        (None, {'mask': np.ones((3, 6), bool)}, ['mask', 'bool[3, 7]', '(3, 6)']),
-        (None, {'mask': np.ones((7, 3), bool)}, ['mask', 'bool[3, 7]', '(7, 3)']),
-        (None, {'mask': np.ones((3, 7), int)}, ['mask', 'bool[3, 7]', 'int32']),
-    ],
+  ('xs', 'options', 'words'),
+  [
+    (np.zeros((3, 5)), {}, ['xs', '[batch, time, features]', '(3, 5)']),
+    (np.zeros((3, 7, 5, 1)), {}, ['xs', '(3, 7, 5, 1)']),
+    (None, {'lengths': [1, 2, 3], 'mask': MASKS['holes']}, ['lengths or mask, not both']),
+    (None, {'lengths': [1, 2]}, ['lengths', '3 integers', '(2,)']),
+    (None, {'lengths': [[1], [2], [3]]}, ['lengths', '3 integers', '(3, 1)']),
+    (None, {'lengths': [1.0, 2.0, 3.0]}, ['lengths', '3 integers', 'float32']),
+    (None, {'lengths': [1, 8, 9]}, ['row 1', 'length 8', '7 time steps', '0 to 7']),
+    (None, {'lengths': [1, 2, -1]}, ['row 2', 'length -1', '0 to 7']),
+    (None, {'mask': np.ones((3, 6), bool)}, ['mask', 'bool[3, 7]', '(3, 6)']),
+    (None, {'mask': np.ones((7, 3), bool)}, ['mask', 'bool[3, 7]', '(7, 3)']),
+    (None, {'mask': np.ones((3, 7), int)}, ['mask', 'bool[3, 7]', 'int32']),
+  ],
 )
 @pytest.mark.parametrize('run', [unroll, bidirectional, stacked])
 def test_errors_say_what_is_wrong(run, xs, options, words):
@@ -1112,3 +1111,33 @@ def test_lengths_may_be_a_plain_list(lengths):
   params, xs, *_ = arguments('elman', 'float32')
   _, ys = unroll(make('elman'), params, xs, lengths=lengths)
   assert_array_equal((ys != 0).any(-1).sum(1), lengths)
+
+
+@pytest.mark.parametrize(
+  ('shapes', 'words'),
+  [
+    ([(3, 5)], ['2', '1']),
+    ([(3, 5), (3, 4), (3, 4)], ['2', '3']),
+    ([(3, 4), (3, 5)], ['(3, 5)', '(3, 4)']),
+    ([None, (4, 4)], ['(3, 4)', '(4, 4)']),
+    ([None, (4,)], ['(3, 4)', '(4,)']),
+    ([(2, 3, 5), None], ['(4, 3, 5)', '(2, 3, 5)']),
+  ],
+  ids=str,
+)
+def test_dropout_masks_must_fit_the_step(shapes, words):
+  params, xs, *_ = arguments('lstm', 'float32')
+  masks = [None if shape is None else jnp.ones(shape) for shape in shapes]
+  with pytest.raises(ValueError, match='dropout') as error:
+    unroll(make('lstm'), params, xs, dropout=masks)
+  assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize('rate', [1.0, 1.5, -0.5, float('nan')])
+@pytest.mark.parametrize('which', ['rate', 'recurrent_rate'])
+def test_dropout_rates_must_be_below_one(which, rate):
+  params = arguments('lstm', 'float32')[0]
+  rates = {'rate': 0.0, 'recurrent_rate': 0.0} | {which: rate}
+  with pytest.raises(ValueError, match=which) as error:
+    dropout_masks(jax.random.key(0), make('lstm'), params, BATCH, INPUTS, **rates)
+  assert str(rate) in str(error.value)

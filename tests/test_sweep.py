@@ -74,22 +74,22 @@ def test_the_record_keeps_runs_of_earlier_launches(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ['field', 'value'],
-    [
-        ('model.hidden_size', 0),
-        ('model.dropout', 1.0),
-        ('model.recurrent_dropout', -0.1),
-        ('model.pooling', 'sum'),
-        ('model.cell', 'lsmt'),
-        ('data.vocab_size', 4),
-        ('data.max_len', 0),
-        ('data.padding', 'left'),
-        ('data.validation_fraction', 0.9),
-        ('optim.learning_rate', float('nan')),
-        ('optim.schedule', 'cosin'),
-        ('train.batch_size', 0),
-        ('seed', -1),
-    ],
+  ['field', 'value'],
+  [
+    ('model.hidden_size', 0),
+    ('model.dropout', 1.0),
+    ('model.recurrent_dropout', -0.1),
+    ('model.pooling', 'sum'),
+    ('model.cell', 'lsmt'),
+    ('data.vocab_size', 4),
+    ('data.max_len', 0),
+    ('data.padding', 'left'),
+    ('data.validation_fraction', 0.9),
+    ('optim.learning_rate', float('nan')),
+    ('optim.schedule', 'cosin'),
+    ('train.batch_size', 0),
+    ('seed', -1),
+  ],
 )
 def test_a_value_out_of_range_is_named(field, value):
   made = config()
@@ -179,7 +179,7 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
     display.update(experiment.Event(runs[1].id, 'failed', 1.0, 'why'))
   first, second, third = output.getvalue().splitlines()
   assert first.startswith('[0:11]') and 'lstm seed=0' in first
-  assert second == '[0:30]  25% 1:30 left | lstm seed=0: epoch 1/2: fine'
+  assert second == '[0:30]  25% 1:27 left | lstm seed=0: epoch 1/2: fine'
   assert third.endswith('gru seed=0: failed: why')
 
 

@@ -64,7 +64,7 @@ def test_the_order_is_a_new_permutation_each_epoch(plain):
   ids = jnp.tile(jnp.arange(N)[:, None], (1, T))
   model, tx = Spy(), optax.sgd(0.0)
   state = train.init_state(plain[0], tx, jax.random.key(0))._replace(
-      params=jnp.zeros(()), best_params=jnp.zeros(()), opt_state=tx.init(jnp.zeros(()))
+    params=jnp.zeros(()), best_params=jnp.zeros(()), opt_state=tx.init(jnp.zeros(()))
   )
   labels = jnp.zeros(N, jnp.int32)
   for stop in (10, 38, 60, 76):  # cut anywhere, also within an epoch
@@ -90,7 +90,7 @@ def test_a_step_is_the_gradient_step_of_its_batch(plain):
   after = train.train_step(model, tx, state, jax.random.key(1), ids[:3], labels[:3], weights)
   expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected
   )
   assert int(after.step) == 1 and float(after.totals.count) == 2
 

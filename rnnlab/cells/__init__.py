@@ -32,8 +32,7 @@ def get(name: str, **options) -> Cell:
   for option in options:
     if option not in known:
       raise ValueError(
-          f'the cell {name} has no option {option!r}{near(option, known)};'
-          f' it has {", ".join(known)}'
+        f'the cell {name} has no option {option!r}{near(option, known)}; it has {", ".join(known)}'
       )
   return factory(**options)
 

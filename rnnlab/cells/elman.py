@@ -7,10 +7,10 @@ from rnnlab.cells import base
 
 
 def elman(
-    hidden_size: int,
-    *,
-    kernel_init=base.kernel_init,
-    recurrent_init=base.recurrent_init,
+  hidden_size: int,
+  *,
+  kernel_init=base.kernel_init,
+  recurrent_init=base.recurrent_init,
 ) -> base.Cell:
   """h_t = tanh(W_x x_t + W_h h_{t-1} + b) (Elman 1990, with tanh). The carry is h `[B, H]`.
 
@@ -21,9 +21,9 @@ def elman(
   def init(key, input_size):
     k_x, k_h = jax.random.split(key)
     return {
-        'w_x': kernel_init(k_x, (input_size, hidden_size)),
-        'w_h': recurrent_init(k_h, (hidden_size, hidden_size)),
-        'b': jnp.zeros(hidden_size),
+      'w_x': kernel_init(k_x, (input_size, hidden_size)),
+      'w_h': recurrent_init(k_h, (hidden_size, hidden_size)),
+      'b': jnp.zeros(hidden_size),
     }
 
   def initial_carry(batch_shape, dtype=jnp.float32):

@@ -7,11 +7,11 @@ from rnnlab.cells import base
 
 
 def gru(
-    hidden_size: int,
-    *,
-    reset: str = 'after',
-    kernel_init=base.kernel_init,
-    recurrent_init=base.recurrent_init,
+  hidden_size: int,
+  *,
+  reset: str = 'after',
+  kernel_init=base.kernel_init,
+  recurrent_init=base.recurrent_init,
 ) -> base.Cell:
   """GRU (Cho et al. 2014); `reset` says where the reset gate acts on the candidate n.
 
@@ -30,9 +30,9 @@ def gru(
   def init(key, input_size):
     k_x, k_h = jax.random.split(key)
     params = {
-        'w_x': kernel_init(k_x, (input_size, 3 * hidden_size)),
-        'w_h': recurrent_init(k_h, (hidden_size, 3 * hidden_size)),
-        'b': jnp.zeros(3 * hidden_size),
+      'w_x': kernel_init(k_x, (input_size, 3 * hidden_size)),
+      'w_h': recurrent_init(k_h, (hidden_size, 3 * hidden_size)),
+      'b': jnp.zeros(3 * hidden_size),
     }
     return params | {'b_hn': jnp.zeros(hidden_size)} if reset == 'after' else params
 

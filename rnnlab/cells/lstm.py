@@ -16,11 +16,11 @@ class LSTMCarry(NamedTuple):
 
 
 def lstm(
-    hidden_size: int,
-    *,
-    forget_bias: float = 1.0,
-    kernel_init=base.kernel_init,
-    recurrent_init=base.recurrent_init,
+  hidden_size: int,
+  *,
+  forget_bias: float = 1.0,
+  kernel_init=base.kernel_init,
+  recurrent_init=base.recurrent_init,
 ) -> base.Cell:
   """LSTM (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000), no peepholes.
 
@@ -36,9 +36,9 @@ def lstm(
   def init(key, input_size):
     k_x, k_h = jax.random.split(key)
     return {
-        'w_x': kernel_init(k_x, (input_size, 4 * hidden_size)),
-        'w_h': recurrent_init(k_h, (hidden_size, 4 * hidden_size)),
-        'b': jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(forget_bias),
+      'w_x': kernel_init(k_x, (input_size, 4 * hidden_size)),
+      'w_h': recurrent_init(k_h, (hidden_size, 4 * hidden_size)),
+      'b': jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(forget_bias),
     }
 
   def initial_carry(batch_shape, dtype=jnp.float32):

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def pad(
-    sequences: Sequence[Sequence[int]], max_len: int, padding: str = 'pre', truncation: str = 'pre'
+  sequences: Sequence[Sequence[int]], max_len: int, padding: str = 'pre', truncation: str = 'pre'
 ) -> np.ndarray:
   """Sequences as rows of an int32 array [N, max_len], 0 where a sequence is shorter.
 
@@ -22,5 +22,5 @@ def pad(
   for row, ids in zip(padded, sequences, strict=True):
     ids = ids[-max_len:] if truncation == 'pre' else ids[:max_len]
     start = max_len - len(ids) if padding == 'pre' else 0
-    row[start:start + len(ids)] = ids
+    row[start : start + len(ids)] = ids
   return padded

@@ -51,24 +51,25 @@ def load(data_config) -> Dataset:
     arrays = _encode(title, _cut(reviews, data_config), data_config)
     _write_cache(cache, arrays)
   splits = {
-      name: Split(arrays[f'{name}_ids'], arrays[f'{name}_labels'])
-      for name in ('train', 'validation', 'test') if f'{name}_ids' in arrays
+    name: Split(arrays[f'{name}_ids'], arrays[f'{name}_labels'])
+    for name in ('train', 'validation', 'test')
+    if f'{name}_ids' in arrays
   }
   return Dataset(
-      source=source,
-      title=str(arrays['title']),
-      fingerprint=str(arrays['fingerprint']),
-      vocabulary=tuple(arrays['vocabulary'].tobytes().decode().split(' ')),
-      **{'validation': splits['test'], **splits},
+    source=source,
+    title=str(arrays['title']),
+    fingerprint=str(arrays['fingerprint']),
+    vocabulary=tuple(arrays['vocabulary'].tobytes().decode().split(' ')),
+    **{'validation': splits['test'], **splits},
   )
 
 
 def _check(config):
   batching.pad((), config.max_len, config.padding, config.truncation)  # raises for these three
   for name, valid, range_ in (
-      ('vocab_size', config.vocab_size > text.FIRST_WORD, f'above {text.FIRST_WORD}'),
-      ('validation_fraction', 0 <= config.validation_fraction < 1, 'from 0 to below 1'),
-      ('max_examples', config.max_examples >= 0, '0 (all) or more'),
+    ('vocab_size', config.vocab_size > text.FIRST_WORD, f'above {text.FIRST_WORD}'),
+    ('validation_fraction', 0 <= config.validation_fraction < 1, 'from 0 to below 1'),
+    ('max_examples', config.max_examples >= 0, '0 (all) or more'),
   ):
     if not valid:
       raise ValueError(f'data.{name} must be {range_}, not {config[name]}.')
@@ -89,13 +90,13 @@ def _cut(reviews, config):
   splits['train'] = train
   if empty := [name for name, split in splits.items() if not split.texts]:
     raise ValueError(
-        f'data.validation_fraction={config.validation_fraction} leaves no reviews for'
-        f' {empty[0]}: there are {total:,} to cut from.'
+      f'data.validation_fraction={config.validation_fraction} leaves no reviews for'
+      f' {empty[0]}: there are {total:,} to cut from.'
     )
   if config.max_examples:
     splits = {
-        name: _draw(split, config.max_examples, config.split_seed)[0]
-        for name, split in splits.items()
+      name: _draw(split, config.max_examples, config.split_seed)[0]
+      for name, split in splits.items()
     }
   return splits
 
@@ -110,7 +111,7 @@ def _draw(reviews, size, seed):
   size = min(size, len(texts))
   counts = np.bincount(labels, minlength=2)
   quota, remainder = np.divmod(size * counts, len(texts))
-  quota[np.argsort(-remainder, kind='stable')[:size - quota.sum()]] += 1
+  quota[np.argsort(-remainder, kind='stable')[: size - quota.sum()]] += 1
   hashes = [hashlib.sha256(f'{seed} {words}'.encode()).digest() for words in texts]
   drawn = np.zeros(len(texts), bool)
   order = sorted(range(len(texts)), key=hashes.__getitem__)
@@ -121,7 +122,8 @@ def _draw(reviews, size, seed):
       quota[label] -= len(group)
       drawn[group] = True
   return tuple(
-      Reviews(list(itertools.compress(texts, side)), labels[side]) for side in (drawn, ~drawn))
+    Reviews(list(itertools.compress(texts, side)), labels[side]) for side in (drawn, ~drawn)
+  )
 
 
 def _encode(title, splits, config):
@@ -129,7 +131,8 @@ def _encode(title, splits, config):
   arrays = {'vocabulary': np.frombuffer(' '.join(words).encode(), np.uint8)}
   for name, (texts, labels) in splits.items():
     arrays[f'{name}_ids'] = batching.pad(
-        text.encode(texts, words), config.max_len, config.padding, config.truncation)
+      text.encode(texts, words), config.max_len, config.padding, config.truncation
+    )
     arrays[f'{name}_labels'] = labels
   return {**arrays, 'title': np.array(title), 'fingerprint': np.array(_fingerprint(arrays))}
 

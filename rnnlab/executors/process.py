@@ -19,7 +19,7 @@ class WorkerDied(Exception):
 
 
 def execute(
-    runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
+  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
   """Does `runs`, as many at a time as there are cores; see `rnnlab.executors`."""
   pending = collections.deque(runs)

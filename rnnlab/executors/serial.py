@@ -11,7 +11,7 @@ from rnnlab.experiment import Event
 
 
 def execute(
-    runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
+  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
   """Does `runs` in order; see `rnnlab.executors`."""
   for spec in runs:
@@ -30,7 +30,7 @@ def failed(spec: RunSpec, workdir, error: Exception) -> Event:
   words = runlog.say(error)
   with contextlib.suppress(OSError):  # the disk may be what failed
     runlog.write_json(
-        pathlib.Path(workdir) / spec.id / 'error.json',
-        {'error': words, 'traceback': ''.join(traceback.format_exception(error))},
+      pathlib.Path(workdir) / spec.id / 'error.json',
+      {'error': words, 'traceback': ''.join(traceback.format_exception(error))},
     )
   return Event(spec.id, 'failed', 1.0, words)
