@@ -22,6 +22,8 @@ def execute(
   runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
   """Does `runs`, as many at a time as there are cores; see `rnnlab.executors`."""
+  if stop():
+    raise KeyboardInterrupt
   pending = collections.deque(runs)
   busy = {}
   for core in _cores()[: len(runs)]:

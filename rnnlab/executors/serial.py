@@ -15,6 +15,8 @@ def execute(
 ) -> Iterator[Event]:
   """Does `runs` in order; see `rnnlab.executors`."""
   for spec in runs:
+    if stop():
+      raise KeyboardInterrupt
     events = experiment.events(spec, workdir)
     try:
       for event in events:
