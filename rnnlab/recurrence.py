@@ -49,6 +49,7 @@ def unroll(
   (not traced).
   """
   mask = _check(xs, lengths, mask)
+  _check_dropout(dropout, cell, params, xs)
   if initial_carry is None:
     dtype = jnp.result_type(xs, *jax.tree.leaves(params))
     initial_carry = cell.initial_carry(xs.shape[:1], dtype)
@@ -60,7 +61,11 @@ def unroll(
     x_t, real = inputs
     # Zeroed first: a NaN in the padding would reach the gradient through the unused branch below.
     new, y_t = step(carry, jnp.where(real, x_t, 0))
-    return jax.tree.map(lambda a, b: jnp.where(real, a, b), new, carry), jnp.where(real, y_t, 0)
+
+    def keep(a, b):
+      return jnp.where(real.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(keep, new, carry), jnp.where(real, y_t, 0)
 
   xs = jnp.swapaxes(xs, 0, 1)
   if mask is None:
@@ -148,6 +153,9 @@ def dropout_masks(
   kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with `per_gate`
   each gate has its own, `[G, B, K]`, as Keras 3 draws them.
   """
+  for name, p in {'rate': rate, 'recurrent_rate': recurrent_rate}.items():
+    if not 0 <= p < 1:
+      raise ValueError(f'{name} must be at least 0 and below 1, not {p}')
   shared = {}
   masks = []
   for i, product in enumerate(products(cell, params, input_size)):
@@ -192,6 +200,23 @@ def _dot(masks):
     )
 
   return dot
+
+
+def _check_dropout(dropout, cell, params, xs):
+  """Raises where the masks are not those of the step's products."""
+  if dropout is None:
+    return
+  found = products(cell, params, xs.shape[-1])
+  if len(dropout) != len(found):
+    raise ValueError(
+      f'dropout must have a mask for each of the {len(found)} products of a step,'
+      f' not {len(dropout)}'
+    )
+  for i, (mask, product) in enumerate(zip(dropout, found, strict=True)):
+    shape = xs.shape[0], product.width
+    per_gate = product.gates, *shape
+    if mask is not None and mask.shape not in (shape, per_gate):
+      raise ValueError(f'dropout[{i}] must be of shape {shape} or {per_gate}, not {mask.shape}')
 
 
 def _check(xs, lengths, mask):

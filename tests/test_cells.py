@@ -294,6 +294,17 @@ def test_hidden_size_must_be_a_whole_number(name, size):
     ('gru', {'reset': 'sideways'}, ["'before' or 'after'", "'sideways'"]),
     ('gru', {'reset': None}, ["'before' or 'after'", 'None']),
   ],
+  ids=[
+    'misspelt',
+    'upper-case',
+    'base',
+    'empty',
+    'dotted',
+    'option-misspelt',
+    'option-of-another',
+    'reset-sideways',
+    'reset-none',
+  ],
 )
 def test_errors_name_what_is_there(name, options, words):
   with pytest.raises(ValueError) as error:

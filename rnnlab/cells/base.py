@@ -18,7 +18,7 @@ Dot = Callable[[Array, Array], Array]
 class Cell(NamedTuple):
   """A recurrent cell, as an optax transformation is: functions, with the options in their closure.
 
-  init: `(key, input_size) -> params`, a flat dict of named float32 arrays.
+  init: `(key, input_size) -> params`, a flat dict of named arrays of JAX's float dtype.
   initial_carry: `(batch_shape, dtype) -> carry`, an array `[*batch_shape, H]` or a NamedTuple.
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
