@@ -278,13 +278,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(['words', 'said'], MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_told_in_a_line_or_two(words, said, launch):
+def test_a_mistake_is_told_in_a_line_or_two(words, said, launch, tmp_path):
   done = launch(*without([SMOKE], words), *words)
   assert done.returncode == 2
   assert said in done.stderr
   assert 'Traceback' not in done.stdout + done.stderr
   assert len(done.stderr.strip().splitlines()) <= 2
-  assert not list(pathlib.Path().glob('runs/*/cell-*'))
+  assert not list(tmp_path.glob('runs/*/cell-*'))
 
 
 def test_no_data_and_no_network_names_the_ways_out(launch, tmp_path):
