@@ -1,6 +1,81 @@
-"""Set before any test imports them: Keras computes with JAX, and JAX on the CPU."""
+"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on the CPU."""
 
 import os
+import random
+import subprocess
+import sys
+
+import pytest
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+from programs import ROOT, SMOKE, without  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def reviews(tmp_path_factory):
+  """An aclImdb folder of 300 + 100 reviews whose words tell their label, some of the time."""
+  folder = tmp_path_factory.mktemp('data') / 'aclImdb'
+  draw = random.Random(0)
+  words = [f'word{i}' for i in range(200)]
+  for split, count in (('train', 150), ('test', 50)):
+    for label, marks in (('neg', ['bad', 'dull']), ('pos', ['good', 'fine'])):
+      (folder / split / label).mkdir(parents=True)
+      for i in range(count):
+        text = draw.choices(words + marks * 40, k=draw.randint(5, 60))
+        (folder / split / label / f'{i}_1.txt').write_text(' '.join(text))
+  return folder
+
+
+@pytest.fixture(scope='session')
+def environment(tmp_path_factory):
+  """The environment of a launch: a cache of its own, one for compiled programs to save time."""
+  cache = tmp_path_factory.mktemp('cache')
+  compiled = tmp_path_factory.getbasetemp().parent / 'compiled'  # one for all test processes
+  return os.environ | {
+    'XDG_CACHE_HOME': str(cache),
+    'JAX_COMPILATION_CACHE_DIR': str(compiled),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+    'COLUMNS': '200',
+    'PYTHONPATH': '',
+  }
+
+
+@pytest.fixture
+def launch(reviews, environment, tmp_path):
+  """Runs launch.py to its end in tmp_path; returns the finished process."""
+
+  def run(*words, root=ROOT, env=None, check=None):
+    given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
+    done = subprocess.run(
+      [sys.executable, root / 'launch.py', *without(given, words), *words],
+      cwd=tmp_path,
+      env=environment | (env or {}),
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    if check is not None:
+      assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory, reviews, environment):
+  """A smoke sweep done without a break, to compare with."""
+  workdir = tmp_path_factory.mktemp('finished') / 'sweep'
+  words = [SMOKE, f'--workdir={workdir}', '--executor=serial']
+  words += ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  done = subprocess.run(
+    [sys.executable, ROOT / 'launch.py', *words],
+    env=environment,
+    cwd=tmp_path_factory.mktemp('elsewhere'),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  return workdir, done.stdout

@@ -10,7 +10,9 @@ NOTEBOOKS = pathlib.Path(__file__).parents[1] / 'experiments' / 'notebooks'
 
 
 @pytest.mark.parametrize('path', sorted(NOTEBOOKS.glob('*.ipynb')), ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path):
+def test_a_notebook_runs_from_top_to_bottom(path, environment, monkeypatch):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
   notebook = nbformat.read(path, as_version=4)
   client = nbclient.NotebookClient(
     notebook, timeout=300, resources={'metadata': {'path': str(path.parent)}}

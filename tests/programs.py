@@ -1,0 +1,41 @@
+"""What the tests of whole programs share."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rnnlab import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
+
+
+def without(given, words):
+  named = {word.partition('=')[0] for word in words}
+  return [word for word in given if word.partition('=')[0] not in named]
+
+
+def finals(workdir):
+  """Every run's numbers that must not depend on how it was done: metrics, rows and checkpoints."""
+  found = {}
+  for path in sorted(pathlib.Path(workdir).glob('*/result.json')):
+    result = json.loads(path.read_text())
+    rows = [json.loads(line) for line in (path.parent / 'metrics.jsonl').read_text().splitlines()]
+    for row in rows:
+      del row['seconds']
+    found[result['id']] = result['final'], result['best'], rows, parameters(path.parent)
+  return found
+
+
+def parameters(folder):
+  """The step and the bytes of all arrays in a run's last checkpoint."""
+  with checkpoint.manager(folder / 'checkpoints') as checkpoints:
+    step = max(checkpoints.all_steps())
+    state = checkpoints.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    ).state
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return step, {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in leaves}
