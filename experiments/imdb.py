@@ -1,8 +1,21 @@
-"""LSTM against GRU on IMDB reviews.
+"""LSTM against GRU on IMDB reviews: both cells, three seeds each.
 
-python launch.py                                          # this, the main job
-python launch.py --config=experiments/imdb.py:tutorial
-python launch.py --config=experiments/imdb.py:smoke
+    python launch.py
+
+The tutorial's model and hyper-parameters, with a validation split cut from train. With the reviews
+of the PyPI package, on two cores: 10 minutes; test accuracy at the best-validation epoch 83.6%
+(LSTM) and 83.6% (GRU); after the last epoch 75.0%, one of three LSTM runs having broken down, and
+82.9%.
+
+    python launch.py --config=experiments/imdb.py:tutorial
+
+The tutorial's own protocol: train on all 25,000, validation is test, ten epochs, the last reported,
+a dropout mask per gate, Adam's epsilon 1e-7, the GRU that is Keras's default. With the official
+data, on two cores: 25 minutes; test accuracy 84.8% (LSTM) and 85.2% (GRU).
+
+    python launch.py --config=experiments/imdb.py:smoke
+
+Everything, tiny, in half a minute; it reaches nothing.
 """
 
 import difflib
