@@ -187,10 +187,12 @@ def flatten(configs):
 
 
 def cell_name(name):
+  """A cell\'s name for people."""
   return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(name, name)
 
 
 def value_words(value):
+  """A setting\'s value for people."""
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
@@ -232,6 +234,7 @@ def _read_run(folder):
 
 
 def metrics_of(workdir, runs):
+  """`load_metrics`, for runs that have been read already."""
   rows = [
     row | {'id': run}
     for run in runs['id']
