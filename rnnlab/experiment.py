@@ -103,7 +103,7 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
       times = {'epoch_seconds': epoch_seconds, 'seconds': time.perf_counter() - began}
       checkpoint.save(checkpoints, state, {'rows': rows, **times})
 
-    total = spec.config.train.epochs * _steps(spec.config, setup)
+    total = _total_steps(spec.config, setup.splits)
     for progress, seconds in _timed(_fit(spec.config, setup, state), log['epoch_seconds']):
       state, text = progress.state, ''
       if progress.row:
@@ -127,9 +127,8 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
 def prepare(config: ConfigDict) -> Setup:
   """Loads the data, builds model and optimiser, draws the initial parameters."""
   dataset, splits = _load(FrozenConfigDict(config.data))
-  steps = -(-len(splits[0][0]) // config.train.batch_size)
   model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
-  tx = _optimizer(FrozenConfigDict(config.optim), steps * config.train.epochs)
+  tx = _optimizer(FrozenConfigDict(config.optim), _total_steps(config, splits))
   key = jax.random.key(config.seed)
   return Setup(model, tx, key, dataset, splits, train.init_state(model, tx, key))
 
@@ -164,8 +163,8 @@ def _model(config, vocab_size, mask):
   )
 
 
-def _steps(config, setup):
-  return -(-len(setup.splits[0][0]) // config.train.batch_size)
+def _total_steps(config, splits):
+  return config.train.epochs * train.epoch_steps(len(splits[0][0]), config.train.batch_size)
 
 
 def _fit(config, setup, state):

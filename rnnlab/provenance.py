@@ -10,13 +10,20 @@ import subprocess
 import jax
 
 
+def cores() -> list[int]:
+  """The cores that this process may use, by number."""
+  if hasattr(os, 'sched_getaffinity'):
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
 def device() -> str:
   """What computes here, in words: the kind of device, and for a CPU how many cores it may use."""
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return f'{jax.device_count()} x {kind}'
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  return f'{platform.processor() or platform.machine()} {kind}, {cores} core{"s" * (cores > 1)}'
+  count = len(cores())
+  return f'{platform.processor() or platform.machine()} {kind}, {count} core{"s" * (count > 1)}'
 
 
 @functools.cache

@@ -65,6 +65,11 @@ def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Array) -
   )
 
 
+def epoch_steps(examples: int, batch_size: int) -> int:
+  """How many batches an epoch has, the last being perhaps a partial one."""
+  return -(-examples // batch_size)
+
+
 def train_step(
   model: nn.Module,
   tx: optax.GradientTransformation,
@@ -111,7 +116,7 @@ def train_steps(model, tx, batch_size, state, key, ids, labels, stop) -> TrainSt
   drawn from (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is
   drawn from (key, step): so the result does not depend on where the loop was cut.
   """
-  steps = -(-len(ids) // batch_size)
+  steps = epoch_steps(len(ids), batch_size)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
   order = jax.random.permutation(jax.random.fold_in(order_key, state.step // steps), len(ids))
   order = jnp.pad(order, (0, steps * batch_size - len(ids)))
@@ -163,7 +168,7 @@ def fit(
 
   Raises NonFiniteLoss, saying at which step and why that is likely.
   """
-  steps = -(-len(train[0]) // batch_size)
+  steps = epoch_steps(len(train[0]), batch_size)
   for epoch in range(int(state.step) // steps + 1, epochs + 1):
     step = int(state.step)
     while step < epoch * steps:

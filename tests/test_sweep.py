@@ -185,7 +185,7 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
 
 def test_choose_takes_processes_for_several_runs_on_several_cores(monkeypatch):
   runs = sweep.expand(config(), IMDB['sweep'])
-  monkeypatch.setattr(executors, 'cores', lambda: 2)
+  monkeypatch.setattr(executors.provenance, 'cores', lambda: [0, 1])
   monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
   assert executors.choose(runs) == 'process'
   assert executors.choose(runs[:1]) == 'serial'

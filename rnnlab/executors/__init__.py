@@ -6,9 +6,10 @@ and KeyboardInterrupt is raised.
 """
 
 import importlib
-import os
 
 import jax
+
+from rnnlab import provenance
 
 NAMES = ('serial', 'process')
 
@@ -24,10 +25,5 @@ def choose(runs: list) -> str:
   One process a core gains on a CPU, where a run of this field's small matrices keeps one core busy;
   an accelerator is one device, which processes would only fight over.
   """
-  several = len(runs) > 1 and cores() > 1
+  several = len(runs) > 1 and len(provenance.cores()) > 1
   return 'process' if several and jax.default_backend() == 'cpu' else 'serial'
-
-
-def cores() -> int:
-  """How many cores this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

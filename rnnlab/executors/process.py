@@ -1,6 +1,7 @@
 """One process a core, each held to its core and doing one run at a time."""
 
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 
-from rnnlab import runlog
+from rnnlab import provenance, runlog
 from rnnlab.configs import RunSpec
 from rnnlab.executors import serial
 from rnnlab.experiment import Event
@@ -26,7 +27,7 @@ def execute(
     raise KeyboardInterrupt
   pending = collections.deque(runs)
   busy = {}
-  for core in _cores()[: len(runs)]:
+  for core in provenance.cores()[: len(runs)]:
     _start(core, pending.popleft(), workdir, busy)
   stopping = False
   try:
@@ -35,7 +36,7 @@ def execute(
         stopping = True
         pending.clear()
         for connection in busy:
-          connection.send(None)
+          _send(connection, None)
       for connection in wait(list(busy), timeout=0.2):
         process, core, spec = busy[connection]
         try:
@@ -53,7 +54,7 @@ def execute(
         # This run is over; the worker, with what it has compiled and loaded, takes the next.
         if pending:
           busy[connection] = process, core, pending.popleft()
-          connection.send((busy[connection][2], workdir))
+          _send(connection, (busy[connection][2], workdir))
         else:
           del busy[connection]
           connection.close()
@@ -67,12 +68,6 @@ def execute(
     raise KeyboardInterrupt
 
 
-def _cores():
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count() or 1))
-
-
 def _start(core, spec, workdir, busy):
   # spawn: a fork of a process in which JAX has threads may hang.
   context = multiprocessing.get_context('spawn')
@@ -82,6 +77,11 @@ def _start(core, spec, workdir, busy):
   theirs.close()
   ours.send((spec, workdir))
   busy[ours] = process, core, spec
+
+
+def _send(connection, message):
+  with contextlib.suppress(OSError):  # a dead worker is noticed, and said, when it is listened to
+    connection.send(message)
 
 
 def _work(connection: Connection, core: int) -> None:
