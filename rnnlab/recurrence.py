@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnlab import engine
 from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
@@ -54,25 +55,13 @@ def unroll(
     dtype = jnp.result_type(xs, *jax.tree.leaves(params))
     initial_carry = cell.initial_carry(xs.shape[:1], dtype)
 
-  def step(carry, x_t):
-    return cell.step(params, carry, x_t, _dot(dropout))
-
-  def masked_step(carry, inputs):
-    x_t, real = inputs
-    # Zeroed first: a NaN in the padding would reach the gradient through the unused branch below.
-    new, y_t = step(carry, jnp.where(real, x_t, 0))
-
-    def keep(a, b):
-      return jnp.where(real.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(keep, new, carry), jnp.where(real, y_t, 0)
-
-  xs = jnp.swapaxes(xs, 0, 1)
-  if mask is None:
-    carry, ys = jax.lax.scan(step, initial_carry, xs, reverse=reverse)
-  else:
-    inputs = xs, jnp.swapaxes(mask, 0, 1)[..., None]
-    carry, ys = jax.lax.scan(masked_step, initial_carry, inputs, reverse=reverse)
+  xs, real = jnp.swapaxes(xs, 0, 1), None
+  if mask is not None:
+    real = jnp.swapaxes(mask, 0, 1)
+    xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
+  carry, ys = engine.scan(
+    cell.step, params, initial_carry, xs, real=real, masks=dropout, reverse=reverse
+  )
   return carry, jnp.swapaxes(ys, 0, 1)
 
 
@@ -180,26 +169,6 @@ def lengths_to_mask(lengths: Array, steps: int) -> Array:
 
 def _bernoulli(key, rate, shape, dtype):
   return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
-
-
-def _dot(masks):
-  """The `dot` of one step: each call takes the next mask."""
-  if masks is None:
-    return matmul
-  remaining = iter(masks)
-
-  def dot(w, v):
-    mask = next(remaining)
-    if mask is None:
-      return v @ w
-    if mask.ndim == v.ndim:
-      return (v * mask) @ w
-    blocks = jnp.split(w, len(mask), axis=-1)
-    return jnp.concatenate(
-      [(v * m) @ block for m, block in zip(mask, blocks, strict=True)], axis=-1
-    )
-
-  return dot
 
 
 def _check_dropout(dropout, cell, params, xs):
