@@ -114,7 +114,7 @@ def eval_step(
   weights: Array,
   widths: tuple[int, ...] = (),
 ) -> metrics.Totals:
-  """The totals of one batch, without dropout."""
+  """The totals of one batch, as in `train_step` but without dropout."""
 
   def forward(ids):
     return model.apply({'params': params}, ids, deterministic=True)
