@@ -58,6 +58,7 @@ def get_config(preset=''):
   config.data.padding = 'pre'  # pre | post
   config.data.truncation = 'pre'  # pre | post
   config.data.mask = False
+  config.data.buckets = 1  # widths that batches are padded to, by length; above 1 needs mask
   config.data.validation_fraction = 0.2  # of train; 0: the test split is the validation split
   config.data.split_seed = 0
   config.data.max_examples = 0  # in each split; 0: all

@@ -69,7 +69,8 @@ def check(config: ConfigDict) -> None:
   choice('optim.name', optim.OPTIMIZERS)
   choice('optim.schedule', optim.SCHEDULES)
   need(
-    'model.hidden_size model.embed_size model.layers data.max_len train.batch_size train.epochs',
+    'model.hidden_size model.embed_size model.layers data.max_len data.buckets train.batch_size'
+    ' train.epochs',
     lambda n: n >= 1,
     'at least 1',
   )
@@ -86,6 +87,11 @@ def check(config: ConfigDict) -> None:
     lambda x: x >= 0,
     'at least 0',
   )
+  if config.data.buckets > 1 and not config.data.mask:
+    raise ValueError(
+      f'--config.data.buckets={config.data.buckets} needs --config.data.mask=True: without a mask'
+      ' the padding is part of what the model sees, and cutting it off changes the model'
+    )
   need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
   cells.get(
     config.model.cell,

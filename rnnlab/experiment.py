@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import cells, checkpoint, configs, metrics, models, optim, provenance, runlog, train
 from rnnlab.configs import RunSpec
-from rnnlab.data import imdb
+from rnnlab.data import batching, imdb
 
 
 class Event(NamedTuple):
@@ -51,6 +51,7 @@ class Setup(NamedTuple):
   key: jax.Array
   dataset: imdb.Dataset
   splits: tuple  # train, validation, test: (ids, labels) on the device
+  widths: tuple[int, ...]  # that batches are trimmed to; none where data.buckets is 1
   state: train.TrainState
 
 
@@ -129,8 +130,11 @@ def prepare(config: ConfigDict) -> Setup:
   dataset, splits = _load(FrozenConfigDict(config.data))
   model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
   tx = _optimizer(FrozenConfigDict(config.optim), _total_steps(config, splits))
+  widths = ()
+  if config.data.buckets > 1:
+    widths = batching.widths((dataset.train.ids != 0).sum(axis=1), config.data.buckets)
   key = jax.random.key(config.seed)
-  return Setup(model, tx, key, dataset, splits, train.init_state(model, tx, key))
+  return Setup(model, tx, key, dataset, splits, widths, train.init_state(model, tx, key))
 
 
 # Cached, so that runs which differ in the seed alone share data, and one compiled program.
@@ -177,6 +181,7 @@ def _fit(config, setup, state):
     setup.splits[1],
     epochs=config.train.epochs,
     batch_size=config.train.batch_size,
+    widths=setup.widths,
   )
 
 
@@ -207,7 +212,8 @@ def _finish(spec, setup, state, rows, seconds):
   config, dataset = spec.config, setup.dataset
 
   def test(params):
-    return metrics.means('test', train.evaluate(setup.model, params, *setup.splits[2]))
+    sums = train.evaluate(setup.model, params, *setup.splits[2], widths=setup.widths)
+    return metrics.means('test', sums)
 
   validation_is_test = not config.data.validation_fraction
   best = None

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import importlib
 import io
+import itertools
 import json
 import os
 import re
@@ -46,6 +47,7 @@ def config(**overrides):
       padding='pre',
       truncation='pre',
       mask=False,
+      buckets=1,
       validation_fraction=0.2,
       split_seed=0,
       max_examples=0,
@@ -261,6 +263,26 @@ def test_pad_refuses():
     batching.pad([[1]], 3, truncation='')
   with pytest.raises(ValueError, match='max_len must be at least 1, not 0'):
     batching.pad([[1]], 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=20), st.integers(1, 5))
+def test_widths_are_the_best_of_all(lengths, count):
+  def steps(widths):
+    return sum(min(width for width in widths if width >= length) for length in lengths)
+
+  widths = batching.widths(np.array(lengths), count)
+  longest = max(*lengths, 1)
+  assert len(widths) <= count and list(widths) == sorted({*widths}) and widths[-1] == longest
+  every = itertools.combinations_with_replacement(range(1, longest + 1), count - 1)
+  assert steps(widths) == min(steps((*others, longest)) for others in every)
+
+
+def test_widths_refuse():
+  with pytest.raises(ValueError, match='a width and a row: count=0, 1 rows'):
+    batching.widths(np.array([3]), 0)
+  with pytest.raises(ValueError, match='a width and a row: count=1, 0 rows'):
+    batching.widths(np.array([], int), 1)
 
 
 # Sources: a directory
@@ -702,6 +724,7 @@ def test_cache_is_used(acl, cache, monkeypatch):
   monkeypatch.setitem(sources.SOURCES, 'directory', read._replace(read=no_reading))
   same(first, imdb.load(config(dir=str(acl))))
   same(first, imdb.load(config(dir=str(acl), mask=True)))  # the model's business
+  same(first, imdb.load(config(dir=str(acl), buckets=4)))  # training's
   for change in (
     dict(vocab_size=12),
     dict(max_len=21),

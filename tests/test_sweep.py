@@ -83,6 +83,7 @@ def test_the_record_keeps_runs_of_earlier_launches(tmp_path):
     ('model.cell', 'lsmt'),
     ('data.vocab_size', 4),
     ('data.max_len', 0),
+    ('data.buckets', 0),
     ('data.padding', 'left'),
     ('data.validation_fraction', 0.9),
     ('optim.learning_rate', float('nan')),

@@ -1,12 +1,19 @@
 """Training: every example once, the optimiser's steps as written out, resumable at any step."""
 
+import functools
+import itertools
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import ROOT
 
+import rnnlab
 from rnnlab import cells, checkpoint, metrics, models, train
+from rnnlab.data import batching, imdb
 
 N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
 
@@ -28,6 +35,18 @@ def plain():
 @pytest.fixture(scope='module')
 def dropping():
   return make(dropout=0.3, recurrent_dropout=0.3)
+
+
+WIDTHS = (2, 3, 6)
+
+
+def ragged(padding, rows=N, longest=T):
+  """Rows of 1 to `longest` ids, and a row of none; row i holds the id i + 1."""
+  lengths = np.random.default_rng(1).integers(1, longest + 1, rows)
+  lengths[1] = 0
+  real = np.arange(T) < lengths[:, None]
+  real = real[:, ::-1] if padding == 'pre' else real
+  return lengths, jnp.asarray(np.where(real, np.arange(1, rows + 1)[:, None], 0), jnp.int32)
 
 
 def fit(made, epochs, seed=0, state=None):
@@ -76,6 +95,107 @@ def test_the_order_is_a_new_permutation_each_epoch(plain):
   assert float(state.totals.count) == 2 * N
 
 
+def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
+  """The same, where rows are of different lengths and batches are trimmed to what they need."""
+  seen = []
+
+  class Spy:
+    def apply(self, variables, ids, **_):
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), ids, ordered=True)
+      return ids.sum(axis=1) * variables['params']
+
+  model, tx, key = Spy(), optax.sgd(1e-6), jax.random.key(0)
+  start = train.init_state(plain[0], tx, key)
+  start = start._replace(params=jnp.ones(()), best_params=jnp.ones(()), opt_state=tx.init(1.0))
+
+  def run(ids, stops):
+    seen.clear()
+    state = jax.tree.map(jnp.copy, start)
+    for stop in stops:
+      state = train.train_steps(model, tx, BATCH, state, key, ids, plain[2][1], stop, widths=WIDTHS)
+    jax.effects_barrier()
+    return bits(state), float(state.totals.count), list(seen)
+
+  for padding in ('pre', 'post'):
+    lengths, ids = ragged(padding)
+    whole, count, batches = run(ids, (38, 76))
+    assert count == 2 * N and run(ids, (10, 38, 39, 75, 76))[0] == whole
+    orders = []
+    for epoch in (batches[:38], batches[38:]):
+      rows = np.concatenate([batch.max(axis=1) for batch in epoch]) - 1
+      # The row of no ids reads as -1; the two rows that fill the last batch are row 0.
+      assert sorted(rows) == sorted([-1, 0, 0, 0, *range(2, N)])
+      assert sum((batch != 0).sum() for batch in epoch) == lengths.sum() + 2 * lengths[0]
+      needed = [np.searchsorted(WIDTHS, (batch != 0).sum(axis=1)) for batch in epoch]
+      assert [batch.shape[1] for batch in epoch] == [WIDTHS[max(n)] for n in needed]
+      assert sum(min(n) < max(n) for n in needed) <= len(WIDTHS)  # at the edges, and the filled
+      orders.append([max(n) for n in needed])
+      assert orders[-1] != sorted(orders[-1])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_a_trimmed_batch_has_the_loss_and_gradients_of_the_padded(cell):
+  """A row of weight 0 is short, or so long that nothing can be trimmed: it must not matter."""
+  tx = optax.sgd(1.0)
+  labels, weights = jnp.array([1, 0, 1, 1]), jnp.array([1.0, 1.0, 1.0, 0.0])
+  state = None
+  for rate in (0.0, 0.3):
+    options = {'cell': cells.get(cell, hidden_size=5), 'mask': True}
+    model, _, _ = make(dropout=rate, recurrent_dropout=rate, **options)
+    state = train.init_state(model, tx, jax.random.key(0)) if state is None else state
+    step = jax.jit(functools.partial(train.train_step, model, tx, widths=(3,)))
+    for padding, longest in itertools.product(('pre', 'post'), (1, 3)):
+      ids = ragged(padding, rows=4, longest=longest)[1]
+      trimmed, padded = (
+        step(state, jax.random.key(1), ids.at[3].set(last), labels, weights)
+        for last in (ids[0], jnp.full(T, 7))
+      )
+      close(trimmed, padded)
+
+
+def close(actual, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), actual, expected
+  )
+
+
+def test_evaluation_in_buckets_has_the_totals_of_the_whole():
+  cell = cells.get('elman', hidden_size=5)
+  options = {'mask': True, 'vocab_size': 400, 'bidirectional': True, 'pooling': 'concat'}
+  model, tx, _ = make(cell=cell, **options)
+  params = train.init_state(model, tx, jax.random.key(0)).params
+  for padding in ('pre', 'post'):
+    lengths, ids = ragged(padding, rows=3 * train.EVAL_BATCH - 5)
+    labels = jnp.asarray(lengths > 3, jnp.int32)
+    whole = train.evaluate(model, params, ids, labels)
+    # Widths of a split whose rows are shorter, as a train split's may be.
+    trimmed = train.evaluate(model, params, ids, labels, widths=WIDTHS[:2])
+    assert trimmed.count == whole.count == len(ids) and trimmed.correct == whole.correct
+    np.testing.assert_allclose(trimmed.loss, whole.loss, rtol=1e-5)
+
+
+def test_a_run_in_buckets_takes_the_widths_of_its_data(reviews, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  config = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']('smoke')
+  config.data.update(source='directory', dir=str(reviews), mask=True, buckets=2)
+  config.model.update(cell='elman', hidden_size=3)
+  config.train.epochs = 1
+  seen = []
+  trimmed = train._trimmed
+
+  def spy(function, ids, widths):
+    seen.append(widths)
+    return trimmed(function, ids, widths)
+
+  monkeypatch.setattr(train, '_trimmed', spy)
+  run = rnnlab.run(config)
+  lengths = (imdb.load(config.data).train.ids != 0).sum(axis=1)
+  expected = batching.widths(lengths, 2)
+  assert len(expected) == 2 and seen == [expected] * 3  # to train, validate and test
+  assert run.metrics[0]['step'] == 8
+
+
 def test_a_step_is_the_gradient_step_of_its_batch(plain):
   model, _, (ids, labels) = plain
   tx = optax.sgd(0.5)
@@ -89,9 +209,7 @@ def test_a_step_is_the_gradient_step_of_its_batch(plain):
   grads = jax.grad(mean_loss)(state.params)
   after = train.train_step(model, tx, state, jax.random.key(1), ids[:3], labels[:3], weights)
   expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.params, expected
-  )
+  close(after.params, expected)
   assert int(after.step) == 1 and float(after.totals.count) == 2
 
 

@@ -24,3 +24,28 @@ def pad(
     start = max_len - len(ids) if padding == 'pre' else 0
     row[start : start + len(ids)] = ids
   return padded
+
+
+def widths(lengths: np.ndarray, count: int) -> tuple[int, ...]:
+  """Up to `count` widths for rows of these `lengths` (int [N]), each row taking the next one up.
+
+  Ascending; the last is the longest row's length, at least 1. Of all such widths, those with which
+  the rows take the fewest steps altogether. Raises ValueError for count below 1 and for no rows.
+  """
+  if count < 1 or not len(lengths):
+    raise ValueError(f'there must be a width and a row: count={count}, {len(lengths)} rows')
+  values, rows = np.unique(np.maximum(lengths, 1), return_counts=True)
+  values, below = np.append(0, values), np.append(0, np.cumsum(rows))
+  # bucket[i, j]: the steps of one bucket for the rows longer than values[i], up to values[j].
+  bucket = np.where(values[:, None] <= values, (below - below[:, None]) * values, np.inf)
+  steps, starts = bucket[0], []  # of the best buckets for the rows up to values[j]
+  for _ in range(count - 1):
+    several = steps[:, None] + bucket
+    starts.append(several.argmin(axis=0))
+    steps = several.min(axis=0)
+  chosen, end = [], len(values) - 1
+  for start in [*reversed(starts), np.zeros(len(values), int)]:
+    if start[end] < end:
+      chosen.append(int(values[end]))
+    end = start[end]
+  return tuple(reversed(chosen))
