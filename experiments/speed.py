@@ -5,8 +5,8 @@
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
 not installed is named and left out: pip install -r experiments/peers.txt. All of it takes about
-half an hour on two cores; --cases='training' or --cases=32x200x128x64 a part of it; --smoke, tiny
-shapes, a minute.
+half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it, and --smoke the
+same with tiny shapes, to see that all of it works.
 
 Every library has a process of its own, idle while others are measured. A case is measured in
 rounds, each library in turn, so that what slows the machine for a while slows all of them.
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 import pandas as pd
 import rich.console
@@ -181,6 +182,7 @@ def chosen(words) -> list[str]:
 
 
 def main(_):
+  jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
   console = rich.console.Console(width=None if sys.stdout.isatty() else 160, highlight=False)
   args = flags.FLAGS
   try:

@@ -1,6 +1,7 @@
 """How the figures of experiments/speed.py are told: tables, a page, a picture."""
 
 import io
+import math
 
 import matplotlib as mpl
 import numpy as np
@@ -40,8 +41,13 @@ COLUMNS = (
 
 
 def number(value: float) -> str:
-  """Three significant digits."""
-  return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'
+  """Three significant digits, or all of the whole ones."""
+  return f'{value:.{decimals(value)}f}'
+
+
+def decimals(value: float) -> int:
+  """How many digits behind the point make three significant ones."""
+  return max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
 
 
 def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -61,12 +67,12 @@ def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         line[name] = ''
         if name in by_name.index:
           row = by_name.loc[name]
-          half = (row['q75_ms'] - row['q25_ms']) / 2
-          mark = '**' if row['median_ms'] == fastest and len(by_name) > 1 else ''
-          line[name] = f'{mark}{number(row["median_ms"])}{mark} ± {half:.2g}'
+          median, half = row['median_ms'], (row['q75_ms'] - row['q25_ms']) / 2
+          mark = '**' if median == fastest and len(by_name) > 1 else ''
+          line[name] = f'{mark}{number(median)}{mark} ± {half:.{decimals(median)}f}'
       if 'rnnlab' in by_name.index:
         row = by_name.loc['rnnlab']
-        line['rnnlab GFLOP/s'] = f'{row["gflops"]:.3g} ({row["share_of_ceiling"]:.0%})'
+        line['rnnlab GFLOP/s'] = f'{row["gflops"]:.3g} ({100 * row["share_of_ceiling"]:.2g}%)'
       lines.append(line)
     found[title] = pd.DataFrame(lines).fillna('')
   return found
@@ -94,10 +100,10 @@ def tables(table: pd.DataFrame) -> list[rich.table.Table]:
   return made
 
 
-def markdown(grid: pd.DataFrame) -> str:
-  """A table in Markdown, the first column to the left, the others to the right."""
-  lines = [list(grid), ['---', *['---:'] * (grid.shape[1] - 1)], *grid.values.tolist()]
-  return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+def markdown(grid: pd.DataFrame, left: int = 1) -> str:
+  """A table in Markdown, the first `left` columns to the left, the others to the right."""
+  rule = ['---'] * left + ['---:'] * (grid.shape[1] - left)
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (list(grid), rule, *grid.values))
 
 
 def write(table: pd.DataFrame, about: list[str], out) -> None:
@@ -123,7 +129,7 @@ def write(table: pd.DataFrame, about: list[str], out) -> None:
       'compile_s': table['compile_s'].map('{:.2f}'.format),
     }
   )
-  parts += [LEGEND, '## All figures', markdown(every), COLUMNS]
+  parts += [LEGEND, '## All figures', markdown(every, left=2), COLUMNS]
   runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
 
 

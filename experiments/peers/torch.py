@@ -1,4 +1,4 @@
-"""PyTorch: nn.LSTM or nn.GRU, packed where rows are padded."""
+"""PyTorch: nn.LSTM or nn.GRU, time-major, which is the faster, and packed where rows are padded."""
 
 import torch
 from torch import nn
@@ -15,15 +15,13 @@ def build(case):
 
 
 def _module(case):
-  return LAYERS[case.cell](
-    case.inputs, case.hidden, batch_first=True, bidirectional=case.bidirectional
-  )
+  return LAYERS[case.cell](case.inputs, case.hidden, bidirectional=case.bidirectional)
 
 
 def _pack(xs, lengths):
   if lengths is None:
     return xs
-  return pack_padded_sequence(xs, lengths, batch_first=True, enforce_sorted=False)
+  return pack_padded_sequence(xs, lengths, enforce_sorted=False)
 
 
 def _tensors(case):
@@ -32,6 +30,7 @@ def _tensors(case):
 
 def _layer(case):
   xs, weights, _, _, lengths = _tensors(case)
+  xs, weights = (x.transpose(0, 1).contiguous() for x in (xs, weights))
   module = _module(case)
   wanted = [*module.parameters(), xs.requires_grad_()]
 
@@ -39,7 +38,7 @@ def _layer(case):
     out = module(_pack(xs, lengths))[0]
     if lengths is None:
       return out
-    return pad_packed_sequence(out, batch_first=True, total_length=case.steps)[0]
+    return pad_packed_sequence(out, total_length=case.steps)[0]
 
   def gradient():
     return torch.autograd.grad((ys() * weights).sum(), wanted)
@@ -62,7 +61,8 @@ class _Classifier(nn.Module):
 
 def _training(case):
   _, _, ids, labels, lengths = _tensors(case)
-  ids, labels = ids.long().split(case.batch), labels.float().split(case.batch)
+  ids = [x.T.contiguous() for x in ids.long().split(case.batch)]
+  labels = labels.float().split(case.batch)
   lengths = [None] * peers.STEPS if lengths is None else lengths.split(case.batch)
   model = _Classifier(case)
   optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
