@@ -5,8 +5,8 @@
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
 not installed is named and left out: pip install -r experiments/peers.txt. All of it takes about
-half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it, and --smoke the
-same with tiny shapes, to see that all of it works.
+half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it, and --smoke
+the same with tiny shapes, to see that all of it works.
 
 Every library has a process of its own, idle while others are measured. A case is measured in
 rounds, each library in turn, so that what slows the machine for a while slows all of them.
@@ -57,6 +57,7 @@ class Worker:
 
   def __init__(self, name):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide what compiling takes
     if name in peers.PEERS:
       environment |= peers.PEERS[name].environment
     self._log = tempfile.TemporaryFile(mode='w+')
