@@ -1,4 +1,4 @@
-"""The benchmark: a small one as a user runs it, what it counts, and what it does where peers fail."""
+"""The benchmark: a small one as a user runs it, what it counts, what it does where peers fail."""
 
 import subprocess
 import sys
