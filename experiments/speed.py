@@ -12,6 +12,7 @@ Every library has a process of its own, idle while others are measured. A case i
 rounds, each library in turn, so that what slows the machine for a while slows all of them.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -91,7 +92,8 @@ class Worker:
     self._process.kill()
     self._process.wait()
     for file in (self._process.stdin, self._process.stdout, self._log):
-      file.close()
+      with contextlib.suppress(BrokenPipeError):  # a question that a dead process never read
+        file.close()
 
 
 def cases(smoke: bool = False) -> list[peers.Case]:
