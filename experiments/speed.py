@@ -226,6 +226,7 @@ def main(_):
   speed_report.write(table, about, out)
   for part in speed_report.tables(table):
     console.print(part)
+  console.print(speed_report.ceiling(table), soft_wrap=True)
   console.print(f'in {out}: speed.csv, summary.md, speed.png', soft_wrap=True)
   sys.exit(130 if stopped else 0)
 

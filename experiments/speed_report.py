@@ -26,6 +26,7 @@ COLOURS = dict(
   )
 )
 MARKERS = dict(zip(peers.PEERS, '|os^DvP', strict=True))
+DISTURBED = 0.8  # of the highest ceiling
 LEGEND = (
   'Milliseconds: the median over rounds ± half the interquartile range. Blank: the library does not'
   ' offer this. GFLOP/s: of the matrix products at real steps; in brackets their share of what one'
@@ -91,7 +92,7 @@ def tables(table: pd.DataFrame) -> list[rich.table.Table]:
   for title, grid in grids(table).items():
     shown = rich.table.Table(title=title, title_justify='left', caption_justify='left')
     for column in grid:
-      shown.add_column(column, justify='left' if column == '' else 'right')
+      shown.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
     for line in grid.itertuples(index=False):
       words = [w.replace('**', '[bold]', 1).replace('**', '[/bold]') for w in line]
       shown.add_row(*words)
@@ -134,11 +135,19 @@ def write(table: pd.DataFrame, about: list[str], out) -> None:
 
 
 def ceiling(table):
-  """The ceiling and how it moved, in a sentence."""
-  q25, median, q75 = np.nanquantile(table['ceiling_gflops'], [0.25, 0.5, 0.75])
-  return (
+  """The ceiling and how it moved; the cases during which something else used the machine."""
+  by_case = table.groupby('case', sort=False)['ceiling_gflops'].first()
+  median, low, high = by_case.median(), by_case.min(), by_case.max()
+  words = (
     f'The ceiling, a product of two 2048 x 2048 matrices by JAX in each round: {median:.0f} GFLOP/s'
-    f' (quartiles over the cases {q25:.0f} and {q75:.0f}).'
+    f' ({low:.0f} to {high:.0f} over the cases).'
+  )
+  disturbed = list(by_case.index[by_case < DISTURBED * high])
+  if not disturbed:
+    return words
+  return (
+    f'{words} Below {DISTURBED:.0%} of the highest something else was using the machine, and these'
+    f' cases are better measured again: {", ".join(disturbed)}.'
   )
 
 
