@@ -4,7 +4,6 @@ import io
 import math
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import rich.table
 from matplotlib.figure import Figure
