@@ -207,7 +207,7 @@ def _panel(ax, rows):
       y,
       MARKERS[name],
       color=COLOURS[name],
-      markersize=6.5,
+      markersize=7.5,
       markeredgecolor=figures.PAPER,
       markeredgewidth=0.6,
       label=name,
