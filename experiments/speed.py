@@ -186,7 +186,7 @@ def chosen(words) -> list[str]:
 
 def main(_):
   jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
-  console = rich.console.Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+  console = rich.console.Console(width=None if sys.stdout.isatty() else 190, highlight=False)
   args = flags.FLAGS
   try:
     names = chosen(args.peers if args.peers is not None else peers.PEERS)
@@ -223,11 +223,11 @@ def main(_):
     *(f'{name}: {peers.PEERS[name].versions()}' for name in names),
     *notes,
   ]
-  speed_report.write(table, about, out)
+  files = speed_report.write(table, about, out)
   for part in speed_report.tables(table):
     console.print(part)
   console.print(speed_report.ceiling(table), soft_wrap=True)
-  console.print(f'in {out}: speed.csv, summary.md, speed.png', soft_wrap=True)
+  console.print(f'in {out}: speed.csv, {files}', soft_wrap=True)
   sys.exit(130 if stopped else 0)
 
 

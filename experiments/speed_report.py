@@ -91,7 +91,7 @@ def tables(table: pd.DataFrame) -> list[rich.table.Table]:
   for title, grid in grids(table).items():
     shown = rich.table.Table(title=title, title_justify='left', caption_justify='left')
     for column in grid:
-      shown.add_column(column, justify='left' if column == '' else 'right', no_wrap=True)
+      shown.add_column(column, justify='left' if column == '' else 'right')
     for line in grid.itertuples(index=False):
       words = [w.replace('**', '[bold]', 1).replace('**', '[/bold]') for w in line]
       shown.add_row(*words)
@@ -106,8 +106,8 @@ def markdown(grid: pd.DataFrame, left: int = 1) -> str:
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (list(grid), rule, *grid.values))
 
 
-def write(table: pd.DataFrame, about: list[str], out) -> None:
-  """Writes summary.md and, where there are peers to compare with, speed.png."""
+def write(table: pd.DataFrame, about: list[str], out) -> str:
+  """Writes summary.md and, where there are peers to compare with, speed.png; says which."""
   picture = draw(table)
   parts = ['# Speed', '\n'.join(f'- {line}' for line in about), ceiling(table)]
   if picture:
@@ -131,6 +131,7 @@ def write(table: pd.DataFrame, about: list[str], out) -> None:
   )
   parts += [LEGEND, '## All figures', markdown(every, left=2), COLUMNS]
   runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
+  return 'summary.md, speed.png' if picture else 'summary.md'
 
 
 def ceiling(table):
