@@ -1,0 +1,139 @@
+"""What experiments/speed.py measures, and the libraries that it measures, a file each.
+
+A peer's file has one function, `build(case) -> (call, repeats)`: `call()` does the work of a case
+`repeats` times, and returns once it is done.
+"""
+
+import importlib.metadata
+import importlib.util
+from typing import NamedTuple
+
+import numpy as np
+
+VOCABULARY = 10_000
+STEPS = 25  # training steps in a call, the chunk of `rnnlab.train.fit`
+RATE = 0.2  # of dropout, on inputs and on states
+GATES = {'lstm': 4, 'gru': 3}
+DROPOUTS = ('none', 'shared', 'per gate')
+
+
+class Case(NamedTuple):
+  """One thing to measure.
+
+  what: 'forward', ys of a layer; 'gradient', those of sum(ys * weights) for the parameters and xs;
+  'training', a step of the tutorial's classifier, in one direction. inputs is D, hidden H. lengths:
+  whether rows are padded on the right, by a quarter of all steps together.
+  """
+
+  what: str
+  cell: str
+  batch: int
+  steps: int
+  inputs: int
+  hidden: int
+  dropout: str = 'none'
+  lengths: bool = False
+  bidirectional: bool = False
+
+  @property
+  def name(self) -> str:
+    """Such as `lstm gradient 32x200x128x64 lengths`."""
+    words = [self.cell, self.what, 'x'.join(map(str, self[2:6]))]
+    words += ['bidirectional'] * self.bidirectional + ['lengths'] * self.lengths
+    words += [f'dropout {self.dropout}'] * (self.dropout != 'none')
+    return ' '.join(words)
+
+
+class Peer(NamedTuple):
+  """A library: its file here, the packages it needs, what it can do, what its process is told."""
+
+  module: str
+  packages: tuple[str, ...]  # (as imported; the first is the library itself)
+  dropouts: tuple[str, ...] = ('none',)
+  lengths: bool = True
+  bidirectional: bool = True
+  environment: dict[str, str] = {}
+
+  def can(self, case: Case) -> bool:
+    """Whether the library offers what the case is about."""
+    return (
+      case.dropout in self.dropouts
+      and self.lengths >= case.lengths
+      and self.bidirectional >= case.bidirectional
+    )
+
+  def missing(self) -> list[str]:
+    """The packages that are not installed."""
+    return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+  def versions(self) -> str:
+    """Such as `keras 3.15.1, jax 0.10.2`."""
+    return ', '.join(f'{name} {_version(name)}' for name in self.packages)
+
+
+def _version(package):
+  for name in (_DISTRIBUTIONS.get(package, package), package):
+    try:
+      return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      pass
+  return importlib.import_module(package).__version__
+
+
+_DISTRIBUTIONS = {'haiku': 'dm-haiku', 'tensorflow': 'tensorflow-cpu'}
+_KERAS = ('none', 'per gate')
+PEERS = {
+  'rnnlab': Peer('rnnlab', ('rnnlab', 'jax', 'flax', 'optax'), DROPOUTS),
+  'keras-jax': Peer('keras', ('keras', 'jax'), _KERAS, environment={'KERAS_BACKEND': 'jax'}),
+  'keras-tensorflow': Peer(
+    'keras', ('keras', 'tensorflow'), _KERAS, environment={'KERAS_BACKEND': 'tensorflow'}
+  ),
+  'torch': Peer('torch', ('torch',)),
+  'flax': Peer('flax', ('flax', 'jax', 'optax')),
+  'haiku': Peer('haiku', ('haiku', 'jax', 'optax'), lengths=False, bidirectional=False),
+  'equinox': Peer('equinox', ('equinox', 'jax', 'optax'), lengths=False, bidirectional=False),
+}
+
+
+class Data(NamedTuple):
+  """Arrays of a case, the same for all libraries: of a layer, or of 25 steps of training."""
+
+  xs: np.ndarray | None  # [B, T, D]
+  weights: np.ndarray | None  # [B, T, H], 0 at padded steps; 2H where bidirectional
+  ids: np.ndarray | None  # int [25 B, T], 0 at padded steps
+  labels: np.ndarray | None  # int [25 B]
+  lengths: np.ndarray | None  # int [B] or [25 B]
+
+
+def data(case: Case) -> Data:
+  """Draws the arrays of a case."""
+  draw = np.random.default_rng(0)
+  training = case.what == 'training'
+  rows = case.batch * STEPS if training else case.batch
+  lengths = draw.permutation(real_steps(case, rows)).astype(np.int32)
+  real = np.arange(case.steps) < lengths[:, None]
+  given = lengths if case.lengths else None
+  if training:
+    ids = draw.integers(1, VOCABULARY, (rows, case.steps), dtype=np.int32)
+    return Data(None, None, ids * real, draw.integers(0, 2, rows, dtype=np.int32), given)
+  outputs = case.hidden * (1 + case.bidirectional)
+  xs = draw.standard_normal((rows, case.steps, case.inputs), dtype=np.float32)
+  weights = draw.standard_normal((rows, case.steps, outputs), dtype=np.float32)
+  return Data(xs, weights * real[..., None], None, None, given)
+
+
+def real_steps(case: Case, rows: int) -> np.ndarray:
+  """The length of each row: all steps, or spread evenly from half of them to all."""
+  first = case.steps / 2 if case.lengths else case.steps
+  return np.linspace(first, case.steps, rows).round().astype(int)
+
+
+def flops(case: Case) -> float:
+  """Operations in the matrix products of a call's one repeat, from shapes and real steps alone.
+
+  2 K M for a row's product with a `[K, M]` weight, and twice that again for its two gradients.
+  """
+  vectors = real_steps(case, case.batch).sum() * (1 + case.bidirectional)
+  layer = 2 * vectors * (case.inputs + case.hidden) * GATES[case.cell] * case.hidden
+  head = 2 * case.batch * case.hidden * (case.what == 'training')
+  return float((layer + head) * (1 if case.what == 'forward' else 3))

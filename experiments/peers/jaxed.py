@@ -1,0 +1,58 @@
+"""What the libraries on JAX share: compiling a layer, and training with Optax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import peers
+
+
+def layer(case, apply, params, time_major=False):
+  """The call for a layer `apply(params, xs, lengths) -> ys`; both time-major where said."""
+  xs, weights, _, _, lengths = jax.tree.map(jnp.asarray, peers.data(case))
+  if time_major:
+    xs, weights = jnp.swapaxes(xs, 0, 1), jnp.swapaxes(weights, 0, 1)
+
+  def loss(params, xs, lengths):
+    return jnp.sum(apply(params, xs, lengths) * weights)
+
+  function = apply if case.what == 'forward' else jax.grad(loss, argnums=(0, 1))
+  run = functools.partial(jax.jit(function), params, xs, lengths)
+  return lambda: jax.block_until_ready(run()), 1
+
+
+def training(case, apply, params):
+  """The call for steps of a classifier `apply(params, ids, lengths) -> logits [B]`.
+
+  One compiled step a batch, its state donated; the host runs ahead of the device, so that only the
+  last step is waited for.
+  """
+  _, _, ids, labels, lengths = peers.data(case)
+  batches = jax.tree.map(
+    lambda x: [jnp.asarray(b) for b in np.split(x, peers.STEPS)], (ids, labels)
+  )
+  lengths = [None] * peers.STEPS if lengths is None else np.split(lengths, peers.STEPS)
+  tx = optax.adam(1e-3)
+
+  def loss(params, ids, labels, lengths):
+    logits = apply(params, ids, lengths)
+    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, opt_state, ids, labels, lengths):
+    grads = jax.grad(loss)(params, ids, labels, lengths)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+  state = params, tx.init(params)
+
+  def call():
+    nonlocal state
+    for batch in zip(*batches, lengths, strict=True):
+      state = step(*state, *batch)
+    jax.block_until_ready(state)
+
+  return call, peers.STEPS

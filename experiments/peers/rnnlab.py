@@ -1,0 +1,82 @@
+"""rnnlab, through what it makes public."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import rnnlab
+from experiments import peers
+from rnnlab import train
+
+CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
+
+
+def build(case):
+  """See `experiments.peers`."""
+  return (_training if case.what == 'training' else _layer)(case)
+
+
+def _layer(case):
+  xs, weights, _, _, lengths = jax.tree.map(jnp.asarray, peers.data(case))
+  cell = CELLS[case.cell](case.hidden)
+  params = [cell.init(jax.random.key(i), case.inputs) for i in range(1 + case.bidirectional)]
+
+  def masks(key, params):
+    if case.dropout == 'none':
+      return None
+    return rnnlab.dropout_masks(
+      key,
+      cell,
+      params,
+      case.batch,
+      case.inputs,
+      rate=peers.RATE,
+      recurrent_rate=peers.RATE,
+      per_gate=case.dropout == 'per gate',
+    )
+
+  def forward(params, xs, lengths, key):
+    dropout = tuple(masks(k, p) for k, p in zip(jax.random.split(key), params, strict=False))
+    if case.bidirectional:
+      return rnnlab.bidirectional(cell, tuple(params), xs, lengths=lengths, dropout=dropout)[1]
+    return rnnlab.unroll(cell, params[0], xs, lengths=lengths, dropout=dropout[0])[1]
+
+  def loss(params, xs, weights, lengths, key):
+    return jnp.sum(forward(params, xs, lengths, key) * weights)
+
+  key = jax.random.key(2)
+  if case.what == 'forward':
+    run = functools.partial(jax.jit(forward), params, xs, lengths, key)
+  else:
+    run = functools.partial(
+      jax.jit(jax.grad(loss, argnums=(0, 1))), params, xs, weights, lengths, key
+    )
+  return lambda: jax.block_until_ready(run()), 1
+
+
+def _training(case):
+  _, _, ids, labels, _ = jax.tree.map(jnp.asarray, peers.data(case))
+  rate = 0.0 if case.dropout == 'none' else peers.RATE
+  model = rnnlab.SequenceClassifier(
+    CELLS[case.cell](case.hidden),
+    peers.VOCABULARY,
+    case.inputs,
+    mask=case.lengths,
+    dropout=rate,
+    recurrent_dropout=rate,
+    dropout_per_gate=case.dropout == 'per gate',
+  )
+  tx = optax.adam(1e-3)
+  key = jax.random.key(0)
+  state = train.init_state(model, tx, key)
+
+  def call():
+    nonlocal state
+    # As `fit` goes on by a chunk, looking at the loss after it.
+    stop = int(state.step) + peers.STEPS
+    state = train.train_steps(model, tx, case.batch, state, key, ids, labels, stop)
+    int(state.bad_step)
+
+  return call, peers.STEPS

@@ -1,0 +1,100 @@
+"""A library's process: measures what it is asked to, and stays idle in between.
+
+    python -m experiments.peers.worker NAME
+
+A question is a line of JSON on stdin, its answer a line on stdout:
+`{"build": [...a case...]}` -> `{"compile_s": s, "seconds": s a repeat, "memory_mb": or null}`;
+`{"calls": n}` -> `{"seconds": s a repeat}`. What fails is answered with `{"error": "..."}`.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+from experiments import peers
+
+STATUS = pathlib.Path('/proc/self/status')
+
+
+def main(name):
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks says when to stop
+  answers = os.fdopen(os.dup(1), 'w', buffering=1)
+  os.dup2(2, 1)  # what libraries print must not be taken for an answer
+  library, call, repeats = None, None, 1
+  for line in sys.stdin:
+    question = json.loads(line)
+    try:
+      if 'build' in question:
+        library = library or load(name)
+        call = None
+        answer, call, repeats = build(library, peers.Case(*question['build']))
+      else:
+        answer = {'seconds': seconds(call, question['calls']) / repeats}
+    except Exception as error:
+      call = None
+      answer = {'error': f'{type(error).__name__}: {error}'[:300]}
+    answers.write(json.dumps(answer) + '\n')
+
+
+def build(library, case):
+  """Makes a case ready, and measures its first call and its memory."""
+  free()
+  before = memory_mb('VmRSS')
+  call, repeats = library.build(case)
+  first = seconds(call, 1)
+  free(programs=False)
+  if before is not None:
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # the high-water mark is what is now
+  call()
+  peak = memory_mb('VmHWM')
+  later = seconds(call, 1)
+  answer = {
+    'compile_s': max(first - later, 0),
+    'seconds': later / repeats,
+    'memory_mb': peak - before if before is not None else None,
+  }
+  return answer, call, repeats
+
+
+def seconds(call, calls):
+  """The wall time of a call, on average."""
+  start = time.perf_counter()
+  for _ in range(calls):
+    call()
+  return (time.perf_counter() - start) / calls
+
+
+def free(programs=True):
+  """Gives memory that the last case held back to the system, so that the next starts level."""
+  if programs and 'jax' in sys.modules:
+    sys.modules['jax'].clear_caches()
+  gc.collect()
+  if sys.platform == 'linux':
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_mb(field):
+  """A field of Linux's status of this process, in MB; None elsewhere."""
+  if not STATUS.exists():
+    return None
+  (line,) = (x for x in STATUS.read_text().splitlines() if x.startswith(field))
+  return int(line.split()[1]) * 1024 / 1e6
+
+
+def load(name):
+  """The library's file here, warm: what it loads at its first use is no case's memory or time."""
+  peer = peers.PEERS.get(name)
+  library = importlib.import_module(f'experiments.peers.{peer.module if peer else name}')
+  both = bool(peer and peer.bidirectional)
+  build(library, peers.Case('gradient', 'lstm', 1, 2, 2, 2, bidirectional=both))
+  return library
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -1,0 +1,113 @@
+"""The benchmark: a small one as a user runs it, what it counts, what it does where peers fail."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from programs import ROOT
+
+import rnnlab
+from experiments import peers, speed
+from experiments.peers import flax as flax_peer
+from experiments.peers import rnnlab as rnnlab_peer
+from rnnlab import recurrence
+
+
+def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(environment, tmp_path):
+  hide = tmp_path / 'hide'
+  hide.mkdir()
+  (hide / 'sitecustomize.py').write_text("import sys\nsys.modules['haiku'] = None\n")
+  cases = 'lstm forward 2x6x4x3 lengths,gru training 2x6x4x3 dropout shared'
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.speed', '--smoke', '--rounds=3', '--peers=flax,haiku']
+    + [f'--cases={cases}', f'--out={tmp_path / "out"}'],
+    env=environment | {'PYTHONPATH': str(hide)},
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert 'haiku: not installed, skipped; pip install -r experiments/peers.txt' in done.stdout
+  assert '100%' in done.stdout and 'left' in done.stdout and 'GFLOP/s' in done.stdout
+
+  table = pd.read_csv(tmp_path / 'out' / 'speed.csv')
+  first, second = cases.split(',')
+  # Flax draws no recurrent dropout: it has no row for the second.
+  assert list(zip(table['library'], table['case'], strict=True)) == [
+    ('rnnlab', first),
+    ('flax', first),
+    ('rnnlab', second),
+  ]
+  assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
+  assert (table['median_ms'] <= table['q75_ms']).all()
+  # By hand: rows of 3 and 6 real steps, each (4 + 3) x 12 weights.
+  work = 2 * 9 * (4 + 3) * 12
+  np.testing.assert_allclose(table['gflops'][:2] * table['median_ms'][:2], work / 1e6)
+  share = table['gflops'] / table['ceiling_gflops']
+  np.testing.assert_allclose(table['share_of_ceiling'], share)
+  assert table['times_rnnlab'][0] == 1 and 0 < share.max() < 1
+  assert (table['compile_s'] > 0.01).all()
+  assert table['versions'][1].startswith('flax 0.')
+
+  summary = (tmp_path / 'out' / 'summary.md').read_text()
+  assert 'python -m experiments.speed --smoke' in summary and 'speed.png' in summary
+  assert 'haiku: not installed' in summary and 'Device: ' in summary
+  assert (tmp_path / 'out' / 'speed.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_the_operations_counted_are_those_of_the_products_in_a_step(cell):
+  made = rnnlab.cells.get(cell, hidden_size=64)
+  params = jax.eval_shape(lambda key: made.init(key, 128), jax.random.key(0))
+  a_step = sum(2 * p.width * p.gates * 64 for p in recurrence.products(made, params, 128))
+  case = peers.Case('forward', cell, 32, 200, 128, 64)
+  assert peers.flops(case) == 32 * 200 * a_step
+  assert peers.flops(case._replace(what='gradient', bidirectional=True)) == 6 * peers.flops(case)
+  padded = case._replace(lengths=True)
+  assert peers.flops(padded) == peers.data(padded).lengths.sum() * a_step
+
+
+@pytest.mark.parametrize('peer', [rnnlab_peer, flax_peer])
+def test_gradients_are_those_of_parameters_and_inputs_at_real_steps(peer):
+  case = peers.Case('gradient', 'gru', 3, 8, 4, 5, lengths=True)
+  call, repeats = peer.build(case)
+  params, xs = call()
+  assert repeats == 1 and all(np.any(leaf) for leaf in jax.tree.leaves(params))
+  real = np.arange(8) < peers.data(case).lengths[:, None]
+  assert np.array_equal(np.any(np.asarray(xs), axis=-1), real) and not real.all()
+
+
+def test_a_process_that_dies_is_said_and_the_others_go_on():
+  workers = {'matmul': speed.Worker('matmul'), 'rnnlab': speed.Worker('rnnlab')}
+  workers['rnnlab']._process.kill()
+  (case,) = (c for c in speed.cases(smoke=True) if c.name == 'gru forward 2x6x4x3')
+  try:
+    found, errors = speed.measure(case, workers, rounds=2)
+    assert list(found) == list(workers) == ['matmul'] and len(found['matmul']['times']) == 2
+    assert 'status -9' in errors['rnnlab']
+    assert speed.rows(case, found, 2) == []
+  finally:
+    for worker in workers.values():
+      worker.close()
+
+
+def test_peers_are_chosen_by_name():
+  assert speed.chosen(['torch', 'keras']) == ['rnnlab', 'torch', 'keras-jax', 'keras-tensorflow']
+  with pytest.raises(ValueError, match="no peer 'troch' .did you mean 'torch'"):
+    speed.chosen(['troch'])
+
+
+def test_cases_go_from_the_smallest_shape_over_the_tutorials_to_the_largest():
+  found = speed.cases()
+  assert len(set(c.name for c in found)) == len(found)
+  assert [c[2:6] for c in found] == sorted(c[2:6] for c in found)
+  for cell in ('lstm', 'gru'):
+    assert {c.dropout for c in found if c.what == 'training' and c.cell == cell} == {
+      'none',
+      'shared',
+      'per gate',
+    }
