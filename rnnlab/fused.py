@@ -2,8 +2,8 @@
 
 A scan on a GPU launches kernels at every step, and small ones: for the hidden sizes of this field
 it waits far longer than it computes. Here a program takes a block of rows through all steps, the
-recurrent weights staying on the chip; input products, weight and bias gradients are matrix
-products over all steps at once, outside the kernels.
+recurrent weights staying on the chip (or, of 128 units, in its cache); input products, weight and
+bias gradients are matrix products over all steps at once, outside the kernels.
 
 The kernels are the primal and its transpose; forward mode and higher derivatives take the same
 equations as a plain scan. Time-major `[T, B, ...]` inside; G gates, H hidden units.
@@ -16,17 +16,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from rnnlab.cells.base import Array, Carry, Cell, Params
 
 ROWS = 16  # of a program's block: the fewest that a tensor core's product takes
-HIDDEN_SIZES = (16, 32, 64, 128)  # Triton's blocks are powers of two; above, no weights fit
-RESIDENT = 64  # the largest hidden size whose weights a program's registers hold in float32
+WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # by hidden size, a power of two as Triton's blocks are
+RESIDENT = 64  # the largest hidden size whose weights stay on the chip; above they are in its cache
 
 
 # The cells, a gate at a time, since Triton has neither split nor concatenate. All of shape [B, H].
@@ -151,7 +151,7 @@ def supports(cell: Cell, params: Params, xs: Array) -> bool:
   return (
     cell.fused in CELLS
     and platform in ('gpu', 'cuda')
-    and params['w_h'].shape[0] in HIDDEN_SIZES
+    and params['w_h'].shape[0] in WARPS
     and jnp.result_type(xs, *params.values()) == jnp.float32
     and jax.config.jax_default_matmul_precision in (None, 'default', 'tensorfloat32')
     and xs.size > 0
@@ -225,7 +225,7 @@ def _drop(drops, shape):
 
 
 def _products(w, drop, operands):
-  """`[..., G * H]` from `w [K, G * H]` and pairs of an operand and the gates it serves, in order."""
+  """`[..., G * H]` from `w [K, G * H]` and pairs of an operand and how many gates it serves."""
   if drop is not None and len(drop) > 1:
     each = [v for v, count in operands for _ in range(count)]
     operands = [(v * m, 1) for v, m in zip(each, drop, strict=True)]
@@ -300,7 +300,8 @@ def _forward_kernel(plan, real, inputs, outputs, saved):
   steps, _, width = inputs.xp.shape
   hidden = inputs.w_h.shape[0]
   gates = [pl.ds(start, hidden) for start in range(0, width, hidden)]
-  dot = _dot(_weights(inputs.w_h, [(slice(None), gate) for gate in gates]), _masks(inputs.drop), True)
+  weights = _weights(inputs.w_h, [(slice(None), gate) for gate in gates])
+  dot = _dot(weights, _masks(inputs.drop), True)
   b_hn = None if inputs.b_hn is None else inputs.b_hn[...]
   carry, ys = outputs
 
@@ -321,7 +322,8 @@ def _backward_kernel(plan, real, w_t, drop, saved, d_outputs, d_xp, d_initial):
   d_carry, d_ys = d_outputs
   steps, _, hidden = d_ys.shape
   gates = [pl.ds(start, hidden) for start in range(0, d_xp.shape[2], hidden)]
-  dot_t = _dot(_weights(w_t, [(gate, slice(None)) for gate in gates]), _masks(drop), False)
+  weights = _weights(w_t, [(gate, slice(None)) for gate in gates])
+  dot_t = _dot(weights, _masks(drop), False)
 
   def load(t):
     return _read(saved, t), d_ys[t], _rows(real, t)
@@ -350,8 +352,8 @@ def _loop(steps, reverse, load, step, state):
 
 
 def _weights(ref, blocks):
-  """`k -> weights of gate k`, read once where the registers hold them, else at each use."""
-  if ref.shape[0] <= RESIDENT or ref.shape[1] <= RESIDENT:
+  """`k -> weights of gate k`, read once where the chip holds them, else at each use."""
+  if min(ref.shape) <= RESIDENT:
     return [ref[block] for block in blocks].__getitem__
   return lambda k: ref[blocks[k]]
 
@@ -423,7 +425,7 @@ def _call(plan, kernel, shape, arguments, axes, shapes, out_axes):
     out_specs=jax.tree.map(specs, out_axes, shapes),
     out_shape=shapes,
     interpret=plan.interpret,
-    compiler_params=triton.CompilerParams(num_warps=min(8, hidden // 8), num_stages=1),
+    compiler_params=triton.CompilerParams(num_warps=WARPS[hidden], num_stages=1),
   )(*arguments)
 
 
@@ -451,7 +453,7 @@ def _run_jvp(plan, save, primals, tangents):
   real, inputs = primals
   outputs, saved = _run(plan, True, real, inputs)
   d_outputs = _differential(plan, (real, inputs, saved), tangents[1])
-  # Of saved no one takes a derivative: the differential's own, by the plain scan, has no use for it.
+  # No one takes a derivative of saved: those of the differential are the plain scan's, without it.
   d_saved = jax.tree.map(jnp.zeros_like, saved) if save else None
   return (outputs, saved if save else None), (d_outputs, d_saved)
 
