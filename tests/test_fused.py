@@ -174,21 +174,24 @@ def test_without_a_gpu_it_is_a_scan():
 
 
 @pytest.mark.parametrize(
-  ('name', 'hidden_size'), [('lstm', 16), ('lstm', 128), ('gru-after', 64), ('gru-before', 32)]
+  ('name', 'hidden_size', 'runs'),
+  [('lstm', 128, None), ('gru-after', 64, 3), ('gru-before', 16, 3)],
 )
-def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size):
+def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size, runs):
   """As far as one can see without a GPU: Triton accepts the kernels, and no loop is left."""
   cell = make(name, hidden_size)
-  params = cell.init(jax.random.key(0), 8)
-  xs, mask = jnp.zeros((5, 7, 8)), jnp.ones((5, 7), bool)
-  masks = recurrence.dropout_masks(
-    jax.random.key(0), cell, params, 5, 8, rate=0.2, recurrent_rate=0.2, per_gate=True
-  )
+  mask = np.ones((5, 7), bool)
 
-  def loss(params, xs):
-    return fused.unroll(cell, params, xs, mask=mask, dropout=masks)[1].sum()
+  def loss(params, xs, drop_x, drop_h):
+    return fused.unroll(cell, params, xs, mask=mask, dropout=(drop_x, *drop_h))[1].sum()
 
-  program = jax.jit(jax.grad(loss)).trace(params, xs).lower(lowering_platforms=('cuda',)).as_text()
+  drops_h = [np.ones((5, hidden_size), np.float32)] * (2 if name == 'gru-before' else 1)
+  args = cell.init(jax.random.key(0), 8), np.ones((5, 7, 8), np.float32), None, drops_h
+  f = jax.grad(loss)
+  if runs:
+    f = jax.vmap(f, axis_size=runs)
+    args = jax.tree.map(lambda a: np.stack([a] * runs), args)
+  program = jax.jit(f).trace(*args).lower(lowering_platforms=('cuda',)).as_text()
   assert program.count('__gpu$xla.gpu.triton') == 2
   assert 'stablehlo.while' not in program
 
