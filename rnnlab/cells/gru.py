@@ -58,4 +58,5 @@ def gru(
     h = z * h + (1 - z) * n
     return h, h
 
-  return base.Cell(init, initial_carry, step_after if reset == 'after' else step_before)
+  step = step_after if reset == 'after' else step_before
+  return base.Cell(init, initial_carry, step, fused=f'gru-{reset}')

@@ -52,4 +52,4 @@ def lstm(
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return LSTMCarry(h, c), h
 
-  return base.Cell(init, initial_carry, step)
+  return base.Cell(init, initial_carry, step, fused='lstm')
