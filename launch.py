@@ -16,7 +16,7 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-from rnnlab import cells, executors, report, runlog, sweep
+from rnnlab import cells, devices, executors, report, runlog, sweep
 from rnnlab.data import DataError, imdb
 
 COMMAND = shlex.join(['python', *sys.argv])
@@ -78,7 +78,7 @@ def main(_):
       if todo:
         show_data(imdb.load(config.data), console)
       sweep.record(workdir, name, preset, COMMAND, runs)
-      failed = train(todo, workdir, console, stop) if todo else []
+      failed = train(runs, todo, workdir, console, stop) if todo else []
       if len(failed) < len(runs):
         console.print(report.write(workdir))
         files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
@@ -109,10 +109,11 @@ def claim(workdir):
     raise ValueError(words) from error
 
 
-def train(todo, workdir, console, stop):
-  """Does the runs in `todo`; returns a line for each that failed."""
+def train(runs, todo, workdir, console, stop):
+  """Does the runs in `todo`, of `runs`; returns a line for each that failed."""
+  devices.use_cores()
   name = flags.FLAGS.executor
-  name = executors.choose(todo) if name == 'auto' else name
+  name = executors.choose(runs) if name == 'auto' else name
   console.print(f'executor: {name}', highlight=False)
   failed = []
   with runlog.Display(todo, console) as display:

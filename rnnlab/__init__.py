@@ -5,6 +5,7 @@ from rnnlab.cells.base import Cell
 from rnnlab.cells.elman import elman
 from rnnlab.cells.gru import gru
 from rnnlab.cells.lstm import LSTMCarry, lstm
+from rnnlab.devices import mesh, use_cores
 from rnnlab.experiment import Result, run
 from rnnlab.models import Recurrent, SequenceClassifier, pool
 from rnnlab.recurrence import bidirectional, dropout_masks, stacked, unroll
@@ -25,8 +26,10 @@ __all__ = [
   'load_metrics',
   'load_runs',
   'lstm',
+  'mesh',
   'pool',
   'run',
   'stacked',
   'unroll',
+  'use_cores',
 ]

@@ -23,6 +23,7 @@ A step that can't be taken apart, as its weights change from step to step, is sc
 
 import collections
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +62,11 @@ def product(w, v, mask=None, dtype=None, transposed=False):
 
   transposed: w is given as `[M, K]`.
   """
+  return _whole(_product(w, v, mask, dtype, transposed))
+
+
+def _product(w, v, mask=None, dtype=None, transposed=False):
+  """`product` as a list of blocks of columns, one for each that has a mask of its own."""
 
   def matmul(v, w):
     kind = jnp.result_type(v, w)
@@ -73,12 +79,15 @@ def product(w, v, mask=None, dtype=None, transposed=False):
     return out.reshape(*v.shape[:-1], -1)
 
   if mask is None:
-    return matmul(v, w)
+    return [matmul(v, w)]
   if mask.ndim == 2:
-    return matmul(v * mask, w)
+    return [matmul(v * mask, w)]
   blocks = jnp.split(w, len(mask), axis=0 if transposed else 1)
-  parts = [matmul(v * m, block) for m, block in zip(mask, blocks, strict=True)]
-  return jnp.concatenate(parts, axis=-1)
+  return [matmul(v * m, block) for m, block in zip(mask, blocks, strict=True)]
+
+
+def _whole(blocks):
+  return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=-1)
 
 
 def _promoted(*arrays):
@@ -261,18 +270,22 @@ def _scan_parts(parts, reverse, dtype):
     return [invariants[index[w]] for w in parts.weights]
 
   def linear_values(products, invariant):
-    """Values of what is linear, from functions of k and of an invariant's variable."""
+    """Values of what is linear, from functions of k, giving blocks, and of an invariant."""
+    blocks = {}
 
-    def missing(var):
-      if var in parts.products:
-        return products(parts.products[var])
-      if var not in parts.linear:
-        return invariant(var)
-      values.run(parts.linear[var])
-      return values[var]
+    def find(var):
+      if var not in blocks:
+        if var in parts.products:
+          blocks[var] = products(parts.products[var])
+        elif var not in parts.linear:
+          blocks[var] = [invariant(var)]
+        else:
+          equation = parts.linear[var]
+          found = _run_on_blocks(equation, [find(v) for v in equation.invars])
+          blocks.update(zip(equation.outvars, found, strict=True))
+      return blocks[var]
 
-    values = _Values([], [], missing)
-    return values
+    return lambda var: _whole(find(var))
 
   def rest_values(invariants, carry, x, missing):
     """Values of all the variables of the rest; `missing` makes the pre-activations."""
@@ -286,10 +299,10 @@ def _scan_parts(parts, reverse, dtype):
       x, real = inputs
       w = weights(invariants)
       before = linear_values(
-        lambda k: product(w[k], values.read(parts.operands[k]), masks[k], dtype),
+        lambda k: _product(w[k], values.read(parts.operands[k]), masks[k], dtype),
         lambda var: invariants[index[var]],
       )
-      values = rest_values(invariants, carry, x, before.__getitem__)
+      values = rest_values(invariants, carry, x, before)
       for equation in parts.rest:
         values.run(equation)
       new, y = [values.read(v) for v in parts.new], values.read(parts.y)
@@ -324,12 +337,14 @@ def _scan_parts(parts, reverse, dtype):
         terms.append((w[k], d_xs, masks[k]))
       if masks[k] is not None:
         terms.append((w[k], v, d_masks[k]))
-      terms = [product(*term, dtype) for term in terms if not any(map(_is_zero, term))]
-      return sum(terms) if terms else _zeros(list(parts.products)[k], len(xs))
+      terms = [_product(*term, dtype) for term in terms if not any(map(_is_zero, term))]
+      if not terms:
+        return [_zeros(list(parts.products)[k], len(xs))]
+      return [sum(blocks) for blocks in zip(*terms, strict=True)]
 
     def at_a_step(d_products):
       d = linear_values(d_products.__getitem__, lambda var: _dense(d_invariants[index[var]], var))
-      return [d[v] for v in parts.kept]
+      return [d(v) for v in parts.kept]
 
     d_kept = jax.vmap(at_a_step, axis_size=len(xs))([outside(k) for k in count])
 
@@ -348,13 +363,13 @@ def _scan_parts(parts, reverse, dtype):
         def of_state(k):
           source = parts.source(k)
           if source == 'x':
-            return _zeros(list(parts.products)[k])
+            return [_zeros(list(parts.products)[k])]
           known = operands[k] if source is None else carry[source]
           return _moved(w_t[k], values.read(parts.operands[k]), known, masks[k], dtype)
 
         moves = linear_values(of_state, _zeros)
         given = dict(zip(parts.kept, kept, strict=True))
-        values = rest_values(invariants, carry, x, lambda var: given[var] + moves[var])
+        values = rest_values(invariants, carry, x, lambda var: given[var] + moves(var))
         values.update(zip(moved, moved_values, strict=True))
         values.update((parts.carry[i], c) for i, c in zip(floats, floating, strict=True))
         for equation in parts.rest:
@@ -379,15 +394,33 @@ def _scan_parts(parts, reverse, dtype):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _moved(w_t, v, known, mask, dtype):
-  """The product of `v - known`, which is 0, but whose tangent need not be."""
-  return jnp.zeros((*v.shape[:-1], len(w_t)), jnp.result_type(v, w_t))
+  """The blocks of the product of `v - known`, which is 0, but whose tangent need not be."""
+  count = 1 if mask is None or mask.ndim == 2 else len(mask)
+  zeros = jnp.zeros((*v.shape[:-1], len(w_t) // count), jnp.result_type(v, w_t))
+  return [zeros] * count
 
 
 @_moved.defjvp
 def _moved_jvp(dtype, primals, tangents):
   w_t, _, _, mask = primals
   _, d_v, d_known, _ = tangents
-  return _moved(*primals, dtype), product(w_t, d_v - d_known, mask, dtype, transposed=True)
+  return _moved(*primals, dtype), _product(w_t, d_v - d_known, mask, dtype, transposed=True)
+
+
+def _run_on_blocks(equation, operands):
+  """The results of a linear equation, each a list of blocks of columns, as are its operands."""
+  name, params = equation.primitive.name, equation.primitive.get_bind_params(equation.params)
+  count = max(map(len, operands))
+  if count > 1 and name in ('add', 'sub', 'neg') and {1, count}.issuperset(map(len, operands)):
+    each = [o if len(o) == count else jnp.split(o[0], count, axis=-1) for o in operands]
+    return [[equation.primitive.bind(*blocks, **params) for blocks in zip(*each, strict=True)]]
+  if count > 1 and name == 'split' and params['axis'] == operands[0][0].ndim - 1:
+    width = operands[0][0].shape[-1]
+    ends = np.cumsum((0, *params['sizes'])) / width
+    if (ends == ends.astype(int)).all():
+      return [operands[0][a:b] for a, b in itertools.pairwise(ends.astype(int))]
+  out = equation.primitive.bind(*map(_whole, operands), **params)
+  return [[o] for o in (out if equation.primitive.multiple_results else [out])]
 
 
 def _is_zero(d):

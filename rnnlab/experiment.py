@@ -15,7 +15,18 @@ import jax
 import optax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rnnlab import cells, checkpoint, configs, metrics, models, optim, provenance, runlog, train
+from rnnlab import (
+  cells,
+  checkpoint,
+  configs,
+  devices,
+  metrics,
+  models,
+  optim,
+  provenance,
+  runlog,
+  train,
+)
 from rnnlab.configs import RunSpec
 from rnnlab.data import batching, imdb
 
@@ -127,25 +138,21 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
 
 def prepare(config: ConfigDict) -> Setup:
   """Loads the data, builds model and optimiser, draws the initial parameters."""
-  dataset, splits = _load(FrozenConfigDict(config.data))
+  dataset = _load(FrozenConfigDict(config.data))
+  splits = devices.place(tuple((split.ids, split.labels) for split in dataset[-3:]))
   model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
   tx = _optimizer(FrozenConfigDict(config.optim), _total_steps(config, splits))
   widths = ()
   if config.data.buckets > 1:
     widths = batching.widths((dataset.train.ids != 0).sum(axis=1), config.data.buckets)
   key = jax.random.key(config.seed)
-  return Setup(model, tx, key, dataset, splits, widths, train.init_state(model, tx, key))
+  state = devices.place(train.init_state(model, tx, key))
+  return Setup(model, tx, key, dataset, splits, widths, state)
 
 
 # Cached, so that runs which differ in the seed alone share data, and one compiled program.
 _optimizer = functools.cache(optim.optimizer)
-
-
-@functools.lru_cache(maxsize=2)
-def _load(config):
-  dataset = imdb.load(config)
-  splits = [jax.device_put((s.ids, s.labels)) for s in dataset[-3:]]
-  return dataset, tuple(splits)
+_load = functools.lru_cache(maxsize=2)(imdb.load)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import engine
+from rnnlab import devices, engine
 from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
@@ -55,14 +55,16 @@ def unroll(
     dtype = jnp.result_type(xs, *jax.tree.leaves(params))
     initial_carry = cell.initial_carry(xs.shape[:1], dtype)
 
-  xs, real = jnp.swapaxes(xs, 0, 1), None
-  if mask is not None:
-    real = jnp.swapaxes(mask, 0, 1)
-    xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
-  carry, ys = engine.scan(
-    cell.step, params, initial_carry, xs, real=real, masks=dropout, reverse=reverse
-  )
-  return carry, jnp.swapaxes(ys, 0, 1)
+  def scan(params, carry, xs, mask, dropout):
+    xs, real = jnp.swapaxes(xs, 0, 1), None
+    if mask is not None:
+      real = jnp.swapaxes(mask, 0, 1)
+      xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
+    carry, ys = engine.scan(cell.step, params, carry, xs, real=real, masks=dropout, reverse=reverse)
+    return carry, jnp.swapaxes(ys, 0, 1)
+
+  arguments = params, initial_carry, xs, mask, dropout
+  return devices.over_batch(scan, arguments, axes=(None, 0, 0, 0, -2), out_axes=(0, 0))
 
 
 def bidirectional(

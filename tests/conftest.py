@@ -1,14 +1,16 @@
-"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on the CPU."""
+"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs."""
 
 import os
 import random
 import subprocess
 import sys
 
+import jax
 import pytest
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
 from programs import ROOT, SMOKE, without  # noqa: E402
 

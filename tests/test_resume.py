@@ -72,6 +72,26 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
   assert finals(tmp_path / 'stopped') == finals(finished[0])
 
 
+def test_one_run_on_all_cores_goes_on_to_the_bit(reviews, environment, launch, tmp_path):
+  words = [SMOKE, '--nosweep', '--executor=cores']
+  launch(*words, '--workdir=whole', check=0)
+  given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  process = subprocess.Popen(
+    [sys.executable, ROOT / 'launch.py', *given, *words, '--workdir=killed'],
+    cwd=tmp_path,
+    env=environment,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  for line in process.stdout:
+    if 'epoch 1/2' in line:
+      break
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  launch(*words, '--workdir=killed', check=0)
+  assert finals(tmp_path / 'killed') == finals(tmp_path / 'whole')
+
+
 def test_two_launches_cannot_share_a_workdir(finished, launch, reviews, environment, tmp_path):
   first = subprocess.Popen(
     [sys.executable, ROOT / 'launch.py', SMOKE, '--workdir=shared', '--executor=serial']

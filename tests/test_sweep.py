@@ -184,14 +184,17 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
   assert third.endswith('gru seed=0: failed: why')
 
 
-def test_choose_takes_processes_for_several_runs_on_several_cores(monkeypatch):
+def test_choose_takes_a_core_for_each_of_several_runs_and_all_for_one(monkeypatch):
   runs = sweep.expand(config(), IMDB['sweep'])
   monkeypatch.setattr(executors.provenance, 'cores', lambda: [0, 1])
   monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
   assert executors.choose(runs) == 'process'
-  assert executors.choose(runs[:1]) == 'serial'
+  assert executors.choose(runs[:1]) == 'cores'
   monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'gpu')
-  assert executors.choose(runs) == 'serial'
+  assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
+  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
+  monkeypatch.setattr(executors.provenance, 'cores', lambda: [3])
+  assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
 
 
 def test_run_in_memory_is_the_run_of_launch_py(tmp_path):

@@ -11,7 +11,7 @@ import jax
 
 from rnnlab import provenance
 
-NAMES = ('serial', 'process')
+NAMES = ('serial', 'cores', 'process')
 
 
 def get(name: str):
@@ -20,10 +20,11 @@ def get(name: str):
 
 
 def choose(runs: list) -> str:
-  """The executor for these runs here.
+  """The executor for these runs here: all those of a sweep, so that a part of it keeps its bits.
 
-  One process a core gains on a CPU, where a run of this field's small matrices keeps one core busy;
-  an accelerator is one device, which processes would only fight over.
+  On a CPU several runs go best with a core each, and one with all of them; an accelerator is one
+  device, which processes would only fight over.
   """
-  several = len(runs) > 1 and len(provenance.cores()) > 1
-  return 'process' if several and jax.default_backend() == 'cpu' else 'serial'
+  if len(provenance.cores()) == 1 or jax.default_backend() != 'cpu':
+    return 'serial'
+  return 'process' if len(runs) > 1 else 'cores'

@@ -1,0 +1,90 @@
+"""One run on several devices: each takes a part of every batch. On a CPU a device is a core.
+
+    rnnlab.use_cores()  # first of all
+    with jax.set_mesh(rnnlab.mesh()):
+      ...  # training, or `unroll` alone
+
+Under a mesh with the axis 'batch' `recurrence.unroll` splits the rows of its batch over it, and is
+as fast as the machine has cores: XLA itself runs a scan of small matrices on one. What is around
+the recurrence XLA splits as it sees fit (GSPMD). Results are those of one device to rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rnnlab import provenance
+
+LARGE = 2**18  # elements of an array from which on it is split and not copied
+
+
+def use_cores() -> None:
+  """Makes each core that this process may use a device of JAX's CPU back end.
+
+  Raises RuntimeError where JAX has computed already: its devices then stay as they are.
+  """
+  jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
+
+
+def mesh() -> Mesh:
+  """The devices for one run, along the axis 'batch': a CPU's cores, or one accelerator.
+
+  The matrices of this field are too small to gain from a second accelerator.
+  """
+  devices = jax.devices() if jax.default_backend() == 'cpu' else jax.devices()[:1]
+  return jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def place(tree):
+  """Puts arrays where a run under the current mesh wants them, without a mesh on one device.
+
+  A large array is split along its last axis: of an embedding each device holds, looks up and
+  updates some of the features. Small ones are on all devices.
+  """
+  mesh = jax.sharding.get_mesh()
+  if 'batch' not in mesh.shape:
+    return jax.device_put(tree)
+
+  def put(a):
+    split = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
+    whole = not split or a.shape[-1] % mesh.shape['batch']
+    spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
+    return jax.device_put(a, NamedSharding(mesh, spec))
+
+  return jax.tree.map(put, tree)
+
+
+def over_batch(function, arguments, axes, out_axes):
+  """`function(*arguments)`, on each device of the current mesh with its part of the batch.
+
+  axes, out_axes: of each argument and result the axis of the batch, or None where it has none. As
+  it is without a mesh, or where the batch can't be cut into equal parts.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  count = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1
+  sizes = {
+    leaf.shape[axis]
+    for argument, axis in zip(arguments, axes, strict=True)
+    if axis is not None
+    for leaf in jax.tree.leaves(argument)
+  }
+  if count == 1 or len(sizes) != 1 or min(sizes) % count:
+    return function(*arguments)
+
+  def specs(tree, axes):
+    def spec(leaf, axis):
+      return P() if axis is None else P(*[None] * (axis % leaf.ndim), 'batch')
+
+    return tuple(
+      jax.tree.map(lambda leaf, axis=axis: spec(leaf, axis), part)
+      for part, axis in zip(tree, axes, strict=True)
+    )
+
+  results = jax.eval_shape(function, *arguments)
+  return jax.shard_map(
+    function,
+    in_specs=specs(arguments, axes),
+    out_specs=specs(results, out_axes),
+    check_vma=False,
+  )(*arguments)
