@@ -1,5 +1,6 @@
 """What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs."""
 
+import functools
 import os
 import random
 import subprocess
@@ -66,18 +67,29 @@ def launch(reviews, environment, tmp_path):
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory, reviews, environment):
+def sweep(tmp_path_factory, reviews, environment):
+  """Does a smoke sweep without a break, with an executor; returns its workdir and what it said."""
+
+  @functools.cache
+  def run(executor):
+    workdir = tmp_path_factory.mktemp('finished') / 'sweep'
+    words = [SMOKE, f'--workdir={workdir}', f'--executor={executor}']
+    words += ['--config.data.source=directory', f'--config.data.dir={reviews}']
+    done = subprocess.run(
+      [sys.executable, ROOT / 'launch.py', *words],
+      env=environment,
+      cwd=tmp_path_factory.mktemp('elsewhere'),
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir, done.stdout
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def finished(sweep):
   """A smoke sweep done without a break, to compare with."""
-  workdir = tmp_path_factory.mktemp('finished') / 'sweep'
-  words = [SMOKE, f'--workdir={workdir}', '--executor=serial']
-  words += ['--config.data.source=directory', f'--config.data.dir={reviews}']
-  done = subprocess.run(
-    [sys.executable, ROOT / 'launch.py', *words],
-    env=environment,
-    cwd=tmp_path_factory.mktemp('elsewhere'),
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
-  return workdir, done.stdout
+  return sweep('process')
