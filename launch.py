@@ -112,6 +112,7 @@ def claim(workdir):
 def train(runs, todo, workdir, console, stop):
   """Does the runs in `todo`, of `runs`; returns a line for each that failed."""
   devices.use_cores()
+  devices.keep_programs()
   name = flags.FLAGS.executor
   name = executors.choose(runs) if name == 'auto' else name
   console.print(f'executor: {name}', highlight=False)

@@ -9,6 +9,9 @@ as fast as the machine has cores: XLA itself runs a scan of small matrices on on
 the recurrence XLA splits as it sees fit (GSPMD). Results are those of one device to rounding.
 """
 
+import os
+import pathlib
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -25,6 +28,17 @@ def use_cores() -> None:
   Raises RuntimeError where JAX has computed already: its devices then stay as they are.
   """
   jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
+
+
+def keep_programs() -> None:
+  """Keeps what JAX compiles under $XDG_CACHE_HOME/rnnlab/programs, where it finds it again.
+
+  JAX_COMPILATION_CACHE_DIR names another folder.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(root / 'rnnlab' / 'programs'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 def mesh() -> Mesh:

@@ -57,18 +57,20 @@ def scan(step, params, carry, xs, *, real=None, masks=None, reverse=False, dtype
   return jax.tree.unflatten(tree, carry), ys
 
 
-def product(w, v, mask=None, dtype=None, transposed=False):
-  """`v [..., B, K] @ w [K, M]`, v times the mask: `[B, K]`, or `[G, B, K]`, one a block of columns.
-
-  transposed: w is given as `[M, K]`.
-  """
-  return _whole(_product(w, v, mask, dtype, transposed))
+def product(w, v, mask=None, dtype=None):
+  """`v [..., B, K] @ w [K, M]`, v times a mask: `[B, K]`, or `[G, B, K]`, one a block of M."""
+  return _whole(_products(_blocks(w, mask), v, mask, dtype))
 
 
-def _product(w, v, mask=None, dtype=None, transposed=False):
-  """`product` as a list of blocks of columns, one for each that has a mask of its own."""
+def _blocks(w, mask):
+  """The columns of `w` in a block for each mask; or all of them, where they share one."""
+  return [w] if mask is None or mask.ndim == 2 else jnp.split(w, len(mask), axis=1)
 
-  def matmul(v, w):
+
+def _products(blocks, v, mask, dtype, transposed=False):
+  """`product` as a list, from the blocks of w, or from each block's transpose."""
+
+  def matmul(w, v):
     kind = jnp.result_type(v, w)
     if dtype is not None:
       v, w = v.astype(dtype), w.astype(dtype)
@@ -79,11 +81,9 @@ def _product(w, v, mask=None, dtype=None, transposed=False):
     return out.reshape(*v.shape[:-1], -1)
 
   if mask is None:
-    return [matmul(v, w)]
-  if mask.ndim == 2:
-    return [matmul(v * mask, w)]
-  blocks = jnp.split(w, len(mask), axis=0 if transposed else 1)
-  return [matmul(v * m, block) for m, block in zip(mask, blocks, strict=True)]
+    return [matmul(blocks[0], v)]
+  masks = mask if mask.ndim == 3 else [mask]
+  return [matmul(w, v * m) for w, m in zip(blocks, masks, strict=True)]
 
 
 def _whole(blocks):
@@ -266,8 +266,12 @@ def _scan_parts(parts, reverse, dtype):
   floats = [i for i, v in enumerate(parts.carry) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
   count = range(len(parts.weights))
 
-  def weights(invariants):
-    return [invariants[index[w]] for w in parts.weights]
+  def weights(invariants, masks):
+    """Each product's blocks of weights; cut outside of loops, as XLA would cut at each step."""
+    return [
+      d if _is_zero(d) else _blocks(d, mask)
+      for d, mask in zip([invariants[index[w]] for w in parts.weights], masks, strict=True)
+    ]
 
   def linear_values(products, invariant):
     """Values of what is linear, from functions of k, giving blocks, and of an invariant."""
@@ -295,11 +299,12 @@ def _scan_parts(parts, reverse, dtype):
     return values
 
   def forward(invariants, carry, xs, real, masks, keep):
+    w = weights(invariants, masks)
+
     def body(carry, inputs):
       x, real = inputs
-      w = weights(invariants)
       before = linear_values(
-        lambda k: _product(w[k], values.read(parts.operands[k]), masks[k], dtype),
+        lambda k: _products(w[k], values.read(parts.operands[k]), masks[k], dtype),
         lambda var: invariants[index[var]],
       )
       values = rest_values(invariants, carry, x, before)
@@ -326,7 +331,7 @@ def _scan_parts(parts, reverse, dtype):
     invariants, carry, xs, real, masks = primals
     d_invariants, d_carry, d_xs, _, d_masks = tangents
     last, ys, (carries, operands, kept) = forward(*primals, keep=True)
-    w, d_w = weights(invariants), weights(d_invariants)
+    w, d_w = weights(invariants, masks), weights(d_invariants, masks)
 
     def outside(k):
       """The part of dP_k that the loop is not needed for, at all steps."""
@@ -337,7 +342,7 @@ def _scan_parts(parts, reverse, dtype):
         terms.append((w[k], d_xs, masks[k]))
       if masks[k] is not None:
         terms.append((w[k], v, d_masks[k]))
-      terms = [_product(*term, dtype) for term in terms if not any(map(_is_zero, term))]
+      terms = [_products(*term, dtype) for term in terms if not any(map(_is_zero, term))]
       if not terms:
         return [_zeros(list(parts.products)[k], len(xs))]
       return [sum(blocks) for blocks in zip(*terms, strict=True)]
@@ -353,7 +358,7 @@ def _scan_parts(parts, reverse, dtype):
     moved_values = [invariants[index[v]] for v in moved]
     d_x_rest = None if parts.x not in in_rest or _is_zero(d_xs) else d_xs
     # Transposed here, once: on the way back the loop then multiplies by them as they lie.
-    w_t = [a.T for a in w]
+    w_t = [[block.T for block in blocks] for blocks in w]
 
     @jax.checkpoint
     def body(d_carry, inputs):
@@ -394,17 +399,15 @@ def _scan_parts(parts, reverse, dtype):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _moved(w_t, v, known, mask, dtype):
-  """The blocks of the product of `v - known`, which is 0, but whose tangent need not be."""
-  count = 1 if mask is None or mask.ndim == 2 else len(mask)
-  zeros = jnp.zeros((*v.shape[:-1], len(w_t) // count), jnp.result_type(v, w_t))
-  return [zeros] * count
+  """The products of `v - known`, which is 0, but whose tangent need not be."""
+  return [jnp.zeros((*v.shape[:-1], len(w)), jnp.result_type(v, w)) for w in w_t]
 
 
 @_moved.defjvp
 def _moved_jvp(dtype, primals, tangents):
   w_t, _, _, mask = primals
   _, d_v, d_known, _ = tangents
-  return _moved(*primals, dtype), _product(w_t, d_v - d_known, mask, dtype, transposed=True)
+  return _moved(*primals, dtype), _products(w_t, d_v - d_known, mask, dtype, transposed=True)
 
 
 def _run_on_blocks(equation, operands):

@@ -5,23 +5,36 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import rnnlab
 from experiments import peers
-from rnnlab import train
+from rnnlab import devices, train
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
+rnnlab.use_cores()
 
 
 def build(case):
   """See `experiments.peers`."""
-  return (_training if case.what == 'training' else _layer)(case)
+  mesh = rnnlab.mesh()
+  with jax.set_mesh(mesh):
+    call, repeats = (_training if case.what == 'training' else _layer)(case, mesh)
+
+  def on_all_cores():
+    with jax.set_mesh(mesh):
+      call()
+
+  return on_all_cores, repeats
 
 
-def _layer(case):
-  xs, weights, _, _, lengths = jax.tree.map(jnp.asarray, peers.data(case))
+def _layer(case, mesh):
+  rows = NamedSharding(mesh, P() if case.batch % mesh.shape['batch'] else P('batch'))
+  xs, weights, _, _, lengths = jax.device_put(peers.data(case), rows)
   cell = CELLS[case.cell](case.hidden)
   params = [cell.init(jax.random.key(i), case.inputs) for i in range(1 + case.bidirectional)]
+  params = devices.place(params)
 
   def masks(key, params):
     if case.dropout == 'none':
@@ -56,8 +69,8 @@ def _layer(case):
   return lambda: jax.block_until_ready(run()), 1
 
 
-def _training(case):
-  _, _, ids, labels, _ = jax.tree.map(jnp.asarray, peers.data(case))
+def _training(case, mesh):
+  _, _, ids, labels, _ = devices.place(peers.data(case))
   rate = 0.0 if case.dropout == 'none' else peers.RATE
   model = rnnlab.SequenceClassifier(
     CELLS[case.cell](case.hidden),
@@ -70,7 +83,7 @@ def _training(case):
   )
   tx = optax.adam(1e-3)
   key = jax.random.key(0)
-  state = train.init_state(model, tx, key)
+  state = devices.place(train.init_state(model, tx, key))
 
   def call():
     nonlocal state

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 
-from rnnlab import provenance, runlog
+from rnnlab import devices, provenance, runlog
 from rnnlab.configs import RunSpec
 from rnnlab.executors import serial
 from rnnlab.experiment import Event
@@ -90,6 +90,7 @@ def _work(connection: Connection, core: int) -> None:
     os.sched_setaffinity(0, {core})  # before JAX counts the cores
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher says when to stop
   runlog.plain_warnings()
+  devices.keep_programs()
   threading.Thread(target=_die_with_parent, daemon=True).start()
   while True:
     try:
