@@ -17,8 +17,6 @@ from rnnlab import engine, fused
 from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
-
-
 TRUNCATION = '(k1, k2), steps from 1 up, with k2 a multiple of k1'
 
 
