@@ -60,8 +60,13 @@ class Case(NamedTuple):
 def build(case):
   """The call of a step, as `experiments.peers.worker` builds them."""
   cell = rnnlab.lstm(case.size)
-  params = cell.init(jax.random.key(0), case.size)
-  xs = jax.random.normal(jax.random.key(1), (case.batch, case.steps, case.size))
+  draw = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda key: cell.init(key, case.size), jax.random.key(0))
+  shapes = shapes, jax.ShapeDtypeStruct((case.batch, case.steps, case.size), jnp.float32)
+  # Drawn by NumPy, so that nothing but the step is compiled.
+  params, xs = jax.tree.map(
+    lambda a: jnp.asarray(0.1 * draw.standard_normal(a.shape, np.float32)), shapes
+  )
 
   @jax.jit
   def step(params, xs):
