@@ -46,6 +46,9 @@ def get_config(preset=''):
   config.model.recurrent_dropout = 0.2
   config.model.dropout_per_gate = False
   config.model.output_dropout = 0.0
+  config.model.precision = 'float32'  # float32 | bfloat16, of the operands of the cell's products
+  config.model.remat = False  # memory that grows as the root of max_len, for one more run forward
+  config.model.truncate = ()  # (k1, k2): gradients of k1 steps go back k2; (): to the first step
   config.model.lstm = ConfigDict({'forget_bias': 1.0})
   config.model.gru = ConfigDict({'reset': 'after'})  # after | before
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rnnlab import cells, models, optim
+from rnnlab import cells, models, optim, recurrence
 from rnnlab.data import imdb
 
 
@@ -66,6 +66,7 @@ def check(config: ConfigDict) -> None:
   choice('data.truncation', ('pre', 'post'))
   choice('model.cell', cells.names())
   choice('model.pooling', models.POOLINGS)
+  choice('model.precision', models.PRECISIONS)
   choice('optim.name', optim.OPTIMIZERS)
   choice('optim.schedule', optim.SCHEDULES)
   need(
@@ -79,6 +80,11 @@ def check(config: ConfigDict) -> None:
     'model.embed_dropout model.dropout model.recurrent_dropout model.output_dropout',
     lambda rate: 0 <= rate < 1,
     'at least 0 and below 1',
+  )
+  need(
+    'model.truncate',
+    lambda steps: not steps or recurrence.is_truncation(steps),
+    f'() or {recurrence.TRUNCATION}',
   )
   need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
   need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')

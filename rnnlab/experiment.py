@@ -171,6 +171,9 @@ def _model(config, vocab_size, mask):
     recurrent_dropout=config.recurrent_dropout,
     dropout_per_gate=config.dropout_per_gate,
     output_dropout=config.output_dropout,
+    precision=config.precision,
+    remat=config.remat,
+    truncate=config.truncate or None,
   )
 
 

@@ -7,6 +7,7 @@ from rnnlab import recurrence
 from rnnlab.cells.base import Array, Cell
 
 POOLINGS = ('last', 'mean', 'max', 'concat')
+PRECISIONS = ('float32', 'bfloat16')
 
 
 class Recurrent(nn.Module):
@@ -14,7 +15,8 @@ class Recurrent(nn.Module):
 
   `xs [B, T, D]`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where bidirectional.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
-  gates or, per gate, one for each; both need a 'dropout' key unless deterministic.
+  gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
+  'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat and truncate are here too.
   """
 
   cell: Cell
@@ -22,6 +24,9 @@ class Recurrent(nn.Module):
   dropout: float = 0.0
   recurrent_dropout: float = 0.0
   dropout_per_gate: bool = False
+  precision: str = 'float32'
+  remat: bool = False
+  truncate: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, xs: Array, mask: Array | None = None, deterministic: bool = True) -> Array:
@@ -43,13 +48,19 @@ class Recurrent(nn.Module):
         dtype=xs.dtype,
       )
 
+    options = {
+      'mask': mask,
+      'dtype': None if self.precision == 'float32' else jnp.dtype(self.precision),
+      'remat': self.remat,
+      'truncate': self.truncate,
+    }
     params, dropout = direction('cell')
     if not self.bidirectional:
-      return recurrence.unroll(self.cell, params, xs, mask=mask, dropout=dropout)[1]
+      return recurrence.unroll(self.cell, params, xs, dropout=dropout, **options)[1]
     backward, backward_dropout = direction('cell_backward')
-    return recurrence.bidirectional(
-      self.cell, (params, backward), xs, mask=mask, dropout=(dropout, backward_dropout)
-    )[1]
+    both = (params, backward), xs
+    dropout = dropout, backward_dropout
+    return recurrence.bidirectional(self.cell, *both, dropout=dropout, **options)[1]
 
 
 def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
@@ -89,7 +100,7 @@ class SequenceClassifier(nn.Module):
 
   `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
-  dropout and recurrent_dropout are those of `Recurrent`. Initialisers are Keras's.
+  what has the name of a field of `Recurrent` is that. Initialisers are Keras's.
   """
 
   cell: Cell
@@ -105,6 +116,9 @@ class SequenceClassifier(nn.Module):
   recurrent_dropout: float = 0.0
   dropout_per_gate: bool = False
   output_dropout: float = 0.0
+  precision: str = 'float32'
+  remat: bool = False
+  truncate: tuple[int, int] | None = None
 
   @nn.compact
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
@@ -121,6 +135,9 @@ class SequenceClassifier(nn.Module):
         self.dropout,
         self.recurrent_dropout,
         self.dropout_per_gate,
+        self.precision,
+        self.remat,
+        self.truncate,
       )(xs, mask, deterministic)
     pooled = pool(xs, mask, self.pooling, self.bidirectional)
     pooled = nn.Dropout(self.output_dropout)(pooled, deterministic=deterministic)

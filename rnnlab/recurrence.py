@@ -4,6 +4,8 @@ Everything here is a pure function and works for any `Cell`. Batch-major `[B, T,
 boundary, time-major inside.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab import devices, engine
+from rnnlab import devices, engine, fused
 from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
+TRUNCATION = '(k1, k2), steps from 1 up, with k2 a multiple of k1'
 
 
 class Product(NamedTuple):
@@ -35,6 +38,9 @@ def unroll(
   reverse: bool = False,
   initial_carry: Carry | None = None,
   dropout: Masks | None = None,
+  dtype=None,
+  remat: bool = False,
+  truncate: tuple[int, int] | None = None,
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
 
@@ -45,26 +51,117 @@ def unroll(
   initial_carry: as `cell.initial_carry` makes it; zeros where None.
   dropout: masks to multiply the operand of each of the step's products with, the same at every
     step, as `dropout_masks` draws them: `[B, K]`, or `[G, B, K]` for one a gate.
+  dtype: what the operands of the step's products are rounded to, such as jnp.bfloat16, or None for
+    as they are; sums, the carry and ys keep their own.
+  remat: keeps the carry at every sqrt(T)-th step alone, and computes what else the gradients need
+    again (Chen et al. 2016): memory grows as sqrt(T), for one more run forward.
+  truncate: `(k1, k2)`, back-propagation through time truncated as BPTT(k2; k1) (Williams & Peng
+    1990): the gradient by the outputs of k1 steps goes back through these and the k2 - k1 before
+    them. Values stay as they are. The k1 steps are counted in the order of the run, padding
+    included; the last ones are fewer where k1 does not divide T. The gradient by the final carry
+    goes back as that by the last outputs. Steps are computed k2 / k1 times, and memory is as for so
+    many: less with remat, which then acts within each k2 steps.
 
-  Raises ValueError for shapes that do not fit, and for lengths outside 0..T where they are known
-  (not traced).
+  Runs as one kernel where `fused.supports` says so, and none of the last three is asked for.
+
+  Raises ValueError for shapes that do not fit, for a truncate that is not as said, and for lengths
+  outside 0..T where they are known (not traced).
   """
   mask = _check(xs, lengths, mask)
   _check_dropout(dropout, cell, params, xs)
+  if truncate is not None and not is_truncation(truncate):
+    raise ValueError(f'truncate must be {TRUNCATION}, not {truncate!r}')
   if initial_carry is None:
-    dtype = jnp.result_type(xs, *jax.tree.leaves(params))
-    initial_carry = cell.initial_carry(xs.shape[:1], dtype)
+    kind = jnp.result_type(xs, *jax.tree.leaves(params))
+    initial_carry = cell.initial_carry(xs.shape[:1], kind)
+  in_one_kernel = (
+    dtype is None and not remat and truncate is None and fused.supports(cell, params, xs)
+  )
 
-  def scan(params, carry, xs, mask, dropout):
+  def run(params, carry, xs, mask, dropout):
+    if in_one_kernel:
+      return fused.unroll(
+        cell, params, xs, mask=mask, reverse=reverse, initial_carry=carry, dropout=dropout
+      )
     xs, real = jnp.swapaxes(xs, 0, 1), None
     if mask is not None:
       real = jnp.swapaxes(mask, 0, 1)
       xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
-    carry, ys = engine.scan(cell.step, params, carry, xs, real=real, masks=dropout, reverse=reverse)
+
+    def scan(carry, inputs):
+      xs, real = inputs
+      return engine.scan(
+        cell.step, params, carry, xs, real=real, masks=dropout, reverse=reverse, dtype=dtype
+      )
+
+    if remat:
+      scan = functools.partial(_checkpointed, scan, reverse)
+    if truncate is not None:
+      scan = functools.partial(_truncated, scan, reverse, *truncate)
+    carry, ys = scan(carry, (xs, real))
     return carry, jnp.swapaxes(ys, 0, 1)
 
   arguments = params, initial_carry, xs, mask, dropout
-  return devices.over_batch(scan, arguments, axes=(None, 0, 0, 0, -2), out_axes=(0, 0))
+  return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, -2), out_axes=(0, 0))
+
+
+def _checkpointed(scan, reverse, carry, inputs):
+  """`scan(carry, inputs)` in chunks of sqrt(T) steps, each of which is kept as its first carry."""
+  steps = len(inputs[0])
+  size = max(1, math.ceil(math.sqrt(steps)))
+  count, rest = divmod(steps, size)
+  chunk = jax.checkpoint(scan)
+
+  def chunks(carry, inputs):
+    inputs = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), inputs)
+    carry, ys = jax.lax.scan(chunk, carry, inputs, reverse=reverse)
+    return carry, ys.reshape(count * size, *ys.shape[2:])
+
+  if not rest:
+    return chunks(carry, inputs)
+  left = jax.tree.map(lambda a: a[: count * size], inputs)
+  right = jax.tree.map(lambda a: a[count * size :], inputs)
+  if reverse:
+    carry, ys_right = chunk(carry, right)
+    carry, ys_left = chunks(carry, left)
+  else:
+    carry, ys_left = chunks(carry, left)
+    carry, ys_right = chunk(carry, right)
+  return carry, jnp.concatenate([ys_left, ys_right])
+
+
+def _truncated(scan, reverse, k1, k2, carry, inputs):
+  """`scan(carry, inputs)` by windows of k2 steps, each giving the ys of its last k1.
+
+  A window starts at the carry of k2 steps before its end, through which no gradient goes; those
+  that would start before the first step hold the given carry until then, by steps that are not
+  real, as are those by which the last window is filled up.
+  """
+  xs, real = inputs
+  steps, batch = xs.shape[:2]
+  if steps <= k1:
+    return scan(carry, inputs)
+  count, back = -(-steps // k1), k2 // k1
+  before, after = k2 - k1, count * k1 - steps
+  pad = (after, before) if reverse else (before, after)
+  if before or after:
+    real = jnp.ones((steps, batch), bool) if real is None else real
+
+  def windows(a):
+    blocks = jnp.pad(a, [pad] + [(0, 0)] * (a.ndim - 1)).reshape(-1, k1, *a.shape[1:])
+    return jnp.concatenate([blocks[i : i + count] for i in range(back)], axis=1)
+
+  def window(starts, inputs):
+    carry, ys = scan(starts[0], inputs)
+    ys = ys[:k1] if reverse else ys[k2 - k1 :]
+    return (*starts[1:], jax.lax.stop_gradient(carry)), (carry, ys)
+
+  _, (carries, ys) = jax.lax.scan(
+    window, (carry,) * back, jax.tree.map(windows, (xs, real)), reverse=reverse
+  )
+  ys = ys.reshape(count * k1, *ys.shape[2:])
+  carry = jax.tree.map(lambda a: a[0 if reverse else -1], carries)
+  return carry, ys[after:] if reverse else ys[:steps]
 
 
 def bidirectional(
@@ -79,7 +176,8 @@ def bidirectional(
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
 
   Returns both carries and `ys [B, T, 2H]`, forward then backward. The backward pass starts at each
-  row's last real step, not at the array's end. `options`: lengths or mask, as in `unroll`.
+  row's last real step, not at the array's end. `options`: lengths or mask,
+  dtype, remat and truncate, as in `unroll`.
   """
   passes = [
     unroll(cell, p, xs, reverse=reverse, initial_carry=carry, dropout=masks, **options)
@@ -93,7 +191,8 @@ def stacked(cell: Cell, params: Sequence, xs: Array, **options) -> tuple[list, A
   """Runs layers of `cell`, each over the outputs of the one before.
 
   `params` has an item a layer: a dict of parameters, or a pair of them for a bidirectional layer.
-  Returns the list of the layers' carries and the last layer's ys. `options`: lengths or mask.
+  Returns the list of the layers' carries and the last layer's ys. `options` as in
+  `bidirectional`.
   """
   carries = []
   for layer in params:
@@ -162,6 +261,16 @@ def dropout_masks(
         shared[kind] = _bernoulli(jax.random.fold_in(key, i), p, shape, dtype)
       masks.append(shared[kind])
   return tuple(masks)
+
+
+def is_truncation(value) -> bool:
+  """Whether `value` is a `truncate` of `unroll`."""
+  return (
+    isinstance(value, tuple | list)
+    and len(value) == 2
+    and all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in value)
+    and value[1] % value[0] == 0
+  )
 
 
 def lengths_to_mask(lengths: Array, steps: int) -> Array:

@@ -81,6 +81,29 @@ def unroll(name, p, xs, carry, *, mask=None, reverse=False, drop_x=None, drop_h=
   return carry, np.stack(ys, axis=-2)
 
 
+def truncated(name, p, xs, carry, k1, k2, *, mask=None, reverse=False, **drops):
+  """`unroll` with the derivatives of BPTT(k2; k1) (Williams and Peng 1990).
+
+  Each k1 steps are run to from k2 steps before their end. The carry there is made real: to complex
+  steps, a constant.
+  """
+  steps = xs.shape[-2]
+
+  def run(carry, first, last):
+    part = slice(steps - last, steps - first) if reverse else slice(first, last)
+    real = None if mask is None else mask[:, part]
+    return unroll(name, p, xs[..., part, :], carry, mask=real, reverse=reverse, **drops)
+
+  ys = []
+  for first in range(0, steps, k1):
+    last, start = min(first + k1, steps), max(0, first - (k2 - k1))
+    at = tuple(state.real for state in run(carry, 0, start)[0]) if start else carry
+    end, out = run(at, start, last)
+    count = last - first
+    ys.append(out[..., :count, :] if reverse else out[..., -count:, :])
+  return end, np.concatenate(ys[::-1] if reverse else ys, axis=-2)
+
+
 def gradients(loss, inputs):
   """The derivative of `loss` by each array of the dict `inputs`; `loss` keeps leading axes."""
   tiny = 1e-30

@@ -122,11 +122,11 @@ def loop(name, mask, reverse, dropout):
   return loop_on(name, p, MASKS[mask], reverse, drop_x, drop_h)
 
 
-def loop_on(name, p, mask, reverse, drop_x=None, drop_h=None):
+def loop_on(name, p, mask, reverse, drop_x=None, drop_h=None, unroll=reference.unroll):
   def run(inputs):
     carry = tuple(inputs[f'carry{i}'] for i in range(len(p.carry)))
     params = {k: inputs[k] for k in p.params}
-    return reference.unroll(
+    return unroll(
       name, params, inputs['xs'], carry, mask=mask, reverse=reverse, drop_x=drop_x, drop_h=drop_h
     )
 
@@ -155,7 +155,7 @@ def differentiated(f):
   return quick(with_gradients(f))
 
 
-def tupled(name, reverse, hidden=HIDDEN):
+def tupled(name, reverse, hidden=HIDDEN, **options):
   """unroll from and to tuples of states in place of the cell's own carry."""
   cell = make(name, hidden)
   structure = jax.tree.structure(cell.initial_carry((BATCH,), jnp.float32))
@@ -169,6 +169,7 @@ def tupled(name, reverse, hidden=HIDDEN):
       initial_carry=structure.unflatten(carry),
       dropout=dropout,
       **where,
+      **options,
     )
     return tuple(jax.tree.leaves(carry)), ys
 
@@ -176,8 +177,8 @@ def tupled(name, reverse, hidden=HIDDEN):
 
 
 @functools.cache
-def compiled(name, reverse, hidden=HIDDEN):
-  return differentiated(tupled(name, reverse, hidden))
+def compiled(name, reverse, hidden=HIDDEN, **options):
+  return differentiated(tupled(name, reverse, hidden, **options))
 
 
 def where(mask):

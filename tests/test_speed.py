@@ -59,6 +59,26 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
   assert (tmp_path / 'out' / 'speed.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_long_sequences_are_measured_with_each_option(environment, tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.long', '--smoke', '--rounds=2', f'--out={tmp_path}'],
+    env=environment,
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  table = pd.read_csv(tmp_path / 'long.csv')
+  options = ['plain', 'remat', 'truncate', 'truncate, remat']
+  assert list(table['options']) == options and set(table['steps']) == {9}
+  assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
+  assert (table['memory_mb'] > 0).all() and (table['compile_s'] > 0.01).all()
+  summary = (tmp_path / 'summary.md').read_text()
+  assert 'python -m experiments.long --smoke' in summary and 'commit ' in summary
+  assert all(f'{option}: MB' in summary for option in options) and '| 9 |' in summary
+
+
 @pytest.mark.parametrize('cell', ['lstm', 'gru'])
 def test_the_operations_counted_are_those_of_the_products_in_a_step(cell):
   made = rnnlab.cells.get(cell, hidden_size=64)

@@ -33,7 +33,7 @@ def main(name):
       if 'build' in question:
         library = library or load(name)
         call = None
-        answer, call, repeats = build(library, peers.Case(*question['build']))
+        answer, call, repeats = build(library.build, peers.Case(*question['build']))
       else:
         answer = {'seconds': seconds(call, question['calls']) / repeats}
     except Exception as error:
@@ -42,11 +42,11 @@ def main(name):
     answers.write(json.dumps(answer) + '\n')
 
 
-def build(library, case):
-  """Makes a case ready, and measures its first call and its memory."""
+def build(make, case):
+  """Makes a case ready by `make(case) -> call, repeats`; measures its first call and its memory."""
   free()
   before = memory_mb('VmRSS')
-  call, repeats = library.build(case)
+  call, repeats = make(case)
   first = seconds(call, 1)
   free(programs=False)
   if before is not None:
@@ -92,7 +92,7 @@ def load(name):
   peer = peers.PEERS.get(name)
   library = importlib.import_module(f'experiments.peers.{peer.module if peer else name}')
   both = bool(peer and peer.bidirectional)
-  build(library, peers.Case('gradient', 'lstm', 1, 2, 2, 2, bidirectional=both))
+  build(library.build, peers.Case('gradient', 'lstm', 1, 2, 2, 2, bidirectional=both))
   return library
 
 
