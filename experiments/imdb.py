@@ -60,8 +60,8 @@ def get_config(preset=''):
   config.data.max_len = 200
   config.data.padding = 'pre'  # pre | post
   config.data.truncation = 'pre'  # pre | post
-  config.data.mask = False
-  config.data.buckets = 1  # widths that batches are padded to, by length; above 1 needs mask
+  config.data.mask = True  # the padding takes no part
+  config.data.buckets = 4  # widths that batches are padded to, by length; above 1 needs mask
   config.data.validation_fraction = 0.2  # of train; 0: the test split is the validation split
   config.data.split_seed = 0
   config.data.max_examples = 0  # in each split; 0: all
@@ -80,6 +80,8 @@ def get_config(preset=''):
   config.train.epochs = 10
 
   if preset == 'tutorial':
+    config.data.mask = False
+    config.data.buckets = 1
     config.data.validation_fraction = 0.0
     config.model.dropout_per_gate = True  # as Keras 3 draws its masks
     config.optim.epsilon = 1e-7  # Keras's
@@ -88,6 +90,7 @@ def get_config(preset=''):
     config.model.embed_size = 16
     config.data.vocab_size = 1_000
     config.data.max_len = 50
+    config.data.buckets = 2
     config.data.max_examples = 1_000
     config.train.epochs = 2
   return config

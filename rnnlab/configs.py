@@ -96,7 +96,8 @@ def check(config: ConfigDict) -> None:
   if config.data.buckets > 1 and not config.data.mask:
     raise ValueError(
       f'--config.data.buckets={config.data.buckets} needs --config.data.mask=True: without a mask'
-      ' the padding is part of what the model sees, and cutting it off changes the model'
+      ' the padding is part of what the model sees, and cutting it off changes the model. Either'
+      ' set the mask, or --config.data.buckets=1'
     )
   need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
   cells.get(

@@ -48,7 +48,10 @@ MISTAKES = {
   'hidden_size': (['--config.model.hidden_size=0'], 'model.hidden_size=0: must be at least 1'),
   'dropout': (['--config.model.dropout=1.5'], 'model.dropout=1.5: must be at least 0'),
   'max_len': (['--config.data.max_len=-1'], 'data.max_len=-1: must be at least 1'),
-  'buckets': (['--config.data.buckets=4'], 'buckets=4 needs --config.data.mask=True'),
+  'buckets': (
+    ['--config.data.mask=False', '--config.data.buckets=3'],
+    'or --config.data.buckets=1',
+  ),
   'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be above 0'),
   'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),
   'cell option': (['--config.model.cell=gru', '--config.model.gru.reset=befor'], "'befor'"),
