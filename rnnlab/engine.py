@@ -8,9 +8,8 @@ whatever the step's operations happen to need. Here a step is first taken apart,
     pre-activations   what is linear in products and invariants: their sums, cut into gates
     the rest          all else
 
-Of each step only the carry and the pre-activations are kept, each gate an array of its own, or in
-place of one what tanh or a sigmoid makes of it; the rest is computed again from them on the way
-back. With d for a tangent,
+Of each step only the carry and the pre-activations are kept, each gate an array of its own; the
+rest is computed again from them on the way back. With d for a tangent,
 
     dP_k = dv_k w_k + v_k dw_k
 
@@ -34,7 +33,6 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
 LINEAR = {'add', 'sub', 'neg', 'split', 'slice', 'reshape', 'squeeze', 'broadcast_in_dim'}
-SLOPES = {'tanh': lambda a: 1 - a * a, 'logistic': lambda a: a * (1 - a)}  # from the value
 
 
 def scan(step, params, carry, xs, *, real=None, masks=None, reverse=False, dtype=None):
@@ -132,9 +130,8 @@ class _Parts(NamedTuple):
   weights: list  # by k, as are operands
   operands: list
   linear: dict  # a variable that is linear in products and invariants -> its equation
-  pre: list  # those of products and linear that the rest uses: the pre-activations
+  kept: list  # those of products and linear that the rest uses: the pre-activations
   rest: list  # equations
-  kept: list  # what the way back is given of a step's values: of pre, and results of SLOPES
 
   def source(self, k):
     """Where product k's operand is found: 'x', the index of an array of the carry, or None."""
@@ -241,41 +238,15 @@ def _take_apart(step, params, carry, xs, masks, dtype):
     else:
       rest.append(equation)
   of_rest = {None, *map(id, rest)}
-  pre = [v for v in linear if any((u and id(u)) in of_rest for u in users[v])]
+  kept = [v for v in linear if any((u and id(u)) in of_rest for u in users[v])]
   invariants = dict.fromkeys(weights)
   for atoms in (*(e.invars for e in equations), new, [y]):
     invariants |= dict.fromkeys(v for v in _variables(atoms) if v not in moving)
   products = {v: k for k, v in enumerate(of_found)}
   parts = _Parts(
-    *(list(invariants), of_carry, of_x, new, y, products, weights, operands, linear, pre, rest),
-    kept=_worth_keeping(pre, rest),
+    list(invariants), of_carry, of_x, new, y, products, weights, operands, linear, kept, rest
   )
   return parts, [values[v] for v in invariants], masks or [None] * len(found)
-
-
-def _worth_keeping(pre, rest):
-  """The variables that the derivative of `rest` is computed from, of no larger size than `pre`.
-
-  What tanh or a sigmoid gives has its slope in itself: kept, it is not computed again, and may
-  spare what it was made of.
-  """
-
-  def with_results(results):
-    needed = set()
-    for equation in reversed(rest):
-      known = equation.outvars[0] in results
-      moves_alone = equation.primitive.name in LINEAR and needed.isdisjoint(equation.outvars)
-      if not known and not moves_alone:
-        needed.update(_variables(equation.invars))
-    return [*(v for v in pre if v in needed), *results]
-
-  kept, results = with_results([]), []
-  for equation in rest:
-    if equation.primitive.name in SLOPES:
-      more = with_results([*results, equation.outvars[0]])
-      if sum(v.aval.size for v in more) <= sum(v.aval.size for v in kept):
-        kept, results = more, [*results, equation.outvars[0]]
-  return kept
 
 
 def _serve_alone(users):
@@ -336,9 +307,7 @@ def _scan_parts(parts, reverse, dtype):
         lambda k: _products(w[k], values.read(parts.operands[k]), masks[k], dtype),
         lambda var: invariants[index[var]],
       )
-      # Cut into gates once: fused into each use, XLA would cut, and squash, value by value.
-      held = lambda var: jax.lax.optimization_barrier(before(var))  # noqa: E731
-      values = rest_values(invariants, carry, x, held)
+      values = rest_values(invariants, carry, x, before)
       for equation in parts.rest:
         values.run(equation)
       new, y = [values.read(v) for v in parts.new], values.read(parts.y)
@@ -380,9 +349,9 @@ def _scan_parts(parts, reverse, dtype):
 
     def at_a_step(d_products):
       d = linear_values(d_products.__getitem__, lambda var: _dense(d_invariants[index[var]], var))
-      return [d(v) for v in parts.pre]
+      return [d(v) for v in parts.kept]
 
-    d_pre = jax.vmap(at_a_step, axis_size=len(xs))([outside(k) for k in count])
+    d_kept = jax.vmap(at_a_step, axis_size=len(xs))([outside(k) for k in count])
 
     moved = [v for v in parts.invariants if v in in_rest and not _is_zero(d_invariants[index[v]])]
     d_moved = [d_invariants[index[v]] for v in moved]
@@ -393,12 +362,9 @@ def _scan_parts(parts, reverse, dtype):
 
     @jax.checkpoint
     def body(d_carry, inputs):
-      x, d_x, carry, operands, kept, d_pre, real = inputs
-      given = dict(zip(parts.kept, kept, strict=True))
-      # Of pre-activations that are not kept the tangent alone is asked for.
-      pre = [given[v] if v in given else _zeros(v) for v in parts.pre]
+      x, d_x, carry, operands, kept, d_kept, real = inputs
 
-      def replay(moved_values, floating, x, pre):
+      def replay(moved_values, floating, x, kept):
         def of_state(k):
           source = parts.source(k)
           if source == 'x':
@@ -407,26 +373,21 @@ def _scan_parts(parts, reverse, dtype):
           return _moved(w_t[k], values.read(parts.operands[k]), known, masks[k], dtype)
 
         moves = linear_values(of_state, _zeros)
-        around = dict(zip(parts.pre, pre, strict=True))
-        values = rest_values(invariants, carry, x, lambda var: around[var] + moves(var))
+        given = dict(zip(parts.kept, kept, strict=True))
+        values = rest_values(invariants, carry, x, lambda var: given[var] + moves(var))
         values.update(zip(moved, moved_values, strict=True))
         values.update((parts.carry[i], c) for i, c in zip(floats, floating, strict=True))
         for equation in parts.rest:
-          (result, *_), (operand, *_) = equation.outvars, equation.invars
-          if result in given:
-            of = equation.primitive.name
-            values[result] = _known(of, values.read(operand), given[result])
-          else:
-            values.run(equation)
+          values.run(equation)
         return [values.read(parts.new[i]) for i in floats], values.read(parts.y)
 
-      at = moved_values, [carry[i] for i in floats], x, pre
-      _, (d_new, d_y) = jax.jvp(replay, at, (d_moved, d_carry, _dense(d_x, parts.x), d_pre))
+      at = moved_values, [carry[i] for i in floats], x, kept
+      _, (d_new, d_y) = jax.jvp(replay, at, (d_moved, d_carry, _dense(d_x, parts.x), d_kept))
       return _hold(real, d_new, d_carry), _hold(real, [d_y], [jnp.zeros_like(d_y)])[0]
 
     d_start = [_dense(d_carry[i], parts.carry[i]) for i in floats]
     d_floats, d_ys = jax.lax.scan(
-      body, d_start, (xs, d_x_rest, carries, operands, kept, d_pre, real), reverse=reverse
+      body, d_start, (xs, d_x_rest, carries, operands, kept, d_kept, real), reverse=reverse
     )
     d_last = [np.zeros(c.shape, jax.dtypes.float0) for c in last]
     for i, d in zip(floats, d_floats, strict=True):
@@ -447,18 +408,6 @@ def _moved_jvp(dtype, primals, tangents):
   w_t, _, _, mask = primals
   _, d_v, d_known, _ = tangents
   return _moved(*primals, dtype), _products(w_t, d_v - d_known, mask, dtype, transposed=True)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _known(name, operand, value):
-  """`value`, which one of SLOPES gives for an operand of which only the tangent is known."""
-  return value
-
-
-@_known.defjvp
-def _known_jvp(name, primals, tangents):
-  _, value = primals
-  return value, tangents[0] * SLOPES[name](value)
 
 
 def _run_on_blocks(equation, operands):
