@@ -30,7 +30,7 @@ KINDS = 'lstm', 'gru-after', 'gru-before'  # by Cell.fused
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
 BLOCKS = 4, 4, 3  # P by kind
 LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
-CHUNK = 256
+CHUNK = 128
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
 _options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'numpy'}
@@ -47,42 +47,54 @@ def _tile(rows, vectors):
   `(out, out_row, v, v_row, v_k, w, w_row, count)`: addresses, and strides in elements:
   out[r, m] += the sum over k < count of v[r, k] w[k, m].
   """
+  word, one = ir.IntType(64), ir.FloatType()
+  many = ir.VectorType(one, LANES)
+  grid = [(r, j) for r in range(rows) for j in range(vectors)]
+
+  def write(builder, out, out_row, v, v_row, v_k, w, w_row, count):
+    out, v, w = (builder.inttoptr(a, one.as_pointer()) for a in (out, v, w))
+
+    def row(start, r, stride):
+      return builder.gep(start, [builder.mul(ir.Constant(word, r), stride)])
+
+    def vector(start, j):
+      return builder.bitcast(builder.gep(start, [ir.Constant(word, LANES * j)]), many.as_pointer())
+
+    outs = [row(out, r, out_row) for r in range(rows)]
+    of_rows = [row(v, r, v_row) for r in range(rows)]
+    sums = {at: cgutils.alloca_once(builder, many) for at in grid}
+    for r, j in grid:
+      builder.store(builder.load(vector(outs[r], j), align=4), sums[r, j])
+    with cgutils.for_range(builder, count) as loop:
+      of_k = builder.gep(w, [builder.mul(loop.index, w_row)])
+      weights = [builder.load(vector(of_k, j), align=4) for j in range(vectors)]
+      for r in range(rows):
+        value = builder.load(builder.gep(of_rows[r], [builder.mul(loop.index, v_k)]))
+        first = ir.Constant(ir.IntType(32), 0)
+        lanes = builder.insert_element(ir.Constant(many, ir.Undefined), value, first)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        lanes = builder.shuffle_vector(lanes, ir.Constant(many, ir.Undefined), zeros)
+        for j in range(vectors):
+          more = builder.fmul(lanes, weights[j], flags=['contract'])
+          total = builder.fadd(more, builder.load(sums[r, j]), flags=['contract'])
+          builder.store(total, sums[r, j])
+    for r, j in grid:
+      builder.store(builder.load(sums[r, j]), vector(outs[r], j), align=4)
 
   @intrinsic
   def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count):
     def generate(context, builder, signature, arguments):
-      out, out_row, v, v_row, v_k, w, w_row, count = arguments
-      one, many = ir.FloatType(), ir.VectorType(ir.FloatType(), LANES)
-      out, v, w = (builder.inttoptr(a, one.as_pointer()) for a in (out, v, w))
-
-      def times(number, stride):
-        return builder.mul(ir.Constant(stride.type, number), stride)
-
-      def vector(start, j):
-        place = builder.gep(start, [ir.Constant(out_row.type, LANES * j)])
-        return builder.bitcast(place, many.as_pointer())
-
-      grid = [(r, j) for r in range(rows) for j in range(vectors)]
-      starts = [builder.gep(out, [times(r, out_row)]) for r in range(rows)]
-      sums = {at: cgutils.alloca_once(builder, many) for at in grid}
-      for r, j in grid:
-        builder.store(builder.load(vector(starts[r], j), align=4), sums[r, j])
-      of_rows = [builder.gep(v, [times(r, v_row)]) for r in range(rows)]
-      with cgutils.for_range(builder, count) as loop:
-        row = builder.gep(w, [builder.mul(loop.index, w_row)])
-        weights = [builder.load(vector(row, j), align=4) for j in range(vectors)]
-        for r in range(rows):
-          value = builder.load(builder.gep(of_rows[r], [builder.mul(loop.index, v_k)]))
-          first = ir.Constant(ir.IntType(32), 0)
-          lanes = builder.insert_element(ir.Constant(many, ir.Undefined), value, first)
-          zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-          lanes = builder.shuffle_vector(lanes, ir.Constant(many, ir.Undefined), zeros)
-          for j in range(vectors):
-            more = builder.fmul(lanes, weights[j], flags=['contract'])
-            sum_ = builder.fadd(more, builder.load(sums[r, j]), flags=['contract'])
-            builder.store(sum_, sums[r, j])
-      for r, j in grid:
-        builder.store(builder.load(sums[r, j]), vector(starts[r], j), align=4)
+      # A function that LLVM must not copy to each of its uses, which would take it half a minute.
+      name = f'rnnlab_tile_{rows}_{vectors}'
+      function = builder.module.globals.get(name)
+      if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [word] * 8), name)
+        function.linkage = 'linkonce_odr'
+        function.attributes.add('noinline')
+        inside = ir.IRBuilder(function.append_basic_block())
+        write(inside, *function.args)
+        inside.ret_void()
+      builder.call(function, arguments)
       return context.get_dummy_value()
 
     return types.void(*[types.intp] * 8), generate
@@ -101,6 +113,23 @@ def _pointer(typing, address):
     return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
   return types.voidptr(types.intp), generate
+
+
+@intrinsic
+def _address(typing, array):
+  """Where an array begins; as `array.ctypes.data`, which Numba takes long to compile."""
+
+  def generate(context, builder, signature, arguments):
+    (kind,), (value,) = signature.args, arguments
+    return builder.ptrtoint(context.make_array(kind)(context, builder, value).data, word)
+
+  word = ir.IntType(64)
+  return types.intp(array), generate
+
+
+@_jit
+def _floats(address, shape):
+  return numba.carray(_pointer(address), shape, np.float32)
 
 
 @_jit
@@ -123,20 +152,15 @@ def _add_product(out, out_row, v, v_row, v_k, w, w_row, rows, count, columns):
       at = out + 4 * (r * out_row + m)
       _tile_1_1(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
   if whole < columns:
-    outs = numba.carray(_pointer(out), (rows - 1) * out_row + columns, np.float32)
-    vs = numba.carray(_pointer(v), (rows - 1) * v_row + (count - 1) * v_k + 1, np.float32)
-    ws = numba.carray(_pointer(w), (count - 1) * w_row + columns, np.float32)
+    outs = _floats(out, (rows - 1) * out_row + columns)
+    vs = _floats(v, (rows - 1) * v_row + (count - 1) * v_k + 1)
+    ws = _floats(w, (count - 1) * w_row + columns)
     for r in range(rows):
       for m in range(whole, columns):
         total = outs[r * out_row + m]
         for k in range(count):
           total += vs[r * v_row + k * v_k] * ws[k * w_row + m]
         outs[r * out_row + m] = total
-
-
-@_jit
-def _address(array):
-  return array.ctypes.data
 
 
 @intrinsic
@@ -164,9 +188,15 @@ def _prefetch(row):
 
 @_jit
 def _copy(a, b, count):
-  """a[:count] = b[:count], which Numba's own takes longer for."""
+  """a[:count] = b[:count], which Numba's own takes longer to compile, and to do."""
   for j in range(count):
     a[j] = b[j]
+
+
+@_jit
+def _copy_rows(a, b):
+  for r in range(a.shape[0]):
+    _copy(a[r], b[r], a.shape[1])
 
 
 @_jit
@@ -178,10 +208,19 @@ def _fill(a, value):
 
 
 @_jit
+def _transposed(a):
+  b = np.empty((a.shape[1], a.shape[0]), np.float32)
+  for r in range(a.shape[0]):
+    for j in range(a.shape[1]):
+      b[j, r] = a[r, j]
+  return b
+
+
+@_jit
 def _masked(v, v_row, drop, room):
   """The address of v, `[B, K]` with rows `v_row` apart, times a mask `[B, K]`, in `room`."""
   for r in range(len(drop)):
-    of_v = numba.carray(_pointer(v + 4 * r * v_row), drop.shape[1], np.float32)
+    of_v = _floats(v + 4 * r * v_row, drop.shape[1])
     for k in range(drop.shape[1]):
       room[r, k] = of_v[k] * drop[r, k]
   return _address(room)
@@ -223,7 +262,7 @@ def _multiply_back(out, out_row, d, d_row, w_t, first, gates, units, drop, room)
     _add_product(_address(room), count, of_d, d_row, 1, of_gates, count, rows, alone * units, count)
     mask = drop[first + g if len(drop) > 1 else 0]
     for r in range(rows):
-      row = numba.carray(_pointer(out + 4 * r * out_row), count, np.float32)
+      row = _floats(out + 4 * r * out_row, count)
       for k in range(count):
         row[k] += room[r, k] * mask[r, k]
 
@@ -368,8 +407,8 @@ def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, 
   (rows, steps, inputs), units = xs.shape, h.shape[1]
   gates = w_x.shape[1] // units
   save = len(hs) > 0
-  x, room_x = np.empty((2, rows, inputs), np.float32)
-  reset, room_h = np.empty((2, rows, units), np.float32)
+  x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
+  reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
   local = np.empty((rows, width), np.float32)
@@ -425,15 +464,21 @@ def _backward(
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
   together = 4 if kind == LSTM else 2  # the gates whose products are of h alone
-  w_x_t, w_h_t = np.ascontiguousarray(w_x.T), np.ascontiguousarray(w_h.T)
-  d_x, room_x = np.empty((2, rows, inputs), np.float32)
-  d_reset, room_h = np.empty((2, rows, units), np.float32)
+  w_x_t, w_h_t = _transposed(w_x), _transposed(w_h)
+  d_x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
+  d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
   # The last steps' operands and gradients, until there are enough for the weights.
   size = max(CHUNK // rows, 1)
-  v_x, room_v_x = np.empty((2, size * rows, inputs), np.float32)
-  v_h, v_reset, room_v_h = np.empty((3, size * rows, units), np.float32)
-  d = np.empty((size * rows, width), np.float32)
-  d_w_x[:], d_w_h[:], d_b[:], d_b_hn[:] = 0, 0, 0, 0
+  many = size * rows
+  v_x, room_v_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
+  v_h, room_v_h = np.empty((many, units), np.float32), np.empty((many, units), np.float32)
+  v_reset, d = np.empty((many, units), np.float32), np.empty((many, width), np.float32)
+  _fill(d_w_x, 0)
+  _fill(d_w_h, 0)
+  for j in range(gates * units):
+    d_b[j] = 0
+  for j in range(len(d_b_hn)):
+    d_b_hn[j] = 0
   filled = 0
   for s in range(steps):
     t = s if reverse else steps - 1 - s
@@ -482,7 +527,7 @@ def _backward(
     for r in range(rows):
       _copy(d_xs[r, t], d_x[r], inputs)
     filled += rows
-    if filled == size * rows or s == steps - 1:
+    if filled == many or s == steps - 1:
       of_d = _address(d)
       _add_weights(d_w_x, v_x, of_d, width, 0, gates, units, drop_x, filled, room_v_x)
       _add_weights(d_w_h, v_h, of_d, width, 0, together, units, drop_h, filled, room_v_h)
@@ -503,63 +548,84 @@ def _backward(
 # As XLA calls them: `XLA_FFI_CallFrame` and what it points to, of XLA's ffi/api/c_api.h, as words.
 
 
-@_jit
-def _words(address, count):
-  return numba.carray(_pointer(address), count, np.int64)
+@intrinsic
+def _load(typing, address):
+  """The word at an address."""
+  word = ir.IntType(64)
+
+  def generate(context, builder, signature, arguments):
+    return builder.load(builder.inttoptr(arguments[0], word.as_pointer()))
+
+  return types.intp(address), generate
+
+
+@intrinsic
+def _store(typing, address, value):
+  """Writes a word."""
+  word = ir.IntType(64)
+
+  def generate(context, builder, signature, arguments):
+    address, value = arguments
+    builder.store(value, builder.inttoptr(address, word.as_pointer()))
+    return context.get_dummy_value()
+
+  return types.void(address, types.intp), generate
 
 
 @_jit
 def _is_question(frame):
   """Whether XLA asks for the version of its interface that this is for: for its own."""
-  extension = _words(frame, 15)[1]
-  if extension and _words(extension, 4)[1] & 0xFFFFFFFF == 1:
-    metadata, interface = _words(_words(extension, 4)[3], 6), _words(_words(frame, 15)[2], 5)
-    metadata[3], metadata[4], metadata[5] = interface[4], 0, 0
-    return True
-  return False
+  extension = _load(frame + 8)
+  if extension == 0 or _load(extension + 8) & 0xFFFFFFFF != 1:
+    return False
+  metadata, interface = _load(extension + 24), _load(frame + 16)
+  _store(metadata + 24, _load(interface + 32))
+  _store(metadata + 32, 0)  # traits
+  _store(metadata + 40, 0)  # the type of a state: none
+  return True
 
 
 @_jit
 def _buffer(frame, results, number):
-  """A buffer of XLA's: its address, and its dimensions, up to three and then ones."""
-  words = _words(frame, 15)
-  buffer = _words(_words(words[14] if results else words[9], number + 1)[number], 6)
-  dims = _words(buffer[5], buffer[4])
-  a = dims[0] if len(dims) > 0 else 1
-  b = dims[1] if len(dims) > 1 else 1
-  c = dims[2] if len(dims) > 2 else 1
-  return buffer[3], a, b, c
+  """The address of an argument's or a result's buffer: there is its type, its data, its shape."""
+  return _load(_load(frame + (112 if results else 72)) + 8 * number)
+
+
+@_jit
+def _size(buffer, axis):
+  return _load(_load(buffer + 40) + 8 * axis)
 
 
 @_jit
 def _array_1(frame, results, number):
-  at, a, _, _ = _buffer(frame, results, number)
-  return numba.carray(_pointer(at), (a,), np.float32)
+  buffer = _buffer(frame, results, number)
+  return _floats(_load(buffer + 24), (_size(buffer, 0),))
 
 
 @_jit
 def _array_2(frame, results, number):
-  at, a, b, _ = _buffer(frame, results, number)
-  return numba.carray(_pointer(at), (a, b), np.float32)
+  buffer = _buffer(frame, results, number)
+  return _floats(_load(buffer + 24), (_size(buffer, 0), _size(buffer, 1)))
 
 
 @_jit
 def _array_3(frame, results, number):
-  at, a, b, c = _buffer(frame, results, number)
-  return numba.carray(_pointer(at), (a, b, c), np.float32)
+  buffer = _buffer(frame, results, number)
+  shape = _size(buffer, 0), _size(buffer, 1), _size(buffer, 2)
+  return _floats(_load(buffer + 24), shape)
 
 
 @_jit
 def _flags(frame):
-  at, _, _, _ = _buffer(frame, False, 0)
-  flags = numba.carray(_pointer(at), (2,), np.int32)
-  return flags[0], flags[1] != 0
+  flags = _load(_load(_buffer(frame, False, 0) + 24))  # two int32
+  return flags & 0xFFFFFFFF, flags >> 32 != 0
 
 
 @_jit
 def _real(frame):
-  at, a, b, _ = _buffer(frame, False, 2)
-  return numba.carray(_pointer(at), (a, b), np.uint8)
+  buffer = _buffer(frame, False, 2)
+  shape = _size(buffer, 0), _size(buffer, 1)
+  return numba.carray(_pointer(_load(buffer + 24)), shape, np.uint8)
 
 
 def _forward_target(frame):
@@ -572,7 +638,8 @@ def _forward_target(frame):
   drop_x, drop_h = _array_3(frame, False, 9), _array_3(frame, False, 10)
   ys, h, c = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_2(frame, True, 2)
   hs, cs, kept = _array_3(frame, True, 3), _array_3(frame, True, 4), _array_3(frame, True, 5)
-  h[:], c[:] = _array_2(frame, False, 7), _array_2(frame, False, 8)
+  _copy_rows(h, _array_2(frame, False, 7))
+  _copy_rows(c, _array_2(frame, False, 8))
   _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
   return 0
 
@@ -589,7 +656,8 @@ def _backward_target(frame):
   d_xs, d_w_x, d_b = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_1(frame, True, 2)
   d_w_h, d_b_hn = _array_2(frame, True, 3), _array_1(frame, True, 4)
   d_h, d_c = _array_2(frame, True, 5), _array_2(frame, True, 6)
-  d_h[:], d_c[:] = _array_2(frame, False, 11), _array_2(frame, False, 12)
+  _copy_rows(d_h, _array_2(frame, False, 11))
+  _copy_rows(d_c, _array_2(frame, False, 12))
   _backward(
     kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
     d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
