@@ -1,4 +1,9 @@
-"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs."""
+"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs.
+
+Here XLA compiles for the least time, not for the fastest program: nearly all the time of a test is
+XLA's, and what is compared is what a program computes. Programs that a test launches are compiled
+as for a user (`environment`), and so is what a test compiles with `programs.as_for_a_user`.
+"""
 
 import functools
 import os
@@ -11,6 +16,11 @@ import pytest
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+FLAGS = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = (
+  f'{FLAGS} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_parallel_codegen_split_count=1'
+)
 jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
 from programs import ROOT, SMOKE, without  # noqa: E402
@@ -37,6 +47,7 @@ def environment(tmp_path_factory):
   cache = tmp_path_factory.mktemp('cache')
   compiled = tmp_path_factory.getbasetemp().parent / 'compiled'  # one for all test processes
   return os.environ | {
+    'XLA_FLAGS': FLAGS,
     'XDG_CACHE_HOME': str(cache),
     'JAX_COMPILATION_CACHE_DIR': str(compiled),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',

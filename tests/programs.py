@@ -1,5 +1,6 @@
 """What the tests of whole programs share."""
 
+import functools
 import json
 import pathlib
 
@@ -10,6 +11,11 @@ import orbax.checkpoint as ocp
 from rnnlab import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
+# XLA's own choice, where conftest.py has another.
+as_for_a_user = functools.partial(
+  jax.jit,
+  compiler_options={'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True},
+)
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 
 

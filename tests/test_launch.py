@@ -58,7 +58,7 @@ MISTAKES = {
   'missing config': (['--config=experiments/imbd.py'], 'there is no config file'),
   'not a flag': (['smoke'], "what is 'smoke'?"),
   'unknown flag': (['--confg=x'], 'Did you mean: config'),
-  'unknown executor': (['--executor=proces'], 'auto|serial|process'),
+  'unknown executor': (['--executor=proces'], 'auto|serial|cores|process'),
   'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
   'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
 }
