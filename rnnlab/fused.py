@@ -5,8 +5,8 @@ it waits far longer than it computes. Here a program takes a block of rows throu
 recurrent weights staying on the chip (or, of 128 units, in its cache); input products, weight and
 bias gradients are matrix products over all steps at once, outside the kernels.
 
-The kernels are the primal and its transpose; forward mode and higher derivatives take the same
-equations as a plain scan. Time-major `[T, B, ...]` inside; G gates, H hidden units.
+Off NVIDIA GPUs, and for what `kernels` says, the same equations are a plain scan.
+Time-major `[T, B, ...]` inside; G gates, H hidden units.
 """
 
 import functools
@@ -16,12 +16,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
+from rnnlab import kernels
 from rnnlab.cells.base import Array, Carry, Cell, Params
 
 ROWS = 16  # of a program's block: the fewest that a tensor core's product takes
@@ -183,11 +181,11 @@ def unroll(
   if mask is not None:
     xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there reaches the weights' gradients
   drop_x, *drops_h = dropout or (None, None)
-  xp = _products(params['w_x'], _stacked(drop_x), [(jnp.swapaxes(xs, 0, 1), gates)]) + params['b']
+  xp = products(params['w_x'], stacked(drop_x), [(jnp.swapaxes(xs, 0, 1), gates)]) + params['b']
 
   pad = -batch % ROWS
   states, structure = jax.tree.flatten(initial_carry)
-  drop = _drop(drops_h, (batch, hidden))
+  drop = stacked_of_state(drops_h, (batch, hidden))
   inputs = Inputs(
     xp=_pad(xp.astype(dtype), 1, pad),
     w_h=params['w_h'].astype(dtype),
@@ -197,7 +195,7 @@ def unroll(
   )
   real = None if mask is None else _pad(mask.T, 1, pad)
   plan = Plan(CELLS[cell.fused], reverse, interpret)
-  (carry, ys), _ = _run(plan, False, real, inputs)
+  (carry, ys), _ = kernels.run(_kernels(plan), False, real, inputs)
   return structure.unflatten([state[:batch] for state in carry]), jnp.swapaxes(ys[:, :batch], 0, 1)
 
 
@@ -206,15 +204,15 @@ def _pad(a, axis, count):
   return jnp.pad(a, [(0, count if i == axis else 0) for i in range(a.ndim)]) if count else a
 
 
-def _stacked(drop):
+def stacked(drop):
   """A dropout mask as `[1 or G, B, K]`, or None."""
   return drop[None] if drop is not None and drop.ndim == 2 else drop
 
 
-def _drop(drops, shape):
+def stacked_of_state(drops, shape):
   """The masks of the recurrent products as one array; two products, each with its own: GRU's."""
   if len(drops) == 1 or all(drop is None for drop in drops):
-    return _stacked(drops[0])
+    return stacked(drops[0])
   counts = 2, 1
   return jnp.concatenate(
     [
@@ -224,7 +222,7 @@ def _drop(drops, shape):
   )
 
 
-def _products(w, drop, operands):
+def products(w, drop, operands):
   """`[..., G * H]` from `w [K, G * H]` and pairs of an operand and how many gates it serves."""
   if drop is not None and len(drop) > 1:
     each = [v for v, count in operands for _ in range(count)]
@@ -275,7 +273,7 @@ def _dot(weights, drop, masked_first):
 # what the cell keeps, [T, B, H] each. As a scan it is what forward mode differentiates.
 
 
-def _forward_scan(plan, real, inputs):
+def scan(plan, real, inputs):
   hidden, width = inputs.w_h.shape
   gates = width // hidden
   blocks = jnp.split(inputs.w_h, gates, axis=-1)
@@ -381,7 +379,7 @@ AXES = Inputs(xp=1, w_h=WHOLE, b_hn=WHOLE, carry=0, drop=1)  # of the rows
 
 def _forward(plan, save, real, inputs):
   """The kernel's `(carry, ys), saved`; saved is None unless `save`."""
-  outputs, saved = jax.eval_shape(functools.partial(_forward_scan, plan), real, inputs)
+  outputs, saved = jax.eval_shape(functools.partial(scan, plan), real, inputs)
   shapes = outputs, saved if save else None
   shape = inputs.carry[0].shape
   return _call(plan, _forward_kernel, shape, (real, inputs), (1, AXES), shapes, ((0, 1), 1))
@@ -401,7 +399,7 @@ def _backward(plan, real, inputs, saved, d_outputs):
   (h, *_), kept = saved
   d_x = jnp.split(d_xp, inputs.w_h.shape[1] // inputs.w_h.shape[0], axis=-1)
   operands, d = plan.cell.products(h, kept, d_x)
-  _, pull = jax.vjp(lambda w, drop: _products(w, drop, operands), inputs.w_h, inputs.drop)
+  _, pull = jax.vjp(lambda w, drop: products(w, drop, operands), inputs.w_h, inputs.drop)
   d_w_h, d_drop = pull(jnp.concatenate(d, axis=-1))
   d_b_hn = None if inputs.b_hn is None else d[-1].sum((0, 1))
   return Inputs(d_xp, d_w_h, d_b_hn, d_carry, d_drop)
@@ -429,130 +427,11 @@ def _call(plan, kernel, shape, arguments, axes, shapes, out_axes):
   )(*arguments)
 
 
-# Derivatives: reverse mode takes the backward kernel, all else differentiates the scan. JAX's own
-# ways to say that fall short: custom_vjp has no forward mode, and linear_call neither vmap nor a
-# second derivative.
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _run(plan, save, real, inputs):
-  """`(carry, ys), saved` of `inputs`, real `[T, B]` or None; saved is None unless `save`."""
-
-  def scan(real, inputs):
-    outputs, saved = _forward_scan(plan, real, inputs)
-    return outputs, saved if save else None
-
-  kernel = functools.partial(_forward, plan, save)
-  if plan.interpret:
-    return kernel(real, inputs)
-  return jax.lax.platform_dependent(real, inputs, cuda=kernel, default=scan)
-
-
-@_run.defjvp
-def _run_jvp(plan, save, primals, tangents):
-  real, inputs = primals
-  outputs, saved = _run(plan, True, real, inputs)
-  d_outputs = _differential(plan, (real, inputs, saved), tangents[1])
-  # No one takes a derivative of saved: those of the differential are the plain scan's, without it.
-  d_saved = jax.tree.map(jnp.zeros_like, saved) if save else None
-  return (outputs, saved if save else None), (d_outputs, d_saved)
-
-
-def _differential(plan, residuals, tangent):
-  """The differential at residuals `(real, inputs, saved)`, of inputs and to outputs as `_run`'s."""
-  values, structure = jax.tree.flatten(residuals)
-  inputs = jax.tree.structure(tangent)
-
-  def scan(values):
-    real, at, _ = structure.unflatten(values)
-    return lambda inputs: _forward_scan(plan, real, inputs)[0], at
-
-  outputs = jax.tree.structure(jax.eval_shape(*scan(values)))
-
-  def push(values, tangents):
-    f, at = scan(values)
-    return jax.tree.leaves(jax.jvp(f, (at,), (inputs.unflatten(tangents),))[1])
-
-  def pull(values, cotangents):
-    f, at = scan(values)
-    return jax.tree.leaves(jax.vjp(f, at)[1](outputs.unflatten(cotangents)))
-
-  def fused_pull(values, cotangents):
-    def kernel(values, cotangents):
-      residuals = structure.unflatten(values)
-      return jax.tree.leaves(_backward(plan, *residuals, outputs.unflatten(cotangents)))
-
-    if plan.interpret:
-      return kernel(values, cotangents)
-    return jax.lax.platform_dependent(values, cotangents, cuda=kernel, default=pull)
-
-  found = linear_p.bind(
-    *values,
-    *jax.tree.leaves(tangent),
-    this=Linear(push, push),
-    transpose=Linear(fused_pull, pull),
-    count=len(values),
+@functools.cache
+def _kernels(plan):
+  return kernels.Kernels(
+    functools.partial(scan, plan),
+    functools.partial(_forward, plan),
+    functools.partial(_backward, plan),
+    platform=None if plan.interpret else 'cuda',
   )
-  return outputs.unflatten(found)
-
-
-class Linear(NamedTuple):
-  """`(residuals, arguments) -> results`, lists of arrays, linear in the arguments."""
-
-  run: Callable
-  plain: Callable  # the same to JAX's own transformations
-
-
-linear_p = Primitive('fused_linear')  # its operands: `count` residuals, then the arguments
-linear_p.multiple_results = True
-
-
-@linear_p.def_impl
-def _linear(*values, this, transpose, count):
-  return this.run(list(values[:count]), list(values[count:]))
-
-
-@linear_p.def_abstract_eval
-def _linear_shapes(*avals, this, transpose, count):
-  shapes = jax.eval_shape(this.plain, list(avals[:count]), list(avals[count:]))
-  return [ShapedArray(a.shape, a.dtype) for a in shapes]
-
-
-def _linear_transpose(cotangents, *values, this, transpose, count):
-  cotangents = map(ad.instantiate_zeros, cotangents)
-  found = linear_p.bind(*values[:count], *cotangents, this=transpose, transpose=this, count=count)
-  return [None] * count + found
-
-
-def _linear_jvp(primals, tangents, *, this, transpose, count):
-  moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
-
-  def f(*moved):
-    values = list(primals)
-    for i, value in zip(moving, moved, strict=True):
-      values[i] = value
-    return this.plain(values[:count], values[count:])
-
-  return jax.jvp(f, [primals[i] for i in moving], [tangents[i] for i in moving])
-
-
-def _linear_batch(values, axes, *, this, transpose, count):
-  (size,) = {v.shape[axis] for v, axis in zip(values, axes, strict=True) if axis is not None}
-  arguments = [
-    jnp.broadcast_to(v, (size, *v.shape)) if axis is None else jnp.moveaxis(v, axis, 0)
-    for v, axis in zip(values[count:], axes[count:], strict=True)
-  ]
-
-  def mapped(linear):
-    return Linear(*(jax.vmap(f, in_axes=(list(axes[:count]), 0)) for f in linear))
-
-  found = linear_p.bind(
-    *values[:count], *arguments, this=mapped(this), transpose=mapped(transpose), count=count
-  )
-  return found, [0] * len(found)
-
-
-ad.primitive_transposes[linear_p] = _linear_transpose
-ad.primitive_jvps[linear_p] = _linear_jvp
-batching.primitive_batchers[linear_p] = _linear_batch
-mlir.register_lowering(linear_p, mlir.lower_fun(_linear, multiple_results=True))

@@ -62,7 +62,8 @@ def unroll(
     goes back as that by the last outputs. Steps are computed k2 / k1 times, and memory is as for so
     many: less with remat, which then acts within each k2 steps.
 
-  Runs as one kernel where `fused.supports` says so, and none of the last three is asked for.
+  Runs as one kernel where `fused.supports`, on a GPU, or `native.supports`, on a CPU, says so and
+  none of the last three is asked for.
 
   Raises ValueError for shapes that do not fit, for a truncate that is not as said, and for lengths
   outside 0..T where they are known (not traced).
@@ -74,13 +75,12 @@ def unroll(
   if initial_carry is None:
     kind = jnp.result_type(xs, *jax.tree.leaves(params))
     initial_carry = cell.initial_carry(xs.shape[:1], kind)
-  in_one_kernel = (
-    dtype is None and not remat and truncate is None and fused.supports(cell, params, xs)
-  )
+  plain = dtype is None and not remat and truncate is None
+  in_one_kernel = _kernel(cell, params, xs) if plain else None
 
   def run(params, carry, xs, mask, dropout):
     if in_one_kernel:
-      return fused.unroll(
+      return in_one_kernel(
         cell, params, xs, mask=mask, reverse=reverse, initial_carry=carry, dropout=dropout
       )
     xs, real = jnp.swapaxes(xs, 0, 1), None
@@ -103,6 +103,17 @@ def unroll(
 
   arguments = params, initial_carry, xs, mask, dropout
   return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, -2), out_axes=(0, 0))
+
+
+def _kernel(cell, params, xs):
+  """The `unroll` of the kernels that are for this cell here, or None."""
+  if cell.fused is None:
+    return None
+  if fused.supports(cell, params, xs):
+    return fused.unroll
+  from rnnlab import native  # only here, as loading Numba takes half a second
+
+  return native.unroll if native.supports(cell, params, xs) else None
 
 
 def _checkpointed(scan, reverse, carry, inputs):

@@ -1,0 +1,745 @@
+"""LSTM and GRU over a whole sequence in one CPU kernel each way, compiled by Numba.
+
+XLA runs a scan on a CPU as some thirty small kernels a step, and keeps what the way back needs in
+as many arrays. Here a step's products go at the machine's peak from weights in its cache, masks are
+applied on the way, gates are squashed where they lie, and weight gradients are added up in products
+of a few hundred rows while these are in the cache. XLA calls a kernel as an FFI target, on each
+device's own thread and with that device's part of the batch.
+
+All is float32. B rows, T steps, D inputs, H units,
+G gates; P blocks of H pre-activations, which are G, but 4 where GRU resets after the product, so
+that of the candidate the input's and the state's part are apart.
+"""
+
+import ctypes
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from rnnlab import fused, kernels
+from rnnlab.cells.base import Array, Carry, Cell, Params
+
+KINDS = 'lstm', 'gru-after', 'gru-before'  # by Cell.fused
+LSTM, GRU_AFTER, GRU_BEFORE = range(3)
+BLOCKS = 4, 4, 3  # P by kind
+LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
+CHUNK = 256
+
+# Operations may be reordered and fused, but a NaN stays a NaN.
+_options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'numpy'}
+_jit = numba.njit(**_options)
+_f32 = np.float32
+
+
+# The product.
+
+
+def _tile(rows, vectors):
+  """A function that adds to `rows` rows of `LANES * vectors` columns of out, from registers.
+
+  `(out, out_row, v, v_row, v_k, w, w_row, count)`: addresses, and strides in elements:
+  out[r, m] += the sum over k < count of v[r, k] w[k, m].
+  """
+
+  @intrinsic
+  def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count):
+    def generate(context, builder, signature, arguments):
+      out, out_row, v, v_row, v_k, w, w_row, count = arguments
+      one, many = ir.FloatType(), ir.VectorType(ir.FloatType(), LANES)
+      out, v, w = (builder.inttoptr(a, one.as_pointer()) for a in (out, v, w))
+
+      def times(number, stride):
+        return builder.mul(ir.Constant(stride.type, number), stride)
+
+      def vector(start, j):
+        place = builder.gep(start, [ir.Constant(out_row.type, LANES * j)])
+        return builder.bitcast(place, many.as_pointer())
+
+      grid = [(r, j) for r in range(rows) for j in range(vectors)]
+      starts = [builder.gep(out, [times(r, out_row)]) for r in range(rows)]
+      sums = {at: cgutils.alloca_once(builder, many) for at in grid}
+      for r, j in grid:
+        builder.store(builder.load(vector(starts[r], j), align=4), sums[r, j])
+      of_rows = [builder.gep(v, [times(r, v_row)]) for r in range(rows)]
+      with cgutils.for_range(builder, count) as loop:
+        row = builder.gep(w, [builder.mul(loop.index, w_row)])
+        weights = [builder.load(vector(row, j), align=4) for j in range(vectors)]
+        for r in range(rows):
+          value = builder.load(builder.gep(of_rows[r], [builder.mul(loop.index, v_k)]))
+          first = ir.Constant(ir.IntType(32), 0)
+          lanes = builder.insert_element(ir.Constant(many, ir.Undefined), value, first)
+          zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+          lanes = builder.shuffle_vector(lanes, ir.Constant(many, ir.Undefined), zeros)
+          for j in range(vectors):
+            more = builder.fmul(lanes, weights[j], flags=['contract'])
+            sum_ = builder.fadd(more, builder.load(sums[r, j]), flags=['contract'])
+            builder.store(sum_, sums[r, j])
+      for r, j in grid:
+        builder.store(builder.load(sums[r, j]), vector(starts[r], j), align=4)
+      return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 8), generate
+
+  return tile
+
+
+_tile_4_4, _tile_1_4, _tile_4_1, _tile_1_1 = _tile(4, 4), _tile(1, 4), _tile(4, 1), _tile(1, 1)
+
+
+@intrinsic
+def _pointer(typing, address):
+  """An address as a pointer."""
+
+  def generate(context, builder, signature, arguments):
+    return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+  return types.voidptr(types.intp), generate
+
+
+@_jit
+def _add_product(out, out_row, v, v_row, v_k, w, w_row, rows, count, columns):
+  """out[r, m] += the sum over k < count of v[r, k] w[k, m]; see `_tile`."""
+  wide = columns - columns % (4 * LANES)
+  whole = columns - columns % LANES
+  for m in range(0, wide, 4 * LANES):
+    for r in range(0, rows - rows % 4, 4):
+      at = out + 4 * (r * out_row + m)
+      _tile_4_4(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+    for r in range(rows - rows % 4, rows):
+      at = out + 4 * (r * out_row + m)
+      _tile_1_4(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+  for m in range(wide, whole, LANES):
+    for r in range(0, rows - rows % 4, 4):
+      at = out + 4 * (r * out_row + m)
+      _tile_4_1(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+    for r in range(rows - rows % 4, rows):
+      at = out + 4 * (r * out_row + m)
+      _tile_1_1(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+  if whole < columns:
+    outs = numba.carray(_pointer(out), (rows - 1) * out_row + columns, np.float32)
+    vs = numba.carray(_pointer(v), (rows - 1) * v_row + (count - 1) * v_k + 1, np.float32)
+    ws = numba.carray(_pointer(w), (count - 1) * w_row + columns, np.float32)
+    for r in range(rows):
+      for m in range(whole, columns):
+        total = outs[r * out_row + m]
+        for k in range(count):
+          total += vs[r * v_row + k * v_k] * ws[k * w_row + m]
+        outs[r * out_row + m] = total
+
+
+@_jit
+def _address(array):
+  return array.ctypes.data
+
+
+@intrinsic
+def _prefetch_line(typing, address):
+  def generate(context, builder, signature, arguments):
+    word, pointer = ir.IntType(32), cgutils.voidptr_t
+    function = builder.module.globals.get('llvm.prefetch.p0') or ir.Function(
+      builder.module,
+      ir.FunctionType(ir.VoidType(), [pointer, word, word, word]),
+      'llvm.prefetch.p0',
+    )
+    hints = [ir.Constant(word, hint) for hint in (0, 3, 1)]  # to read, soon, as data
+    builder.call(function, [builder.inttoptr(arguments[0], pointer), *hints])
+    return context.get_dummy_value()
+
+  return types.void(types.intp), generate
+
+
+@_jit
+def _prefetch(row):
+  """Asks for a row that is read a step later, as there are more than the machine foresees."""
+  for at in range(0, 4 * row.size, 64):
+    _prefetch_line(_address(row) + at)
+
+
+@_jit
+def _copy(a, b, count):
+  """a[:count] = b[:count], which Numba's own takes longer for."""
+  for j in range(count):
+    a[j] = b[j]
+
+
+@_jit
+def _fill(a, value):
+  for r in range(a.shape[0]):
+    row = a[r]
+    for j in range(a.shape[1]):
+      row[j] = value
+
+
+@_jit
+def _masked(v, v_row, drop, room):
+  """The address of v, `[B, K]` with rows `v_row` apart, times a mask `[B, K]`, in `room`."""
+  for r in range(len(drop)):
+    of_v = numba.carray(_pointer(v + 4 * r * v_row), drop.shape[1], np.float32)
+    for k in range(drop.shape[1]):
+      room[r, k] = of_v[k] * drop[r, k]
+  return _address(room)
+
+
+@_jit
+def _multiply(out, out_row, v, v_row, w, first, gates, units, drop, room):
+  """Adds the products of v `[B, K]` with the weights of `gates` gates, from `first` on, to out.
+
+  out and v are addresses. drop `[0, 1 or G, B, K]` are the masks of v; room `[B, K]`.
+  """
+  rows, count = room.shape
+  columns = w.shape[1]
+  weights = _address(w) + 4 * first * units
+  if len(drop) < 2:
+    if len(drop) == 1:
+      v, v_row = _masked(v, v_row, drop[0], room), count
+    _add_product(out, out_row, v, v_row, 1, weights, columns, rows, count, gates * units)
+    return
+  for g in range(gates):
+    masked = _masked(v, v_row, drop[first + g], room)
+    at, of_gate = out + 4 * g * units, weights + 4 * g * units
+    _add_product(at, out_row, masked, count, 1, of_gate, columns, rows, count, units)
+
+
+@_jit
+def _multiply_back(out, out_row, d, d_row, w_t, first, gates, units, drop, room):
+  """Adds to out the gradient by v of `_multiply`; d is that by its products, w_t w transposed."""
+  rows, count = room.shape
+  weights = _address(w_t) + 4 * first * units * count
+  if len(drop) == 0:
+    _add_product(out, out_row, d, d_row, 1, weights, count, rows, gates * units, count)
+    return
+  alone = 1 if len(drop) > 1 else gates
+  for g in range(0, gates, alone):
+    _fill(room, 0)
+    of_gates = weights + 4 * g * units * count
+    of_d = d + 4 * g * units
+    _add_product(_address(room), count, of_d, d_row, 1, of_gates, count, rows, alone * units, count)
+    mask = drop[first + g if len(drop) > 1 else 0]
+    for r in range(rows):
+      row = numba.carray(_pointer(out + 4 * r * out_row), count, np.float32)
+      for k in range(count):
+        row[k] += room[r, k] * mask[r, k]
+
+
+@_jit
+def _add_weights(d_w, v, d, d_row, first, gates, units, drop, rows, room):
+  """Adds to d_w `[K, G H]` what `rows` rows of v and d, the gradient by their products, give."""
+  count, columns = d_w.shape
+  out = _address(d_w) + 4 * first * units
+  if len(drop) == 0:
+    _add_product(out, columns, _address(v), 1, count, d, d_row, count, rows, gates * units)
+    return
+  alone = 1 if len(drop) > 1 else gates
+  for g in range(0, gates, alone):
+    mask = drop[first + g if len(drop) > 1 else 0]
+    for r in range(rows):
+      for k in range(count):
+        room[r, k] = v[r, k] * mask[r % len(mask), k]
+    at, of_d = out + 4 * g * units, d + 4 * g * units
+    _add_product(at, columns, _address(room), 1, count, of_d, d_row, count, rows, alone * units)
+
+
+# The cells, on rows of pre-activations [P H] and states [H].
+
+
+@_jit
+def _tanh(x):
+  """To 3e-7: the rational function of Eigen and XLA, which takes no branch."""
+  x = min(max(x, _f32(-7.9053111)), _f32(7.9053111))
+  s = x * x
+  p = _f32(-2.76076847742355e-16)
+  p = p * s + _f32(2.00018790482477e-13)
+  p = p * s + _f32(-8.60467152213735e-11)
+  p = p * s + _f32(5.12229709037114e-08)
+  p = p * s + _f32(1.48572235717979e-05)
+  p = p * s + _f32(6.37261928875436e-04)
+  p = p * s + _f32(4.89352455891786e-03)
+  q = _f32(1.19825839466702e-06)
+  q = q * s + _f32(1.18534705686654e-04)
+  q = q * s + _f32(2.26843463243900e-03)
+  q = q * s + _f32(4.89352518554385e-03)
+  return x * p / q
+
+
+@_jit
+def _sigmoid(x):
+  return _f32(0.5) * _tanh(_f32(0.5) * x) + _f32(0.5)
+
+
+@_jit
+def _lstm(pre, h, c, y, n):
+  for j in range(n):
+    i, f = _sigmoid(pre[j]), _sigmoid(pre[n + j])
+    g, o = _tanh(pre[2 * n + j]), _sigmoid(pre[3 * n + j])
+    c[j] = f * c[j] + i * g
+    h[j] = o * _tanh(c[j])
+    y[j] = h[j]
+    pre[j], pre[n + j], pre[2 * n + j], pre[3 * n + j] = i, f, g, o
+
+
+@_jit
+def _lstm_back(gates, c, d_h, d_c, d, n):
+  for j in range(n):
+    i, f, g, o = gates[j], gates[n + j], gates[2 * n + j], gates[3 * n + j]
+    squashed = _tanh(f * c[j] + i * g)
+    d_o = d_h[j] * squashed
+    d_cell = d_c[j] + d_h[j] * o * (1 - squashed * squashed)
+    d[j] = d_cell * g * i * (1 - i)
+    d[n + j] = d_cell * c[j] * f * (1 - f)
+    d[2 * n + j] = d_cell * i * (1 - g * g)
+    d[3 * n + j] = d_o * o * (1 - o)
+    d_c[j] = d_cell * f
+    d_h[j] = 0
+
+
+@_jit
+def _gru_after(pre, h, y, n):
+  for j in range(n):
+    r, z, q = _sigmoid(pre[j]), _sigmoid(pre[n + j]), pre[3 * n + j]
+    new = _tanh(pre[2 * n + j] + r * q)
+    h[j] = z * h[j] + (1 - z) * new
+    y[j] = h[j]
+    pre[j], pre[n + j], pre[2 * n + j] = r, z, new
+
+
+@_jit
+def _gru_after_back(gates, h, d_h, d, n):
+  for j in range(n):
+    r, z, new, q = gates[j], gates[n + j], gates[2 * n + j], gates[3 * n + j]
+    d_new = d_h[j] * (1 - z) * (1 - new * new)
+    d[j] = d_new * q * r * (1 - r)
+    d[n + j] = d_h[j] * (h[j] - new) * z * (1 - z)
+    d[2 * n + j] = d_new
+    d[3 * n + j] = d_new * r
+    d_h[j] *= z
+
+
+@_jit
+def _gru_reset(pre, h, reset, n):
+  for j in range(n):
+    r, z = _sigmoid(pre[j]), _sigmoid(pre[n + j])
+    pre[j], pre[n + j] = r, z
+    reset[j] = r * h[j]
+
+
+@_jit
+def _gru_before(pre, h, y, n):
+  for j in range(n):
+    z, new = pre[n + j], _tanh(pre[2 * n + j])
+    h[j] = z * h[j] + (1 - z) * new
+    y[j] = h[j]
+    pre[2 * n + j] = new
+
+
+@_jit
+def _gru_before_back(gates, h, d_h, d, n):
+  for j in range(n):
+    z, new = gates[n + j], gates[2 * n + j]
+    d[2 * n + j] = d_h[j] * (1 - z) * (1 - new * new)
+    d[n + j] = d_h[j] * (h[j] - new) * z * (1 - z)
+    d_h[j] *= z
+
+
+@_jit
+def _gru_reset_back(gates, h, d_reset, d_h, d, n):
+  for j in range(n):
+    r = gates[j]
+    d[j] = d_reset[j] * h[j] * r * (1 - r)
+    d_h[j] += d_reset[j] * r
+
+
+# The way there and the way back.
+
+
+@_jit
+def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept):
+  """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
+
+  h, c `[B, H]` are the first carry, and then the last. Before each step hs and cs are the carry;
+  kept are the gates. real `[B or 0, T]`.
+  """
+  (rows, steps, inputs), units = xs.shape, h.shape[1]
+  gates = w_x.shape[1] // units
+  save = len(hs) > 0
+  x, room_x = np.empty((2, rows, inputs), np.float32)
+  reset, room_h = np.empty((2, rows, units), np.float32)
+  blocks = 4 if kind != GRU_BEFORE else 3
+  width = blocks * units
+  local = np.empty((rows, width), np.float32)
+  for s in range(steps):
+    t = steps - 1 - s if reverse else s
+    pre = kept[t] if save else local
+    if s < steps - 1:
+      ahead = t - 1 if reverse else t + 1
+      for r in range(rows):
+        _prefetch(xs[r, ahead])
+    for r in range(rows):
+      if save:
+        _copy(hs[t, r], h[r], units)
+        if kind == LSTM:
+          _copy(cs[t, r], c[r], units)
+      _copy(x[r], xs[r, t], inputs)  # at once, as its rows are far apart
+      _copy(pre[r], b, gates * units)
+      if kind == GRU_AFTER:
+        _copy(pre[r, gates * units :], b_hn, units)
+    out, state = _address(pre), _address(h)
+    _multiply(out, width, _address(x), inputs, w_x, 0, gates, units, drop_x, room_x)
+    _multiply(out, width, state, units, w_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
+    if kind == GRU_AFTER:
+      _multiply(out + 12 * units, width, state, units, w_h, 2, 1, units, drop_h, room_h)
+    elif kind == GRU_BEFORE:
+      for r in range(rows):
+        _gru_reset(pre[r], h[r], reset[r], units)
+      state = _address(reset)
+      _multiply(out + 8 * units, width, state, units, w_h, 2, 1, units, drop_h, room_h)
+    for r in range(rows):
+      if len(real) and not real[r, t]:
+        for j in range(units):
+          ys[r, t, j] = 0
+      elif kind == LSTM:
+        _lstm(pre[r], h[r], c[r], ys[r, t], units)
+      elif kind == GRU_AFTER:
+        _gru_after(pre[r], h[r], ys[r, t], units)
+      else:
+        _gru_before(pre[r], h[r], ys[r, t], units)
+
+
+@_jit
+def _backward(
+  kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
+  d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
+):  # fmt: skip
+  """Fills the gradients by all that `_forward` reads, from what it saved and d_ys.
+
+  d_h, d_c are the gradients by the last carry, and then by the first.
+  """
+  (rows, steps, inputs), units = xs.shape, d_h.shape[1]
+  gates = w_x.shape[1] // units
+  blocks = 4 if kind != GRU_BEFORE else 3
+  width = blocks * units
+  together = 4 if kind == LSTM else 2  # the gates whose products are of h alone
+  w_x_t, w_h_t = np.ascontiguousarray(w_x.T), np.ascontiguousarray(w_h.T)
+  d_x, room_x = np.empty((2, rows, inputs), np.float32)
+  d_reset, room_h = np.empty((2, rows, units), np.float32)
+  # The last steps' operands and gradients, until there are enough for the weights.
+  size = max(CHUNK // rows, 1)
+  v_x, room_v_x = np.empty((2, size * rows, inputs), np.float32)
+  v_h, v_reset, room_v_h = np.empty((3, size * rows, units), np.float32)
+  d = np.empty((size * rows, width), np.float32)
+  d_w_x[:], d_w_h[:], d_b[:], d_b_hn[:] = 0, 0, 0, 0
+  filled = 0
+  for s in range(steps):
+    t = s if reverse else steps - 1 - s
+    if s < steps - 1:
+      ahead = t + 1 if reverse else t - 1
+      for r in range(rows):
+        _prefetch(kept[ahead, r])
+        _prefetch(hs[ahead, r])
+        _prefetch(d_ys[r, ahead])
+        _prefetch(xs[r, ahead])
+        if kind == LSTM:
+          _prefetch(cs[ahead, r])
+    for r in range(rows):
+      row = d[filled + r]
+      _copy(v_x[filled + r], xs[r, t], inputs)
+      _copy(v_h[filled + r], hs[t, r], units)
+      if len(real) and not real[r, t]:
+        for j in range(width):
+          row[j] = 0
+        continue
+      for j in range(units):
+        d_h[r, j] += d_ys[r, t, j]
+      if kind == LSTM:
+        _lstm_back(kept[t, r], cs[t, r], d_h[r], d_c[r], row, units)
+      elif kind == GRU_AFTER:
+        _gru_after_back(kept[t, r], hs[t, r], d_h[r], row, units)
+      else:
+        _gru_before_back(kept[t, r], hs[t, r], d_h[r], row, units)
+    of_d, of_h = _address(d) + 4 * filled * width, _address(d_h)
+    if kind == GRU_BEFORE:
+      _fill(d_reset, 0)
+      of_reset, candidate = _address(d_reset), of_d + 8 * units
+      _multiply_back(of_reset, units, candidate, width, w_h_t, 2, 1, units, drop_h, room_h)
+      for r in range(rows):
+        for j in range(units):
+          v_reset[filled + r, j] = kept[t, r, j] * hs[t, r, j]
+        if not len(real) or real[r, t]:
+          _gru_reset_back(kept[t, r], hs[t, r], d_reset[r], d_h[r], d[filled + r], units)
+    elif kind == GRU_AFTER:
+      candidate = of_d + 12 * units
+      _multiply_back(of_h, units, candidate, width, w_h_t, 2, 1, units, drop_h, room_h)
+    _multiply_back(of_h, units, of_d, width, w_h_t, 0, together, units, drop_h, room_h)
+    _fill(d_x, 0)
+    of_x = _address(d_x)
+    _multiply_back(of_x, inputs, of_d, width, w_x_t, 0, gates, units, drop_x, room_x)
+    for r in range(rows):
+      _copy(d_xs[r, t], d_x[r], inputs)
+    filled += rows
+    if filled == size * rows or s == steps - 1:
+      of_d = _address(d)
+      _add_weights(d_w_x, v_x, of_d, width, 0, gates, units, drop_x, filled, room_v_x)
+      _add_weights(d_w_h, v_h, of_d, width, 0, together, units, drop_h, filled, room_v_h)
+      if kind == GRU_BEFORE:
+        candidate = of_d + 8 * units
+        _add_weights(d_w_h, v_reset, candidate, width, 2, 1, units, drop_h, filled, room_v_h)
+      elif kind == GRU_AFTER:
+        candidate = of_d + 12 * units
+        _add_weights(d_w_h, v_h, candidate, width, 2, 1, units, drop_h, filled, room_v_h)
+      for i in range(filled):
+        for j in range(gates * units):
+          d_b[j] += d[i, j]
+        for j in range(len(d_b_hn)):
+          d_b_hn[j] += d[i, 3 * units + j]
+      filled = 0
+
+
+# As XLA calls them: `XLA_FFI_CallFrame` and what it points to, of XLA's ffi/api/c_api.h, as words.
+
+
+@_jit
+def _words(address, count):
+  return numba.carray(_pointer(address), count, np.int64)
+
+
+@_jit
+def _is_question(frame):
+  """Whether XLA asks for the version of its interface that this is for: for its own."""
+  extension = _words(frame, 15)[1]
+  if extension and _words(extension, 4)[1] & 0xFFFFFFFF == 1:
+    metadata, interface = _words(_words(extension, 4)[3], 6), _words(_words(frame, 15)[2], 5)
+    metadata[3], metadata[4], metadata[5] = interface[4], 0, 0
+    return True
+  return False
+
+
+@_jit
+def _buffer(frame, results, number):
+  """A buffer of XLA's: its address, and its dimensions, up to three and then ones."""
+  words = _words(frame, 15)
+  buffer = _words(_words(words[14] if results else words[9], number + 1)[number], 6)
+  dims = _words(buffer[5], buffer[4])
+  a = dims[0] if len(dims) > 0 else 1
+  b = dims[1] if len(dims) > 1 else 1
+  c = dims[2] if len(dims) > 2 else 1
+  return buffer[3], a, b, c
+
+
+@_jit
+def _array_1(frame, results, number):
+  at, a, _, _ = _buffer(frame, results, number)
+  return numba.carray(_pointer(at), (a,), np.float32)
+
+
+@_jit
+def _array_2(frame, results, number):
+  at, a, b, _ = _buffer(frame, results, number)
+  return numba.carray(_pointer(at), (a, b), np.float32)
+
+
+@_jit
+def _array_3(frame, results, number):
+  at, a, b, c = _buffer(frame, results, number)
+  return numba.carray(_pointer(at), (a, b, c), np.float32)
+
+
+@_jit
+def _flags(frame):
+  at, _, _, _ = _buffer(frame, False, 0)
+  flags = numba.carray(_pointer(at), (2,), np.int32)
+  return flags[0], flags[1] != 0
+
+
+@_jit
+def _real(frame):
+  at, a, b, _ = _buffer(frame, False, 2)
+  return numba.carray(_pointer(at), (a, b), np.uint8)
+
+
+def _forward_target(frame):
+  if _is_question(frame):
+    return 0
+  kind, reverse = _flags(frame)
+  xs, real = _array_3(frame, False, 1), _real(frame)
+  w_x, b = _array_2(frame, False, 3), _array_1(frame, False, 4)
+  w_h, b_hn = _array_2(frame, False, 5), _array_1(frame, False, 6)
+  drop_x, drop_h = _array_3(frame, False, 9), _array_3(frame, False, 10)
+  ys, h, c = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_2(frame, True, 2)
+  hs, cs, kept = _array_3(frame, True, 3), _array_3(frame, True, 4), _array_3(frame, True, 5)
+  h[:], c[:] = _array_2(frame, False, 7), _array_2(frame, False, 8)
+  _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
+  return 0
+
+
+def _backward_target(frame):
+  if _is_question(frame):
+    return 0
+  kind, reverse = _flags(frame)
+  xs, real = _array_3(frame, False, 1), _real(frame)
+  w_x, w_h = _array_2(frame, False, 3), _array_2(frame, False, 4)
+  drop_x, drop_h = _array_3(frame, False, 5), _array_3(frame, False, 6)
+  hs, cs, kept = _array_3(frame, False, 7), _array_3(frame, False, 8), _array_3(frame, False, 9)
+  d_ys = _array_3(frame, False, 10)
+  d_xs, d_w_x, d_b = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_1(frame, True, 2)
+  d_w_h, d_b_hn = _array_2(frame, True, 3), _array_1(frame, True, 4)
+  d_h, d_c = _array_2(frame, True, 5), _array_2(frame, True, 6)
+  d_h[:], d_c[:] = _array_2(frame, False, 11), _array_2(frame, False, 12)
+  _backward(
+    kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
+    d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
+  )  # fmt: skip
+  return 0
+
+
+@functools.cache
+def _register():
+  """Compiles the kernels and makes them known to XLA; returns what must stay alive."""
+  compiled = []
+  for name, target in (('forward', _forward_target), ('backward', _backward_target)):
+    made = numba.cfunc(types.intp(types.intp), cache=True, **_options)(target)
+    capsule = jax.ffi.pycapsule(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(made.address))
+    jax.ffi.register_ffi_target(f'rnnlab_{name}', capsule, platform='cpu')
+    compiled.append(made)
+  return compiled
+
+
+# As JAX calls them: `kernels.Kernels` of `data`, the mask [B, T] and the dropout masks of x and of
+# h, and of `Inputs`; what is saved is hs, cs and kept.
+
+
+class Plan(NamedTuple):
+  """What is fixed when a kernel is made."""
+
+  name: str  # in KINDS
+  reverse: bool
+
+
+class Inputs(NamedTuple):
+  """What derivatives are taken by."""
+
+  xs: Array  # [B, T, D]
+  w_x: Array  # [D, G * H]
+  b: Array  # [G * H]
+  w_h: Array  # [H, G * H]
+  b_hn: Array | None  # [H], of GRU with the reset after the product
+  carry: tuple[Array, ...]  # the states [B, H] before the first step
+
+
+def supports(cell: Cell, params: Params, xs: Array) -> bool:
+  """Whether `unroll` may run `cell` over `xs [B, T, D]` as a kernel: where JAX computes on a CPU.
+
+  For an LSTM or a GRU in float32 whose hidden size is a multiple of LANES.
+  """
+  device = jax.config.jax_default_device
+  return (
+    cell.fused in KINDS
+    and (getattr(device, 'platform', device) or jax.default_backend()) == 'cpu'
+    and params['w_h'].shape[0] % LANES == 0
+    and jnp.result_type(xs, *params.values()) == jnp.float32
+    and xs.size > 0
+  )
+
+
+def unroll(
+  cell: Cell,
+  params: Params,
+  xs: Array,
+  *,
+  mask: Array | None = None,
+  reverse: bool = False,
+  initial_carry: Carry | None = None,
+  dropout=None,
+) -> tuple[Carry, Array]:
+  """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
+
+  xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
+  Float32. Off CPUs it is a scan of the same equations.
+  """
+  batch, hidden = xs.shape[0], params['w_h'].shape[0]
+  if initial_carry is None:
+    initial_carry = cell.initial_carry((batch,), jnp.float32)
+  if mask is not None:
+    xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there reaches the weights' gradients
+  drop_x, *drops_h = dropout or (None, None)
+  drops = fused.stacked(drop_x), fused.stacked_of_state(drops_h, (batch, hidden))
+  states, structure = jax.tree.flatten(initial_carry)
+  inputs = Inputs(xs, *(params.get(name) for name in ('w_x', 'b', 'w_h', 'b_hn')), tuple(states))
+  data = mask, *jax.tree.map(lambda drop: drop.astype(jnp.float32), drops)
+  inputs = jax.tree.map(lambda a: a.astype(jnp.float32), inputs)
+  plan = _kernels(Plan(cell.fused, reverse))
+  ((*carry, ys), _) = kernels.run(plan, False, data, inputs)
+  return structure.unflatten(carry), ys
+
+
+@functools.cache
+def _kernels(plan):
+  parts = (functools.partial(f, plan) for f in (_scan, _call_forward, _call_backward))
+  return kernels.Kernels(*parts, platform='cpu')
+
+
+def _scan(plan, data, inputs):
+  """The same in plain JAX."""
+  real, drop_x, drop_h = data
+  gates = inputs.w_x.shape[1] // inputs.w_h.shape[0]
+  xp = fused.products(inputs.w_x, drop_x, [(jnp.swapaxes(inputs.xs, 0, 1), gates)]) + inputs.b
+  same = fused.Plan(fused.CELLS[plan.name], plan.reverse, interpret=False)
+  of_scan = fused.Inputs(xp, inputs.w_h, inputs.b_hn, inputs.carry, drop_h)
+  (carry, ys), (states, kept) = fused.scan(same, None if real is None else real.T, of_scan)
+  hs, cs = states if len(states) == 2 else (*states, xp[:, :0, : inputs.w_h.shape[0]])
+  return (*carry, jnp.swapaxes(ys, 0, 1)), (hs, cs, jnp.concatenate(kept, axis=-1))
+
+
+def _operands(plan, data, inputs):
+  """What both targets take: flags, xs, real, the dropout masks; where there is none, no rows."""
+  real, *drops = data
+  batch, steps, size = inputs.xs.shape
+  widths = size, inputs.w_h.shape[0]
+  flags = np.array([KINDS.index(plan.name), plan.reverse], np.int32)
+  drops = [
+    jnp.zeros((0, batch, width), jnp.float32) if drop is None else drop
+    for drop, width in zip(drops, widths, strict=True)
+  ]
+  return flags, jnp.zeros((0, steps), bool) if real is None else real, drops
+
+
+def _call(name, shapes, *operands):
+  _register()
+  shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  return jax.ffi.ffi_call(f'rnnlab_{name}', shapes, vmap_method='sequential')(*operands)
+
+
+def _states(carry):
+  """h and c of a carry, c without rows where there is none."""
+  return carry if len(carry) == 2 else (*carry, jnp.zeros((0, carry[0].shape[1]), jnp.float32))
+
+
+def _call_forward(plan, save, data, inputs):
+  flags, real, drops = _operands(plan, data, inputs)
+  (batch, steps, _), (h, c) = inputs.xs.shape, _states(inputs.carry)
+  b_hn = jnp.zeros(0, jnp.float32) if inputs.b_hn is None else inputs.b_hn
+  hidden, long = h.shape[1], steps if save else 0
+  blocks = BLOCKS[KINDS.index(plan.name)]
+  shapes = [(batch, steps, hidden), h.shape, c.shape]
+  shapes += [(long, batch, hidden), (long, *c.shape), (long, batch, blocks * hidden)]
+  weights = inputs.w_x, inputs.b, inputs.w_h, b_hn
+  ys, *after = _call('forward', shapes, flags, inputs.xs, real, *weights, h, c, *drops)
+  carry, saved = after[: len(inputs.carry)], after[2:]
+  return (*carry, ys), tuple(saved) if save else None
+
+
+def _call_backward(plan, data, inputs, saved, d_outputs):
+  flags, real, drops = _operands(plan, data, inputs)
+  *d_carry, d_ys = d_outputs
+  d_h, d_c = _states(tuple(d_carry))
+  shapes = [inputs.xs.shape, inputs.w_x.shape, inputs.b.shape, inputs.w_h.shape]
+  shapes += [(0,) if inputs.b_hn is None else inputs.b_hn.shape, d_h.shape, d_c.shape]
+  operands = flags, inputs.xs, real, inputs.w_x, inputs.w_h, *drops, *saved, d_ys, d_h, d_c
+  d_xs, d_w_x, d_b, d_w_h, d_b_hn, *d_first = _call('backward', shapes, *operands)
+  d_b_hn = None if inputs.b_hn is None else d_b_hn
+  return Inputs(d_xs, d_w_x, d_b, d_w_h, d_b_hn, tuple(d_first[: len(inputs.carry)]))

@@ -1,0 +1,234 @@
+"""rnnlab.native: the CPU kernels against the NumPy loop, against the scan, and how XLA calls them."""
+
+import functools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_recurrence as recurrence_tests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, quick, with_gradients
+
+from rnnlab import cells, engine, native, recurrence
+
+HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
+NAMES = [name for name in OPTIONS if name != 'elman']
+HOLES = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], bool)
+
+each_cell = pytest.mark.parametrize('name', NAMES)
+
+
+def make(name, hidden_size=HIDDEN):
+  cell, options = OPTIONS[name]
+  return cells.get(cell, hidden_size=hidden_size, **options)
+
+
+@functools.cache
+def problem(name, seed=0, batch=BATCH, steps=STEPS, inputs=INPUTS, hidden=HIDDEN):
+  p = recurrence_tests.problem(name, batch, steps, inputs, hidden, seed)
+  return p._replace(params={k: v * 0.8 * hidden**-0.5 for k, v in p.params.items()})
+
+
+def run(unroll, name, reverse=False, hidden=HIDDEN):
+  """`(params, xs, carry, mask, dropout) -> carry, ys`, from and to tuples of states."""
+  structure = jax.tree.structure(make(name).initial_carry((1,), jnp.float32))
+
+  def f(params, xs, carry, mask=None, dropout=None):
+    first = structure.unflatten(carry)
+    options = {'mask': mask, 'reverse': reverse, 'initial_carry': first, 'dropout': dropout}
+    carry, ys = unroll(make(name, hidden), params, xs, **options)
+    return tuple(jax.tree.leaves(carry)), ys
+
+  return f
+
+
+def scan(cell, params, xs, mask, reverse, initial_carry, dropout):
+  """The engine's, which `recurrence.unroll` takes where no kernel is for the cell."""
+  plain = cell._replace(fused=None)
+  options = {'mask': mask, 'reverse': reverse, 'initial_carry': initial_carry, 'dropout': dropout}
+  return recurrence.unroll(plain, params, xs, **options)
+
+
+in_kernel, in_scan = (functools.partial(run, f) for f in (native.unroll, scan))
+
+
+def single(tree):
+  """Arrays of floats in float32, which is what the kernels take."""
+  return jax.tree.map(lambda a: a if a.dtype == bool else np.asarray(a, np.float32), tree)
+
+
+def compare(actual, desired, rtol=2e-5):
+  """Each array to within rtol of its largest value."""
+
+  def near(a, d):
+    assert_allclose(a, d, rtol=0, atol=rtol * max(np.abs(d).max(initial=0), 1e-2))
+
+  jax.tree.map(near, actual, desired)
+
+
+@pytest.mark.parametrize(
+  ('mask', 'reverse', 'dropout'),
+  [
+    (None, False, 'no-dropout'),
+    (HOLES, True, 'no-dropout'),
+    (HOLES, False, 'one-mask'),
+    (None, True, 'one-mask'),
+    (HOLES, False, 'mask-per-gate'),
+    (None, True, 'mask-per-gate'),
+  ],
+)
+@each_cell
+def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
+  p = problem(name)
+  masks = drops_of_products(name, p, dropout)
+  args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), mask, masks))
+  actual = quick(with_gradients(in_kernel(name, reverse)))(*args)
+  compare(actual, loop_on(name, p, mask, reverse, *drops(p, dropout)))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+  st.sampled_from(NAMES),
+  st.sampled_from([1, 3, 4, 9, 17]),
+  st.sampled_from([1, 2, 70]),
+  st.sampled_from([1, 7, 130]),
+  st.sampled_from([1, 16, 64, 81]),
+  st.booleans(),
+)
+def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
+  """Rows and columns in tiles and beside them; the weights' gradients in one chunk and in many."""
+  p = problem(name, 0, batch, steps, inputs, hidden)
+  real = np.random.default_rng(1).random((batch, steps)) < 0.7
+  masks = drops_of_products(name, p, 'mask-per-gate')
+  args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks))
+  actual, desired = (
+    quick(with_gradients(f(name, reverse, hidden)))(*args) for f in (in_kernel, in_scan)
+  )
+  compare(actual, desired, 1e-4)
+
+
+@each_cell
+def test_padding_reaches_nothing(name):
+  p = problem(name)
+  f = quick(with_gradients(in_kernel(name)))
+
+  def padded(garbage):
+    xs, d_ys = (np.where(HOLES[..., None], a, garbage) for a in (p.xs, p.d_ys))
+    return f(*single((p.params, xs, p.carry, (p.d_carry, np.nan_to_num(d_ys)), HOLES)))
+
+  jax.tree.map(assert_array_equal, padded(np.nan), padded(0.0))
+
+
+@each_cell
+def test_what_is_not_finite_is_not_hidden(name):
+  """Else a run that diverged would go on, its loss looking well."""
+  p = problem(name)
+  xs = p.xs.copy()
+  xs[1, 2, 0] = np.nan
+  carry, ys = in_kernel(name)(*single((p.params, xs, p.carry)))
+  assert np.isfinite(ys[1, :2]).all() and np.isnan(ys[1, 2:]).all() and np.isnan(carry[0][1]).all()
+  assert np.isfinite(ys[0]).all()
+
+
+@each_cell
+def test_dropout_masks_have_gradients_too(name):
+  p = problem(name)
+  masks = drops_of_products(name, p, 'mask-per-gate')
+
+  def gradient(f):
+    def loss(params, masks):
+      (h, *_), ys = f(params, *single((p.xs, p.carry)), None, masks)
+      return (ys * single(p.d_ys)).sum() + (h * single(p.d_carry[0])).sum()
+
+    return quick(jax.grad(loss, (0, 1)))(*single((p.params, masks)))
+
+  compare(gradient(in_kernel(name)), gradient(in_scan(name)))
+
+
+@each_cell
+def test_vmap_over_runs_is_each_run(name):
+  each = [problem(name, seed) for seed in range(3)]
+  params, carry, d_carry = (
+    jax.tree.map(lambda *a: np.stack(a), *(getattr(p, field) for p in each))
+    for field in ('params', 'carry', 'd_carry')
+  )
+  d_ys = np.stack([p.d_ys for p in each])
+  g = quick(jax.vmap(with_gradients(in_kernel(name)), in_axes=(0, None, 0, 0, None)))
+  actual = g(*single((params, each[0].xs, carry, (d_carry, d_ys), HOLES)))
+  for i, p in enumerate(each):
+    desired = loop_on(name, p._replace(xs=each[0].xs), HOLES, False)
+    compare(jax.tree.map(lambda a, i=i: a[i], actual), desired)
+
+
+@each_cell
+def test_forward_mode_and_second_derivatives_equal_the_scans(name):
+  p, q = problem(name), problem(name, seed=1)
+  at, along = single(((p.params, p.xs, p.carry), (q.params, q.xs, q.carry)))
+
+  def derivatives(f):
+    def loss(*args):
+      carry, ys = f(*args, HOLES)
+      return jnp.sin(ys * single(p.d_ys)).sum() + sum((c * c).sum() for c in carry)
+
+    gradient = jax.grad(loss, (0, 1, 2))
+
+    def along_the_gradient(*args):
+      found = jax.tree.map(lambda g, v: (g * v).sum(), gradient(*args), along)
+      return sum(jax.tree.leaves(found))
+
+    def all_of_them():
+      forward = jax.jvp(loss, at, along), jax.jvp(gradient, at, along)
+      return forward, jax.grad(along_the_gradient, (0, 1, 2))(*at), jax.checkpoint(gradient)(*at)
+
+    return quick(all_of_them)()
+
+  compare(derivatives(in_kernel(name)), derivatives(in_scan(name)), 1e-4)
+
+
+def test_unroll_takes_the_kernel_where_it_is_for_the_cell(monkeypatch):
+  taken = []
+  monkeypatch.setattr(engine, 'scan', lambda *_, **__: pytest.fail('not in the kernel'))
+  monkeypatch.setattr(native, 'unroll', lambda *a, **o: taken.append(a) or (None, jnp.zeros(())))
+  monkeypatch.setattr(
+    recurrence.devices, 'over_batch', lambda function, arguments, **_: function(*arguments)
+  )
+  for name in NAMES:
+    cell = make(name, 16)
+    recurrence.unroll(cell, cell.init(jax.random.key(0), 3), jnp.zeros((2, 4, 3)))
+  assert len(taken) == len(NAMES)
+
+
+def test_what_it_supports(monkeypatch):
+  xs = jnp.zeros((2, 3, 4))
+
+  def supports(cell, xs=xs, dtype='float32'):
+    shapes = jax.eval_shape(lambda key: cell.init(key, 4), jax.random.key(0))
+    return native.supports(cell, {k: jnp.zeros(v.shape, dtype) for k, v in shapes.items()}, xs)
+
+  assert all(supports(make(name, 48)) for name in NAMES)
+  assert not supports(cells.get('elman', hidden_size=16))
+  assert not supports(make('lstm', 20))
+  assert not supports(make('lstm', 16), dtype='bfloat16', xs=xs.astype('bfloat16'))
+  assert not supports(make('lstm', 16), xs=xs[:, :0])
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert not supports(make('lstm', 16))
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_for_another_device_it_is_a_scan(platform):
+  cell = make('gru-after', 16)
+  params = jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0))
+  xs = jax.ShapeDtypeStruct((2, 4, 3), jnp.float32)
+  f = jax.grad(lambda params, xs: native.unroll(cell, params, xs)[1].sum())
+  program = jax.jit(f).trace(params, xs).lower(lowering_platforms=(platform,)).as_text()
+  assert 'rnnlab_' not in program and 'stablehlo.while' in program
+
+
+def test_numba_is_loaded_by_those_who_use_it_alone():
+  code = 'import sys, rnnlab; assert "numba" not in sys.modules'
+  subprocess.run([sys.executable, '-c', code], check=True)
