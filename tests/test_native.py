@@ -1,4 +1,4 @@
-"""rnnlab.native: the CPU kernels against the NumPy loop, against the scan, and how XLA calls them."""
+"""rnnlab.native: the CPU kernels against the NumPy loop and the scan, and how XLA calls them."""
 
 import functools
 import subprocess
