@@ -1,4 +1,9 @@
-"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs."""
+"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs.
+
+Here XLA compiles for the least time, not for the fastest program: nearly all the time of a test is
+XLA's, and what is compared is what a program computes. XLA does as for a user in the programs of
+`for_a_user`, and in what a test compiles with `programs.as_for_a_user`.
+"""
 
 import functools
 import os
@@ -11,9 +16,14 @@ import pytest
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+FLAGS = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = (
+  f'{FLAGS} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_parallel_codegen_split_count=1'
+)
 jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
-from programs import ROOT, SMOKE, without  # noqa: E402
+from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
 
 @pytest.fixture(scope='session')
@@ -45,20 +55,31 @@ def environment(tmp_path_factory):
   }
 
 
+@pytest.fixture(scope='session')
+def for_a_user(environment):
+  """The same, where XLA compiles as for a user."""
+  return environment | {'XLA_FLAGS': FLAGS}
+
+
+def do(words, reviews, folder, env, root=ROOT):
+  """Runs launch.py to its end in a folder; returns the finished process."""
+  given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  return subprocess.run(
+    [sys.executable, root / 'launch.py', *without(given, words), *words],
+    cwd=folder,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
 @pytest.fixture
 def launch(reviews, environment, tmp_path):
   """Runs launch.py to its end in tmp_path; returns the finished process."""
 
   def run(*words, root=ROOT, env=None, check=None):
-    given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
-    done = subprocess.run(
-      [sys.executable, root / 'launch.py', *without(given, words), *words],
-      cwd=tmp_path,
-      env=environment | (env or {}),
-      capture_output=True,
-      text=True,
-      timeout=300,
-    )
+    done = do(words, reviews, tmp_path, environment | (env or {}), root)
     if check is not None:
       assert done.returncode == check, done.stdout + done.stderr
     return done
@@ -66,30 +87,43 @@ def launch(reviews, environment, tmp_path):
   return run
 
 
-@pytest.fixture(scope='session')
-def sweep(tmp_path_factory, reviews, environment):
-  """Does a smoke sweep without a break, with an executor; returns its workdir and what it said."""
+@pytest.fixture
+def start(reviews, for_a_user, tmp_path):
+  """Starts launch.py in tmp_path, compiling as for a user; its output is a pipe."""
 
-  @functools.cache
-  def run(executor):
-    workdir = tmp_path_factory.mktemp('finished') / 'sweep'
-    words = [SMOKE, f'--workdir={workdir}', f'--executor={executor}']
-    words += ['--config.data.source=directory', f'--config.data.dir={reviews}']
-    done = subprocess.run(
-      [sys.executable, ROOT / 'launch.py', *words],
-      env=environment,
-      cwd=tmp_path_factory.mktemp('elsewhere'),
-      capture_output=True,
+  def run(*words, **options):
+    return subprocess.Popen(
+      [sys.executable, ROOT / 'launch.py', *words]
+      + ['--config.data.source=directory', f'--config.data.dir={reviews}'],
+      cwd=tmp_path,
+      env=for_a_user,
       text=True,
-      timeout=300,
+      **({'stdout': subprocess.PIPE} | options),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return workdir, done.stdout
 
   return run
 
 
 @pytest.fixture(scope='session')
-def finished(sweep):
-  """A smoke sweep done without a break, to compare with."""
-  return sweep('process')
+def finished(tmp_path_factory, reviews, environment):
+  """A smoke sweep done without a break: its workdir, and what it said."""
+  workdir = tmp_path_factory.mktemp('finished') / 'sweep'
+  words = SMOKE, f'--workdir={workdir}', '--executor=process'
+  done = do(words, reviews, workdir.parent, environment)
+  assert done.returncode == 0, done.stdout + done.stderr
+  return workdir, done.stdout
+
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory, reviews, for_a_user):
+  """Does SWEEP without a break, with an executor, compiling as for a user; returns its workdir."""
+
+  @functools.cache
+  def run(executor):
+    workdir = tmp_path_factory.mktemp('whole') / 'sweep'
+    words = *SWEEP, f'--workdir={workdir}', f'--executor={executor}'
+    done = do(words, reviews, workdir.parent, for_a_user)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir
+
+  return run

@@ -1,5 +1,6 @@
 """What the tests of whole programs share."""
 
+import functools
 import json
 import pathlib
 
@@ -10,12 +11,25 @@ import orbax.checkpoint as ocp
 from rnnlab import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
+# XLA's own choice, where conftest.py has another.
+as_for_a_user = functools.partial(
+  jax.jit,
+  compiler_options={'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True},
+)
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
+SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs
 
 
 def without(given, words):
   named = {word.partition('=')[0] for word in words}
   return [word for word in given if word.partition('=')[0] not in named]
+
+
+def read_until(text, process):
+  """Reads what the process says, to the line in which `text` is."""
+  for line in process.stdout:
+    if text in line:
+      return
 
 
 def finals(workdir):

@@ -18,9 +18,6 @@ from rnnlab.cells.base import Cell, matmul
 from rnnlab.recurrence import dropout_masks, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 3, 4, 5, 4
-# Quicker to compile, and slower to run.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 VARIANTS = {name: (name, {}) for name in cells.names()} | {
   'gru-before': ('gru', {'reset': 'before'}),
@@ -46,7 +43,7 @@ def arguments(cell, dtype='float32', batch=BATCH):
 
 
 def initial(cell, inputs=INPUTS, key=0):
-  return quick(cell.init, static_argnums=1)(jax.random.key(key), inputs)
+  return jax.jit(cell.init, static_argnums=1)(jax.random.key(key), inputs)
 
 
 def types(tree):
@@ -111,9 +108,9 @@ def test_step_is_the_same_compiled_and_mapped(cell):
   expected = step(params, carry, x_t)
   runs = jax.tree.map(lambda a: jnp.stack([-a, a]), (params, carry, x_t))
   for actual in (
-    quick(step)(params, carry, x_t),
-    quick(jax.vmap(row))(carry, x_t),
-    jax.tree.map(lambda a: a[1], quick(jax.vmap(step))(*runs)),
+    jax.jit(step)(params, carry, x_t),
+    jax.jit(jax.vmap(row))(carry, x_t),
+    jax.tree.map(lambda a: a[1], jax.jit(jax.vmap(step))(*runs)),
   ):
     jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-5, 1e-6), actual, expected)
 
@@ -125,7 +122,7 @@ def test_step_has_the_gradient_of_its_values(cell):
 
 
 def test_low_precision_is_near(cell):
-  step = quick(lambda *args: cell.step(*args, matmul))
+  step = jax.jit(lambda *args: cell.step(*args, matmul))
   args = arguments(cell)
   actual = step(*jax.tree.map(lambda a: a.astype('bfloat16'), args))
   jax.tree.map(lambda a, e: assert_allclose(a.astype('float32'), e, atol=0.05), actual, step(*args))
@@ -160,7 +157,7 @@ def test_unroll_is_a_loop_of_steps(cell):
       out, pull = jax.vjp(f, params, carry, xs)
       return out, pull(jax.tree.map(jnp.cos, out))
 
-    actual, expected = (quick(functools.partial(with_gradients, f))() for f in (engine, loop))
+    actual, expected = (jax.jit(functools.partial(with_gradients, f))() for f in (engine, loop))
     jax.tree.map(lambda a, e: assert_allclose(a, e, 1e-10, 1e-10), actual, expected)
 
 
@@ -173,7 +170,7 @@ def test_every_parameter_matters(cell):
   def loss(params):
     return (unroll(cell, params, xs, initial_carry=carry)[1] * d_ys).sum()
 
-  for name, gradient in quick(jax.grad(loss))(params).items():
+  for name, gradient in jax.jit(jax.grad(loss))(params).items():
     assert np.isfinite(gradient).all(), name
     assert (gradient != 0).any(tuple(range(gradient.ndim - 1))).all(), name
 
@@ -187,7 +184,7 @@ def test_no_matrix_goes_past_dot(cell):
   def step(params):
     return cell.step(params, carry, x_t, lambda w, v: jnp.zeros_like(v @ w))
 
-  @quick
+  @jax.jit
   def gradients(params):
     out, pull = jax.vjp(step, params)
     return pull(jax.tree.map(jnp.ones_like, out))[0]
@@ -198,7 +195,7 @@ def test_no_matrix_goes_past_dot(cell):
 def test_every_product_counts(cell):
   params, carry, x_t = arguments(cell)
 
-  @quick
+  @jax.jit
   @jax.jacrev
   def slopes(scales):
     states, ys = carry, []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import test_recurrence as recurrence_tests
 from numpy.testing import assert_allclose
-from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, quick, with_gradients
+from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, fused, recurrence
 
@@ -74,7 +74,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
   p, real = problem(name), MASKS[mask]
   masks = drops_of_products(name, p, dropout)
   with jax.enable_x64():
-    f = quick(with_gradients(interpreted(name, reverse)))
+    f = jax.jit(with_gradients(interpreted(name, reverse)))
     actual = f(p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks)
     compare(actual, loop_on(name, p, real, reverse, *drops(p, dropout)))
 
@@ -82,7 +82,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
 @pytest.mark.parametrize('name', ['gru-after', 'gru-before'])
 def test_padding_reaches_nothing(name):
   p, real = problem(name), MASKS['holes']
-  f = quick(with_gradients(interpreted(name)))
+  f = jax.jit(with_gradients(interpreted(name)))
 
   def padded(garbage):
     xs, d_ys = (np.where(real[..., None], a, garbage) for a in (p.xs, p.d_ys))
@@ -101,7 +101,7 @@ def test_dropout_masks_have_gradients_too(name):
       (h, *_), ys = f(p.params, p.xs, p.carry, None, masks)
       return (ys * p.d_ys).sum() + (h * p.d_carry[0]).sum()
 
-    return quick(jax.grad(loss))(masks)
+    return jax.jit(jax.grad(loss))(masks)
 
   with jax.enable_x64():
     compare(gradient(interpreted(name)), gradient(scanned(name)))
@@ -117,7 +117,8 @@ def test_vmap_over_runs_is_each_run(name):
   d_ys = np.stack([p.d_ys for p in each])
   with jax.enable_x64():
     f = with_gradients(interpreted(name))
-    g = quick(jax.vmap(f, in_axes=(0, None, 0, 0, None)))  # weights of each run; xs and mask of all
+    # Weights of each run; xs and mask of all.
+    g = jax.jit(jax.vmap(f, in_axes=(0, None, 0, 0, None)))
     actual = g(params, each[0].xs, carry, (d_carry, d_ys), MASKS['holes'])
     for i, p in enumerate(each):
       desired = loop_on(name, p._replace(xs=each[0].xs), MASKS['holes'], False)
@@ -132,7 +133,7 @@ def test_a_gradient_of_vmap_is_the_sum_of_the_runs():
     def loss(params, xs):
       return (jax.vmap(f, (None, 0, None))(params, xs, p.carry)[1] ** 2).sum()
 
-    return quick(jax.grad(loss, (0, 1)))(p.params, np.stack([p.xs, 2 * p.xs]))
+    return jax.jit(jax.grad(loss, (0, 1)))(p.params, np.stack([p.xs, 2 * p.xs]))
 
   with jax.enable_x64():
     compare(gradient(interpreted(name)), gradient(scanned(name)))
@@ -158,7 +159,7 @@ def test_forward_mode_and_second_derivatives_equal_the_scans(name):
       forward = jax.jvp(loss, at, along), jax.jvp(gradient, at, along)
       return forward, jax.grad(along_the_gradient, (0, 1, 2))(*at) if name == 'lstm' else None
 
-    return quick(all_of_them)()
+    return jax.jit(all_of_them)()
 
   with jax.enable_x64():
     compare(derivatives(interpreted(name)), derivatives(scanned(name)))
@@ -169,8 +170,8 @@ def test_without_a_gpu_it_is_a_scan():
   p = problem(name)
   args = p.params, p.xs, p.carry, (p.d_carry, p.d_ys), MASKS['holes']
   with jax.enable_x64():
-    actual = quick(with_gradients(run(fused.unroll, name)))(*args)
-    compare(actual, quick(with_gradients(scanned(name)))(*args))
+    actual = jax.jit(with_gradients(run(fused.unroll, name)))(*args)
+    compare(actual, jax.jit(with_gradients(scanned(name)))(*args))
 
 
 @pytest.mark.parametrize(

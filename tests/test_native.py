@@ -1,4 +1,4 @@
-"""rnnlab.native: the CPU kernels against the NumPy loop, against the scan, and how XLA calls them."""
+"""rnnlab.native: the CPU kernels against the NumPy loop and the scan, and how XLA calls them."""
 
 import functools
 import subprocess
@@ -12,7 +12,7 @@ import test_recurrence as recurrence_tests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, quick, with_gradients
+from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, engine, native, recurrence
 
@@ -87,7 +87,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
   p = problem(name)
   masks = drops_of_products(name, p, dropout)
   args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), mask, masks))
-  actual = quick(with_gradients(in_kernel(name, reverse)))(*args)
+  actual = jax.jit(with_gradients(in_kernel(name, reverse)))(*args)
   compare(actual, loop_on(name, p, mask, reverse, *drops(p, dropout)))
 
 
@@ -107,7 +107,7 @@ def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
   masks = drops_of_products(name, p, 'mask-per-gate')
   args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks))
   actual, desired = (
-    quick(with_gradients(f(name, reverse, hidden)))(*args) for f in (in_kernel, in_scan)
+    jax.jit(with_gradients(f(name, reverse, hidden)))(*args) for f in (in_kernel, in_scan)
   )
   compare(actual, desired, 1e-4)
 
@@ -115,7 +115,7 @@ def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
 @each_cell
 def test_padding_reaches_nothing(name):
   p = problem(name)
-  f = quick(with_gradients(in_kernel(name)))
+  f = jax.jit(with_gradients(in_kernel(name)))
 
   def padded(garbage):
     xs, d_ys = (np.where(HOLES[..., None], a, garbage) for a in (p.xs, p.d_ys))
@@ -145,7 +145,7 @@ def test_dropout_masks_have_gradients_too(name):
       (h, *_), ys = f(params, *single((p.xs, p.carry)), None, masks)
       return (ys * single(p.d_ys)).sum() + (h * single(p.d_carry[0])).sum()
 
-    return quick(jax.grad(loss, (0, 1)))(*single((p.params, masks)))
+    return jax.jit(jax.grad(loss, (0, 1)))(*single((p.params, masks)))
 
   compare(gradient(in_kernel(name)), gradient(in_scan(name)))
 
@@ -158,7 +158,7 @@ def test_vmap_over_runs_is_each_run(name):
     for field in ('params', 'carry', 'd_carry')
   )
   d_ys = np.stack([p.d_ys for p in each])
-  g = quick(jax.vmap(with_gradients(in_kernel(name)), in_axes=(0, None, 0, 0, None)))
+  g = jax.jit(jax.vmap(with_gradients(in_kernel(name)), in_axes=(0, None, 0, 0, None)))
   actual = g(*single((params, each[0].xs, carry, (d_carry, d_ys), HOLES)))
   for i, p in enumerate(each):
     desired = loop_on(name, p._replace(xs=each[0].xs), HOLES, False)
@@ -185,7 +185,7 @@ def test_forward_mode_and_second_derivatives_equal_the_scans(name):
       forward = jax.jvp(loss, at, along), jax.jvp(gradient, at, along)
       return forward, jax.grad(along_the_gradient, (0, 1, 2))(*at), jax.checkpoint(gradient)(*at)
 
-    return quick(all_of_them)()
+    return jax.jit(all_of_them)()
 
   compare(derivatives(in_kernel(name)), derivatives(in_scan(name)), 1e-4)
 

@@ -29,7 +29,6 @@ from test_recurrence import (
   loop_on,
   plain_scan,
   problem,
-  quick,
   shapes,
   with_gradients,
 )
@@ -93,7 +92,7 @@ def test_remat_equals_a_plain_scan_over_masks_and_dropout_at_once(name, reverse)
   def plain(params, xs, carry, mask, dropout):
     return plain_scan(cell, params, xs, carry, mask, reverse, dropout)
 
-  @quick
+  @jax.jit
   def run(params, xs, carry, cotangents, *rest):
     return [
       jax.vmap(with_gradients(f), in_axes=(None, None, None, None, 0, 0))(
@@ -126,7 +125,7 @@ def memory(steps, **options):
 
   args = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0))
   xs = jax.ShapeDtypeStruct((16, steps, 1), jnp.float32)
-  return quick(jax.grad(loss)).lower(args, xs).compile().memory_analysis().temp_size_in_bytes
+  return jax.jit(jax.grad(loss)).lower(args, xs).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_remat_keeps_less():
@@ -240,7 +239,7 @@ def test_products_of_low_precision(name):
   args = params, xs, carry, cotangents
   actual = differentiated(ours)(*args)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(actual)} == {'float32'}
-  same(actual[0], quick(rounding)(*args[:3]), 2e-5)
+  same(actual[0], jax.jit(rounding)(*args[:3]), 2e-5)
   (full, gradients), low = differentiated(functools.partial(ours, dtype=None))(*args), actual[1]
   worst = max(map(error, jax.tree.leaves(actual[0]), jax.tree.leaves(full)))
   assert 1e-4 < worst < 0.03  # rounded it is
@@ -293,9 +292,10 @@ def test_the_model_has_them():
     model = models.SequenceClassifier(
       make('elman'), 20, 3, bidirectional=True, pooling='mean', mask=True, **options
     )
-    params = quick(model.init)(jax.random.key(0), ids)['params']
+    params = jax.jit(model.init)(jax.random.key(0), ids)['params']
     params = jax.tree.map(lambda w: w + 0.1, params)
-    return quick(jax.value_and_grad(lambda p: (model.apply({'params': p}, ids) ** 2).sum()))(params)
+    loss = jax.value_and_grad(lambda params: (model.apply({'params': params}, ids) ** 2).sum())
+    return jax.jit(loss)(params)
 
   value, plain = gradients()
   same(gradients(remat=True), (value, plain), 1e-5)

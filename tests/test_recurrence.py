@@ -1,6 +1,7 @@
 """rnnlab.recurrence against NumPy loops, Keras and Flax, and against itself."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from programs import as_for_a_user
 
 from rnnlab import cells
 from rnnlab.cells.base import Cell
@@ -43,13 +45,27 @@ MASKS = {
   'holes': np.array([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1, 0]], bool),
   'empty-row': np.arange(STEPS) < np.array([[5], [0], [7]]),
 }
-# What is compared here is what a program computes, not how fast: five times quicker to compile.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
-quick = functools.partial(jax.jit, compiler_options=QUICK)
 
 each_cell = pytest.mark.parametrize('name', NAMES)
 each_direction = pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 each_dtype = pytest.mark.parametrize('dtype', ['float32', 'float64'])
+DROPOUTS = ['no-dropout', 'one-mask', 'mask-per-gate']
+
+
+def each_variant(masks):
+  """Over name, mask, reverse and dropout: half of all, as each program takes long to compile.
+
+  Every two and, over the cells, every three of: cell, mask or none, direction, kind of dropout.
+  """
+  variants = [
+    (name, mask, reverse, dropout)
+    for (i, name), mask, reverse, (j, dropout) in itertools.product(
+      enumerate(NAMES), masks, (False, True), enumerate(DROPOUTS)
+    )
+    if (i + (MASKS[mask] is None) + reverse + j) % 2 == 0
+  ]
+  ids = ['-'.join([v[0], v[1], 'reverse' if v[2] else 'forward', v[3]]) for v in variants]
+  return pytest.mark.parametrize(('name', 'mask', 'reverse', 'dropout'), variants, ids=ids)
 
 
 def make(name, hidden_size=HIDDEN):
@@ -152,7 +168,7 @@ def with_gradients(f):
 
 
 def differentiated(f):
-  return quick(with_gradients(f))
+  return jax.jit(with_gradients(f))
 
 
 def tupled(name, reverse, hidden=HIDDEN, **options):
@@ -223,10 +239,7 @@ def assert_same(actual, desired):
 
 
 @each_dtype
-@pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask', 'mask-per-gate'])
-@each_direction
-@pytest.mark.parametrize('mask', MASKS)
-@each_cell
+@each_variant(MASKS)
 def test_equals_the_numpy_loop(name, mask, reverse, dropout, dtype):
   with jax.enable_x64(dtype == 'float64'):
     actual = ours(name, reverse, dtype, mask=mask, dropout=dropout)
@@ -308,16 +321,12 @@ def keras_compiled(name, reverse, dropout, dtype):
   return differentiated(run)
 
 
-@pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask', 'mask-per-gate'])
-@each_direction
-@pytest.mark.parametrize('mask', MASKS)
-@each_cell
+@each_variant(MASKS)
 def test_equals_keras(name, mask, reverse, dropout):
   compare_with_keras(name, mask, reverse, dropout, 'float64')
 
 
-@each_direction
-@each_cell
+@pytest.mark.parametrize(('name', 'reverse'), list(zip(NAMES, [False, True] * 2, strict=True)))
 def test_equals_keras_in_float32(name, reverse):
   compare_with_keras(name, 'holes', reverse, 'mask-per-gate', 'float32')
 
@@ -449,10 +458,7 @@ def test_bidirectional_equals_flax(name):
 # Padding.
 
 
-@pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask', 'mask-per-gate'])
-@each_direction
-@pytest.mark.parametrize('mask', [mask for mask in MASKS if mask != 'no-mask'])
-@each_cell
+@each_variant([mask for mask in MASKS if mask != 'no-mask'])
 def test_padding_reaches_nothing(name, mask, reverse, dropout):
   p, real = problem(name), MASKS[mask]
 
@@ -473,7 +479,7 @@ def test_padding_reaches_nothing(name, mask, reverse, dropout):
 @each_cell
 def test_padding_leaves_the_carry_as_it_is_to_the_bit(name, reverse):
   params, xs, *_ = arguments(name, 'float32')
-  f = jax.jit(functools.partial(unroll, make(name), reverse=reverse))  # compiled as users do
+  f = as_for_a_user(functools.partial(unroll, make(name), reverse=reverse))
   long, short = 7, 4
   whole = f(params, xs, mask=np.ones((BATCH, long), bool))
   first = f(params, xs[:, :short], mask=np.ones((BATCH, short), bool))
@@ -535,7 +541,7 @@ def test_an_array_of_no_steps_returns_the_carry():
 
 @functools.cache
 def forward(name, reverse=False):
-  return quick(functools.partial(unroll, make(name), reverse=reverse))
+  return jax.jit(functools.partial(unroll, make(name), reverse=reverse))
 
 
 @each_cell
@@ -573,7 +579,7 @@ def test_reverse_is_flip_run_flip(name):
 
 def test_bidirectional_starts_backward_at_the_true_end():
   params, xs, _, _ = cast(both_ways('lstm'), 'float32')
-  f = quick(functools.partial(bidirectional, make('lstm')))
+  f = jax.jit(functools.partial(bidirectional, make('lstm')))
   carry, ys = f(params, xs, lengths=jnp.array([7, 4, 1]))
   short_carry, short_ys = f(params, xs[:, :4], lengths=jnp.array([4, 4, 1]))
   assert ys.shape == (BATCH, STEPS, 2 * HIDDEN)
@@ -600,12 +606,12 @@ def test_bidirectional_takes_a_carry_and_masks_for_each_way():
     )
     return carries, jnp.concatenate(ys, -1)
 
-  actual = quick(
+  actual = jax.jit(
     lambda params, xs, starts, masks: bidirectional(
       cell, params, xs, initial_carry=starts, dropout=masks
     )
   )(params, xs, starts, masks)
-  assert_near(actual, quick(one_by_one)(params, xs, starts, masks))
+  assert_near(actual, jax.jit(one_by_one)(params, xs, starts, masks))
 
 
 @pytest.mark.parametrize('where', [{}, {'lengths': np.array([7, 4, 0])}], ids=['all', 'lengths'])
@@ -626,8 +632,8 @@ def test_stacked_is_layer_after_layer(where):
     four, xs = unroll(cell, layers[3], xs, **where)
     return [one, two, three, four], xs
 
-  actual = quick(lambda layers, xs: stacked(cell, layers, xs, **where))(layers, xs)
-  assert_near(actual, quick(by_hand)(layers, xs))
+  actual = jax.jit(lambda layers, xs: stacked(cell, layers, xs, **where))(layers, xs)
+  assert_near(actual, jax.jit(by_hand)(layers, xs))
 
 
 # Dropout.
@@ -687,7 +693,7 @@ def test_products(name):
 def draw(name, key=0, batch=BATCH, inputs=INPUTS, hidden=HIDDEN, **options):
   params = cast(problem(name, inputs=inputs, hidden=hidden).params, 'float32')
   options = {'rate': 0.25, 'recurrent_rate': 0.5} | options
-  return quick(
+  return jax.jit(
     lambda key: dropout_masks(key, make(name, hidden), params, batch, inputs, **options)
   )(jax.random.key(key))
 
@@ -913,7 +919,7 @@ def test_any_step_is_scanned_and_differentiated(step):
         out = f(*args)
         return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(out)), out
 
-      run = quick(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))
+      run = jax.jit(jax.grad(loss, (0, 1, 2, 3), has_aux=True, allow_int=True))
       gradients, out = run(params, xs, start, dropout)
       # Integers have no gradient.
       return out, [g for g in jax.tree.leaves(gradients) if g.dtype != jax.dtypes.float0]
@@ -940,7 +946,7 @@ def test_a_step_may_close_over_what_is_differentiated():
     start = cell.initial_carry((BATCH,), xs.dtype)
     return plain_scan(cell, params, xs, start, np.ones((BATCH, STEPS), bool), False, None)
 
-  slopes = [quick(jax.grad(functools.partial(loss, run=run)))(0.7) for run in (engine, plain)]
+  slopes = [jax.jit(jax.grad(functools.partial(loss, run=run)))(0.7) for run in (engine, plain)]
   assert_allclose(*slopes, 1e-5)
 
 
@@ -955,7 +961,7 @@ def loss_of(name):
   def loss(params):
     return (unroll(make(name), params, xs, dropout=masks, **where)[1] * d_ys).sum()
 
-  return loss, quick(jax.grad(loss))
+  return loss, jax.jit(jax.grad(loss))
 
 
 def inner(a, b):
@@ -975,7 +981,7 @@ def point():
 def test_second_derivatives(name, point):
   with jax.enable_x64():
     (loss, grad), (params, along) = loss_of(name), point(name)
-    actual = quick(jax.grad(lambda params: inner(jax.grad(loss)(params), along)))(params)
+    actual = jax.jit(jax.grad(lambda params: inner(jax.grad(loss)(params), along)))(params)
     up, down = (
       grad({k: w + epsilon * along[k] for k, w in params.items()}) for epsilon in (1e-5, -1e-5)
     )
@@ -987,7 +993,7 @@ def test_second_derivatives(name, point):
 def test_forward_mode(name, point):
   with jax.enable_x64():
     (loss, grad), (params, along) = loss_of(name), point(name)
-    _, slope = quick(lambda params, along: jax.jvp(loss, (params,), (along,)))(params, along)
+    _, slope = jax.jit(lambda params, along: jax.jvp(loss, (params,), (along,)))(params, along)
     assert_allclose(slope, inner(grad(params), along), 1e-10)
 
 
@@ -995,7 +1001,7 @@ def test_forward_mode(name, point):
 def test_checkpoint(name, point):
   with jax.enable_x64():
     (loss, grad), (params, _) = loss_of(name), point(name)
-    assert_close(quick(jax.grad(jax.checkpoint(loss)))(params), grad(params), 'float64')
+    assert_close(jax.jit(jax.grad(jax.checkpoint(loss)))(params), grad(params), 'float64')
 
 
 @transformed_cells
@@ -1005,7 +1011,7 @@ def test_vmap_over_runs(name):
     for seed, mask in enumerate(('holes', 'empty-row'))
   ]
   stack = jax.tree.map(lambda *a: jnp.stack(a), *runs)
-  together = quick(jax.vmap(with_gradients(tupled(name, False))))(*stack)
+  together = jax.jit(jax.vmap(with_gradients(tupled(name, False))))(*stack)
   for i, alone in enumerate(runs):
     assert_close(row_of(i, together), compiled(name, False)(*alone), 'float32')
 
@@ -1025,7 +1031,7 @@ def test_low_precision(name, of_params, of_xs, of_ys):
     return (ys.astype('float32') * d_ys).sum(), (carry, ys)
 
   d_ys = cast(p.d_ys, 'float32')
-  grads, (carry, ys) = quick(jax.grad(loss, (0, 1), has_aux=True))(params, xs)
+  grads, (carry, ys) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, xs)
   assert {leaf.dtype.name for leaf in jax.tree.leaves((carry, ys))} == {of_ys}
   assert {leaf.dtype.name for leaf in grads[0].values()} == {of_params}
   assert grads[1].dtype == of_xs

@@ -12,8 +12,12 @@ from programs import ROOT
 import rnnlab
 from experiments import peers, speed
 from experiments.peers import flax as flax_peer
-from experiments.peers import rnnlab as rnnlab_peer
 from rnnlab import recurrence
+
+with pytest.MonkeyPatch.context() as patch:
+  # It would ask for a device a core: here there are two, however many cores there are.
+  patch.setattr(rnnlab, 'use_cores', lambda: None)
+  from experiments.peers import rnnlab as rnnlab_peer
 
 
 def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(environment, tmp_path):
