@@ -16,11 +16,12 @@ import pytest
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-FLAGS = os.environ.get('XLA_FLAGS', '')
-os.environ['XLA_FLAGS'] = (
-  f'{FLAGS} --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+QUICK = (
+  ' --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
   ' --xla_cpu_parallel_codegen_split_count=1'
 )
+FLAGS = os.environ.get('XLA_FLAGS', '').replace(QUICK, '')  # set already where xdist started this
+os.environ['XLA_FLAGS'] = FLAGS + QUICK
 jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
