@@ -24,7 +24,7 @@ def build(case):
 
   def on_all_cores():
     with jax.set_mesh(mesh):
-      call()
+      return call()
 
   return on_all_cores, repeats
 
