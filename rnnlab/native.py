@@ -398,6 +398,16 @@ def _gru_reset_back(gates, h, d_reset, d_h, d, n):
 
 
 @_jit
+def _copy_real(x, xs, r, t, real):
+  """x = xs[r, t], or 0 where that is padding, be it NaN."""
+  if len(real) and not real[r, t]:
+    for j in range(x.size):
+      x[j] = 0
+  else:
+    _copy(x, xs[r, t], x.size)
+
+
+@_jit
 def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept):
   """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
 
@@ -424,7 +434,7 @@ def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, 
         _copy(hs[t, r], h[r], units)
         if kind == LSTM:
           _copy(cs[t, r], c[r], units)
-      _copy(x[r], xs[r, t], inputs)  # at once, as its rows are far apart
+      _copy_real(x[r], xs, r, t, real)  # at once, as its rows are far apart
       _copy(pre[r], b, gates * units)
       if kind == GRU_AFTER:
         _copy(pre[r, gates * units :], b_hn, units)
@@ -493,7 +503,7 @@ def _backward(
           _prefetch(cs[ahead, r])
     for r in range(rows):
       row = d[filled + r]
-      _copy(v_x[filled + r], xs[r, t], inputs)
+      _copy_real(v_x[filled + r], xs, r, t, real)
       _copy(v_h[filled + r], hs[t, r], units)
       if len(real) and not real[r, t]:
         for j in range(width):
@@ -732,8 +742,6 @@ def unroll(
   batch, hidden = xs.shape[0], params['w_h'].shape[0]
   if initial_carry is None:
     initial_carry = cell.initial_carry((batch,), jnp.float32)
-  if mask is not None:
-    xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there reaches the weights' gradients
   drop_x, *drops_h = dropout or (None, None)
   drops = fused.stacked(drop_x), fused.stacked_of_state(drops_h, (batch, hidden))
   states, structure = jax.tree.flatten(initial_carry)
@@ -755,7 +763,8 @@ def _scan(plan, data, inputs):
   """The same in plain JAX."""
   real, drop_x, drop_h = data
   gates = inputs.w_x.shape[1] // inputs.w_h.shape[0]
-  xp = fused.products(inputs.w_x, drop_x, [(jnp.swapaxes(inputs.xs, 0, 1), gates)]) + inputs.b
+  xs = inputs.xs if real is None else jnp.where(real[..., None], inputs.xs, 0)
+  xp = fused.products(inputs.w_x, drop_x, [(jnp.swapaxes(xs, 0, 1), gates)]) + inputs.b
   same = fused.Plan(fused.CELLS[plan.name], plan.reverse, interpret=False)
   of_scan = fused.Inputs(xp, inputs.w_h, inputs.b_hn, inputs.carry, drop_h)
   (carry, ys), (states, kept) = fused.scan(same, None if real is None else real.T, of_scan)
