@@ -6,9 +6,9 @@ applied on the way, gates are squashed where they lie, and weight gradients are 
 of a few hundred rows while these are in the cache. XLA calls a kernel as an FFI target, on each
 device's own thread and with that device's part of the batch.
 
-All is float32. B rows, T steps, D inputs, H units,
-G gates; P blocks of H pre-activations, which are G, but 4 where GRU resets after the product, so
-that of the candidate the input's and the state's part are apart.
+All is float32. B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations, that is G,
+but 4 where GRU resets after the product, so that of the candidate the input's and the state's
+part are apart.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
@@ -30,7 +31,9 @@ KINDS = 'lstm', 'gru-after', 'gru-before'  # by Cell.fused
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
 BLOCKS = 4, 4, 3  # P by kind
 LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
-CHUNK = 128
+WIDE = 4 if llvmlite.binding.get_host_cpu_features().get('avx512f') else 1  # vectors of a tile
+PANEL = WIDE * LANES  # columns
+CHUNK = 128  # rows of a product for the weights' gradients, at least
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
 _options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'numpy'}
@@ -102,7 +105,9 @@ def _tile(rows, vectors):
   return tile
 
 
-_tile_4_4, _tile_1_4, _tile_4_1, _tile_1_1 = _tile(4, 4), _tile(1, 4), _tile(4, 1), _tile(1, 1)
+_tile_4_wide, _tile_1_wide, _tile_4_1, _tile_1_1 = (
+  _tile(rows, vectors) for vectors in (WIDE, 1) for rows in (4, 1)
+)
 
 
 @intrinsic
@@ -133,24 +138,32 @@ def _floats(address, shape):
 
 
 @_jit
-def _add_product(out, out_row, v, v_row, v_k, w, w_row, rows, count, columns):
-  """out[r, m] += the sum over k < count of v[r, k] w[k, m]; see `_tile`."""
-  wide = columns - columns % (4 * LANES)
+def _add_product(out, out_row, v, v_row, v_k, w, w_row, panel, rows, count, columns):
+  """out[r, m] += the sum over k < count of v[r, k] w[k, m]; see `_tile`.
+
+  panel: how far apart the panels of `PANEL` columns of w lie; see `_packed`.
+  """
+  wide = columns - columns % PANEL
   whole = columns - columns % LANES
-  for m in range(0, wide, 4 * LANES):
-    for r in range(0, rows - rows % 4, 4):
+  tiled = rows - rows % 4
+  for m in range(0, wide, PANEL):
+    of_m = w + 4 * (m // PANEL) * panel
+    for r in range(0, tiled, 4):
       at = out + 4 * (r * out_row + m)
-      _tile_4_4(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
-    for r in range(rows - rows % 4, rows):
+      _tile_4_wide(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
+    for r in range(tiled, rows):
       at = out + 4 * (r * out_row + m)
-      _tile_1_4(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+      _tile_1_wide(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
+  w += 4 * (wide // PANEL) * panel
   for m in range(wide, whole, LANES):
-    for r in range(0, rows - rows % 4, 4):
+    of_m = w + 4 * (m - wide)
+    for r in range(0, tiled, 4):
       at = out + 4 * (r * out_row + m)
-      _tile_4_1(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
-    for r in range(rows - rows % 4, rows):
+      _tile_4_1(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
+    for r in range(tiled, rows):
       at = out + 4 * (r * out_row + m)
-      _tile_1_1(at, out_row, v + 4 * r * v_row, v_row, v_k, w + 4 * m, w_row, count)
+      _tile_1_1(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
+  w -= 4 * wide
   if whole < columns:
     outs = _floats(out, (rows - 1) * out_row + columns)
     vs = _floats(v, (rows - 1) * v_row + (count - 1) * v_k + 1)
@@ -217,6 +230,24 @@ def _transposed(a):
 
 
 @_jit
+def _packed(w, columns):
+  """w `[K, M]`, and how many columns its rows have now, and how far apart its panels are.
+
+  Where panels fit into `columns`, of a gate, each is a matrix of its own: its rows then lie in few
+  pages of memory, and are read in a row.
+  """
+  rows, width = w.shape
+  if columns % PANEL:
+    return w, width, PANEL
+  packed = np.empty((rows, width), np.float32)
+  out = _floats(_address(packed), (width // PANEL, rows, PANEL))
+  for p in range(width // PANEL):
+    for k in range(rows):
+      _copy(out[p, k], w[k, p * PANEL :], PANEL)
+  return packed, PANEL, rows * PANEL
+
+
+@_jit
 def _masked(v, v_row, drop, room):
   """The address of v, `[B, K]` with rows `v_row` apart, times a mask `[B, K]`, in `room`."""
   for r in range(len(drop)):
@@ -227,39 +258,40 @@ def _masked(v, v_row, drop, room):
 
 
 @_jit
-def _multiply(out, out_row, v, v_row, w, first, gates, units, drop, room):
+def _multiply(out, out_row, v, v_row, packed, first, gates, units, drop, room):
   """Adds the products of v `[B, K]` with the weights of `gates` gates, from `first` on, to out.
 
-  out and v are addresses. drop `[0, 1 or G, B, K]` are the masks of v; room `[B, K]`.
+  out and v are addresses; packed: `_packed(w, units)`. drop `[0, 1 or G, B, K]` are the masks of v;
+  room `[B, K]`.
   """
   rows, count = room.shape
-  columns = w.shape[1]
-  weights = _address(w) + 4 * first * units
-  if len(drop) < 2:
-    if len(drop) == 1:
-      v, v_row = _masked(v, v_row, drop[0], room), count
-    _add_product(out, out_row, v, v_row, 1, weights, columns, rows, count, gates * units)
-    return
-  for g in range(gates):
-    masked = _masked(v, v_row, drop[first + g], room)
-    at, of_gate = out + 4 * g * units, weights + 4 * g * units
-    _add_product(at, out_row, masked, count, 1, of_gate, columns, rows, count, units)
+  w, w_row, panel = packed
+  for g in range(0, gates, gates if len(drop) < 2 else 1):
+    of_v, row = v, v_row
+    if len(drop):
+      of_v, row = _masked(v, v_row, drop[first + g if len(drop) > 1 else 0], room), count
+    at, of_w = out + 4 * g * units, _address(w) + 4 * (first + g) * units * (panel // PANEL)
+    columns = units if len(drop) > 1 else gates * units
+    _add_product(at, out_row, of_v, row, 1, of_w, w_row, panel, rows, count, columns)
 
 
 @_jit
-def _multiply_back(out, out_row, d, d_row, w_t, first, gates, units, drop, room):
-  """Adds to out the gradient by v of `_multiply`; d is that by its products, w_t w transposed."""
+def _multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, room):
+  """Adds to out the gradient by v of `_multiply`; d is that by its products.
+
+  packed: `_packed(w transposed, K)`.
+  """
   rows, count = room.shape
-  weights = _address(w_t) + 4 * first * units * count
+  w_t, w_row, panel = packed
+  weights = _address(w_t) + 4 * first * units * w_row
   if len(drop) == 0:
-    _add_product(out, out_row, d, d_row, 1, weights, count, rows, gates * units, count)
+    _add_product(out, out_row, d, d_row, 1, weights, w_row, panel, rows, gates * units, count)
     return
   alone = 1 if len(drop) > 1 else gates
   for g in range(0, gates, alone):
     _fill(room, 0)
-    of_gates = weights + 4 * g * units * count
-    of_d = d + 4 * g * units
-    _add_product(_address(room), count, of_d, d_row, 1, of_gates, count, rows, alone * units, count)
+    of_w, of_d, at = weights + 4 * g * units * w_row, d + 4 * g * units, _address(room)
+    _add_product(at, count, of_d, d_row, 1, of_w, w_row, panel, rows, alone * units, count)
     mask = drop[first + g if len(drop) > 1 else 0]
     for r in range(rows):
       row = _floats(out + 4 * r * out_row, count)
@@ -268,21 +300,29 @@ def _multiply_back(out, out_row, d, d_row, w_t, first, gates, units, drop, room)
 
 
 @_jit
-def _add_weights(d_w, v, d, d_row, first, gates, units, drop, rows, room):
-  """Adds to d_w `[K, G H]` what `rows` rows of v and d, the gradient by their products, give."""
+def _add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
+  """Adds to d_w `[K, G H]` what `rows` rows of v and of d, the gradient by their products, give.
+
+  d `[rows, P H]` has that of gate `first` in its block `block`.
+  """
   count, columns = d_w.shape
-  out = _address(d_w) + 4 * first * units
-  if len(drop) == 0:
-    _add_product(out, columns, _address(v), 1, count, d, d_row, count, rows, gates * units)
-    return
-  alone = 1 if len(drop) > 1 else gates
-  for g in range(0, gates, alone):
-    mask = drop[first + g if len(drop) > 1 else 0]
-    for r in range(rows):
-      for k in range(count):
-        room[r, k] = v[r, k] * mask[r % len(mask), k]
-    at, of_d = out + 4 * g * units, d + 4 * g * units
-    _add_product(at, columns, _address(room), 1, count, of_d, d_row, count, rows, alone * units)
+  panel = np.empty((rows, PANEL), np.float32)
+  for g in range(0, gates, gates if len(drop) < 2 else 1):
+    of_v = v
+    if len(drop):
+      mask = drop[first + g if len(drop) > 1 else 0]
+      for r in range(rows):
+        of_mask = mask[r % len(mask)]
+        for k in range(count):
+          room[r, k] = v[r, k] * of_mask[k]
+      of_v = room
+    begin, end = g * units, (g + 1 if len(drop) > 1 else gates) * units
+    for m in range(begin, end, PANEL):
+      width = min(PANEL, end - m)
+      for r in range(rows):
+        _copy(panel[r], d[r, block * units + m :], width)
+      at, of_d = _address(d_w) + 4 * (first * units + m), _address(panel)
+      _add_product(at, columns, _address(of_v), 1, count, of_d, PANEL, PANEL, count, rows, width)
 
 
 # The cells, on rows of pre-activations [P H] and states [H].
@@ -422,6 +462,7 @@ def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, 
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
   local = np.empty((rows, width), np.float32)
+  of_x, of_h = _packed(w_x, units), _packed(w_h, units)
   for s in range(steps):
     t = steps - 1 - s if reverse else s
     pre = kept[t] if save else local
@@ -439,15 +480,15 @@ def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, 
       if kind == GRU_AFTER:
         _copy(pre[r, gates * units :], b_hn, units)
     out, state = _address(pre), _address(h)
-    _multiply(out, width, _address(x), inputs, w_x, 0, gates, units, drop_x, room_x)
-    _multiply(out, width, state, units, w_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
+    _multiply(out, width, _address(x), inputs, of_x, 0, gates, units, drop_x, room_x)
+    _multiply(out, width, state, units, of_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
     if kind == GRU_AFTER:
-      _multiply(out + 12 * units, width, state, units, w_h, 2, 1, units, drop_h, room_h)
+      _multiply(out + 12 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
     elif kind == GRU_BEFORE:
       for r in range(rows):
         _gru_reset(pre[r], h[r], reset[r], units)
       state = _address(reset)
-      _multiply(out + 8 * units, width, state, units, w_h, 2, 1, units, drop_h, room_h)
+      _multiply(out + 8 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
     for r in range(rows):
       if len(real) and not real[r, t]:
         for j in range(units):
@@ -474,11 +515,12 @@ def _backward(
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
   together = 4 if kind == LSTM else 2  # the gates whose products are of h alone
-  w_x_t, w_h_t = _transposed(w_x), _transposed(w_h)
+  w_x_t = _packed(_transposed(w_x), inputs)
+  w_h_t = _packed(_transposed(w_h), units)
   d_x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
   d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
   # The last steps' operands and gradients, until there are enough for the weights.
-  size = max(CHUNK // rows, 1)
+  size = max(max(CHUNK, units) // rows, 1)
   many = size * rows
   v_x, room_v_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
   v_h, room_v_h = np.empty((many, units), np.float32), np.empty((many, units), np.float32)
@@ -538,15 +580,12 @@ def _backward(
       _copy(d_xs[r, t], d_x[r], inputs)
     filled += rows
     if filled == many or s == steps - 1:
-      of_d = _address(d)
-      _add_weights(d_w_x, v_x, of_d, width, 0, gates, units, drop_x, filled, room_v_x)
-      _add_weights(d_w_h, v_h, of_d, width, 0, together, units, drop_h, filled, room_v_h)
+      _add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
+      _add_weights(d_w_h, v_h, d, 0, 0, together, units, drop_h, filled, room_v_h)
       if kind == GRU_BEFORE:
-        candidate = of_d + 8 * units
-        _add_weights(d_w_h, v_reset, candidate, width, 2, 1, units, drop_h, filled, room_v_h)
+        _add_weights(d_w_h, v_reset, d, 2, 2, 1, units, drop_h, filled, room_v_h)
       elif kind == GRU_AFTER:
-        candidate = of_d + 12 * units
-        _add_weights(d_w_h, v_h, candidate, width, 2, 1, units, drop_h, filled, room_v_h)
+        _add_weights(d_w_h, v_h, d, 2, 3, 1, units, drop_h, filled, room_v_h)
       for i in range(filled):
         for j in range(gates * units):
           d_b[j] += d[i, j]
@@ -680,7 +719,10 @@ def _register():
   """Compiles the kernels and makes them known to XLA; returns what must stay alive."""
   compiled = []
   for name, target in (('forward', _forward_target), ('backward', _backward_target)):
-    made = numba.cfunc(types.intp(types.intp), cache=True, **_options)(target)
+    try:
+      made = numba.cfunc(types.intp(types.intp), cache=True, **_options)(target)
+    except RuntimeError:  # nowhere that Numba could keep what it compiles
+      made = numba.cfunc(types.intp(types.intp), **_options)(target)
     capsule = jax.ffi.pycapsule(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(made.address))
     jax.ffi.register_ffi_target(f'rnnlab_{name}', capsule, platform='cpu')
     compiled.append(made)
