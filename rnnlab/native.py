@@ -6,8 +6,8 @@ applied on the way, gates are squashed where they lie, and weight gradients are 
 of a few hundred rows while these are in the cache. XLA calls a kernel as an FFI target, on each
 device's own thread and with that device's part of the batch.
 
-All is float32. B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations, that is G,
-but 4 where GRU resets after the product, so that of the candidate the input's and the state's
+All is float32. B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations, that is
+G, but 4 where GRU resets after the product, so that of the candidate the input's and the state's
 part are apart.
 """
 
