@@ -274,6 +274,7 @@ def _dot(weights, drop, masked_first):
 
 
 def scan(plan, real, inputs):
+  """The recurrence as a scan of the plan's equations, in plain JAX; see above."""
   hidden, width = inputs.w_h.shape
   gates = width // hidden
   blocks = jnp.split(inputs.w_h, gates, axis=-1)
