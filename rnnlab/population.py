@@ -21,11 +21,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnlab import train
+from rnnlab import devices, train
 from rnnlab.cells.base import Array
 from rnnlab.train import Task, TrainState
 
 SECONDS = 2.0  # what a call should take, between two looks from outside
+ROOM = 0.8  # of the memory, to be filled
 
 
 class Fixed(NamedTuple):
@@ -37,7 +38,10 @@ class Fixed(NamedTuple):
 
 
 class Group(NamedTuple):
-  """Members stacked along the first axis of all arrays; those beyond the last fill it up."""
+  """Members stacked along the first axis of all arrays; those beyond the last fill it up.
+
+  lanes: how many members are in a block, at most.
+  """
 
   task: Task
   lanes: int
@@ -47,17 +51,19 @@ class Group(NamedTuple):
 
 
 class Turn(NamedTuple):
-  """What `fit` yields: some members, at one step, after a call or at their epoch's end.
+  """What `fit` yields: what became of some members in one call.
 
-  rows: at the epoch's end each member's row. failed: what befell those whose loss is not finite
-  any more. seconds: a member's share of the wall time.
+  states: of all members, on the device. steps: of the members in question, where they are now.
+  rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
+  logits: of those that ended, the test split's by their last and their best parameters.
+  seconds: a member's share of the wall time.
   """
 
-  group: Group
-  members: list[int]
-  step: int
+  states: TrainState
+  steps: dict[int, int]
   rows: dict[int, dict]
   failed: dict[int, str]
+  logits: dict[int, tuple[np.ndarray, np.ndarray]]
   seconds: float
 
 
@@ -66,25 +72,30 @@ def mesh() -> Mesh:
   return jax.make_mesh((jax.device_count(),), ('member',), axis_types=(AxisType.Auto,))
 
 
+def lanes(members: int, mesh: Mesh) -> int:
+  """How many members are best in a block, of so many: on a CPU one, else all of a device's."""
+  return 1 if jax.default_backend() == 'cpu' else -(-members // mesh.shape['member'])
+
+
 def stack(
-  task: Task, states: list[TrainState], fixed: list[Fixed], mesh: Mesh, lanes: int = 1
+  task: Task, states: list[TrainState], fixed: list[Fixed], mesh: Mesh, lanes: int
 ) -> Group:
-  """A group of these members; with `lanes` above 1 batches are not trimmed, but masked alone.
+  """A group of these members; with `lanes` above 1 batches are masked, but not trimmed.
 
   A trimmed step is one of several programs, and a vmap of members that want different ones would do
   all of them.
   """
-  task = task._replace(trim=task.trim and lanes == 1)
-  size = mesh.shape['member'] * lanes
-  fill = -len(states) % size
+  fill = -len(states) % mesh.shape['member']
 
   def put(*leaves):
+    leaves = *leaves, *leaves[:1] * fill
     if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
-      a = jnp.stack([*leaves, *leaves[:1] * fill])
+      stacked = jnp.stack(leaves)
     else:
-      a = np.stack([np.asarray(leaf) for leaf in (*leaves, *leaves[:1] * fill)])
-    return jax.device_put(a, NamedSharding(mesh, P('member')))
+      stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+    return jax.device_put(stacked, NamedSharding(mesh, P('member')))
 
+  task = task._replace(trim=task.trim and lanes == 1)
   return Group(task, lanes, mesh, jax.tree.map(put, *states), jax.tree.map(put, *fixed))
 
 
@@ -97,38 +108,52 @@ def fit(
   group: Group,
   ids: Array,
   validation,
+  test_ids: Array,
   *,
   epochs: list[int],
+  until: list[int],
   patience: list[int],
   alive: set[int],
 ) -> Iterator[Turn]:
-  """Trains each member in `alive` to the end of its epochs, or of its patience, as `train.fit`.
+  """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
 
-  `ids [N, T]` are the train split, `validation` a pair (ids, labels). Members at an earlier step
-  are first brought to where the others are. The consumer may take a member out of `alive`. A
-  Turn's group is only good until the next is asked for.
+  `ids [N, T]` are the train split, `validation` a pair (ids, labels); `until` is 0 for no such
+  epoch. Members at an earlier step are first brought to where the others are. `fit` takes those
+  that have failed or ended out of `alive`, and the consumer may take others. A Turn's states are
+  only good until the next is asked for.
   """
   steps = train.epoch_steps(len(ids), group.task.batch_size)
-  shared = jax.device_put((ids, *validation), NamedSharding(group.mesh, P()))
+  whole = NamedSharding(group.mesh, P())
+  ids, validation, test_ids = jax.device_put((ids, validation, test_ids), whole)
   at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
   count = 5  # steps in a call
-  while True:
-    for i in list(alive):
-      epoch = int(at[i]) // steps
-      if epoch >= epochs[i] or train.is_out_of_patience(patience[i], epoch, best[i]):
-        alive.discard(i)
+
+  def is_over(i):
+    epoch = int(at[i]) // steps
+    return epoch >= epochs[i] or train.is_out_of_patience(patience[i], epoch, int(best[i]))
+
+  while alive:
+    began = time.perf_counter()
+    if over := [i for i in sorted(alive) if is_over(i)]:
+      group, logits = _call(_predict, group, over, test_ids)
+      logits = {i: member(jax.device_get(logits), i) for i in over}
+      alive.difference_update(over)
+      seconds = (time.perf_counter() - began) / len(over)
+      yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, logits, seconds)
+      continue
+    alive.difference_update(i for i in list(alive) if 0 < until[i] <= at[i] // steps)
     if not alive:
       return
-    began = time.perf_counter()
     step = int(min(at[i] for i in alive))
     now = sorted(i for i in alive if at[i] == step)
     epoch = step // steps + 1
     taken = min(count, epoch * steps - step)
-    group, _ = _call(_advance, group, now, shared[0], np.int32(taken))
+    group, _ = _call(_advance, group, now, ids, np.int32(taken))
     step += taken
     at[now] = step
     bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
     seconds = time.perf_counter() - began
+    # What a call takes does not change what it gives.
     count = max(1, min(round(count * SECONDS / seconds), 2 * count, steps))
     failed = {
       i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in now if bad[i] >= 0
@@ -136,18 +161,50 @@ def fit(
     alive -= failed.keys()
     rows, well = {}, [i for i in now if i not in failed]
     if step == epoch * steps and well:
-      group, sums = _call(_end_epoch, group, well, *shared[1:], np.int32(epoch))
+      group, sums = _call(_end_epoch, group, well, *validation, np.int32(epoch))
       sums, best = jax.device_get((sums, group.states.best_epoch))
       rows = {i: train.row_of(step, epoch, member(sums, i)) for i in well}
     seconds = (time.perf_counter() - began) / len(now)
-    yield Turn(group, now, step, rows, failed, seconds)
+    yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
 
 
-def predict(group: Group, members: list[int], ids: Array) -> tuple[Group, tuple]:
-  """The logits of a split, by the last parameters and by the best, each [members, ...]."""
-  ids = jax.device_put(ids, NamedSharding(group.mesh, P()))
-  group, logits = _call(_predict, group, members, ids)
-  return group, jax.tree.map(lambda a: np.asarray(a)[members], logits)
+def capacity(
+  task: Task, state: TrainState, fixed: Fixed, ids: Array, mesh: Mesh, members: int
+) -> int:
+  """How many of so many `members`, each as this one, fit into memory at once; at least one.
+
+  `ids [N, T]` are the train split.
+  """
+  count, room = mesh.shape['member'], ROOM * devices.memory()
+  of_member = sum(leaf.nbytes for leaf in jax.tree.leaves((state, fixed.values, fixed.labels)))
+
+  def needs(lanes):
+    """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
+
+    def shapes(tree, *leading, spec):
+      def shape(a):
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct((*leading, *np.shape(a)), a.dtype, sharding=sharding)
+
+      return jax.tree.map(shape, tree)
+
+    over, whole = P('member'), P()
+    members = shapes((state, fixed, np.int32(0)), count * lanes, spec=over)
+    counts = shapes(np.int32(0), count, spec=over)
+    shared = shapes((ids, np.int32(0)), spec=whole)
+    program = task._replace(trim=task.trim and lanes == 1)
+    lowered = _each.lower(_advance, program, lanes, mesh, *members, counts, shared)
+    memory = lowered.compile().memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+  if jax.default_backend() != 'cpu':
+    one, two = needs(1), needs(2)
+    return count * max(1, 1 + int((room - one) / max(two - one, of_member)))
+  # A core's blocks are of one member, whatever their number: more cost a state each, its copy on
+  # the way to disk, and another when the group is put together. Few need no compiling to tell.
+  if 3 * of_member * members < room / 4:
+    return members
+  return max(1, int((room - count * needs(1)) / (3 * of_member)))
 
 
 def _advance(task, state, fixed, ids, count):
@@ -167,15 +224,17 @@ def _predict(task, state, fixed, ids):
 def _call(function, group, members, *shared):
   """`function` on some members; the group after it, and what else it gives, of all members."""
   task, lanes, mesh, states, fixed = group
-  devices = mesh.shape['member']
-  size = len(states.step) // devices
-  who, counts = np.zeros((devices, size), np.int32), np.zeros(devices, np.int32)
-  for device in range(devices):
-    here = [i % size for i in members if i // size == device]
-    counts[device] = len(here)
-    who[device] = here + [here[-1] if here else 0] * (size - len(here))
-  who, counts = who.ravel(), -(-counts // lanes)
-  states, out = _each(function, task, lanes, mesh, states, fixed, who, counts, shared)
+  count = mesh.shape['member']
+  size = len(states.step) // count
+  here = [[i % size for i in members if i // size == device] for device in range(count)]
+  # Where few members are left, smaller blocks: each size is compiled once.
+  lanes = min(lanes, 1 << (max(map(len, here)) - 1).bit_length())
+  who = np.zeros((count, -(-size // lanes) * lanes), np.int32)
+  for row, mine in zip(who, here, strict=True):
+    again = mine[-1:] * (-len(mine) % lanes)  # does no harm within a block
+    row[: len(mine) + len(again)] = mine + again
+  counts = np.array([-(-len(mine) // lanes) for mine in here], np.int32)
+  states, out = _each(function, task, lanes, mesh, states, fixed, who.ravel(), counts, shared)
   return group._replace(states=states), out
 
 
@@ -183,9 +242,9 @@ def _call(function, group, members, *shared):
 def _each(function, task, lanes, mesh, states, fixed, who, counts, shared):
   """`function(task, state, fixed, *shared)` for some members: `(states, out)`.
 
-  who: int [members], on each device the members to take, by their place there, repeated at the end;
-  counts: int [devices], how many blocks of them. A block of one member is no vmap, so that its
-  program does not depend on how many members there are.
+  who: int, on each device the members to take, by their place there, in blocks; counts: int
+  [devices], how many blocks. A block of one is no vmap, so that what is computed of a member does
+  not depend on how many there are.
   """
   call = one = functools.partial(function, task)
   if lanes > 1:
@@ -207,7 +266,7 @@ def _each(function, task, lanes, mesh, states, fixed, who, counts, shared):
 
     first = jax.tree.map(lambda a: a[0], (states, fixed))
     out = jax.eval_shape(one, *first, *shared)[1]
-    outs = jax.tree.map(lambda a: jnp.zeros((len(who), *a.shape), a.dtype), out)
+    outs = jax.tree.map(lambda a: jnp.zeros((len(states.step), *a.shape), a.dtype), out)
     return jax.lax.fori_loop(0, counts[0], body, (states, outs))
 
   over, whole = P('member'), P()

@@ -46,7 +46,7 @@ def is_done(spec: RunSpec, workdir) -> bool:
   if result is None or 'final' not in result:
     return False
   epochs = [row.get('epoch') for row in runlog.read_rows(folder / 'metrics.jsonl')]
-  return epochs == list(range(1, spec.config.train.epochs + 1))
+  return epochs == list(range(1, result.get('epochs', spec.config.train.epochs) + 1))
 
 
 def record(workdir, name: str, preset: str, command: str, runs: list[RunSpec]) -> None:

@@ -223,7 +223,7 @@ def end_epoch(
   return after, (state.totals, sums)
 
 
-_advance = jax.jit(advance, static_argnums=0, donate_argnums=1)
+train_steps = jax.jit(advance, static_argnums=0, donate_argnums=1)
 _end_epoch = jax.jit(end_epoch, static_argnums=0, donate_argnums=1)
 
 
@@ -255,7 +255,7 @@ def fit(
     while step < epoch * steps:
       count = min(CHUNK, epoch * steps - step)
       step += count
-      state = _advance(task, state, values, key, *train, count)
+      state = train_steps(task, state, values, key, *train, count)
       if int(state.bad_step) >= 0:
         raise NonFiniteLoss(diagnosis(int(state.bad_step), float(state.last_loss), steps))
       if step < epoch * steps:
