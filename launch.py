@@ -114,8 +114,8 @@ def train(runs, todo, workdir, console, stop):
   devices.use_cores()
   devices.keep_programs()
   name = flags.FLAGS.executor
-  name = executors.choose(runs) if name == 'auto' else name
-  console.print(f'executor: {name}', highlight=False)
+  name, why = executors.choose(runs) if name == 'auto' else (name, 'as asked')
+  console.print(f'executor: {name} ({why})', highlight=False)
   failed = []
   with runlog.Display(todo, console) as display:
     for event in executors.get(name)(todo, workdir, stop):
