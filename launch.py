@@ -5,6 +5,8 @@
 Does the runs of its sweep that are not done yet, then shows the report.
 """
 
+import functools
+import inspect
 import pathlib
 import re
 import runpy
@@ -66,7 +68,7 @@ def main(_):
   workdir = pathlib.Path(flags.FLAGS.workdir or f'runs/{name}{"-" if preset else ""}{preset}')
   try:
     config = flags.FLAGS.config
-    over = runpy.run_path(path).get('sweep') if flags.FLAGS.sweep else None
+    over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
     sweep.expand(config, over, pinned)  # a mistake is better told before any data are looked for
     config.data.source = imdb.resolve(config.data)
@@ -90,6 +92,14 @@ def main(_):
     fail(runlog.say(error))
   if failed:
     fail('\n  '.join([f'{len(failed)} of {len(runs)} runs failed:', *failed]), status=1)
+
+
+def of_experiment(path, name, preset):
+  """A function of an experiment's file, or None; one that has a use for the preset is given it."""
+  function = runpy.run_path(path).get(name)
+  if function and 'preset' in inspect.signature(function).parameters:
+    return functools.partial(function, preset=preset)
+  return function
 
 
 def show_data(data, console):
