@@ -196,8 +196,8 @@ def expected_maximum(values, replace: bool = False):
   """The best value that a search of n trials is to be expected to find, for n of 1 to N.
 
   values `[N]`: a metric of N independent trials. Returns mean, low, high, each `[N]`. Trials are
-  drawn without replacement, which is unbiased (Tang et al. 2020, eq. 5), or with it (Dodge et al.
-  2019, eq. 4), which is too low. The interval is the jackknife's, with Student's t; it covers 90 to
+  drawn without replacement, which is unbiased (Tang et al. 2020), or with it (Dodge et al.
+  2019), which is too low. The interval is the jackknife's, with Student's t; it covers 90 to
   95% where n is up to a fifth of N, and too little beyond, so that there it is NaN.
   """
   values = np.sort(np.asarray(values, float))

@@ -35,6 +35,7 @@ def predict(folder, accuracy, items=1000, seed=0, **arrays):
 def record(workdir, *claims, undone=()):
   """A sweep.json of the finished runs, those undone, given as overrides, and the claims."""
   runs = [{'id': path.parent.name, 'overrides': {}} for path in workdir.glob('*/result.json')]
+  runs.append({'id': 'trial', 'overrides': {}, 'stage': 'search'})  # which is not waited for
   runs += [{'id': f'undone_{i}', 'overrides': overrides} for i, overrides in enumerate(undone)]
   (workdir / 'sweep.json').write_text(json.dumps({'runs': runs, 'claims': claims}))
 
@@ -82,8 +83,9 @@ def test_a_row_of_the_comparison_is_what_statistics_say(tmp_path):
     lambda path: path.write_bytes(path.read_bytes()[:-200]),
     lambda path: path.write_bytes(b''),
     lambda path: predict(path.parent, 0.8, items=500),
+    lambda path: [predict(gru, 0.8, items=500) for gru in path.parent.parent.glob('gru*')],
   ],
-  ids=['missing', 'cut short', 'empty', 'of other items'],
+  ids=['missing', 'cut short', 'empty', 'of other items', 'all of other items'],
 )
 def test_without_all_predictions_of_the_same_items_the_interval_is_over_seeds_alone(
   tmp_path, damage
@@ -157,6 +159,7 @@ def test_runs_of_one_group_have_an_empty_comparison(tmp_path):
     ('b = a', 0.01, 0.82, 'refuted'),
     ('b = a', 0.01, 0.78, 'refuted'),
     ('b = a', 0.01, 0.8099, 'undecided'),
+    ('b = a', 0.01, 0.7899, 'undecided'),
     ('b = a', 0.0005, 0.8, 'undecided'),
     ('b >= a', 0.01, 0.7999, 'supported'),
     ('b >= a', 0.01, 0.82, 'supported'),
