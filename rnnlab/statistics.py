@@ -1,0 +1,235 @@
+"""Statistics of groups of runs, as pure functions of arrays: how surely one group beats another.
+
+Throughout, a and b are the values of two groups of independent runs, one a seed, and what is
+estimated is of b against a: a difference is b's mean less a's. All intervals are of 95%.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+TAIL = 0.975  # what lies below the upper end of a 95% interval
+Z = special.ndtri(TAIL)
+DRAWS = 2000  # of a bootstrap: the chance in them moves an end by some 2% of the interval
+
+
+class Estimate(NamedTuple):
+  """A value, its 95% interval, and p of the test that goes with it; NaN for what there is not."""
+
+  value: float
+  low: float
+  high: float
+  p: float = np.nan
+
+
+class Resampled(NamedTuple):
+  """A group of R runs on N test items, and its bootstrap.
+
+  accuracy `[R]` is each run's; items `[N]` the share of runs that are right on each; interaction
+  the part of the mean's variance that is neither's; draws `[DRAWS]` the mean accuracy of
+  resampled runs on resampled items.
+  """
+
+  accuracy: np.ndarray
+  items: np.ndarray
+  interaction: float
+  draws: np.ndarray
+
+
+def welch(a, b, null: float = 0.0) -> Estimate:
+  """The difference in mean, Welch's t interval, and p of the two-sided test against `null`.
+
+  Welch 1947. No interval and no p where a group has one run, or neither has any spread.
+  """
+  difference = np.mean(b) - np.mean(a)
+  error, degrees = _satterthwaite(*map(_of_mean, (a, b)))
+  half = special.stdtrit(degrees, TAIL) * error
+  p = 2 * special.stdtr(degrees, -abs(difference - null) / error)
+  return Estimate(difference, difference - half, difference + half, p)
+
+
+def equivalence(a, b, margin: float) -> Estimate:
+  """As `welch`, with p of two one-sided tests (TOST): small where |difference| is below `margin`.
+
+  Schuirmann 1987, with Welch's error. p < 5% is the 90% interval lying within the margin, which
+  has to be chosen before the runs are seen.
+  """
+  found = welch(a, b)
+  error, degrees = _satterthwaite(*map(_of_mean, (a, b)))
+  return found._replace(p=special.stdtr(degrees, (abs(found.value) - margin) / error))
+
+
+def noninferiority(a, b, margin: float) -> Estimate:
+  """As `welch`, with p of the two-sided test against -`margin`.
+
+  Where p is small, b is not worse than a by as much as `margin` if the difference is above
+  -margin, and worse by more than it if below. p < 5% is the 95% interval lying on one side of
+  -margin, the convention of non-inferiority trials (ICH E9).
+  """
+  return welch(a, b, -margin)
+
+
+def holm(p) -> np.ndarray:
+  """The p-values of a family, adjusted so that all hold at once; NaN is no test. Holm 1979."""
+  p = np.asarray(p, float)
+  order = np.argsort(p)  # NaN goes last
+  tests = np.arange(np.count_nonzero(~np.isnan(p)), 0, -1)
+  adjusted = np.full(len(p), np.nan)
+  first = order[: len(tests)]
+  adjusted[first] = np.minimum(np.maximum.accumulate(tests * p[first]), 1)
+  return adjusted
+
+
+def probability_greater(a, b) -> Estimate:
+  """P(b > a) for a run of each, ties counted half, and its interval.
+
+  The interval is method 5 of Newcombe 2006 (Statistics in Medicine 25:559), a score interval on
+  the variance of Hanley and McNeil 1982: it stays within 0 to 1, and is no single point where one
+  group is ahead in all pairs. Its coverage is 93 to 98% from five runs a group on where spreads
+  are alike, and falls to 90% for three runs, or where one spread is four times the other.
+  """
+  a, b = np.asarray(a, float), np.asarray(b, float)
+  value = ((b[:, None] > a) + 0.5 * (b[:, None] == a)).mean()
+  others = (len(a) + len(b)) / 2 - 1
+
+  def within(p):
+    variance = p * (1 - p) * (1 + others * ((1 - p) / (2 - p) + p / (1 + p))) / (len(a) * len(b))
+    return (p - value) ** 2 <= Z**2 * variance
+
+  def end(outer):
+    inner = value
+    for _ in range(50):  # bisection, as at 0 and 1 both ends of what is searched may be roots
+      middle = (inner + outer) / 2
+      inner, outer = (middle, outer) if within(middle) else (inner, middle)
+    return outer
+
+  return Estimate(value, end(0.0), end(1.0))
+
+
+def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
+  """How many runs a group Welch's test at 5% needs to tell `difference` with `power`.
+
+  The spreads are those of a and b, and the answer is no surer than they are. inf where the
+  difference is 0, NaN where there is no spread to go by.
+  """
+  variances = [_of_mean(x)[0] * len(x) for x in (a, b)]
+  if not sum(variances) > 0:
+    return np.nan
+  shape = sum(variances) ** 2 / sum(v**2 for v in variances)  # degrees of freedom, over n - 1
+  with np.errstate(divide='ignore'):
+    n = (Z + special.ndtri(power)) ** 2 * sum(variances) / np.float64(difference) ** 2
+  if n > 1e4:  # where t is as good as normal
+    return np.ceil(n)
+
+  def found(n):
+    degrees, shift = shape * (n - 1), abs(difference) / np.sqrt(sum(variances) / n)
+    return stats.nct.sf(special.stdtrit(degrees, TAIL), degrees, shift)
+
+  n = max(2, int(n))  # of the normal distribution, always too few
+  while found(n) < power:
+    n += 1
+  return float(n)
+
+
+def resample(groups, seed: int = 0) -> list[Resampled]:
+  """Each group's bootstrap, of runs and of test items; the items drawn are the same for all.
+
+  groups are bool arrays `[R, N]`: whether a run is right on an item, the same N items in all.
+  Runs and items are drawn independently (the pigeonhole bootstrap, Owen 2007). The same `seed`
+  gives the same draws.
+  """
+  draw = np.random.default_rng(seed)
+  runs = np.concatenate(groups).astype(np.float32)
+  items = runs.shape[1]
+  accuracies = np.empty((len(runs), DRAWS))
+  for part in np.array_split(np.arange(DRAWS), DRAWS * items // 2**22 + 1):
+    drawn = draw.integers(items, size=(len(part), items), dtype=np.int32)
+    counts = np.stack([np.bincount(row, minlength=items) for row in drawn]).astype(np.float32)
+    accuracies[:, part] = runs @ counts.T / items  # of whole numbers, so exact in any order
+  ends = np.cumsum([len(group) for group in groups])[:-1]
+  found = []
+  for group, resampled in zip(np.split(runs, ends), np.split(accuracies, ends), strict=True):
+    r = len(group)
+    accuracy, right = group.mean(axis=1, dtype=float), group.mean(axis=0, dtype=float)
+    # Of right and wrong, squares are their own sums.
+    rest = group.mean(dtype=float) - (accuracy**2).mean() - (right**2).mean() + accuracy.mean() ** 2
+    weights = draw.multinomial(r, np.full(r, 1 / r), size=DRAWS) / r
+    interaction = rest / max(1, r - 1) / (items - 1)
+    found.append(Resampled(accuracy, right, interaction, (weights * resampled.T).sum(axis=1)))
+  return found
+
+
+def two_way(a: Resampled, b: Resampled) -> Estimate:
+  """The difference in mean accuracy, over runs and over test items; from one call of `resample`.
+
+  The bootstrap's quantiles about the difference, scaled. As they are, they are too narrow for few
+  runs, whose spread they take for exact, and too wide for many, as each draw has the interaction
+  of runs and items thrice (Owen 2007). So their variance is brought to the unbiased one, of two
+  crossed random effects (with that over items floored at 0), and their reach to Student's t with
+  Satterthwaite's degrees of freedom. p is of that t. Coverage is 93 to 97% from five runs a group
+  on, 91% at worst for three.
+  """
+  difference = b.accuracy.mean() - a.accuracy.mean()
+  n = len(a.items)
+  over_items = np.var(b.items - a.items, ddof=1) / n - a.interaction - b.interaction
+  error, degrees = _satterthwaite(
+    _of_mean(a.accuracy), _of_mean(b.accuracy), (max(0.0, over_items), n - 1)
+  )
+  draws = b.draws - a.draws - difference
+  if np.isnan(error):
+    return Estimate(difference, np.nan, np.nan)
+  scale = error / draws.std(ddof=1) * special.stdtrit(degrees, TAIL) / Z
+  low, high = difference + scale * np.quantile(draws, (1 - TAIL, TAIL))
+  return Estimate(difference, low, high, 2 * special.stdtr(degrees, -abs(difference) / error))
+
+
+def bootstrap_difference(correct_a, correct_b, seed: int = 0) -> Estimate:
+  """`two_way` of bool arrays `[R_a, N]` and `[R_b, N]`: is a run right on a test item, the same N.
+
+  No interval where a group has one run, or neither's accuracies have any spread.
+  """
+  return two_way(*resample([np.asarray(correct_a), np.asarray(correct_b)], seed))
+
+
+def expected_maximum(values, replace: bool = False):
+  """The best value that a search of n trials is to be expected to find, for n of 1 to N.
+
+  values `[N]`: a metric of N independent trials. Returns mean, low, high, each `[N]`. Trials are
+  drawn without replacement, which is unbiased (Tang et al. 2020), or with it (Dodge et al.
+  2019), which is too low. The interval is the jackknife's, with Student's t; it covers 90 to
+  95% where n is up to a fifth of N, and too little beyond, so that there it is NaN.
+  """
+  values = np.sort(np.asarray(values, float))
+  n = len(values)
+  mean, low, high = _maximum_weights(n, n, replace) @ values, np.full(n, np.nan), np.full(n, np.nan)
+  if known := n // 5:
+    without = np.stack([np.delete(values, i) for i in range(n)])
+    left = without @ _maximum_weights(n - 1, known, replace).T
+    half = special.stdtrit(n - 1, TAIL) * np.sqrt((n - 1) * left.var(axis=0))
+    low[:known], high[:known] = mean[:known] - half, mean[:known] + half
+  return mean, low, high
+
+
+def _maximum_weights(n, budgets, replace):
+  """`[budgets, n]`: the chance that the i-th smallest of n is the greatest of 1, 2, ... drawn."""
+  i, drawn = np.arange(n + 1), 0 if replace else np.arange(budgets)[:, None]
+  among_the_first = np.maximum(i - drawn, 0) / (n - drawn) * np.ones((budgets, 1))
+  return np.diff(np.cumprod(among_the_first, axis=0))
+
+
+def _of_mean(values):
+  """(variance of the mean, its degrees of freedom)."""
+  spread = np.ptp(values) > 0  # as the variance of equal floats need not be 0
+  return spread * np.var(values, ddof=1) / len(values) if len(values) > 1 else np.nan, len(
+    values
+  ) - 1
+
+
+def _satterthwaite(*parts):
+  """(error, degrees of freedom) of a sum of independent (variance, degrees); NaN without spread."""
+  variances, degrees = np.array(parts).T
+  if not variances[:2].sum() > 0:
+    return np.nan, np.nan
+  total = variances.sum()
+  return np.sqrt(total), total**2 / (variances**2 / degrees).sum()
