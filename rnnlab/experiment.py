@@ -109,7 +109,9 @@ def events(spec: RunSpec, workdir) -> Iterator[Event]:
     rows = log['rows']
     began -= log['seconds']
     runlog.write_rows(folder / 'metrics.jsonl', rows)
-    board = stack.enter_context(contextlib.closing(runlog.TensorBoard(folder, rows)))
+    board = stack.enter_context(
+      contextlib.closing(runlog.TensorBoard(folder, spec.config.to_dict(), rows))
+    )
 
     def save(epoch_seconds):
       times = {'epoch_seconds': epoch_seconds, 'seconds': time.perf_counter() - began}

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
@@ -359,6 +359,13 @@ def response(runs, note=''):
     # As learning rates are drawn: crowded at the low end.
     if values.min() > 0 and values.max() > max(10 * values.min(), 3 * np.median(values.unique())):
       ax.set_xscale('log')
+      ax.xaxis.set_minor_formatter('')
+      if values.nunique() <= 8:
+        ax.set_xticks(values.unique(), map(results.value_words, values.unique()))
+      else:
+        subs = (1,) if values.max() > 100 * values.min() else (1, 2, 5)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
+        ax.xaxis.set_major_formatter('{x:g}')
     else:
       ax.xaxis.set_major_locator(MaxNLocator(5))
     for j, (cell, part) in enumerate(runs.groupby('model.cell', sort=False)):
@@ -398,6 +405,7 @@ def expected_maximum(trials, note=''):
     _name(ax, results.cell_name(cell), (budget[-1], mean[-1]), colours[cell])
   ax.set_title('Validation accuracy to be expected of a search')
   ax.set_xlabel('Trials')
+  ax.set_xlim(left=1)
   ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
   ax.yaxis.set_major_formatter(_percent)
   _place_labels(fig)

@@ -42,6 +42,7 @@ TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
   '±': r'$\pm$',
   '<': '$<$',
   '>': '$>$',
+  '|': '$|$',
   '-': '-{}',  # no ligature of two
 }
 
@@ -563,22 +564,16 @@ def _latex(told):
     yield from (r'\bottomrule', r'\end{longtable}', '')
 
   def drawn(search):
-    for name, caption, _ in told.drawings:
+    size = r'width=\linewidth,height=.95\textheight,keepaspectratio'
+    for name, _, _ in told.drawings:  # the caption is part of the picture
       if (name in OF_SEARCH) == search:
-        yield from (
-          r'\begin{figure}[p]\centering',
-          rf'\includegraphics[width=\linewidth,height=.8\textheight,keepaspectratio]'
-          rf'{{figures/{name}.png}}',
-          rf'\caption{{{_tex(caption)}}}',
-          r'\end{figure}',
-        )
+        yield rf'\begin{{figure}}[p]\includegraphics[{size}]{{figures/{name}.png}}\end{{figure}}'
 
   def itemize(items):
     return [r'\begin{itemize}', *(rf'\item {item}' for item in items), r'\end{itemize}', '']
 
   lines = [
     r'\documentclass{article}',
-    r'\usepackage[T1]{fontenc}',
     r'\usepackage[landscape,margin=1.5cm]{geometry}',
     r'\usepackage{array,booktabs,graphicx,longtable}',
     r'\setlength{\tabcolsep}{4pt}',
