@@ -43,6 +43,8 @@ def wandb_records(folder):
 
 def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
   for already in (ROWS[:1], ROWS[:2]):
+    for path in tmp_path.iterdir():  # its name has the second it was made in
+      path.rename(f'{path}.earlier')
     board = runlog.TensorBoard(tmp_path, CONFIG, already)
     for row in ROWS[len(already) :]:
       board.write(row)
