@@ -1,15 +1,18 @@
 """The results of a workdir as tables, and their statistics: what the runs say, and how surely."""
 
+import difflib
 import itertools
 import json
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 import pandas as pd
 from absl import logging
 from scipy import stats
 
-from rnnlab import runlog
+from rnnlab import runlog, statistics
 
 LAST = (
   'test_accuracy',
@@ -21,11 +24,17 @@ LAST = (
 )
 BEST = ('epoch', 'test_accuracy', 'test_loss', 'validation_accuracy', 'validation_loss')
 METRICS = [*LAST, *(f'best_{name}' for name in BEST)]
+COUNTS = ['parameters', 'recurrent_parameters']  # which no seed changes
+TIMES = ['seconds_per_epoch', 'seconds']
 DATA = ['source', 'title', 'validation_is_test']  # runs that differ here are never averaged
 EPOCHS = {
   'test_accuracy': 'after the last epoch',
   'best_test_accuracy': 'at the epoch of best validation accuracy',
 }
+PREDICTIONS = {'test_accuracy': 'final', 'best_test_accuracy': 'best'}  # as in predictions.npz
+MOST_VALUES = 8  # of a setting, to compare each with each
+SAYS = ('b > a', 'b < a', 'b = a', 'b >= a')
+NEEDS_MARGIN = ('b = a', 'b >= a')
 NO_RESULT = 'no result, or a damaged one; launch again to do it'
 
 
@@ -97,8 +106,8 @@ def summarise(runs):
     [
       groups.size().rename('runs'),
       pd.DataFrame(metrics),
-      groups[['parameters', 'recurrent_parameters']].first(),
-      groups[['seconds_per_epoch', 'seconds']].mean(),
+      groups[COUNTS].first(),
+      groups[TIMES].mean(),
     ],
     axis=1,
   ).reset_index()
@@ -106,31 +115,133 @@ def summarise(runs):
   return summary
 
 
-def compare(runs):
-  """A row per pair of cells a, b with equal data and other settings, and per test accuracy.
+def compare(runs, workdir=None, over=('model.cell',)):
+  """A row per pair of groups that differ in one setting of `over` alone, and per test accuracy.
 
-  difference is b's mean less a's (a is LSTM where it takes part), low to high its 95% Welch
-  interval (NaN for a single seed), p_greater is P(b > a) over pairs of seeds (ties half), n_a and
-  n_b count seeds.
+  `over=settings(runs)` compares every pair of settings. Of a setting that takes more than
+  MOST_VALUES values, cells apart, each is compared with the next alone. Columns: data and settings
+  that the pair shares ('' for the cell and NaN for another setting where that is what differs, so
+  that `label` names what they share); setting, the one that differs, and its values a and b (a is
+  LSTM where it takes part, the less of two numbers); metric; and of b against a, over seeds:
+  difference in mean, its 95% Welch interval low to high, p of Welch's test and p_holm, adjusted for
+  all rows of the same metric; p_greater, P(b > a) for a seed of each, with its 95% interval
+  p_greater_low to p_greater_high; seeds_needed a group to tell a difference as large, with the
+  spread seen, in four of five tries; n_a and n_b seeds. items_low to items_high is the 95%
+  interval over seeds and test items (`statistics.two_way`), where `workdir` is given and holds
+  all the runs' predictions. NaN where there are too few seeds.
   """
-  names = DATA + [name for name in settings(runs) if name != 'model.cell']
+  names = settings(runs)
+  runs = runs.assign(group=runs.groupby(DATA + names, sort=False, dropna=False).ngroup())
+  pairs = [pair for name in over for pair in _pairs(runs, DATA + names, name)]
+  values = {
+    (group, metric): part[['id', metric]].dropna()
+    for group, part in runs.groupby('group')
+    for metric in EPOCHS
+  }
+  wanted = {group for _, _, pair in pairs for group in pair.values()}
+  resampled = _resampled(workdir, {k: v['id'] for k, v in values.items() if k[0] in wanted})
   rows = []
-  for key, part in runs.groupby(names, sort=False, dropna=False):
-    values = dict(list(part.groupby('model.cell', sort=False)))
-    pairs = itertools.combinations(sorted(values, key=lambda cell: cell != 'lstm'), 2)
-    for (a, b), metric in itertools.product(pairs, EPOCHS):
-      x, y = values[a][metric].dropna(), values[b][metric].dropna()
-      if x.empty or y.empty:
-        continue
-      low, high = np.nan, np.nan
-      if min(len(x), len(y)) > 1 and x.nunique() + y.nunique() > 2:
-        low, high = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
-      greater = stats.mannwhitneyu(y, x).statistic / (len(x) * len(y))
-      rows.append([*key, a, b, metric, y.mean() - x.mean(), low, high, greater, len(x), len(y)])
-  return pd.DataFrame(
-    rows,
-    columns=[*names, 'a', 'b', 'metric', 'difference', 'low', 'high', 'p_greater', 'n_a', 'n_b'],
+  for (shared, name, pair), metric in itertools.product(pairs, EPOCHS):
+    (a, b), (of_a, of_b) = pair, ((group, metric) for group in pair.values())
+    x, y = values[of_a][metric], values[of_b][metric]
+    if x.empty or y.empty:
+      continue
+    difference, low, high, p = statistics.welch(x, y)
+    greater = statistics.probability_greater(x, y)
+    items = statistics.Estimate(difference, np.nan, np.nan)
+    if of_a in resampled and of_b in resampled and resampled[of_a][0] == resampled[of_b][0]:
+      items = statistics.two_way(resampled[of_a][1], resampled[of_b][1])
+    rows.append(
+      shared
+      | {'setting': name, 'a': a, 'b': b, 'metric': metric}
+      | {'difference': difference, 'low': low, 'high': high}
+      | {'items_low': items.low, 'items_high': items.high, 'p_greater': greater.value}
+      | {'p_greater_low': greater.low, 'p_greater_high': greater.high, 'p': p}
+      | {'seeds_needed': statistics.seeds_needed(x, y, difference), 'n_a': len(x), 'n_b': len(y)}
+    )
+  columns = 'setting a b metric difference low high items_low items_high p_greater p_greater_low'
+  columns = [*DATA, *names, *columns.split(), 'p_greater_high', 'p', 'seeds_needed', 'n_a', 'n_b']
+  found = pd.DataFrame(rows, columns=columns)
+  found.insert(
+    found.columns.get_loc('p') + 1,
+    'p_holm',
+    found.groupby('metric')['p'].transform(statistics.holm),
   )
+  return found
+
+
+def check_claims(claims, config=None):
+  """Raises ValueError, for people, unless `claims` is a list of claims that can be tested.
+
+  A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
+  a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
+  NEEDS_MARGIN. With `config`, nested dicts, the fields of a and b have to be in it.
+  """
+  fields = None if config is None else {*flatten([config])}
+  for number, claim in enumerate(claims, 1):
+    where = f'claim {number}'
+    if not isinstance(claim, dict):
+      raise ValueError(f'{where}: must be a dict, and is {claim!r}')
+    known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
+    for name in known[:-1]:
+      if not claim.get(name):
+        raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known)}')
+    where += f', {claim["claim"]!r}'
+    for name in claim:
+      _one_of(where, 'entry', name, known)
+    _one_of(where, 'metric', claim['metric'], METRICS + COUNTS + TIMES)
+    _one_of(where, 'says', claim['says'], SAYS)
+    for side in 'ab':
+      if not isinstance(claim[side], dict):
+        raise ValueError(f"{where}: {side} must be overrides, as {{'model.cell': 'gru'}}")
+      for field in claim[side]:
+        if fields is not None:
+          _one_of(where, f'field in {side}', field, fields)
+    if claim['a'] == claim['b']:
+      raise ValueError(f'{where}: a and b pick the same runs')
+    margin = claim.get('margin')
+    if claim['says'] in NEEDS_MARGIN and not (isinstance(margin, (int, float)) and margin > 0):
+      raise ValueError(
+        f'{where}: {claim["says"]!r} needs a margin above 0, in the unit of {claim["metric"]}, '
+        f'and has {margin!r}'
+      )
+
+
+def claims(workdir, runs):
+  """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
+
+  Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
+  a and b, in words; metric, says, margin; difference of b's mean less a's, low to high its 95%
+  Welch interval; p; p_holm, adjusted for all claims; n_a and n_b seeds. 'b > a' and 'b < a' are
+  Welch's test against 0; 'b >= a' is non-inferiority: the same against -margin. 'b = a' is
+  equivalence: TOST where the difference is within the margin, and where it is not, Welch's test
+  against the margin's nearer end. A verdict is where p_holm is below 5%, for or against by the
+  side on which the difference lies. Numbers of parameters need no test. A claim is undecided while
+  runs of it have yet to be done, as looking early would count as another try, and where one side
+  is runs of several settings. Raises as `check_claims`.
+  """
+  workdir = pathlib.Path(workdir)
+  recorded = sweep_of(workdir).get('claims') or []
+  check_claims(recorded)
+  configs = flatten(runlog.read_json(workdir / run / 'config.json') for run in runs['id'])
+  configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
+  every = pd.concat([runs, configs], axis=1)
+  missing = {run: error for run, error, _ in missing_runs(workdir, set(runs['id']))}
+  undone = [
+    run | {'failed': missing[run['id']] != NO_RESULT}
+    for run in sweep_of(workdir)['runs']
+    if run['id'] in missing and run.get('stage') != 'search'
+  ]
+  rows = [_test(claim, every, undone) for claim in recorded]
+  # What can't be tested yet stays in the family, so that no verdict falls when it is.
+  adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
+  for row, p_holm in zip(rows, adjusted, strict=True):
+    row['p_holm'] = np.nan if np.isnan(row['p']) else p_holm
+    if row['p_holm'] < 0.05:
+      row['verdict'] = 'supported' if _is_so(row) else 'refuted'
+    row['sentence'] = _sentence(row, len(rows))
+  columns = 'claim verdict sentence a b metric says margin difference low high p p_holm n_a n_b'
+  return pd.DataFrame(rows, columns=columns.split())
 
 
 def label(frame):
@@ -213,10 +324,7 @@ def _read_run(folder):
         **{name: data[name] for name in DATA},
         **{name: float(result['final'][name]) for name in LAST},
         **{f'best_{name}': float(best[name]) if best else np.nan for name in BEST},
-        **{
-          name: result[name] + 0
-          for name in ('parameters', 'recurrent_parameters', 'seconds_per_epoch', 'seconds')
-        },
+        **{name: result[name] + 0 for name in COUNTS + TIMES},
         **{f'{split}_examples': data['sizes'][split] for split in ('train', 'validation', 'test')},
         'versions': ', '.join(f'{name} {version}' for name, version in result['versions'].items()),
         **{name: result[name] for name in ('device', 'commit', 'command', 'finished')},
@@ -248,3 +356,194 @@ def metrics_of(workdir, runs):
 def settings(frame):
   """The columns that hold settings: they, and they alone, have a dot in their name."""
   return [name for name in frame if '.' in name]
+
+
+def _pairs(runs, names, name):
+  """(what they share, `name`, {value: group number} of two) of groups that differ in `name` alone.
+
+  runs have their group's number as `group`; names are all columns that tell groups apart.
+  """
+  pairs = []
+  shared = [other for other in names if other != name]
+  # What differs is '' for a cell, that is always named, and NaN for another setting.
+  differing = {name: '' if name == 'model.cell' else np.nan}
+  for key, part in runs.groupby(shared, sort=False, dropna=False):
+    groups = part.groupby(name, sort=name != 'model.cell')['group'].first().to_dict()
+    order = sorted(groups, key=lambda cell: cell != 'lstm') if name == 'model.cell' else [*groups]
+    many = name != 'model.cell' and len(order) > MOST_VALUES
+    for a, b in itertools.pairwise(order) if many else itertools.combinations(order, 2):
+      pairs.append(
+        (dict(zip(shared, key, strict=True)) | differing, name, {a: groups[a], b: groups[b]})
+      )
+  return pairs
+
+
+def _resampled(workdir, groups):
+  """{name: (test split, Resampled)} of the `groups`, {name: ids}, whose predictions are all there.
+
+  A name is (group, metric). Groups of different test splits share no items.
+  """
+  if workdir is None:
+    return {}
+  wanted = {run for ids in groups.values() for run in ids}
+  predictions = {run: _predictions(pathlib.Path(workdir) / run) for run in wanted}
+  splits = {}
+  for name, ids in groups.items():
+    found = [predictions[run].get(PREDICTIONS[name[1]]) for run in ids]
+    if found and all(found) and len({labels for labels, _ in found}) == 1:
+      splits.setdefault(found[0][0], {})[name] = np.stack([right for _, right in found])
+  return {
+    name: (split, resampled)
+    for split, groups in splits.items()
+    for name, resampled in zip(groups, statistics.resample([*groups.values()]), strict=True)
+  }
+
+
+def _predictions(folder):
+  """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run."""
+  try:
+    with np.load(path := folder / 'predictions.npz') as file:
+      labels = file['labels']
+      return {
+        name: (labels.tobytes(), (file[name] > 0) == labels)
+        for name in PREDICTIONS.values()
+        if name in file
+      }
+  except FileNotFoundError:
+    return {}
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+    logging.warning('%s is damaged, so intervals of its run leave the test items out', path)
+    return {}
+
+
+def _one_of(where, what, word, words):
+  if word not in words:
+    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    hint = f' (did you mean {near[0]!r}?)' if near else f'; there is {", ".join(sorted(words))}'
+    raise ValueError(f'{where}: there is no {what} {word!r}{hint}')
+
+
+def _test(claim, every, undone):
+  """A row of `claims`, before it is adjusted for the others. every: runs with all of their config.
+
+  undone: the sweep's runs without a result, as in sweep.json, and whether they have failed.
+  """
+  for field in {**claim['a'], **claim['b']}:
+    _one_of(f'claim {claim["claim"]!r}', 'field', field, [*every])
+  metric, margin = claim['metric'], claim.get('margin', np.nan)
+  sides = [every[_picked(every, claim[side])].dropna(subset=metric) for side in 'ab']
+  x, y = (side[metric].to_numpy(float) for side in sides)
+  row = {name: claim[name] for name in ('claim', 'metric', 'says')} | {
+    **{side: _side_words(claim[side]) for side in 'ab'},
+    **{'verdict': 'undecided', 'margin': margin, 'n_a': len(x), 'n_b': len(y)},
+    **dict.fromkeys(('difference', 'low', 'high', 'p', 'seeds_needed'), np.nan),
+    'failed': sum(run['failed'] for run in undone if _either(claim, run['overrides'])),
+  }
+  row['why'] = _why_not(claim, sides, undone)
+  if row['why']:
+    return row
+  if metric in COUNTS:
+    difference = y.mean() - x.mean()
+    return row | {'difference': difference, 'low': difference, 'high': difference, 'p': 0.0}
+  found = statistics.welch(x, y)
+  distance = found.value
+  if claim['says'] == 'b >= a':
+    found, distance = statistics.noninferiority(x, y, margin), found.value + margin
+  if claim['says'] == 'b = a':
+    distance = margin
+    if abs(found.value) < margin:
+      found = statistics.equivalence(x, y, margin)
+    else:
+      found = statistics.welch(x, y, np.copysign(margin, found.value))
+  if np.isnan(found.p):
+    row['why'] = 'two seeds a side are the least, and some spread'
+  needed = statistics.seeds_needed(x, y, distance)
+  return row | dict(
+    zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed
+  )
+
+
+def _why_not(claim, sides, undone):
+  """Why a claim can't be tested, or nothing. sides: the runs of a, and of b."""
+  waiting = sum(not run['failed'] and _either(claim, run['overrides']) for run in undone)
+  if waiting:
+    return f'{waiting} of its runs {"is" if waiting == 1 else "are"} not done yet'
+  for side, runs in zip('ab', sides, strict=True):
+    words = _side_words(claim[side])
+    if runs.empty:
+      return f'no run of {words} has a {_metric_words(claim["metric"])}'
+    mixed = [name for name in DATA + settings(runs) if runs[name].nunique(dropna=False) > 1]
+    if mixed:
+      return f'runs of {words} differ in {" and ".join(mixed)}, which the claim does not name'
+  if set(sides[0]['id']) & set(sides[1]['id']):
+    return 'both sides are the same runs'
+  return ''
+
+
+def _picked(runs, overrides):
+  """Which of `runs` have the values of `overrides`."""
+  return np.all([[v == value for v in runs[name]] for name, value in overrides.items()], axis=0)
+
+
+def _either(claim, overrides):
+  """Whether a run of these overrides may be of a claim's a or b."""
+  return any(
+    all(overrides.get(name, value) == value for name, value in claim[side].items()) for side in 'ab'
+  )
+
+
+def _is_so(row):
+  """Whether what a claim says is so of the difference that was found."""
+  difference, margin = row['difference'], row['margin']
+  return {
+    'b > a': difference > 0,
+    'b < a': difference < 0,
+    'b = a': abs(difference) < margin,
+    'b >= a': difference > -margin,
+  }[row['says']]
+
+
+def _sentence(row, family):
+  """A claim's verdict for people, with the numbers."""
+  said = f'{row["claim"]}: {row["verdict"]}'
+  failed = f'; {row["failed"]} failed and took no part' if row['failed'] else ''
+  if row['why']:
+    return f'{said}, as {row["why"]}{failed}.'
+  form, unit = ('{:+.4g}', ' seconds' if row['metric'] in TIMES else '')
+  scale = 1
+  if 'accuracy' in row['metric']:
+    form, unit, scale = '{:+.2f}', ' points', 100
+  difference, low, high, margin = (
+    form.format(scale * row[name]) for name in ('difference', 'low', 'high', 'margin')
+  )
+  words = []
+  if not np.isnan(row['margin']):
+    words.append(f'margin {margin[1:]}')
+  if row['metric'] not in COUNTS:
+    words = [f'95% interval [{low}, {high}]', *words]
+    words.append(f'p {_p_words(row["p"])}')
+    words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
+    words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
+  if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
+    what = 'the margin' if row['says'] == 'b = a' else 'as much'
+    words.append(f'with this spread {row["seeds_needed"]:,.0f} seeds a side would tell {what}')
+  return (
+    f'{said}, as {_metric_words(row["metric"])} of {row["b"]} less that of {row["a"]} is '
+    f'{difference}{unit} ({"; ".join(words)}){failed}.'
+  )
+
+
+def _metric_words(metric):
+  return f'test accuracy {EPOCHS[metric]}' if metric in EPOCHS else metric.replace('_', ' ')
+
+
+def _side_words(overrides):
+  """A claim's side for people, as 'GRU hidden_size=64'."""
+  return ' '.join(
+    cell_name(value) if name == 'model.cell' else f'{name.rpartition(".")[2]}={value_words(value)}'
+    for name, value in overrides.items()
+  )
+
+
+def _p_words(p):
+  return '< 0.0001' if p < 1e-4 else f'= {p:.2g}'
