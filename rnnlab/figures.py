@@ -84,9 +84,9 @@ CAPTIONS = {
   'response': '{Word} accuracy of each run against the settings that take many values; ' + RING,
   'search_response': 'Best validation accuracy of each trial of the search against its settings; '
   + RING,
-  'expected_maximum': 'Expected validation accuracy of the best of n trials of the search (Dodge '
-  'et al. 2019; without replacement, Tang et al. 2020), with its 95% interval where trials are '
-  'enough for one.',
+  'expected_maximum': 'Expected validation accuracy of the best of n trials of the search, drawn '
+  'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where trials '
+  'are enough for one.',
 }
 
 
@@ -393,16 +393,16 @@ search_response = response
 
 
 def expected_maximum(trials, note=''):
-  """The validation accuracy to be expected of the best of n trials, against n, for each cell."""
-  colours = _colours(trials['model.cell'])
+  """The validation accuracy to be expected of the best of n trials, against n, for each arm."""
   fig = _figure(10, 3.8, note)
   ax = fig.subplots()
-  for cell, part in trials.groupby('model.cell', sort=False):
-    mean, low, high = statistics.expected_maximum(part['y'])
-    budget = np.arange(1, len(part) + 1)
-    ax.plot(budget, mean, color=colours[cell])
-    ax.fill_between(budget, low, high, color=colours[cell], alpha=0.16, linewidth=0)
-    _name(ax, results.cell_name(cell), (budget[-1], mean[-1]), colours[cell])
+  for group, (colour, alpha) in _groups(trials).items():
+    values = trials.loc[trials['group'] == group, 'y']
+    mean, low, high = statistics.expected_maximum(values)
+    budget = np.arange(1, len(values) + 1)
+    ax.plot(budget, mean, color=colour, alpha=alpha)
+    ax.fill_between(budget, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
+    _name(ax, group, (budget[-1], mean[-1]), colour, max(alpha, 0.7))
   ax.set_title('Validation accuracy to be expected of a search')
   ax.set_xlabel('Trials')
   ax.set_xlim(left=1)
@@ -452,9 +452,13 @@ def _groups(metrics):
   return groups
 
 
-def _draw(ax, rows, y, colour, alpha=1.0, context=False):
-  """A group's mean over seeds of `y` against `x`, with a band unless it is context; its end."""
-  curve = rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
+def _curve(rows, y):
+  """The mean, lowest and highest over seeds of `y` at each epoch, at the mean of their `x`."""
+  return rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
+
+
+def _draw(ax, curve, y, colour, alpha=1.0, context=False):
+  """Draws a `_curve` of `y`, with a band unless it is context; returns its end."""
   train = y.startswith('train')
   ax.plot(
     curve['x'],
@@ -466,7 +470,7 @@ def _draw(ax, rows, y, colour, alpha=1.0, context=False):
     markersize=3 if train else 4.5,
     marker='o' if len(curve) <= 12 and not context or len(curve) == 1 else '',
   )
-  if not context and not train and rows['id'].nunique() > 1:
+  if not context and not train:
     ax.fill_between(
       curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha, linewidth=0
     )
@@ -476,7 +480,7 @@ def _draw(ax, rows, y, colour, alpha=1.0, context=False):
 def _overlay(ax, metrics, groups, ys):
   for y in reversed(ys):
     for group, (colour, alpha) in groups.items():
-      end = _draw(ax, metrics[metrics['group'] == group], y, colour, alpha)
+      end = _draw(ax, _curve(metrics[metrics['group'] == group], y), y, colour, alpha)
       train = y.startswith('train')
       _name(ax, 'train' if train else group, end, colour, max(alpha, 0.7), strong=not train)
 
@@ -508,6 +512,7 @@ def _name(ax, words, at, colour, alpha=1.0, strong=True):
 
 def _facets(metrics, groups, ys, title, xlabel, note):
   """A panel for each group, the other groups behind it in grey."""
+  curves = {(group, y): _curve(rows, y) for group, rows in metrics.groupby('group') for y in ys}
   columns = 4 if len(groups) > 6 else 3
   rows = -(-len(groups) // columns)
   fig = _figure(10, 0.9 + 2.1 * rows, note)
@@ -517,9 +522,9 @@ def _facets(metrics, groups, ys, title, xlabel, note):
     ax.set_title(_wrap(group), color=colour, fontsize=10)
     for other in groups:
       if other != group:
-        _draw(ax, metrics[metrics['group'] == other], ys[0], FAINT, 0.7, context=True)
+        _draw(ax, curves[other, ys[0]], ys[0], FAINT, 0.7, context=True)
     for y in reversed(ys):
-      _draw(ax, metrics[metrics['group'] == group], y, colour)
+      _draw(ax, curves[group, y], y, colour)
     ax.yaxis.set_major_formatter(_percent)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_tick_params(labelbottom=i + columns >= len(groups))

@@ -29,8 +29,9 @@ NOTES = (
   'an epoch are the median over the epochs after the first, which compiles.'
 )
 SEARCH = (
-  'Trials of the search, which was by validation accuracy alone; none is part of the comparison. '
-  'Accuracies are the best over the epochs that a trial was given.'
+  'Each arm was given the same trials; what was best by validation accuracy was run again with '
+  'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
+  'Accuracies here are the best of the epochs that a trial was given.'
 )
 OF_SEARCH = 'search_response', 'expected_maximum'  # the figures
 VERDICTS = 'supported', 'refuted', 'undecided'
@@ -77,7 +78,9 @@ class Report(NamedTuple):
 
 def table(runs):
   """What the runs found, as a rich renderable that also reads well in a log 100 columns wide."""
-  return _table(_blocks(runs, results.summarise(runs), results.compare(runs)), pd.DataFrame())
+  return _table(
+    _blocks(runs, results.summarise(runs), results.compare(runs)), pd.DataFrame({'sentence': []})
+  )
 
 
 def write(workdir):
@@ -88,20 +91,16 @@ def write(workdir):
   """
   workdir = pathlib.Path(workdir)
   every, sweep = results.load_runs(workdir), results.sweep_of(workdir)
-  trials = _trials(workdir, sweep)
-  runs = every[~every['id'].isin(trials['id'])]
-  summary, pairs = results.summarise(runs), results.compare(runs)
-  claims = results.claims(workdir, runs) if sweep.get('claims') else pd.DataFrame()
+  searched = {run['id'] for run in sweep['runs'] if run.get('stage') == 'search'}
+  runs, trials = every[~every['id'].isin(searched)], _trials(sweep)
+  claims = results.claims(workdir, runs)
+  runs = _tuned(runs, sweep)
+  summary, pairs = results.summarise(runs), results.compare(runs, workdir)
   blocks = _blocks(runs, summary, pairs)
   runlog.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
   runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
   note = '\n'.join(block.caption for block in blocks)
-  # A trial that the search gave up has no result, as it should.
-  missing = [
-    (run, error, trace)
-    for run, error, trace in results.missing_runs(workdir, set(every['id']))
-    if error != results.NO_RESULT or run not in set(trials['id'])
-  ]
+  missing = results.missing_runs(workdir, set(every['id']))
   name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
   told = Report(
     f'{name}, {len(every)} of {len(every) + len(missing)} runs',
@@ -125,7 +124,7 @@ def _table(blocks, claims):
   from rich.table import Table
   from rich.text import Text
 
-  parts = [Text(f'{row.verdict}: {row.sentence}') for row in claims.itertuples()]
+  parts = [Text(sentence) for sentence in claims['sentence']]
   parts += [Text('')] * bool(parts)
   for block in blocks:
     header, rows = _group_rows(block.summary)
@@ -145,21 +144,43 @@ def _table(blocks, claims):
   return Group(*parts[:-1])
 
 
-def _trials(workdir, sweep):
-  """A row a trial of the sweep's search: id, settings, seed, epochs, best validation accuracy `y`.
+def _trials(sweep):
+  """A row a trial of the sweep's searches, as in sweep.json, with `y`, its validation accuracy.
 
-  Read from the metrics: a trial that the search gave up early has no result, and counts.
+  Columns: id, group (its arm, in words), settings, seed, epochs, y, best (is it the arm's), method.
   """
-  rows = []
-  for run in sweep['runs']:
-    if run.get('stage') == 'search':
-      epochs = runlog.read_rows(workdir / run['id'] / 'metrics.jsonl')
-      accuracies = [row.get('validation_accuracy', np.nan) for row in epochs]
-      y = np.nanmax(accuracies) if np.isfinite(accuracies).any() else np.nan
-      rows.append({'id': run['id'], **run['overrides'], 'epochs': len(epochs), 'y': y})
-  if not rows:
-    return pd.DataFrame(columns=['id', 'model.cell', 'epochs', 'y'])
-  return results.flatten(rows).assign(validation_is_test=False)
+  overrides = {run['id']: run['overrides'] for run in sweep['runs']}
+  rows = [
+    overrides[trial['id']]
+    | {'id': trial['id'], 'group': _arm(arm), 'method': search['method']}
+    | {'epochs': trial['epochs'], 'y': trial['validation_accuracy']}
+    | {'best': trial['id'] == arm['best']}
+    for search in sweep.get('searches', ())
+    for arm in search['arms']
+    for trial in arm['trials']
+  ]
+  trials = results.flatten(rows) if rows else pd.DataFrame(columns=['id', 'model.cell', 'y'])
+  return trials.astype({'y': float}).assign(validation_is_test=False)
+
+
+def _arm(arm):
+  return ' '.join(
+    results.cell_name(value)
+    if name == 'model.cell'
+    else f'{name.rpartition(".")[2]}={results.value_words(value)}'
+    for name, value in arm['overrides'].items()
+  )
+
+
+def _tuned(runs, sweep):
+  """`runs`, where what a search chose is 'tuned': each arm is compared at its own best setting."""
+  for number, search in enumerate(sweep.get('searches', ()), 1):
+    chosen = runs['id'].isin([run for arm in search['arms'] for run in arm['runs']])
+    words = 'tuned' if number == 1 else f'tuned {number}'
+    for name in search['ranges']:
+      if name in runs and chosen.any():
+        runs = runs.assign(**{name: runs[name].astype(object).mask(chosen, words)})
+  return runs
 
 
 def _draw(workdir, runs, summary, pairs, trials, note):
@@ -203,8 +224,11 @@ def _draw(workdir, runs, summary, pairs, trials, note):
   trials = trials.dropna(subset='y')
   if figures.many_valued(trials):
     yield draw('search_response', trials, note='')
-  if len(trials) > trials['model.cell'].nunique():
-    yield draw('expected_maximum', trials, note='')
+  if len(trials):
+    # Where a trial depends on those before it, there is no such expectation.
+    independent = trials[trials['method'] != 'optuna']
+    if len(independent) > independent['group'].nunique():
+      yield draw('expected_maximum', independent, note='')
 
 
 def _paired(runs, pairs):
@@ -254,7 +278,7 @@ def _blocks(runs, summary, pairs):
 
 def _where(pairs):
   """The settings that a pair of cells shares, in words."""
-  return results.label(pairs.assign(**{'model.cell': ''})).str.strip()
+  return results.label(pairs).str.strip()
 
 
 def _sentences(block):
@@ -398,33 +422,31 @@ def _p(value):
 
 
 def _arm_rows(trials):
-  """(header, rows) in words, of the search: what each cell's best trial was."""
+  """(header, rows) in words, of the search: the best setting of each arm."""
   varied = _varied(trials)
   rows = []
-  for cell, arm in trials.groupby('model.cell', sort=False):
-    tried = arm.dropna(subset='y')
-    if len(tried):
-      best = tried.loc[tried['y'].idxmax()]
-      rows.append(
-        [
-          results.cell_name(cell),
-          str(len(arm)),
-          _number(100 * tried['y'].median()),
-          _number(100 * best['y']),
-          *(results.value_words(best[name]) for name in varied),
-        ]
-      )
+  for (group, _), arm in trials.groupby(['group', 'method'], sort=False):
+    (best,) = arm[arm['best']].to_dict('records') or ({'y': np.nan},)
+    rows.append(
+      [
+        group,
+        str(len(arm)),
+        _number(100 * arm['y'].median()),
+        _number(100 * best['y']),
+        *(results.value_words(best.get(name, '-')) for name in varied),
+      ]
+    )
   accuracy = 'Validation\naccuracy, %,'
-  return ['Arm', 'Trials', f'{accuracy}\nmedian', f'{accuracy}\nbest', *varied], rows
+  return ['Arm', 'Trials', f'{accuracy}\nmedian', f'{accuracy}\nchosen', *varied], rows
 
 
 def _trial_rows(trials):
   """(header, rows) in words, of each trial of the search."""
   varied = _varied(trials)
-  return ['Trial', 'Cell', *varied, 'Epochs', 'Best validation accuracy, %'], [
+  return ['Trial', 'Arm', *varied, 'Epochs', 'Validation accuracy, %'], [
     [
       row['id'],
-      results.cell_name(row['model.cell']),
+      row['group'],
       *(results.value_words(row[name]) for name in varied),
       str(row['epochs']),
       _number(100 * row['y'], '.2f'),
@@ -519,7 +541,7 @@ def _markdown(told):
 
   lines = [f'# {told.title}', '', f'**{told.finding}**', '']
   if len(told.claims):
-    lines += [f'- **{row.verdict}**: {row.sentence}' for row in told.claims.itertuples()] + ['']
+    lines += ['## Claims', '', *(f'- {sentence}' for sentence in told.claims['sentence']), '']
   for block in told.blocks:
     lines += [*block.caption.splitlines(), '', *grid(*_group_rows(block.summary, wide=True))]
     if len(block.pairs):
@@ -585,9 +607,7 @@ def _latex(told):
     '',
   ]
   if len(told.claims):
-    lines += itemize(
-      rf'\textbf{{{_tex(row.verdict)}}}: {_tex(row.sentence)}' for row in told.claims.itertuples()
-    )
+    lines += [r'\section*{Claims}', *itemize(map(_tex, told.claims['sentence']))]
   for block in told.blocks:
     lines += [_tex(block.caption).replace('\n', r'\\' + '\n'), '']
     lines += grid(*_group_rows(block.summary, wide=True))
