@@ -22,11 +22,13 @@ ANCHORS = (
   'length 200, four runs each, LSTM 84.3% and GRU 84.5% (Campos et al. 2018).'
 )
 NOTES = (
-  '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean '
-  "over seeds, Welch's for differences: they cover the chance of the seed, not that of the "
-  'examples that the test split holds, and are not corrected for the number of comparisons. '
-  'P(A > B) is the share of pairs of seeds in which A is ahead, ties counted half. Seconds '
-  'an epoch are the median over the epochs after the first, which compiles.'
+  '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean over '
+  "seeds, Welch's for differences: they cover the chance of the seed, not that of the examples "
+  'that the test split holds; those over seeds and examples cover both, by a two-way bootstrap. '
+  'P(A > B) is the share of pairs of seeds in which A is ahead, ties counted half. p is of '
+  "Welch's test, and Holm's p is corrected for all comparisons at the same epoch. Seeds needed: "
+  'of each group, to tell a difference as large in four of five tries. Seconds an epoch are the '
+  'median over the epochs after the first, which compiles.'
 )
 SEARCH = (
   'Each arm was given the same trials; what was best by validation accuracy was run again with '
@@ -36,6 +38,7 @@ SEARCH = (
 OF_SEARCH = 'search_response', 'expected_maximum'  # the figures
 VERDICTS = 'supported', 'refuted', 'undecided'
 MAX_SAID = 12  # a log of more comparisons than this has none
+MAX_LISTED = 120  # nor have Markdown and LaTeX, of more than this
 TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
   '\\': r'\textbackslash{}',
   '~': r'\textasciitilde{}',
@@ -49,11 +52,15 @@ TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
 
 
 class Block(NamedTuple):
-  """The runs of one set of data and one protocol, and what is said of them."""
+  """The runs of one set of data and one protocol, and what is said of them.
+
+  pairs: rows of results.compare, of two cells; others: of two values of another setting.
+  """
 
   caption: str
   summary: pd.DataFrame
   pairs: pd.DataFrame
+  others: pd.DataFrame
   runs: pd.DataFrame
   anchors: str
 
@@ -84,7 +91,7 @@ def table(runs):
 
 
 def write(workdir):
-  """Writes summary.csv, runs.csv, summary.md, summary.tex, report.html and figures/*.png.
+  """Writes the tables *.csv, summary.md, summary.tex, report.html and figures/*.png.
 
   Runs of a search take no part in the tables and figures of the comparison. Returns `table` of the
   others, under the verdicts of the sweep's claims. Raises as `load_runs`.
@@ -95,10 +102,12 @@ def write(workdir):
   runs, trials = every[~every['id'].isin(searched)], _trials(sweep)
   claims = results.claims(workdir, runs)
   runs = _tuned(runs, sweep)
-  summary, pairs = results.summarise(runs), results.compare(runs, workdir)
+  summary = results.summarise(runs)
+  pairs = results.compare(runs, workdir, over=results.settings(runs))
   blocks = _blocks(runs, summary, pairs)
   runlog.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
   runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
+  runlog.write_atomic(workdir / 'comparisons.csv', pairs.to_csv(index=False))
   note = '\n'.join(block.caption for block in blocks)
   missing = results.missing_runs(workdir, set(every['id']))
   name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
@@ -201,7 +210,7 @@ def _draw(workdir, runs, summary, pairs, trials, note):
     labelled = runs.assign(group=results.label(runs))
     shown, counts = some(figures.MAX_ROWS)
     yield draw('test_accuracy', labelled, shown, **counts)
-    if len(paired := _paired(runs, pairs)):
+    if len(paired := _paired(runs, pairs[_of_cells(pairs)])):
       best = paired.groupby('pair')['validation'].mean().nlargest(figures.MAX_PAIRS).index
       yield draw(
         'paired_seeds',
@@ -256,9 +265,9 @@ def _blocks(runs, summary, pairs):
   blocks = []
   pairs = pairs.assign(where=_where(pairs))
   for key, part in runs.groupby(results.DATA, sort=False):
-    summed, paired = (
+    summed, paired, others = (
       frame[frame[results.DATA].eq(pd.Series(key, results.DATA)).all(axis=1)]
-      for frame in (summary, pairs)
+      for frame in (summary, pairs[_of_cells(pairs)], pairs[~_of_cells(pairs)])
     )
     source, title, tutorial = key
     caption = f'Data: {title}'
@@ -271,13 +280,24 @@ def _blocks(runs, summary, pairs):
       title.startswith('IMDB') and source != 'package' and (sizes['test_examples'] == 25_000).all()
     )
     blocks.append(
-      Block(f'{caption}\n{PROTOCOL[tutorial]}', summed, paired, part, ANCHORS if official else '')
+      Block(
+        f'{caption}\n{PROTOCOL[tutorial]}',
+        summed,
+        paired,
+        others,
+        part,
+        ANCHORS if official else '',
+      )
     )
   return blocks
 
 
+def _of_cells(pairs):
+  return pairs['setting'] == 'model.cell'
+
+
 def _where(pairs):
-  """The settings that a pair of cells shares, in words."""
+  """The settings that a pair shares, in words."""
   return results.label(pairs).str.strip()
 
 
@@ -309,7 +329,7 @@ def _finding(summary, pairs, claims):
     return f'{len(claims)} claims: {words}.'
   if summary.empty:
     return 'No run of the comparison is finished.'
-  pairs = pairs[pairs['metric'] == 'test_accuracy']
+  pairs = pairs[_of_cells(pairs) & (pairs['metric'] == 'test_accuracy')]
   if len(pairs) == 1:
     row = pairs.iloc[0]
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
@@ -393,9 +413,7 @@ def _pair_rows(pairs):
   """(header, rows) in words, of the comparisons."""
   rows = [
     {
-      'Test accuracy,\nA - B': (
-        f'{results.cell_name(row["b"])} - {results.cell_name(row["a"])} {row["where"]}'.strip()
-      ),
+      'Test accuracy,\nA - B': _pair(row),
       'Epoch': 'last' if row['metric'] == 'test_accuracy' else 'best validation',
       'Points': f'{100 * row["difference"]:+z.1f}',
       '95% interval,\nseeds': _interval(row['low'], row['high']),
@@ -415,6 +433,15 @@ def _pair_rows(pairs):
   ]
   header = [name for name in rows[0] if any(row[name] != '-' for row in rows)]
   return header, [[row[name] for name in header] for row in rows]
+
+
+def _pair(row):
+  if row['setting'] == 'model.cell':
+    words = f'{results.cell_name(row["b"])} - {results.cell_name(row["a"])}'
+  else:
+    b, a = map(results.value_words, (row['b'], row['a']))
+    words = f'{row["setting"].rpartition(".")[2]} {b} - {a}:'
+  return f'{words} {row["where"]}'.strip()
 
 
 def _p(value):
@@ -544,8 +571,11 @@ def _markdown(told):
     lines += ['## Claims', '', *(f'- {sentence}' for sentence in told.claims['sentence']), '']
   for block in told.blocks:
     lines += [*block.caption.splitlines(), '', *grid(*_group_rows(block.summary, wide=True))]
-    if len(block.pairs):
-      lines += grid(*_pair_rows(block.pairs))
+    for pairs in (block.pairs, block.others):
+      if 0 < len(pairs) <= MAX_LISTED:
+        lines += grid(*_pair_rows(pairs))
+      elif len(pairs):
+        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [block.anchors, ''] * bool(block.anchors)
   lines += [NOTES, '', *drawn(search=False)]
   if len(told.trials):
@@ -611,8 +641,11 @@ def _latex(told):
   for block in told.blocks:
     lines += [_tex(block.caption).replace('\n', r'\\' + '\n'), '']
     lines += grid(*_group_rows(block.summary, wide=True))
-    if len(block.pairs):
-      lines += grid(*_pair_rows(block.pairs))
+    for pairs in (block.pairs, block.others):
+      if 0 < len(pairs) <= MAX_LISTED:
+        lines += grid(*_pair_rows(pairs))
+      elif len(pairs):
+        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_tex(block.anchors), '']
   lines += [_tex(NOTES), '', *drawn(search=False)]
   if len(told.trials):
@@ -657,6 +690,14 @@ def _page(told, workdir):
 
   data = ''.join(dict.fromkeys(caption(block, 1) for block in told.blocks))
 
+  def others(pairs):
+    return (
+      f'<details><summary>{len(pairs)} comparisons of other settings</summary>'
+      f'{grid(*words(*_pair_rows(pairs)))}</details>'
+      if len(pairs)
+      else ''
+    )
+
   def drawn(search):
     return ''.join(
       f'<figure><div class="scroll" role="img" aria-label="{escape(text)}">{svg}</div>'
@@ -674,6 +715,7 @@ def _page(told, workdir):
     caption(block)
     + grid(*words(*_group_rows(block.summary, wide=True)))
     + (grid(*words(*_pair_rows(block.pairs))) if len(block.pairs) else '')
+    + others(block.others)
     + f'<p class="notes">{escape(block.anchors)}</p>' * bool(block.anchors)
     for block in told.blocks
   )
