@@ -509,28 +509,26 @@ def _sentence(row, family):
   failed = f'; {row["failed"]} failed and took no part' if row['failed'] else ''
   if row['why']:
     return f'{said}, as {row["why"]}{failed}.'
-  form, unit = ('{:+.4g}', ' seconds' if row['metric'] in TIMES else '')
-  scale = 1
-  if 'accuracy' in row['metric']:
-    form, unit, scale = '{:+.2f}', ' points', 100
-  difference, low, high, margin = (
-    form.format(scale * row[name]) for name in ('difference', 'low', 'high', 'margin')
-  )
+  scale, form, unit = 1, '.4g', ' seconds' if row['metric'] in TIMES else ''
+  if row['metric'] in COUNTS:
+    form = ',.0f'
+  elif 'accuracy' in row['metric']:
+    scale, form, unit = 100, 'z.2f', ' points'
+  difference, low, high = (f'{scale * row[name]:+{form}}' for name in ('difference', 'low', 'high'))
+  said += f', {row["b"]} - {row["a"]} in {_metric_words(row["metric"])} is {difference}{unit}'
   words = []
-  if not np.isnan(row['margin']):
-    words.append(f'margin {margin[1:]}')
   if row['metric'] not in COUNTS:
-    words = [f'95% interval [{low}, {high}]', *words]
+    words.append(f'95% interval [{low}, {high}]')
+  if row['says'] in NEEDS_MARGIN:
+    words.append(f'margin {scale * row["margin"]:{form}}')
+  if row['metric'] not in COUNTS:
     words.append(f'p {_p_words(row["p"])}')
     words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
     words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
   if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
     what = 'the margin' if row['says'] == 'b = a' else 'as much'
     words.append(f'with this spread {row["seeds_needed"]:,.0f} seeds a side would tell {what}')
-  return (
-    f'{said}, as {_metric_words(row["metric"])} of {row["b"]} less that of {row["a"]} is '
-    f'{difference}{unit} ({"; ".join(words)}){failed}.'
-  )
+  return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'
 
 
 def _metric_words(metric):
