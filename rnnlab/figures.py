@@ -268,7 +268,7 @@ def paired_seeds(pairs, seeds, note=''):
       left.plot([0, 1], [one, two], color=ahead, linewidth=1.2, alpha=0.55)
     for i, (cell, values) in enumerate(zip(cells, (x, y), strict=True)):
       left.plot([i] * len(values), values, 'o', color=colours[cell], markeredgecolor=PAPER)
-      outside = i + 0.2 * (2 * i - 1)
+      outside = i + (0.2 if columns == 1 else 0.3) * (2 * i - 1)
       left.plot([outside - 0.08, outside + 0.08], [values.mean()] * 2, color=colours[cell])
       left.annotate(
         f'{values.mean():.1%}',
@@ -280,7 +280,7 @@ def paired_seeds(pairs, seeds, note=''):
         fontweight='bold',
         color=colours[cell],
       )
-    left.set_xlim(-0.42, 1.42)
+    left.set_xlim(-0.5, 1.5)
     left.set_xticks([0, 1], [results.cell_name(cell) for cell in cells])
     for tick, cell in zip(left.get_xticklabels(), cells, strict=True):
       tick.set(color=colours[cell], fontweight='bold')
@@ -291,11 +291,11 @@ def paired_seeds(pairs, seeds, note=''):
     points = 100 * (y - x)
     right.axhline(0, color=MUTED, linewidth=1)
     right.plot(
-      _spread(len(points)) - 0.5, points, 'o', color=MUTED, alpha=0.6, markeredgecolor=PAPER
+      _spread(len(points)) - 0.7, points, 'o', color=MUTED, alpha=0.6, markeredgecolor=PAPER
     )
     if np.isfinite(row['low']):
-      right.plot([0.35] * 2, [100 * row['low'], 100 * row['high']], color=INK, linewidth=2.5)
-    right.plot(0.35, 100 * row['difference'], 'd', color=INK, markersize=9, markeredgecolor=PAPER)
+      right.plot([0.65] * 2, [100 * row['low'], 100 * row['high']], color=INK, linewidth=2.5)
+    right.plot(0.65, 100 * row['difference'], 'd', color=INK, markersize=9, markeredgecolor=PAPER)
     right.set_xlim(-1, 1)
     right.set_xticks([])
     right.set_title(

@@ -575,6 +575,33 @@ def test_trials_of_a_search_are_told_apart_from_the_runs_that_are_compared(searc
   assert 'gru_t3' in page and 'All 16 trials' in page
 
 
+def test_where_only_trials_are_done_yet_the_report_is_of_the_search(searched, tmp_path):
+  shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
+  for folder in tmp_path.glob('*_10[0-2]_tfds'):
+    shutil.rmtree(folder)
+  report.write(tmp_path)
+  page = Page(tmp_path / 'report.html')
+  assert 'All 16 trials' in page.text and '2 claims: 2 undecided.' in page.text
+  assert 'Each dot is the test accuracy' not in page.text
+
+
+def test_other_settings_are_compared_as_a_family_of_their_own(tmp_path):
+  draw = np.random.default_rng(0)
+  for cell in ('lstm', 'gru'):
+    for size in (32, 64, 128):
+      for seed in range(3):
+        write_run(tmp_path, cell, seed, 0.8 + draw.uniform(0, 0.02), hidden_size=size, epochs=1)
+  report.write(tmp_path)
+  pairs = pd.read_csv(tmp_path / 'comparisons.csv').query('metric == "test_accuracy"')
+  cells = pairs[pairs['setting'] == 'model.cell']
+  assert len(cells) == 3 and len(pairs) == 3 + 2 * 3
+  assert cells['p_holm'].min() == pytest.approx(min(1, 3 * cells['p'].min()))
+  words = (tmp_path / 'summary.md').read_text()
+  assert '| GRU - LSTM hidden_size=64 | last |' in words
+  assert '| hidden_size 64 - 32: GRU | last |' in words
+  assert '12 comparisons of other settings' in Page(tmp_path / 'report.html').text
+
+
 def test_verdicts_of_the_claims_come_first(searched):
   path, text = searched
   page = Page(path / 'report.html')
