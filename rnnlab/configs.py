@@ -34,7 +34,8 @@ class RunSpec(NamedTuple):
   """A run to do.
 
   overrides: what sets it apart in its sweep. command: the one given. until: the epoch after which
-  it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for what is compared.
+  it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for what is compared. wandb:
+  whether Weights & Biases is told of it too.
   """
 
   id: str
@@ -43,6 +44,7 @@ class RunSpec(NamedTuple):
   command: str = ''
   until: int = 0
   stage: str = ''
+  wandb: bool = False
 
 
 def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:

@@ -174,8 +174,13 @@ class Folder:
       self.rows = log['rows']
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
     runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
-    board = runlog.TensorBoard(self._path, self.rows)
-    self._board = self._stack.enter_context(contextlib.closing(board))
+    writers = [runlog.TensorBoard, *[runlog.WandB] * self._spec.wandb]
+    self._boards = [
+      self._stack.enter_context(
+        contextlib.closing(writer(self._path, self._spec.config.to_dict(), self.rows))
+      )
+      for writer in writers
+    ]
     return state
 
   def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
@@ -189,13 +194,17 @@ class Folder:
     self.rows.append(row)
     self.save(state, 0.0, seconds)
     runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
-    self._board.write(row)
+    for board in self._boards:
+      board.write(row)
 
   def finish(self, done: Result) -> None:
     """Writes predictions.npz and, last, result.json."""
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
     runlog.write_atomic(self._path / 'predictions.npz', predictions.getvalue())
+    tested = {name: v for name, v in done.result['final'].items() if name.startswith('test')}
+    for board in self._boards:
+      board.write({'step': self.rows[-1]['step']} | tested)
     runlog.write_json(self._path / 'result.json', done.result)
 
 

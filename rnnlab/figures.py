@@ -8,10 +8,15 @@ import textwrap
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
+
+from rnnlab import results, statistics
 
 INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#ffffff'
 # Okabe and Ito's palette, told apart by colour-blind readers; a cell keeps its colour everywhere.
@@ -56,22 +61,62 @@ STYLE = {
   'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
+MAX_ROWS, MAX_PANELS, MAX_PAIRS, MAX_SETTINGS = 20, 12, 6, 8  # what a figure shows at most
+SOME = 4  # a setting of more values than this has a response to be drawn
+
+SEEDS = (
+  'Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
+  'single seed).'
+)
+RING = 'a ring is the best of its cell. Other settings vary from dot to dot.'
+CAPTIONS = {
+  'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the bar '
+  'its 95% t interval (none for a single seed).',
+  'paired_seeds': 'Test accuracy {epoch} of two cells in runs that share the seed and all other '
+  'settings, joined by a line in the colour of the cell ahead; bars are means. Beside it the '
+  'differences of the pairs, in points; the diamond is the difference in means, the bar its 95% '
+  "interval, Welch's.",
+  'frontier': 'Mean test accuracy {epoch} with its 95% t interval against mean seconds a run. '
+  'Ringed and joined: the groups that no other beats in both.',
+  'learning_curves': f'Solid: {{word}}; dashed: train. {SEEDS}',
+  'accuracy_vs_time': '{Word} accuracy against the wall time of the epochs, compilation '
+  f'included. {SEEDS}',
+  'response': '{Word} accuracy of each run against the settings that take many values; ' + RING,
+  'search_response': 'Best validation accuracy of each trial of the search against its settings; '
+  + RING,
+  'expected_maximum': 'Expected validation accuracy of the best of n trials of the search, drawn '
+  'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where trials '
+  'are enough for one.',
+}
 
 
-def captions(runs):
-  """What each figure shows, by the name of the function here that draws it."""
+def caption(name, runs, shown=0, of=0, what='groups'):
+  """What figure `name` of `runs` shows; where that is `shown` `of` groups, also which they are."""
   word = _watched(runs)
-  lines = (
-    'Lines are means over seeds, the band goes from the lowest to the highest seed (none '
-    'for a single seed).'
+  text = CAPTIONS[name].format(
+    word=word, Word=word.capitalize(), epoch=results.EPOCHS[test_metric(runs)]
   )
-  return {
-    'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the '
-    'bar its 95% t interval (none for a single seed).',
-    'learning_curves': f'Solid: {word}; dashed: train. {lines}',
-    'accuracy_vs_time': f'{word.capitalize()} accuracy against the wall time of the epochs, '
-    f'compilation included. {lines}',
-  }
+  if shown < of:
+    text += (
+      f' Shown are {shown} of {of} {what}: those of best {word} accuracy'
+      f'{", of each cell alike" * (what == "groups")}; the tables have all.'
+    )
+  return text
+
+
+def test_metric(frame):
+  """The test accuracy to show where one is: at the best epoch if there is one, or else the last."""
+  names = 'best_test_accuracy', 'best_test_accuracy_mean'
+  has_best = any(name in frame and frame[name].notna().any() for name in names)
+  return 'best_test_accuracy' if has_best else 'test_accuracy'
+
+
+def select(summary, most):
+  """The rows to show where `most` at most can be: the best by validation, of each cell alike."""
+  value = summary['best_validation_accuracy_mean'].fillna(summary['validation_accuracy_mean'])
+  rank = value.groupby(summary['model.cell']).rank(ascending=False, method='first')
+  order = pd.DataFrame({'rank': rank, 'value': -value}).sort_values(['rank', 'value'])
+  return summary.loc[order.index[:most].sort_values()]
 
 
 def render(draw, *data, note):
@@ -133,9 +178,7 @@ def accuracy_vs_time(metrics, note=''):
   # From a lost epoch on the time is not known.
   metrics = metrics[metrics.groupby('id').cumcount() + 1 == metrics['epoch']]
   elapsed = metrics.groupby('id')['seconds'].cumsum()
-  limit, unit, scale = next(
-    u for u in ((180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600)) if not elapsed.max() > u[0]
-  )
+  unit, scale = _time_unit(elapsed.max())
   metrics = metrics.assign(x=elapsed / scale)
   groups, label = _groups(metrics), f'Wall time of the epochs, {unit}'
   title = f'{_watched(metrics).capitalize()} accuracy against time'
@@ -163,7 +206,7 @@ def test_accuracy(runs, summary, note=''):
   }
   if runs['best_test_accuracy'].isna().all():
     del titles['best_test_accuracy']
-  colours = _colours(runs)
+  colours = _colours(runs['model.cell'])
   fig = _figure(10, 1.5 + 0.78 * len(summary), note)
   axes = fig.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
   for ax, (metric, title) in zip(axes, titles.items(), strict=True):
@@ -171,8 +214,7 @@ def test_accuracy(runs, summary, note=''):
     for y, row in enumerate(summary.to_dict('records')):
       colour = colours[row['model.cell']]
       values = runs.loc[runs['group'] == row['group'], metric].sort_values()
-      # The golden ratio spreads neighbours evenly, however many they are.
-      height = (np.arange(len(values)) * 0.618 + 0.5) % 1 * 0.3 if len(values) > 1 else 0.15
+      height = 0.3 * _spread(len(values))
       ax.plot(
         values, y - 0.36 + height, 'o', color=colour, alpha=0.7, markersize=7, markeredgecolor=PAPER
       )
@@ -197,14 +239,188 @@ def test_accuracy(runs, summary, note=''):
     ax.xaxis.set_major_formatter(_percent)
     ax.set_xlabel('Test accuracy')
     ax.margins(x=0.12)
-  # A span of under two points would make much of little.
-  middle, half = np.mean(ax.get_xlim()), np.ptp(ax.get_xlim()) / 2
-  ax.set_xlim(middle - max(half, 0.01), middle + max(half, 0.01))
+  _at_least(ax.set_xlim, ax.get_xlim(), 0.02)
   ax.set_ylim(len(summary) - 0.4, -0.55)
   ax.set_yticks(range(len(summary)), [_wrap(group) for group in summary['group']])
   for label, cell in zip(axes[0].get_yticklabels(), summary['model.cell'], strict=True):
     label.set(color=colours[cell], fontweight='bold')
   return fig
+
+
+def paired_seeds(pairs, seeds, note=''):
+  """Runs of two cells, joined where they share seed and settings; their differences beside.
+
+  pairs: rows of results.compare of one metric, with `where`, the settings in words, and `pair`, a
+  number. seeds: a row a pair of runs, `pair` and the accuracies `x` of a and `y` of b.
+  """
+  colours = _colours(set(pairs['a']) | set(pairs['b']))
+  columns = min(2, len(pairs))
+  rows = -(-len(pairs) // columns)
+  fig = _figure(10, 0.4 + 3.4 * rows, note)
+  axes = fig.subplots(
+    rows, 2 * columns, squeeze=False, gridspec_kw=dict(width_ratios=[1.7, 1] * columns)
+  ).reshape(-1, 2)
+  for (left, right), row in zip(axes, pairs.to_dict('records'), strict=False):
+    x, y = (seeds.loc[seeds['pair'] == row['pair'], name].to_numpy() for name in 'xy')
+    cells = row['a'], row['b']
+    for one, two in zip(x, y, strict=True):
+      ahead = FAINT if one == two else colours[cells[int(two > one)]]
+      left.plot([0, 1], [one, two], color=ahead, linewidth=1.2, alpha=0.55)
+    for i, (cell, values) in enumerate(zip(cells, (x, y), strict=True)):
+      left.plot([i] * len(values), values, 'o', color=colours[cell], markeredgecolor=PAPER)
+      outside = i + (0.2 if columns == 1 else 0.3) * (2 * i - 1)
+      left.plot([outside - 0.08, outside + 0.08], [values.mean()] * 2, color=colours[cell])
+      left.annotate(
+        f'{values.mean():.1%}',
+        (outside, values.mean()),
+        (0, 5),
+        textcoords='offset points',
+        ha='center',
+        fontsize=10,
+        fontweight='bold',
+        color=colours[cell],
+      )
+    left.set_xlim(-0.5, 1.5)
+    left.set_xticks([0, 1], [results.cell_name(cell) for cell in cells])
+    for tick, cell in zip(left.get_xticklabels(), cells, strict=True):
+      tick.set(color=colours[cell], fontweight='bold')
+    left.set_title(_wrap(row['where'] or 'Test accuracy', 44 // columns), fontsize=11)
+    left.yaxis.set_major_formatter(_percent)
+    _at_least(left.set_ylim, left.get_ylim(), 0.02)
+
+    points = 100 * (y - x)
+    right.axhline(0, color=MUTED, linewidth=1)
+    right.plot(
+      _spread(len(points)) - 0.7, points, 'o', color=MUTED, alpha=0.6, markeredgecolor=PAPER
+    )
+    if np.isfinite(row['low']):
+      right.plot([0.65] * 2, [100 * row['low'], 100 * row['high']], color=INK, linewidth=2.5)
+    right.plot(0.65, 100 * row['difference'], 'd', color=INK, markersize=9, markeredgecolor=PAPER)
+    right.set_xlim(-1, 1)
+    right.set_xticks([])
+    right.set_title(
+      f'{results.cell_name(row["b"])} \N{MINUS SIGN} {results.cell_name(row["a"])}',
+      fontsize=11,
+      fontweight='normal',
+    )
+    _at_least(right.set_ylim, right.get_ylim(), 2)
+    for ax in (left, right):
+      ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+  for ax in axes[len(pairs) :].ravel():
+    ax.set_axis_off()
+  return fig
+
+
+def frontier(summary, note=''):
+  """Mean test accuracy against seconds a run, a dot a group, a panel for each set of data."""
+  colours = _colours(summary['model.cell'])
+  blocks = [block for _, block in summary.groupby(results.DATA, sort=False)]
+  unit, scale = _time_unit(summary['seconds'].max())
+  fig = _figure(10, 4.6 * len(blocks), note)
+  for ax, block in zip(fig.subplots(len(blocks), squeeze=False)[:, 0], blocks, strict=True):
+    metric = test_metric(block)
+    block = block.assign(x=block['seconds'] / scale, y=block[f'{metric}_mean']).sort_values(
+      ['x', 'y'], ascending=[True, False]
+    )
+    front = block[block['y'] > block['y'].cummax().shift(fill_value=-np.inf)]
+    ax.step(front['x'], front['y'], where='post', color=FAINT, linewidth=1.5, zorder=1)
+    named = front if len(block) > 2 * MAX_OVERLAID else block
+    for row in named.to_dict('records'):
+      colour = colours[row['model.cell']]
+      low, high = row[f'{metric}_low'], row[f'{metric}_high']
+      ax.plot([row['x']] * 2, [low, high], color=colour, alpha=0.35)
+      _name(ax, row['group'], (row['x'], row['y']), colour)
+    for cell, part in block.groupby('model.cell', sort=False):
+      ax.plot(part['x'], part['y'], 'o', color=colours[cell], markeredgecolor=PAPER)
+    ax.plot(front['x'], front['y'], 'o', color='none', markeredgecolor=INK, markersize=9)
+    if block['x'].max() > 30 * block['x'].min() > 0:
+      ax.set_xscale('log')
+    ax.set_title('Test accuracy against time')
+    ax.set_xlabel(f'Wall time of a run, {unit}')
+    ax.yaxis.set_major_formatter(_percent)
+    ax.margins(x=0.12, y=0.1)
+    _at_least(ax.set_ylim, ax.get_ylim(), 0.02)
+    _cell_legend(ax, block['model.cell'], colours)
+  _place_labels(fig)
+  return fig
+
+
+def response(runs, note=''):
+  """Validation accuracy `y` of each run against each numeric setting that takes many values."""
+  names = many_valued(runs)
+  colours = _colours(runs['model.cell'])
+  others = runs['model.cell'].nunique() - 1
+  columns = min(len(names), 3)
+  rows = -(-len(names) // columns)
+  fig = _figure(10, 0.5 + (4 if columns == 1 else 2.9) * rows, note)
+  axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+  for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
+    values = runs[name]
+    # As learning rates are drawn: crowded at the low end.
+    if values.min() > 0 and values.max() > max(10 * values.min(), 3 * np.median(values.unique())):
+      ax.set_xscale('log')
+      ax.xaxis.set_minor_formatter('')
+      if values.nunique() <= 8:
+        ax.set_xticks(values.unique(), map(results.value_words, values.unique()))
+      else:
+        subs = (1,) if values.max() > 100 * values.min() else (1, 2, 5)
+        ax.xaxis.set_major_locator(LogLocator(subs=subs))
+        ax.xaxis.set_major_formatter('{x:g}')
+    else:
+      ax.xaxis.set_major_locator(MaxNLocator(5))
+    for j, (cell, part) in enumerate(runs.groupby('model.cell', sort=False)):
+      # Cells side by side, where a setting has few values.
+      beside = offset_copy(ax.transData, fig, x=6 * j - 3 * others, units='points')
+      best = part.loc[part['y'].idxmax()]
+      dots = ax.plot(
+        part[name], part['y'], 'o', color=colours[cell], alpha=0.55, markeredgecolor='none'
+      ) + ax.plot(
+        best[name], best['y'], 'o', color=colours[cell], markeredgecolor=INK, markersize=9
+      )
+      for line in dots:
+        line.set_transform(beside)  # only now, or else the axes would not be made to fit the data
+    ax.set_xlabel(name)
+    if i % columns == 0:
+      ax.set_ylabel(f'{_watched(runs).capitalize()} accuracy')
+    ax.yaxis.set_major_formatter(_percent)
+  for ax in axes[len(names) :]:
+    ax.set_axis_off()
+  _cell_legend(axes[0], runs['model.cell'], colours)
+  return fig
+
+
+search_response = response
+
+
+def expected_maximum(trials, note=''):
+  """The validation accuracy to be expected of the best of n trials, against n, for each arm."""
+  fig = _figure(10, 3.8, note)
+  ax = fig.subplots()
+  for group, (colour, alpha) in _groups(trials).items():
+    values = trials.loc[trials['group'] == group, 'y']
+    mean, low, high = statistics.expected_maximum(values)
+    budget = np.arange(1, len(values) + 1)
+    ax.plot(budget, mean, color=colour, alpha=alpha)
+    ax.fill_between(budget, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
+    _name(ax, group, (budget[-1], mean[-1]), colour, max(alpha, 0.7))
+  ax.set_title('Validation accuracy to be expected of a search')
+  ax.set_xlabel('Trials')
+  ax.set_xlim(left=1)
+  ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
+  ax.yaxis.set_major_formatter(_percent)
+  _place_labels(fig)
+  return fig
+
+
+def many_valued(runs):
+  """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
+  counts = {
+    name: runs[name].nunique()
+    for name in results.settings(runs)
+    if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
+  }
+  most = sorted(counts, key=counts.get, reverse=True)[:MAX_SETTINGS]
+  return [name for name in counts if name in most and counts[name] > SOME]
 
 
 def _watched(frame):
@@ -222,23 +438,27 @@ def _figure(width, height, note):
   return fig
 
 
-def _colours(frame):
-  others = sorted(set(frame['model.cell']) - set(COLOURS))
+def _colours(cells):
+  others = sorted(set(cells) - set(COLOURS))
   return COLOURS | {cell: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, cell in enumerate(others)}
 
 
 def _groups(metrics):
   """Group -> its colour and strength: groups of one cell share a colour and fade in order."""
-  colours, seen, groups = _colours(metrics), {}, {}
+  colours, seen, groups = _colours(metrics['model.cell']), {}, {}
   for group, cell in metrics[['group', 'model.cell']].drop_duplicates().itertuples(index=False):
     seen[cell] = seen.get(cell, 0) + 1
     groups[group] = colours[cell], max(1.3 - 0.3 * seen[cell], 0.4)
   return groups
 
 
-def _draw(ax, rows, y, colour, alpha=1.0, context=False):
-  """A group's mean over seeds of `y` against `x`, with a band unless it is context; its end."""
-  curve = rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
+def _curve(rows, y):
+  """The mean, lowest and highest over seeds of `y` at each epoch, at the mean of their `x`."""
+  return rows.groupby('epoch').agg(x=('x', 'mean'), y=(y, 'mean'), low=(y, 'min'), high=(y, 'max'))
+
+
+def _draw(ax, curve, y, colour, alpha=1.0, context=False):
+  """Draws a `_curve` of `y`, with a band unless it is context; returns its end."""
   train = y.startswith('train')
   ax.plot(
     curve['x'],
@@ -250,7 +470,7 @@ def _draw(ax, rows, y, colour, alpha=1.0, context=False):
     markersize=3 if train else 4.5,
     marker='o' if len(curve) <= 12 and not context or len(curve) == 1 else '',
   )
-  if not context and not train and rows['id'].nunique() > 1:
+  if not context and not train:
     ax.fill_between(
       curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha, linewidth=0
     )
@@ -260,33 +480,39 @@ def _draw(ax, rows, y, colour, alpha=1.0, context=False):
 def _overlay(ax, metrics, groups, ys):
   for y in reversed(ys):
     for group, (colour, alpha) in groups.items():
-      end = _draw(ax, metrics[metrics['group'] == group], y, colour, alpha)
+      end = _draw(ax, _curve(metrics[metrics['group'] == group], y), y, colour, alpha)
       train = y.startswith('train')
-      ax.annotate(
-        'train' if train else _wrap(group),
-        end,
-        (1.03, end[1]),
-        textcoords=ax.get_yaxis_transform(),
-        va='center',
-        color=colour,
-        alpha=max(alpha, 0.7),
-        fontsize=9 if train else 10.5,
-        fontweight='normal' if train else 'bold',
-        annotation_clip=False,
-        arrowprops=dict(
-          arrowstyle='-',
-          color=colour,
-          alpha=0.45,
-          linewidth=0.8,
-          relpos=(0, 0.5),
-          shrinkA=1,
-          shrinkB=3,
-        ),
-      )
+      _name(ax, 'train' if train else group, end, colour, max(alpha, 0.7), strong=not train)
+
+
+def _name(ax, words, at, colour, alpha=1.0, strong=True):
+  """Names a point in the margin, for `_place_labels` to move."""
+  ax.annotate(
+    _wrap(words),
+    at,
+    (1.03, at[1]),
+    textcoords=ax.get_yaxis_transform(),
+    va='center',
+    color=colour,
+    alpha=alpha,
+    fontsize=10.5 if strong else 9,
+    fontweight='bold' if strong else 'normal',
+    annotation_clip=False,
+    arrowprops=dict(
+      arrowstyle='-',
+      color=colour,
+      alpha=0.45,
+      linewidth=0.8,
+      relpos=(0, 0.5),
+      shrinkA=1,
+      shrinkB=3,
+    ),
+  )
 
 
 def _facets(metrics, groups, ys, title, xlabel, note):
   """A panel for each group, the other groups behind it in grey."""
+  curves = {(group, y): _curve(rows, y) for group, rows in metrics.groupby('group') for y in ys}
   columns = 4 if len(groups) > 6 else 3
   rows = -(-len(groups) // columns)
   fig = _figure(10, 0.9 + 2.1 * rows, note)
@@ -296,9 +522,9 @@ def _facets(metrics, groups, ys, title, xlabel, note):
     ax.set_title(_wrap(group), color=colour, fontsize=10)
     for other in groups:
       if other != group:
-        _draw(ax, metrics[metrics['group'] == other], ys[0], FAINT, 0.7, context=True)
+        _draw(ax, curves[other, ys[0]], ys[0], FAINT, 0.7, context=True)
     for y in reversed(ys):
-      _draw(ax, metrics[metrics['group'] == group], y, colour)
+      _draw(ax, curves[group, y], y, colour)
     ax.yaxis.set_major_formatter(_percent)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.xaxis.set_tick_params(labelbottom=i + columns >= len(groups))
@@ -328,8 +554,40 @@ def _place_labels(fig):
       label.set_position((1.03, y))
 
 
-def _wrap(group):
-  return textwrap.fill(group, 20, break_long_words=False)
+def _cell_legend(ax, cells, colours):
+  ax.legend(
+    [
+      Line2D([], [], marker='o', linestyle='', color=colours[cell]) for cell in dict.fromkeys(cells)
+    ],
+    map(results.cell_name, dict.fromkeys(cells)),
+    loc='lower right',
+    bbox_to_anchor=(1, 1),
+    ncols=4,
+    frameon=False,
+    labelcolor='linecolor',
+    handletextpad=0.1,
+    borderpad=0,
+  )
+
+
+def _spread(count):
+  """`count` places between 0 and 1; the golden ratio keeps neighbours apart, however many."""
+  return (np.arange(count) * 0.618 + 0.5) % 1
+
+
+def _at_least(set_limits, limits, span):
+  """Widens an axis: a narrower one than `span` would make much of little."""
+  middle, half = np.mean(limits), max(np.ptp(limits), span) / 2
+  set_limits(middle - half, middle + half)
+
+
+def _time_unit(longest):
+  units = (180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600)
+  return next((unit, scale) for limit, unit, scale in units if not longest > limit)
+
+
+def _wrap(group, width=20):
+  return textwrap.fill(group, width, break_long_words=False)
 
 
 def _percent(value, _):

@@ -3,11 +3,13 @@
 import html
 import pathlib
 import string
+import urllib.parse
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from rnnlab import results, runlog
+from rnnlab import results, runlog, statistics
 
 PROTOCOL = {
   True: 'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
@@ -20,33 +22,124 @@ ANCHORS = (
   'length 200, four runs each, LSTM 84.3% and GRU 84.5% (Campos et al. 2018).'
 )
 NOTES = (
-  '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean '
-  "over seeds, Welch's for differences: they cover the chance of the seed, not that of the "
-  'examples that the test split holds, and are not corrected for the number of comparisons. '
-  'P(A > B) is the share of pairs of seeds in which A is ahead, ties counted half. Seconds '
-  'an epoch are the median over the epochs after the first, which compiles.'
+  '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean over '
+  "seeds, Welch's for differences: they cover the chance of the seed, not that of the examples "
+  'that the test split holds; those over seeds and examples cover both, by a two-way bootstrap. '
+  'P(A > B) is the share of pairs of seeds in which A is ahead, ties counted half. p is of '
+  "Welch's test, and Holm's p is corrected for all comparisons of the same setting, as of "
+  'cells, at the same epoch. Seeds needed: of each group, to tell a difference as large in four '
+  'of five tries. Seconds an epoch are the median over the epochs after the first, which '
+  'compiles.'
 )
+SEARCH = (
+  'Each arm was given the same trials; what was best by validation accuracy was run again with '
+  'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
+  'Accuracies here are the best of the epochs that a trial was given.'
+)
+OF_SEARCH = 'search_response', 'expected_maximum'  # the figures
+VERDICTS = 'supported', 'refuted', 'undecided'
+MAX_SAID = 12  # a log of more comparisons than this has none
+MAX_LISTED = 120  # nor have Markdown and LaTeX, of more than this
+TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
+  '\\': r'\textbackslash{}',
+  '~': r'\textasciitilde{}',
+  '^': r'\textasciicircum{}',
+  '±': r'$\pm$',
+  '<': '$<$',
+  '>': '$>$',
+  '|': '$|$',
+  '-': '-{}',  # no ligature of two
+}
 
 
 class Block(NamedTuple):
-  """The runs of one set of data and one protocol, and what is said of them."""
+  """The runs of one set of data and one protocol, and what is said of them.
+
+  pairs: rows of results.compare, of two cells; others: of two values of another setting.
+  """
 
   caption: str
   summary: pd.DataFrame
   pairs: pd.DataFrame
+  others: pd.DataFrame
   runs: pd.DataFrame
   anchors: str
 
 
+class Report(NamedTuple):
+  """All that a report says, before it is set as a page, as Markdown or as LaTeX.
+
+  claims: rows of results.claims. trials: of the search, as `_trials` gives them. drawings: (name,
+  caption, svg) of each figure. missing: as results.missing_runs gives it. made_by: what made the
+  numbers, as name -> lines.
+  """
+
+  title: str
+  finding: str
+  claims: pd.DataFrame
+  blocks: list[Block]
+  trials: pd.DataFrame
+  drawings: list[tuple[str, str, str]]
+  missing: list[tuple[str, str, str]]
+  made_by: dict[str, list[str]]
+
+
 def table(runs):
   """What the runs found, as a rich renderable that also reads well in a log 100 columns wide."""
+  return _table(
+    _blocks(runs, results.summarise(runs), results.compare(runs)), pd.DataFrame({'sentence': []})
+  )
+
+
+def write(workdir):
+  """Writes the tables *.csv, summary.md, summary.tex, report.html and figures/*.png.
+
+  Runs of a search take no part in the tables and figures of the comparison. Returns `table` of the
+  others, under the verdicts of the sweep's claims. Raises as `load_runs`.
+  """
+  workdir = pathlib.Path(workdir)
+  every, sweep = results.load_runs(workdir), results.sweep_of(workdir)
+  searched = {run['id'] for run in sweep['runs'] if run.get('stage') == 'search'}
+  runs, trials = every[~every['id'].isin(searched)], _trials(sweep)
+  claims = results.claims(workdir, runs)
+  runs = _tuned(runs, sweep)
+  summary = results.summarise(runs)
+  pairs = results.compare(runs, workdir, over=results.settings(runs))
+  # Cells are what is asked about: comparisons of other settings should not weaken theirs.
+  families = pairs.groupby(['metric', 'setting'])
+  pairs['p_holm'] = families['p'].transform(statistics.holm)
+  blocks = _blocks(runs, summary, pairs)
+  runlog.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
+  runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
+  runlog.write_atomic(workdir / 'comparisons.csv', pairs.to_csv(index=False))
+  note = '\n'.join(block.caption for block in blocks)
+  missing = results.missing_runs(workdir, set(every['id']))
+  name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
+  told = Report(
+    f'{name}, {len(every)} of {len(every) + len(missing)} runs',
+    _finding(summary, pairs, claims),
+    claims,
+    blocks,
+    trials,
+    list(_draw(workdir, runs, summary, pairs, trials, note)),
+    missing,
+    _made_by(workdir, every, sweep),
+  )
+  runlog.write_atomic(workdir / 'summary.md', _markdown(told))
+  runlog.write_atomic(workdir / 'summary.tex', _latex(told))
+  runlog.write_atomic(workdir / 'report.html', _page(told, workdir))
+  return _table(blocks, claims)
+
+
+def _table(blocks, claims):
   from rich import box
   from rich.console import Group
   from rich.table import Table
   from rich.text import Text
 
-  parts = []
-  for block in _blocks(runs):
+  parts = [Text(sentence) for sentence in claims['sentence']]
+  parts += [Text('')] * bool(parts)
+  for block in blocks:
     header, rows = _group_rows(block.summary)
     # Bare, so that a short label's row is on one line of a terminal 80 columns wide.
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
@@ -64,45 +157,121 @@ def table(runs):
   return Group(*parts[:-1])
 
 
-def write(workdir):
-  """Writes summary.csv, runs.csv, summary.md, report.html and figures/*.png into `workdir`.
+def _trials(sweep):
+  """A row a trial of the sweep's searches, as in sweep.json, with `y`, its validation accuracy.
 
-  Returns `table` of the runs. Raises as `load_runs`.
+  Columns: id, group (its arm, in words), settings, seed, epochs, y, best (is it the arm's), method.
   """
+  overrides = {run['id']: run['overrides'] for run in sweep['runs']}
+  rows = [
+    overrides[trial['id']]
+    | {'id': trial['id'], 'group': _arm(arm), 'method': search['method']}
+    | {'epochs': trial['epochs'], 'y': trial['validation_accuracy']}
+    | {'best': trial['id'] == arm['best']}
+    for search in sweep.get('searches', ())
+    for arm in search['arms']
+    for trial in arm['trials']
+  ]
+  trials = results.flatten(rows) if rows else pd.DataFrame(columns=['id', 'model.cell', 'y'])
+  return trials.astype({'y': float}).assign(validation_is_test=False)
+
+
+def _arm(arm):
+  return ' '.join(
+    results.cell_name(value)
+    if name == 'model.cell'
+    else f'{name.rpartition(".")[2]}={results.value_words(value)}'
+    for name, value in arm['overrides'].items()
+  )
+
+
+def _tuned(runs, sweep):
+  """`runs`, where what a search chose is 'tuned': each arm is compared at its own best setting."""
+  for number, search in enumerate(sweep.get('searches', ()), 1):
+    chosen = runs['id'].isin([run for arm in search['arms'] for run in arm['runs']])
+    words = 'tuned' if number == 1 else f'tuned {number}'
+    for name in search['ranges']:
+      if name in runs and chosen.any():
+        runs = runs.assign(**{name: runs[name].astype(object).mask(chosen, words)})
+  return runs
+
+
+def _draw(workdir, runs, summary, pairs, trials, note):
+  """Writes each figure that there is something for; yields its (name, caption, svg)."""
   from rnnlab import figures
 
-  workdir = pathlib.Path(workdir)
-  runs, sweep = results.load_runs(workdir), results.sweep_of(workdir)
-  runlog.write_atomic(workdir / 'runs.csv', runs.to_csv(index=False))
-  summary, blocks = results.summarise(runs), _blocks(runs)
-  missing = results.missing_runs(workdir, set(runs['id']))
-  runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
-  labelled = runs.assign(group=results.label(runs))
-  metrics = results.metrics_of(workdir, labelled)
-  data = '\n'.join(block.caption for block in blocks)
-  drawings = {}
-  for name, caption in figures.captions(runs).items():
-    frames = (labelled, summary) if name == 'test_accuracy' else (metrics,)
-    if not frames[0].empty:
-      png, svg = figures.render(getattr(figures, name), *frames, note=f'{caption}\n{data}')
-      runlog.write_atomic(workdir / 'figures' / f'{name}.png', png)
-      drawings[name] = caption, svg
-  name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
-  title = f'{name}, {len(runs)} of {len(runs) + len(missing)} runs'
-  told = title, _finding(runs), blocks, drawings, missing, _made_by(workdir, runs, sweep)
-  runlog.write_atomic(workdir / 'summary.md', _markdown(*told))
-  runlog.write_atomic(workdir / 'report.html', _page(*told))
-  return table(runs)
+  def draw(name, *frames, note=note, **shown):
+    caption = figures.caption(name, runs, **shown)
+    png, svg = figures.render(getattr(figures, name), *frames, note=f'{caption}\n{note}')
+    runlog.write_atomic(workdir / 'figures' / f'{name}.png', png)
+    return name, caption, svg
+
+  def some(most):
+    shown = figures.select(summary, most)
+    return shown, {'shown': len(shown), 'of': len(summary)}
+
+  if len(runs):
+    labelled = runs.assign(group=results.label(runs))
+    shown, counts = some(figures.MAX_ROWS)
+    yield draw('test_accuracy', labelled, shown, **counts)
+    if len(paired := _paired(runs, pairs[_of_cells(pairs)])):
+      best = paired.groupby('pair')['validation'].mean().nlargest(figures.MAX_PAIRS).index
+      yield draw(
+        'paired_seeds',
+        pairs.assign(where=_where(pairs), pair=pairs.index).loc[best.sort_values()],
+        paired,
+        shown=len(best),
+        of=paired['pair'].nunique(),
+        what='pairs',
+      )
+    if len(summary) > 1:
+      yield draw('frontier', summary)
+    shown, counts = some(figures.MAX_PANELS)
+    metrics = results.metrics_of(workdir, labelled[labelled['group'].isin(shown['group'])])
+    if len(metrics):
+      yield draw('learning_curves', metrics, **counts)
+      yield draw('accuracy_vs_time', metrics, **counts)
+    answered = runs.assign(y=runs['best_validation_accuracy'].fillna(runs['validation_accuracy']))
+    if figures.many_valued(answered):
+      yield draw('response', answered)
+  trials = trials.dropna(subset='y')
+  if figures.many_valued(trials):
+    yield draw('search_response', trials, note='')
+  if len(trials):
+    # Where a trial depends on those before it, there is no such expectation.
+    independent = trials[trials['method'] != 'optuna']
+    if len(independent) > independent['group'].nunique():
+      yield draw('expected_maximum', independent, note='')
 
 
-def _blocks(runs):
-  summary, pairs = results.summarise(runs), results.compare(runs)
-  pairs['where'] = results.label(pairs.assign(**{'model.cell': ''})).str.strip()
+def _paired(runs, pairs):
+  """Runs of two cells that share seed, data and settings: a row for two, with its row of `pairs`.
+
+  pair: the index in `pairs`; x and y: test accuracies of a and b; validation: the mean of theirs.
+  """
+  metric = 'best_test_accuracy' if runs['best_test_accuracy'].notna().any() else 'test_accuracy'
+  shared = [*results.DATA, *(name for name in results.settings(runs) if name != 'model.cell')]
+  side = runs[[*shared, 'seed', 'model.cell']].assign(
+    value=runs[metric], validation=runs[metric.replace('test', 'validation')]
+  )
+  paired = (
+    pairs.loc[pairs['metric'] == metric, [*shared, 'a', 'b']]
+    .rename_axis('pair')
+    .reset_index()
+    .merge(side.rename(columns={'model.cell': 'a', 'value': 'x'}), on=[*shared, 'a'])
+    .merge(side.rename(columns={'model.cell': 'b', 'value': 'y'}), on=[*shared, 'seed', 'b'])
+    .dropna(subset=['x', 'y'])
+  )
+  return paired.assign(validation=(paired['validation_x'] + paired['validation_y']) / 2)
+
+
+def _blocks(runs, summary, pairs):
   blocks = []
+  pairs = pairs.assign(where=_where(pairs))
   for key, part in runs.groupby(results.DATA, sort=False):
-    summed, paired = (
+    summed, paired, others = (
       frame[frame[results.DATA].eq(pd.Series(key, results.DATA)).all(axis=1)]
-      for frame in (summary, pairs)
+      for frame in (summary, pairs[_of_cells(pairs)], pairs[~_of_cells(pairs)])
     )
     source, title, tutorial = key
     caption = f'Data: {title}'
@@ -115,14 +284,34 @@ def _blocks(runs):
       title.startswith('IMDB') and source != 'package' and (sizes['test_examples'] == 25_000).all()
     )
     blocks.append(
-      Block(f'{caption}\n{PROTOCOL[tutorial]}', summed, paired, part, ANCHORS if official else '')
+      Block(
+        f'{caption}\n{PROTOCOL[tutorial]}',
+        summed,
+        paired,
+        others,
+        part,
+        ANCHORS if official else '',
+      )
     )
   return blocks
 
 
+def _of_cells(pairs):
+  return pairs['setting'] == 'model.cell'
+
+
+def _where(pairs):
+  """The settings that a pair shares, in words."""
+  return results.label(pairs).str.strip()
+
+
 def _sentences(block):
   """What is to be said of a block's pairs of cells, and beside what to see it."""
-  for row in block.pairs.to_dict('records'):
+  pairs = block.pairs
+  if len(pairs) > MAX_SAID:
+    yield f'{len(pairs)} comparisons of cells: see report.html.'
+    pairs = pairs[:0]
+  for row in pairs.to_dict('records'):
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
     chance = '' if pd.isna(row['low']) else f', P({b} > {a}) = {row["p_greater"]:.2f}'
     yield (
@@ -134,10 +323,17 @@ def _sentences(block):
     yield block.anchors
 
 
-def _finding(runs):
-  """The headline: what can be said of the test accuracy after the last epoch."""
-  summary, pairs = results.summarise(runs), results.compare(runs)
-  pairs = pairs[pairs['metric'] == 'test_accuracy']
+def _finding(summary, pairs, claims):
+  """The headline: how the claims fell, or what the test accuracies after the last epoch say."""
+  if len(claims) == 1:
+    return claims.iloc[0]['sentence']
+  if len(claims):
+    counts = claims['verdict'].value_counts()
+    words = ', '.join(f'{counts[v]} {v}' for v in VERDICTS if v in counts)
+    return f'{len(claims)} claims: {words}.'
+  if summary.empty:
+    return 'No run of the comparison is finished.'
+  pairs = pairs[_of_cells(pairs) & (pairs['metric'] == 'test_accuracy')]
   if len(pairs) == 1:
     row = pairs.iloc[0]
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
@@ -219,16 +415,82 @@ def _group_rows(summary, wide=False):
 
 def _pair_rows(pairs):
   """(header, rows) in words, of the comparisons."""
-  return ['Test accuracy, A - B', 'Epoch', 'Points', '95% interval', 'P(A > B)', 'Seeds'], [
-    [
-      f'{results.cell_name(row["b"])} - {results.cell_name(row["a"])} {row["where"]}'.strip(),
-      'last' if row['metric'] == 'test_accuracy' else 'best validation',
-      f'{100 * row["difference"]:+z.1f}',
-      _interval(row['low'], row['high']),
-      '-' if pd.isna(row['low']) else f'{row["p_greater"]:.2f}',
-      f'{row["n_b"]}, {row["n_a"]}',
-    ]
+  rows = [
+    {
+      'Test accuracy,\nA - B': _pair(row),
+      'Epoch': 'last' if row['metric'] == 'test_accuracy' else 'best',
+      'Points': f'{100 * row["difference"]:+z.1f}',
+      '95% interval,\nseeds': _interval(row['low'], row['high']),
+      '95% interval,\nseeds and\nexamples': _interval(row['items_low'], row['items_high']),
+      'P(A > B)': '-' if pd.isna(row['low']) else f'{row["p_greater"]:.2f}',
+      '95% interval\nof P(A > B)': '-'
+      if pd.isna(row['p_greater_low'])
+      else f'[{row["p_greater_low"]:.2f}, {row["p_greater_high"]:.2f}]',
+      'p': _p(row['p']),
+      'p, Holm': _p(row['p_holm']),
+      'Seeds': f'{row["n_b"]}, {row["n_a"]}',
+      'Seeds\nneeded': '> 1,000'
+      if row['seeds_needed'] > 1000
+      else _number(row['seeds_needed'], '.0f'),
+    }
     for row in pairs.to_dict('records')
+  ]
+  header = [name for name in rows[0] if any(row[name] != '-' for row in rows)]
+  return header, [[row[name] for name in header] for row in rows]
+
+
+def _pair(row):
+  if row['setting'] == 'model.cell':
+    words = f'{results.cell_name(row["b"])} - {results.cell_name(row["a"])}'
+  else:
+    b, a = map(results.value_words, (row['b'], row['a']))
+    words = f'{row["setting"].rpartition(".")[2]} {b} - {a}:'
+  return f'{words} {row["where"]}'.strip()
+
+
+def _p(value):
+  return '< 0.001' if value < 0.001 else _number(value, '.3f')
+
+
+def _arm_rows(trials):
+  """(header, rows) in words, of the search: the best setting of each arm."""
+  varied = _varied(trials)
+  rows = []
+  for (group, _), arm in trials.groupby(['group', 'method'], sort=False):
+    (best,) = arm[arm['best']].to_dict('records') or ({'y': np.nan},)
+    rows.append(
+      [
+        group,
+        str(len(arm)),
+        _number(100 * arm['y'].median()),
+        _number(100 * best['y']),
+        *(results.value_words(best.get(name, '-')) for name in varied),
+      ]
+    )
+  accuracy = 'Validation\naccuracy, %,'
+  return ['Arm', 'Trials', f'{accuracy}\nmedian', f'{accuracy}\nchosen', *varied], rows
+
+
+def _trial_rows(trials):
+  """(header, rows) in words, of each trial of the search."""
+  varied = _varied(trials)
+  return ['Trial', 'Arm', *varied, 'Epochs', 'Validation accuracy, %'], [
+    [
+      row['id'],
+      row['group'],
+      *(results.value_words(row[name]) for name in varied),
+      str(row['epochs']),
+      _number(100 * row['y'], '.2f'),
+    ]
+    for row in trials.to_dict('records')
+  ]
+
+
+def _varied(trials):
+  return [
+    name
+    for name in results.settings(trials)
+    if name != 'model.cell' and trials[name].nunique(dropna=False) > 1
   ]
 
 
@@ -262,32 +524,71 @@ def _made_by(workdir, runs, sweep):
     'Device': distinct(runs['device']),
     'Data': distinct(runs['title'] + ', fingerprint ' + runs['fingerprint'].str[:16]),
     'Finished': distinct([runs['finished'].min(), runs['finished'].max()]),
-    'Config': [
-      f'{name} = {" | ".join(map(results.value_words, configs[name].dropna().unique()))}'
-      for name in configs
-    ],
+    'Config': [f'{name} = {_values(configs[name].dropna())}' for name in configs],
+    'Again': _again(runs),
   }
 
 
-def _markdown(title, finding, blocks, drawings, missing, made_by):
+def _values(column):
+  values = column.unique()
+  words = list(map(results.value_words, values))
+  if len(values) <= 12:
+    return ' | '.join(words)
+  if pd.api.types.is_numeric_dtype(column):
+    return f'{len(values)} values from {min(values):g} to {max(values):g}'
+  return ' | '.join([*words[:11], f'{len(values) - 11} more'])
+
+
+def _again(runs):
+  """The commands that make the numbers again, once for each commit and set of versions."""
+  lines = []
+  made = runs.assign(commit=runs['commit'].fillna(''), command=runs['command'].fillna(''))
+  for (commit, versions), part in made.groupby(['commit', 'versions'], sort=False):
+    python, *packages = (name.replace(' ', '==') for name in versions.split(', '))
+    lines.append(f'# {len(part)} runs, with {python.replace("==", " ")}')
+    if commit:
+      clean = commit.removesuffix('-dirty')
+      lines.append(f'git checkout {clean}' + '  # files differed from it' * (clean != commit))
+    lines.append(f'python -m pip install {" ".join(packages)}')
+    lines += filter(None, part['command'].unique())
+  return lines
+
+
+def _markdown(told):
   code = lambda text: f'`{" ".join(text.split()).replace("`", chr(39))}`'  # noqa: E731
-  lines = [f'# {title}', '', f'**{finding}**', '']
-  for block in blocks:
-    header, rows = _group_rows(block.summary, wide=True)
-    lines += [*block.caption.splitlines(), '']
-    lines += [
-      '| ' + ' | '.join(' '.join(cell.split()) for cell in row) + ' |'
+
+  def grid(header, rows):
+    cell = lambda text: ' '.join(text.split()).replace('|', '\\|')  # noqa: E731
+    yield from (
+      '| ' + ' | '.join(map(cell, row)) + ' |'
       for row in (header, ['---', *['---:'] * (len(header) - 1)], *rows)
-    ]
-    lines += ['', *(f'- {sentence}' for sentence in _sentences(block)), '']
-  lines += [NOTES, '']
-  for name, (caption, _) in drawings.items():
-    lines += [f'![{caption}](figures/{name}.png)', '']
-  if missing:
+    )
+    yield ''
+
+  def drawn(search):
+    for name, caption, _ in told.drawings:
+      if (name in OF_SEARCH) == search:
+        yield from (f'![{caption}](figures/{name}.png)', '')
+
+  lines = [f'# {told.title}', '', f'**{told.finding}**', '']
+  if len(told.claims):
+    lines += ['## Claims', '', *(f'- {sentence}' for sentence in told.claims['sentence']), '']
+  for block in told.blocks:
+    lines += [*block.caption.splitlines(), '', *grid(*_group_rows(block.summary, wide=True))]
+    for pairs in (block.pairs, block.others):
+      if 0 < len(pairs) <= MAX_LISTED:
+        lines += grid(*_pair_rows(pairs))
+      elif len(pairs):
+        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
+    lines += [block.anchors, ''] * bool(block.anchors)
+  lines += [NOTES, '', *drawn(search=False)]
+  if len(told.trials):
+    lines += ['## Search', '', SEARCH, '', *grid(*_arm_rows(told.trials)), *drawn(search=True)]
+  if told.missing:
     lines += [
       '## Runs without a result',
       '',
-      *(f'- {code(run)}: {code(error)}' for run, error, _ in missing),
+      *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
       '',
     ]
   lines += [
@@ -295,14 +596,79 @@ def _markdown(title, finding, blocks, drawings, missing, made_by):
     '',
     *(
       f'- {name}: {", ".join(map(code, values))}'
-      for name, values in made_by.items()
-      if name != 'Config'
+      for name, values in told.made_by.items()
+      if name not in ('Config', 'Again')
     ),
+    '',
+    '```',
+    *told.made_by['Again'],
+    '```',
   ]
   return '\n'.join(lines) + '\n'
 
 
-def _page(title, finding, blocks, drawings, missing, made_by):
+def _latex(told):
+  """summary.tex: a document that compiles on its own, from which tables can be taken."""
+
+  def grid(header, rows):
+    head = ' & '.join(
+      rf'\shortstack[{"r" if i else "l"}]{{{_tex(name)}}}' for i, name in enumerate(header)
+    ).replace('\n', r'\\')
+    yield r'\begin{longtable}{>{\raggedright}p{5cm}' + 'r' * (len(header) - 1) + '}'
+    yield from (r'\toprule', rf'{head} \\', r'\midrule', r'\endhead')
+    yield from (' & '.join(map(_tex, row)) + r' \\' for row in rows)
+    yield from (r'\bottomrule', r'\end{longtable}', '')
+
+  def drawn(search):
+    size = r'width=\linewidth,height=.95\textheight,keepaspectratio'
+    for name, _, _ in told.drawings:  # the caption is part of the picture
+      if (name in OF_SEARCH) == search:
+        yield rf'\begin{{figure}}[p]\includegraphics[{size}]{{figures/{name}.png}}\end{{figure}}'
+
+  def itemize(items):
+    return [r'\begin{itemize}', *(rf'\item {item}' for item in items), r'\end{itemize}', '']
+
+  lines = [
+    r'\documentclass{article}',
+    r'\usepackage[landscape,margin=1.5cm]{geometry}',
+    r'\usepackage{array,booktabs,graphicx,longtable}',
+    r'\setlength{\tabcolsep}{4pt}',
+    r'\setlength{\emergencystretch}{3em}',
+    r'\begin{document}',
+    r'\small',
+    rf'\section*{{{_tex(told.title)}}}',
+    rf'\textbf{{{_tex(told.finding)}}}',
+    '',
+  ]
+  if len(told.claims):
+    lines += [r'\section*{Claims}', *itemize(map(_tex, told.claims['sentence']))]
+  for block in told.blocks:
+    lines += [_tex(block.caption).replace('\n', r'\\' + '\n'), '']
+    lines += grid(*_group_rows(block.summary, wide=True))
+    for pairs in (block.pairs, block.others):
+      if 0 < len(pairs) <= MAX_LISTED:
+        lines += grid(*_pair_rows(pairs))
+      elif len(pairs):
+        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
+    lines += [_tex(block.anchors), '']
+  lines += [_tex(NOTES), '', *drawn(search=False)]
+  if len(told.trials):
+    lines += [r'\section*{Search}', SEARCH, '', *grid(*_arm_rows(told.trials)), *drawn(search=True)]
+  lines += [r'\clearpage', r'\section*{Made by}']
+  lines += itemize(
+    rf'{name}: \texttt{{{_tex(value)}}}'
+    for name, values in told.made_by.items()
+    if name not in ('Config', 'Again')
+    for value in values
+  )
+  return '\n'.join([*lines, r'\end{document}']) + '\n'
+
+
+def _tex(text):
+  return ''.join(TEX.get(letter, letter) for letter in text)
+
+
+def _page(told, workdir):
   """report.html: one file, that loads nothing."""
   escape = html.escape
 
@@ -312,48 +678,92 @@ def _page(title, finding, blocks, drawings, missing, made_by):
 
   def grid(header, rows, kind=''):
     head = ''.join(f'<th scope="col">{escape(" ".join(name.split()))}</th>' for name in header)
-    body = ''.join(
-      f'<tr>{"".join(f"<td>{escape(cell)}</td>" for cell in row)}</tr>\n' for row in rows
-    )
+    body = ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>\n' for row in rows)
     return (
-      f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>\n'
-      f'<tbody>{body}</tbody></table></div>'
+      f'<div class="scroll{" tall" * (len(rows) > 30)}"><table class="sortable {kind}"><thead><tr>'
+      f'{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
     )
 
-  data = ''.join(dict.fromkeys(caption(block, 1) for block in blocks))
+  def words(header, rows):
+    return header, [list(map(escape, row)) for row in rows]
+
+  def of_runs(header, rows):
+    """A table of runs, whose first column is the id, with links to their files."""
+    rows = [[*map(escape, row), _links(workdir, row[0])] for row in rows]
+    return grid([*header, 'Files'], rows, 'runs')
+
+  data = ''.join(dict.fromkeys(caption(block, 1) for block in told.blocks))
+
+  def others(pairs):
+    return (
+      f'<details><summary>{len(pairs)} comparisons of other settings</summary>'
+      f'{grid(*words(*_pair_rows(pairs)))}</details>'
+      if len(pairs)
+      else ''
+    )
+
+  def drawn(search):
+    return ''.join(
+      f'<figure><div class="scroll" role="img" aria-label="{escape(text)}">{svg}</div>'
+      f'<figcaption>{escape(text)}{data * (not search)}</figcaption></figure>'
+      for name, text, svg in told.drawings
+      if (name in OF_SEARCH) == search
+    )
+
+  claims = ''.join(
+    f'<li><span class="verdict {escape(row.verdict)}">{escape(row.verdict)}</span> '
+    f'{escape(row.sentence)}</li>\n'
+    for row in told.claims.itertuples()
+  )
   tables = ''.join(
     caption(block)
-    + grid(*_group_rows(block.summary, wide=True))
-    + (grid(*_pair_rows(block.pairs)) if len(block.pairs) else '')
+    + grid(*words(*_group_rows(block.summary, wide=True)))
+    + (grid(*words(*_pair_rows(block.pairs))) if len(block.pairs) else '')
+    + others(block.others)
     + f'<p class="notes">{escape(block.anchors)}</p>' * bool(block.anchors)
-    for block in blocks
+    for block in told.blocks
   )
-  drawn = ''.join(
-    f'<figure><div class="scroll" role="img" aria-label="{escape(text)}">{svg}</div>'
-    f'<figcaption>{escape(text)}{data}</figcaption></figure>'
-    for text, svg in drawings.values()
-  )
-  runs = ''.join(caption(block, 1) + grid(*_run_rows(block.runs), 'sortable') for block in blocks)
+  search = ''
+  if len(told.trials):
+    search = (
+      f'<section><h2>Search</h2><p class="notes">{escape(SEARCH)}</p>'
+      f'{grid(*words(*_arm_rows(told.trials)))}{drawn(search=True)}'
+      f'<details><summary>All {len(told.trials)} trials</summary>'
+      f'{of_runs(*_trial_rows(told.trials))}</details></section>'
+    )
+  runs = ''.join(caption(block, 1) + of_runs(*_run_rows(block.runs)) for block in told.blocks)
   failed = ''.join(
     f'<li><code>{escape(run)}</code>: {escape(error)}'
     + (f'<details><summary>Traceback</summary><pre>{escape(trace)}</pre></details>' * bool(trace))
     + '</li>'
-    for run, error, trace in missing
+    for run, error, trace in told.missing
   )
   made = ''.join(
     f'<dt>{escape(name)}</dt>' + ''.join(f'<dd>{escape(value)}</dd>' for value in values)
-    for name, values in made_by.items()
-    if name != 'Config'
+    for name, values in told.made_by.items()
+    if name not in ('Config', 'Again')
   )
   template = pathlib.Path(__file__).with_name('report.html').read_text('utf-8')
   return string.Template(template).substitute(
-    title=escape(title),
-    finding=escape(finding),
+    title=escape(told.title),
+    finding=escape(told.finding),
+    claims=f'<section><h2>Claims</h2><ul class="claims">{claims}</ul></section>' * bool(claims),
     results=tables,
-    figures=drawn,
+    figures=drawn(search=False),
+    search=search,
     runs=runs,
     notes=escape(NOTES),
     made=made,
-    config=escape('\n'.join(made_by['Config'])),
-    failed=f'<section><h2>Runs without a result</h2><ul>{failed}</ul></section>' * bool(missing),
+    again=escape('\n'.join(told.made_by['Again'])),
+    config=escape('\n'.join(told.made_by['Config'])),
+    failed=f'<section><h2>Runs without a result</h2><ul>{failed}</ul></section>' * bool(failed),
+  )
+
+
+def _links(workdir, run):
+  files = (pathlib.Path(run) / name for name in ('result.json', 'metrics.jsonl', 'config.json'))
+  return ' '.join(
+    f'<a href="{urllib.parse.quote(path.as_posix())}">{path.stem}</a>'
+    for path in files
+    if (workdir / path).exists()
   )

@@ -6,6 +6,7 @@ import json
 import logging as stdlib_logging
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 
@@ -80,30 +81,86 @@ def read_rows(path) -> list[dict]:
 
 
 class TensorBoard:
-  """A run's TensorBoard events, written without TensorFlow.
+  """A run's TensorBoard events, written without TensorFlow; its config fills the HParams tab.
 
   Made anew from all rows so far, so that a resumed run shows each epoch once.
   """
 
-  def __init__(self, folder, rows: list[dict]):
+  def __init__(self, folder, config: dict, rows: list[dict]):
     from tensorboardX import SummaryWriter
+    from tensorboardX.summary import hparams
 
     for old in pathlib.Path(folder).glob('events.out.tfevents.*'):
       old.unlink()
     self._writer = SummaryWriter(str(folder), flush_secs=1)
+    # Of the plugin's three records the one that a run needs: it finds the metrics by itself.
+    _, session_start, _ = hparams(dict(_flat(config)), {})
+    self._writer.file_writer.add_summary(session_start)
     for row in rows:
       self.write(row)
 
   def write(self, row: dict) -> None:
     """Adds an epoch's row as scalars at its step, named split/metric."""
-    for name, value in row.items():
-      if name not in ('step', 'epoch'):
-        self._writer.add_scalar(name.replace('_', '/', 1), value, row['step'])
+    for name, value in _scalars(row).items():
+      self._writer.add_scalar(name, value, row['step'])
     self._writer.flush()
 
   def close(self) -> None:
     """Closes the events file."""
     self._writer.close()
+
+
+class WandB:
+  """A run for Weights & Biases, under its own id; wandb has to be installed.
+
+  WANDB_MODE=offline keeps it in `folder`/wandb, from where `wandb sync` sends it; W&B's other
+  environment variables hold too. A resumed run shows each epoch once: offline it is made anew from
+  all rows so far, online only the rows that W&B lacks are sent.
+  """
+
+  def __init__(self, folder, config: dict, rows: list[dict]):
+    import wandb
+
+    folder = pathlib.Path(folder)
+    for old in folder.glob('wandb/offline-run-*'):
+      shutil.rmtree(old)
+    self._run = wandb.init(
+      project=os.environ.get('WANDB_PROJECT', 'rnnlab'),
+      group=folder.resolve().parent.name,
+      id=folder.name,
+      name=folder.name,
+      dir=folder,
+      config=config,
+      resume='allow',
+      reinit='create_new',  # a population's runs are open side by side
+      settings=wandb.Settings(silent=True, console='off'),
+    )
+    for row in rows:
+      self.write(row)
+
+  def write(self, row: dict) -> None:
+    """Adds an epoch's row at its step, with metrics named split/metric."""
+    if row['step'] >= self._run.step:
+      self._run.log(_scalars(row), step=row['step'])
+
+  def close(self) -> None:
+    """Ends the run's part that this process does."""
+    self._run.finish()
+
+
+def _scalars(row):
+  return {
+    name.replace('_', '/', 1): value for name, value in row.items() if name not in ('step', 'epoch')
+  }
+
+
+def _flat(config, prefix=''):
+  """A nested config's fields under dotted names; what is no scalar as text."""
+  for name, value in config.items():
+    if isinstance(value, dict):
+      yield from _flat(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value if isinstance(value, (bool, int, float)) else str(value)
 
 
 def plain_warnings() -> None:

@@ -4,7 +4,10 @@ import html.parser
 import io
 import json
 import re
+import shutil
 import statistics
+import subprocess
+import urllib.parse
 
 import matplotlib
 import matplotlib.image
@@ -352,7 +355,10 @@ def test_files_of_the_report(written):
     assert (written / figure).exists()
 
 
-@pytest.mark.parametrize('name', ['learning_curves', 'accuracy_vs_time', 'test_accuracy'])
+@pytest.mark.parametrize(
+  'name',
+  ['learning_curves', 'accuracy_vs_time', 'test_accuracy', 'paired_seeds', 'frontier'],
+)
 def test_figures_are_drawn(written, name):
   image = matplotlib.image.imread(written / 'figures' / f'{name}.png')[..., :3]
   assert min(image.shape[:2]) > 300
@@ -392,12 +398,16 @@ def test_labels_at_the_ends_of_lines_do_not_overlap(tmp_path):
 def test_page_loads_nothing_and_escapes_everything(written):
   text = (written / 'report.html').read_text()
   page = Page(written / 'report.html')
-  assert text.count('<svg') == 3
+  assert text.count('<svg') == 5
   assert '<script>alert' not in text
   assert 'NonFiniteLoss: <script>alert(1)</script>' in page.text and 'in <module>' in page.text
+  links = 0
   for name, value in page.attributes:
     if name in ('src', 'href', 'xlink:href', 'srcset', 'data', 'action'):
-      assert value.startswith(('#', 'data:')), (name, value)
+      if not value.startswith(('#', 'data:')):
+        assert name == 'href' and (written / urllib.parse.unquote(value)).is_file(), value
+        links += 1
+  assert links == 6 * 3  # result, metrics and config of each run
   assert all(url.startswith(('#', '"#')) for url in re.findall(r'url\(([^)]*)\)', text))
   assert '@import' not in text and 'http-equiv="Content-Security-Policy"' in text
   for words in (
@@ -411,6 +421,8 @@ def test_page_loads_nothing_and_escapes_everything(written):
     'train.epochs = 3',
     'model.cell = lstm | gru',
     'lstm_7',
+    'git checkout ' + 'c0ffee' * 6,
+    'python -m pip install jax==0.10.2',
   ):
     assert words in page.text, words
 
@@ -425,3 +437,221 @@ def test_a_workdir_without_runs_says_what_to_do(tmp_path):
   (tmp_path / 'lstm_0' / 'error.json').write_text('{"error": "the disk is full"}')
   with pytest.raises(ValueError, match='lstm_0: the disk is full'):
     report.write(tmp_path)
+
+
+def axes_of(draw, *frames):
+  with matplotlib.rc_context(figures.STYLE):
+    return draw(*frames).axes
+
+
+def test_seeds_are_paired_with_their_own_of_the_other_cell(tmp_path):
+  for seed, accuracy in enumerate((0.80, 0.82, 0.84)):
+    write_run(tmp_path, 'lstm', seed, accuracy, accuracy)
+  for seed, accuracy in ((1, 0.81), (2, 0.86), (3, 0.99)):
+    write_run(tmp_path, 'gru', seed, accuracy, accuracy)
+  write_run(tmp_path, 'gru', 0, 0.5, 0.5, hidden_size=128)  # seed 0, but another setting
+  runs = results.load_runs(tmp_path)
+  pairs = results.compare(runs)
+  paired = report._paired(runs, pairs)
+  assert sorted(zip(paired['x'], paired['y'], strict=True)) == [(0.82, 0.81), (0.84, 0.86)]
+  pairs = pairs.assign(where='', pair=pairs.index).loc[paired['pair'].unique()]
+  left, right = axes_of(figures.paired_seeds, pairs, paired)
+  joined = [tuple(line.get_ydata()) for line in left.lines if tuple(line.get_xdata()) == (0, 1)]
+  assert sorted(joined) == [(0.82, 0.81), (0.84, 0.86)]
+  dots = next(line for line in right.lines if line.get_marker() == 'o')
+  assert sorted(dots.get_ydata()) == pytest.approx([-1, 2])
+
+
+def test_the_frontier_is_what_no_group_beats_in_both(tmp_path):
+  write_run(tmp_path)
+  row = results.summarise(results.load_runs(tmp_path)).iloc[0].to_dict()
+  points = {(10, 0.80), (20, 0.79), (30, 0.85), (30, 0.83), (40, 0.85), (50, 0.90)}
+  summary = pd.DataFrame(
+    [row | {'group': str(x), 'seconds': x, 'best_test_accuracy_mean': y} for x, y in sorted(points)]
+  )
+  (ax,) = axes_of(figures.frontier, summary)
+  (ringed,) = [line for line in ax.lines if line.get_markerfacecolor() == 'none']
+  assert [*zip(*ringed.get_data(), strict=True)] == [(10, 0.80), (30, 0.85), (50, 0.90)]
+
+
+def test_a_response_is_of_numbers_that_take_many_values_on_an_axis_that_fits_them():
+  draw = np.random.default_rng(0)
+  runs = pd.DataFrame(
+    {
+      'id': map(str, range(40)),
+      'model.cell': ['lstm', 'gru'] * 20,
+      'optim.learning_rate': 10 ** draw.uniform(-5, -1, 40),
+      'model.dropout': draw.uniform(0, 1, 40),
+      'model.layers': [1, 2] * 20,
+      'data.mask': [True, False] * 20,
+      'y': draw.uniform(0.5, 0.9, 40),
+      'validation_is_test': False,
+    }
+  )
+  axes = axes_of(figures.response, runs)
+  assert [(ax.get_xlabel(), ax.get_xscale()) for ax in axes] == [
+    ('optim.learning_rate', 'log'),
+    ('model.dropout', 'linear'),
+  ]
+  for ax in axes:
+    low, high = ax.get_xlim()
+    assert low <= runs[ax.get_xlabel()].min() and runs[ax.get_xlabel()].max() <= high
+
+
+def test_of_many_groups_figures_show_the_best_by_validation_of_each_cell_and_say_so(tmp_path):
+  for cell in ('lstm', 'gru'):
+    for i in range(12):
+      validation = 0.7 + i / 100 + 0.2 * (cell == 'gru')
+      write_run(tmp_path, cell, best=validation, hidden_size=i + 1, epochs=2)
+  report.write(tmp_path)
+  page = Page(tmp_path / 'report.html')
+  assert (
+    'Shown are 12 of 24 groups: those of best validation accuracy, of each cell alike' in page.text
+  )
+  assert 'Shown are 6 of 12 pairs: those of best validation accuracy;' in page.text
+  summary = results.summarise(results.load_runs(tmp_path))
+  shown = figures.select(summary, 12)
+  assert set(shown['model.cell']) == {'lstm', 'gru'}
+  assert set(shown['model.hidden_size']) == {7, 8, 9, 10, 11, 12}
+  for name in ('test_accuracy', 'learning_curves', 'response'):
+    image = matplotlib.image.imread(tmp_path / 'figures' / f'{name}.png')
+    assert max(image.shape) < 4000
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory):
+  """A report of a search: eight trials an arm, all but the two best left early; and its claims."""
+  path = tmp_path_factory.mktemp('searched')
+  runs, arms = [], []
+  for cell in ('lstm', 'gru'):
+    trials, chosen = [], []
+    for i in range(8):
+      rate, accuracy = 10.0 ** -(i % 5 + 1), 0.6 + i / 100
+      setting = {'optim.learning_rate': rate * (1 + i)}
+      runs.append(
+        {'id': f'{cell}_t{i}', 'stage': 'search'}
+        | {'overrides': {'model.cell': cell, 'seed': 0, **setting}}
+      )
+      trials.append(
+        {'id': f'{cell}_t{i}', 'setting': setting, 'epochs': 3 if i > 5 else 1}
+        | {'validation_accuracy': accuracy, 'state': 'done' if i > 5 else 'left'}
+      )
+      if i > 5:  # of a trial that went to its end; its test accuracy is to be seen nowhere
+        write_run(path, cell, seed=0, accuracy=0.111, best=0.111).rename(path / f'{cell}_t{i}')
+    for seed, accuracy in enumerate((0.81, 0.82, 0.83), 100):
+      accuracy += 0.05 * (cell == 'gru')
+      folder = write_run(path, cell, seed, accuracy, accuracy)
+      config = json.loads((folder / 'config.json').read_text())
+      config['optim'] = {'learning_rate': 0.1 if cell == 'lstm' else 0.2}
+      (folder / 'config.json').write_text(json.dumps(config))
+      chosen.append(folder.name)
+      runs.append({'id': folder.name, 'overrides': {'model.cell': cell, 'seed': seed}, 'stage': ''})
+    arm = {'overrides': {'model.cell': cell}, 'trials': trials, 'best': f'{cell}_t7'}
+    arms.append(arm | {'runs': chosen})
+  sides = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}, 'metric': 'best_test_accuracy'}
+  sweep = {'experiment': 'imdb', 'preset': '', 'command': 'python launch.py', 'runs': runs}
+  search = {'method': 'sobol', 'ranges': {'optim.learning_rate': ['log', 0.01, 1]}, 'arms': arms}
+  claims = [
+    sides | {'claim': 'GRU beats LSTM & all_that', 'says': 'b > a'},
+    sides | {'claim': 'LSTM beats GRU', 'says': 'b < a'},
+  ]
+  (path / 'sweep.json').write_text(json.dumps(sweep | {'searches': [search], 'claims': claims}))
+  return path, text_of(report.write(path))
+
+
+def test_trials_of_a_search_are_told_apart_from_the_runs_that_are_compared(searched):
+  path, text = searched
+  summary = pd.read_csv(path / 'summary.csv')
+  assert list(summary['group']) == ['LSTM', 'GRU'] and list(summary['runs']) == [3, 3]
+  pairs = pd.read_csv(path / 'comparisons.csv')
+  assert pairs['difference'].to_numpy() == pytest.approx([0.05, 0.05])  # each as it was tuned
+  page = Page(path / 'report.html').text
+  for shown in (text, page, (path / 'summary.md').read_text(), (path / 'summary.tex').read_text()):
+    assert '11.1' not in shown
+  assert '## Search' in (path / 'summary.md').read_text()
+  assert '| GRU | 8 | 63.5 | 67.0 | 0.008 |' in (path / 'summary.md').read_text()
+  for name in ('search_response', 'expected_maximum'):
+    assert (path / 'figures' / f'{name}.png').exists()
+  assert 'gru_t3' in page and 'All 16 trials' in page
+
+
+def test_where_only_trials_are_done_yet_the_report_is_of_the_search(searched, tmp_path):
+  shutil.copytree(searched[0], tmp_path, dirs_exist_ok=True)
+  for folder in tmp_path.glob('*_10[0-2]_tfds'):
+    shutil.rmtree(folder)
+  report.write(tmp_path)
+  page = Page(tmp_path / 'report.html')
+  assert 'All 16 trials' in page.text and '2 claims: 2 undecided.' in page.text
+  assert 'Each dot is the test accuracy' not in page.text
+
+
+def test_other_settings_are_compared_as_a_family_of_their_own(tmp_path):
+  draw = np.random.default_rng(0)
+  for cell in ('lstm', 'gru'):
+    for size in (32, 64, 128):
+      for seed in range(3):
+        write_run(tmp_path, cell, seed, 0.8 + draw.uniform(0, 0.02), hidden_size=size, epochs=1)
+  report.write(tmp_path)
+  pairs = pd.read_csv(tmp_path / 'comparisons.csv').query('metric == "test_accuracy"')
+  cells = pairs[pairs['setting'] == 'model.cell']
+  assert len(cells) == 3 and len(pairs) == 3 + 2 * 3
+  assert cells['p_holm'].min() == pytest.approx(min(1, 3 * cells['p'].min()))
+  words = (tmp_path / 'summary.md').read_text()
+  assert '| GRU - LSTM hidden_size=64 | last |' in words
+  assert '| hidden_size 64 - 32: GRU | last |' in words
+  assert '12 comparisons of other settings' in Page(tmp_path / 'report.html').text
+
+
+def test_verdicts_of_the_claims_come_first(searched):
+  path, text = searched
+  page = Page(path / 'report.html')
+  assert '2 claims: 1 supported, 1 refuted.' in page.text
+  assert page.text.index('LSTM beats GRU: refuted') < page.text.index('Data: IMDB')
+  assert ('class', 'verdict supported') in page.attributes
+  assert text.startswith('GRU beats LSTM & all_that: supported')
+  words = (path / 'summary.md').read_text()
+  assert words.index('- LSTM beats GRU: refuted') < words.index('| Group')
+
+
+def test_latex_is_a_whole_document_with_nothing_unescaped(searched):
+  path, _ = searched
+  text = (path / 'summary.tex').read_text()
+  assert text.startswith('\\documentclass') and text.rstrip().endswith('\\end{document}')
+  begun, ended = (re.findall(rf'\\{word}{{(\w+)}}', text) for word in ('begin', 'end'))
+  assert sorted(begun) == sorted(ended) and begun.count('longtable') == 3
+  assert r'GRU beats LSTM \& all\_that: supported' in text
+  for table in re.findall(r'\\begin{longtable}.*?\\end{longtable}', text, re.DOTALL):
+    assert all(rule in table for rule in (r'\toprule', r'\midrule', r'\bottomrule'))
+    columns = len(re.search(r'p{5cm}(r+)}', table)[1])
+    rows = [line for line in table.splitlines() if line.endswith(r'\\') and '&' in line]
+    assert len(rows) > 1 and all(line.count(' & ') == columns for line in rows)
+  for picture in re.findall(r'\\includegraphics\[.*?\]{(.*?)}', text):
+    assert (path / picture).is_file()
+  assert report._tex(r'50% & a_b ~ \x {^} #$ <1>') == (
+    r'50\% \& a\_b \textasciitilde{} \textbackslash{}x \{\textasciicircum{}\} \#\$ $<$1$>$'
+  )
+
+
+@pytest.mark.skipif(not shutil.which('pdflatex'), reason='there is no LaTeX here')
+def test_latex_compiles(searched):
+  path, _ = searched
+  command = ['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'summary.tex']
+  done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.skipif(not shutil.which('node'), reason='there is no JavaScript here')
+def test_tables_are_sorted_as_numbers_where_they_are_numbers(written):
+  script = re.search(r'<script>(.*?)</script>', (written / 'report.html').read_text(), re.DOTALL)[1]
+  order = script[: script.index('for (const table')]
+  columns = [
+    ['-5', '-3', '0.1', '1e3', '-'],
+    ['[-2.2, 6.2]', '[77.0, 87.0]', '[102.0, 103.0]', '-'],
+    ['9.5 ± 1.0', '10.2 ± 0.1', '82.0'],
+    ['999', '1,329,473', '> 10,000,000'],
+    ['GRU size=8', 'GRU size=16', 'LSTM'],
+  ]
+  sort = f'{json.dumps(columns)}.map(column => column.reverse().sort(compare))'
+  code = f'{order}; console.log(JSON.stringify({sort}))'
+  done = subprocess.run(['node', '-e', code], capture_output=True, text=True, timeout=60)
+  assert json.loads(done.stdout) == columns, done.stderr

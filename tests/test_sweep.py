@@ -147,27 +147,6 @@ def test_a_lock_is_one_process_s_and_goes_with_it(tmp_path):
     pass
 
 
-def test_tensorboard_events_are_read_back_by_its_own_reader(tmp_path):
-  from tensorboardX.proto.event_pb2 import Event
-
-  rows = [{'step': 5, 'epoch': 1, 'train_loss': 0.5, 'seconds': 1.0}]
-  board = runlog.TensorBoard(tmp_path, rows)
-  board.write({'step': 10, 'epoch': 2, 'train_loss': 0.25, 'seconds': 1.0})
-  board.close()
-  board = runlog.TensorBoard(tmp_path, rows)  # resumed at epoch 1: epoch 2 is not there twice
-  board.write({'step': 10, 'epoch': 2, 'train_loss': 0.25, 'seconds': 1.0})
-  board.close()
-  (path,) = tmp_path.glob('events.out.tfevents.*')
-  found, content = [], path.read_bytes()
-  while content:  # records: length (8 bytes), its checksum (4), the event, its checksum (4)
-    length = int.from_bytes(content[:8], 'little')
-    event = Event.FromString(content[12 : 12 + length])
-    found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-    content = content[16 + length :]
-  losses = [(step, value) for step, tag, value in found if tag == 'train/loss']
-  assert losses == [(5, 0.5), (10, 0.25)]
-
-
 def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
   import io
 
