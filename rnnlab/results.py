@@ -477,6 +477,8 @@ def _why_not(claim, sides, undone):
       return f'runs of {words} differ in {" and ".join(mixed)}, which the claim does not name'
   if set(sides[0]['id']) & set(sides[1]['id']):
     return 'both sides are the same runs'
+  if set(sides[0]['title']) != set(sides[1]['title']):
+    return 'its sides are of different data'
   return ''
 
 

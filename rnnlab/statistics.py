@@ -220,10 +220,11 @@ def _maximum_weights(n, budgets, replace):
 
 def _of_mean(values):
   """(variance of the mean, its degrees of freedom)."""
-  spread = np.ptp(values) > 0  # as the variance of equal floats need not be 0
-  return spread * np.var(values, ddof=1) / len(values) if len(values) > 1 else np.nan, len(
-    values
-  ) - 1
+  n = len(values)
+  if n < 2:
+    return np.nan, 0
+  # The computed variance of equal floats need not be 0.
+  return (np.var(values, ddof=1) / n if np.ptp(values) > 0 else 0.0), n - 1
 
 
 def _satterthwaite(*parts):

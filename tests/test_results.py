@@ -236,6 +236,14 @@ def test_a_claim_names_every_setting_in_which_its_runs_differ(tmp_path):
   assert 'the same runs' in verdicts(tmp_path, same).iloc[0]['sentence']
 
 
+def test_a_claim_on_different_data_is_undecided(tmp_path):
+  for seed in range(3):
+    write_run(tmp_path, 'lstm', seed, 0.8 + seed / 1000, epochs=1)
+    write_run(tmp_path, 'gru', seed, 0.9 + seed / 1000, epochs=1, source='package')
+  row = verdicts(tmp_path, CLAIM).iloc[0]
+  assert row['verdict'] == 'undecided' and 'different data' in row['sentence']
+
+
 def test_a_sweep_without_claims_has_none(tmp_path):
   write_run(tmp_path, epochs=1)
   found = verdicts(tmp_path)

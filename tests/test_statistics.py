@@ -138,11 +138,11 @@ def test_seeds_needed_are_cohens(effect, seeds):
 
 def test_seeds_needed_give_the_power_for_unequal_spreads():
   a, b = moments(5, 0, 1), moments(5, 0, 3)
-  n = int(statistics.seeds_needed(a, b, 4.0))
+  n = int(statistics.seeds_needed(a, b, 6.0))
   draw = np.random.default_rng(2)
   told, less = (
     stats.ttest_ind(
-      draw.normal(0, 1, (4000, m)), draw.normal(4, 3, (4000, m)), axis=1, equal_var=False
+      draw.normal(0, 1, (4000, m)), draw.normal(6, 3, (4000, m)), axis=1, equal_var=False
     ).pvalue
     < 0.05
     for m in (n, n - 1)
@@ -210,6 +210,23 @@ def test_two_way_has_the_variance_that_chance_gives():
     for pair in zip(found[:500], found[500:], strict=True)
   ]
   assert np.mean(variances) == pytest.approx(differences.var(), rel=0.1)
+
+
+def test_two_way_is_students_t_of_two_crossed_random_effects():
+  a, b, _ = right(np.random.default_rng(12), 1, 4, 60, **EFFECTS['all'], shift=0.5)
+  a, b = a[0], b[0]
+  found = statistics.bootstrap_difference(a, b)
+  parts = [(x.mean(axis=1).var(ddof=1) / 4, 3) for x in (a, b)]
+  rests = [x - x.mean(axis=1, keepdims=True) - x.mean(axis=0) + x.mean() for x in (a, b)]
+  over_items = (b.mean(axis=0) - a.mean(axis=0)).var(ddof=1) / 60
+  over_items -= sum((rest**2).sum() / (3 * 59) / (4 * 60) for rest in rests)
+  assert over_items > 0
+  parts.append((over_items, 59))
+  variance = sum(v for v, _ in parts)
+  degrees = variance**2 / sum(v**2 / d for v, d in parts)
+  assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / variance**0.5, degrees))
+  width = 2 * stats.t.ppf(0.975, degrees) * variance**0.5
+  assert found.high - found.low == pytest.approx(width, rel=0.07)
 
 
 def test_draws_are_of_runs_and_of_items_by_brute_force():
