@@ -147,6 +147,21 @@ def lock(folder, busy: str, wait: float = 5.0):
     yield
 
 
+def is_locked(folder) -> bool:
+  """Whether a process holds `folder` by `lock`."""
+  try:
+    f = open(pathlib.Path(folder) / '.lock', 'rb')
+  except OSError:
+    return False
+  with f:
+    try:
+      if fcntl:
+        fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a moment, for which `lock` waits
+    except BlockingIOError:
+      return True
+  return False
+
+
 class Display:
   """One progress display for a list of runs: a live bar in a terminal, lines in a log file.
 

@@ -8,7 +8,7 @@ import runpy
 import numpy as np
 import pytest
 
-from rnnlab import configs, executors, experiment, runlog, sweep
+from rnnlab import configs, executors, experiment, provenance, runlog, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -190,14 +190,14 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
 
 def test_choose_takes_a_core_for_each_of_several_runs_and_all_for_one(monkeypatch):
   runs = sweep.expand(config(), IMDB['sweep'])
-  monkeypatch.setattr(executors.provenance, 'cores', lambda: [0, 1])
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
+  monkeypatch.setattr(provenance, 'cores', lambda: [0, 1])
+  monkeypatch.setattr('jax.default_backend', lambda: 'cpu')
   assert executors.choose(runs) == 'process'
   assert executors.choose(runs[:1]) == 'cores'
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr('jax.default_backend', lambda: 'gpu')
   assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
-  monkeypatch.setattr(executors.provenance, 'cores', lambda: [3])
+  monkeypatch.setattr('jax.default_backend', lambda: 'cpu')
+  monkeypatch.setattr(provenance, 'cores', lambda: [3])
   assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
 
 

@@ -7,10 +7,6 @@ and KeyboardInterrupt is raised.
 
 import importlib
 
-import jax
-
-from rnnlab import provenance
-
 NAMES = ('serial', 'cores', 'process')
 
 
@@ -25,6 +21,10 @@ def choose(runs: list) -> str:
   On a CPU several runs go best with a core each, and one with all of them; an accelerator is one
   device, which processes would only fight over.
   """
+  import jax
+
+  from rnnlab import provenance
+
   if len(provenance.cores()) == 1 or jax.default_backend() != 'cpu':
     return 'serial'
   return 'process' if len(runs) > 1 else 'cores'
