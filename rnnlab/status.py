@@ -159,7 +159,7 @@ def _read(folder, overrides):
   result = runlog.read_json(folder / 'result.json')
   config = runlog.read_json(folder / 'config.json') or {}
   rows = runlog.read_rows(folder / 'metrics.jsonl')
-  epochs = config.get('train', {}).get('epochs', 0)
+  epochs = config.get('train', {}).get('epochs', len(rows))
   error = failure(folder)
   if _is_whole(result, rows, epochs):
     state = 'done'
@@ -168,7 +168,8 @@ def _read(folder, overrides):
   else:
     state = 'failed' if error else 'waiting'
   if overrides is None:
-    overrides = {'model.cell': config.get('model', {}).get('cell', '?'), 'seed': config.get('seed')}
+    given = {'model.cell': config.get('model', {}).get('cell', '?'), 'seed': config.get('seed')}
+    overrides = (result or {}).get('overrides', given)
   seconds = [row['seconds'] for row in rows if 'seconds' in row]
   pace = statistics.median(seconds) if seconds else None
   if state == 'done' and 'seconds' in result:
