@@ -14,7 +14,7 @@ import rich.table
 
 from rnnlab import runlog
 
-STATES = ('done', 'running', 'waiting', 'failed')
+STATES = ('done', 'running', 'waiting', 'failed', 'left')
 SHOWN = 20  # how many groups, and runs, are told one by one
 
 
@@ -22,8 +22,9 @@ class Run(NamedTuple):
   """A run as its files tell it.
 
   state: 'done' (all of its files are whole), 'running' (a process holds its lock), 'failed' (it
-  left an error) or 'waiting'. epoch of epochs are over, 0 of 0 where it was never begun. pace: its
-  seconds an epoch, those of a done run with all that is around; None before the first one's end.
+  left an error), 'left' (a search has given it up) or 'waiting'. epoch of epochs are over, 0 of 0
+  where it was never begun. pace: its seconds an epoch, those of a done run with all that is around;
+  None before the first one's end. process: the number of the one that does it.
   """
 
   id: str
@@ -32,6 +33,7 @@ class Run(NamedTuple):
   epoch: int
   epochs: int
   pace: float | None
+  process: str = ''
   error: str = ''
   again: bool = True  # whether a launch does it again without --retry_failed
 
@@ -44,12 +46,12 @@ def load(workdir) -> list[Run]:
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(f'{workdir}: no such folder; nothing has been launched there')
-  overrides = {run['id']: run['overrides'] for run in _recorded(workdir).get('runs', [])}
-  others = {path.parent.name for path in workdir.glob('*/config.json')} - overrides.keys()
-  overrides |= dict.fromkeys(sorted(others))
-  if not overrides:
+  named = {run['id']: run for run in _recorded(workdir).get('runs', [])}
+  others = {path.parent.name for path in workdir.glob('*/config.json')} - named.keys()
+  named |= {name: {} for name in sorted(others)}
+  if not named:
     raise ValueError(f'{workdir}: nothing has been launched there')
-  return [_read(workdir / name, given) for name, given in overrides.items()]
+  return [_read(workdir / name, entry) for name, entry in named.items()]
 
 
 def is_done(folder, epochs: int) -> bool:
@@ -66,10 +68,10 @@ def failure(folder) -> dict | None:
 
 
 def seconds_left(runs: list[Run]) -> float | None:
-  """What the running and waiting runs take yet, as many at a time as are running, or one.
+  """What the running and waiting runs take yet, shared by the processes at work, or by one.
 
   An epoch takes what it took this run, or the median of runs of the same settings, or of all;
-  None before any epoch is over.
+  None before any epoch is over. Of runs in one process, at once or in turn, the seconds add up.
   """
   paces = collections.defaultdict(list)
   for run in runs:
@@ -85,8 +87,11 @@ def seconds_left(runs: list[Run]) -> float | None:
     ((run.epochs or epochs) - run.epoch) * (run.pace or median.get(group(run), median[None]))
     for run in todo
   ]
-  at_a_time = sum(run.state == 'running' for run in todo) or 1
-  return max(sum(left) / at_a_time, *left)
+  return max(sum(left) / (_processes(todo) or 1), *left)
+
+
+def _processes(runs):
+  return len({run.process for run in runs if run.state == 'running'})
 
 
 def group(run: Run) -> str:
@@ -102,7 +107,9 @@ def show(workdir, console: rich.console.Console) -> None:
 
   runs = load(workdir)
   by_state = {state: [run for run in runs if run.state == state] for state in STATES}
-  counts = ', '.join(f'{len(by_state[state])} {state}' for state in STATES)
+  counts = ', '.join(
+    f'{len(of)} {state}' for state, of in by_state.items() if of or state != 'left'
+  )
   say(f'{workdir}: {len(runs)} runs: {counts}')
   console.print(_table(runs))
   for run in by_state['running'][:SHOWN]:
@@ -114,21 +121,21 @@ def show(workdir, console: rich.console.Console) -> None:
   own = sum(not run.again for run in by_state['failed'])
   if own:
     say(f'{own} failed for a reason of their own: --retry_failed does them again')
-  if len(by_state['done']) < len(runs):
-    _say_left(workdir, runs, len(by_state['running']), say)
+  if by_state['running'] or by_state['waiting']:
+    _say_left(workdir, runs, say)
 
 
 def _recorded(workdir):
   return runlog.read_json(pathlib.Path(workdir) / 'sweep.json') or {}
 
 
-def _say_left(workdir, runs, running, say):
+def _say_left(workdir, runs, say):
   left = seconds_left(runs)
   clock = 'not known before an epoch is over' if left is None else f'about {runlog.clock(left)}'
-  if runlog.is_locked(workdir):
-    say(f'left: {clock}, {running} at a time')
+  if runlog.holder(workdir) is not None:
+    say(f'left: {clock}, by {_processes(runs) or 1} process{"es" * (_processes(runs) > 1)}')
     return
-  say(f'left: {clock}, one at a time; no launch is at work')
+  say(f'left: {clock}, by one process; no launch is at work')
   if command := _recorded(workdir).get('command'):
     say(f'to go on: {command}')
 
@@ -146,36 +153,41 @@ def _table(runs):
   lines = collections.defaultdict(collections.Counter)
   for name, run in zip(named, runs, strict=True):
     lines[name][run.state] += 1
-  table = rich.table.Table()
-  table.add_column('')
-  for state in STATES:
-    table.add_column(state, justify='right')
+  states = [state for state in STATES if any(counts[state] for counts in lines.values())]
+  table = rich.table.Table('', *(rich.table.Column(state, justify='right') for state in states))
   for name, counts in list(lines.items())[:SHOWN]:
-    table.add_row(rich.markup.escape(name), *(str(counts[state] or '') for state in STATES))
+    table.add_row(rich.markup.escape(name), *(str(counts[state] or '') for state in states))
   return table
 
 
-def _read(folder, overrides):
+def _read(folder, entry):
   result = runlog.read_json(folder / 'result.json')
   config = runlog.read_json(folder / 'config.json') or {}
   rows = runlog.read_rows(folder / 'metrics.jsonl')
   epochs = config.get('train', {}).get('epochs', len(rows))
-  error = failure(folder)
-  if _is_whole(result, rows, epochs):
-    state = 'done'
-  elif runlog.is_locked(folder):
-    state = 'running'
-  else:
-    state = 'failed' if error else 'waiting'
-  if overrides is None:
-    given = {'model.cell': config.get('model', {}).get('cell', '?'), 'seed': config.get('seed')}
-    overrides = (result or {}).get('overrides', given)
+  error, process = failure(folder) or {}, runlog.holder(folder)
   seconds = [row['seconds'] for row in rows if 'seconds' in row]
   pace = statistics.median(seconds) if seconds else None
-  if state == 'done' and 'seconds' in result:
-    pace = result['seconds'] / len(rows)
-  run = Run(folder.name, overrides, state, len(rows), epochs, pace)
-  return run._replace(error=error['error'], again=error['again']) if state == 'failed' else run
+  if _is_whole(result, rows, epochs):
+    state = 'done'
+    pace = result['seconds'] / len(rows) if rows and 'seconds' in result else pace
+  elif process is not None:
+    state = 'running'
+  else:
+    state = 'failed' if error else 'left' if entry.get('left') else 'waiting'
+  cell, seed = config.get('model', {}).get('cell', '?'), config.get('seed')
+  named = (result or {}).get('overrides', {'model.cell': cell, 'seed': seed})
+  return Run(
+    folder.name,
+    entry.get('overrides', named),
+    state,
+    len(rows),
+    epochs,
+    pace,
+    process or '',
+    error.get('error', ''),
+    error.get('again', True),
+  )
 
 
 def _is_whole(result, rows, epochs):

@@ -73,7 +73,7 @@ def test_a_result_without_all_its_rows_is_not_done(workdir):
   assert status.is_done(folder, 10) and not status.is_done(folder.with_name('nowhere'), 10)
 
 
-def test_the_time_left_is_of_like_runs_over_how_many_run_at_a_time(workdir):
+def test_the_time_left_is_of_like_runs_over_the_processes_at_work(workdir, monkeypatch):
   """GRU takes 3 and 5 s an epoch in the done runs, and 2 in the one that is not done; LSTM 6."""
   assert status.seconds_left(status.load(workdir)) == 6 * 2
   more = [run(workdir, cell, seed=3) for cell in ('gru', 'lstm')]
@@ -81,16 +81,19 @@ def test_the_time_left_is_of_like_runs_over_how_many_run_at_a_time(workdir):
   runlog.write_json(workdir / 'sweep.json', recorded | {'runs': recorded['runs'] + more})
   # Medians: of 3, 5, 2 for GRU; of 6 and the 2 of the run that failed for LSTM.
   assert status.seconds_left(status.load(workdir)) == 6 * 2 + 10 * 3 + 10 * 4
-  with contextlib.ExitStack() as stack:
-    for entry in more:
-      stack.enter_context(runlog.lock(workdir / entry['id'], ''))
-    assert status.seconds_left(status.load(workdir)) == (6 * 2 + 10 * 3 + 10 * 4) / 2
+  for numbers, processes in ([[1, 2], 2], [[1, 1], 1]):  # the second as in a population
+    with contextlib.ExitStack() as stack:
+      for entry, number in zip(more, numbers, strict=True):
+        monkeypatch.setattr(runlog.os, 'getpid', lambda number=number: number)
+        stack.enter_context(runlog.lock(workdir / entry['id'], ''))
+      left = status.seconds_left(status.load(workdir))
+    assert left == (6 * 2 + 10 * 3 + 10 * 4) / processes
 
 
 def test_the_time_left_is_not_below_that_of_the_longest_run(workdir):
   runs = [
-    status.Run('a', {'model.cell': 'gru'}, 'running', 1, 10, 2.0),
-    status.Run('b', {'model.cell': 'gru'}, 'running', 9, 10, 2.0),
+    status.Run('a', {'model.cell': 'gru'}, 'running', 1, 10, 2.0, process='1'),
+    status.Run('b', {'model.cell': 'gru'}, 'running', 9, 10, 2.0, process='2'),
   ]
   assert status.seconds_left(runs) == 18
   assert status.seconds_left([r._replace(epoch=0, pace=None) for r in runs]) is None
@@ -101,15 +104,24 @@ def test_show_counts_groups_and_names_what_failed_and_the_way_on(workdir):
   said = shown(workdir)
   assert '6 runs: 3 done, 0 running, 1 waiting, 2 failed' in said
   table = [[word.strip() for word in line.split('│')[1:-1]] for line in said.splitlines()]
-  assert ['gru', '2', '', '1', ''] in table and ['lstm', '1', '', '', '2'] in table
+  assert ['gru', '2', '1', ''] in table and ['lstm', '1', '', '2'] in table
   assert 'failed: cell-lstm_seed-1_0123abcd: the loss was not finite' in said
   assert '1 failed for a reason of their own: --retry_failed does them again' in said
-  assert 'left: about 0:12, one at a time; no launch is at work' in said
+  assert 'left: about 0:12, by one process; no launch is at work' in said
   assert 'to go on: python launch.py x' in said
   with runlog.lock(workdir, ''), runlog.lock(workdir / 'cell-gru_seed-2_0123abcd', ''):
     said = shown(workdir)
   assert 'running: gru seed=2: epoch 4/10' in said
-  assert 'left: about 0:12, 1 at a time\n' in said
+  assert 'left: about 0:12, by 1 process\n' in said
+
+
+def test_a_trial_that_a_search_has_left_behind_is_not_waited_for(workdir):
+  recorded = runlog.read_json(workdir / 'sweep.json')
+  recorded['runs'][2]['left'] = True
+  runlog.write_json(workdir / 'sweep.json', recorded)
+  assert states(workdir)[2] == ('left', 4)
+  said = shown(workdir)
+  assert '3 done, 0 running, 0 waiting, 2 failed, 1 left' in said and 'left: ' not in said
 
 
 def test_a_thousand_runs_take_a_page(tmp_path):
