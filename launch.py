@@ -3,6 +3,10 @@
     python launch.py [--config=experiments/FILE.py[:PRESET]] [--config.a.b=VALUE ...]
 
 Does the runs of its sweep that are not done yet, then shows the report.
+
+    python launch.py --status [--workdir=DIR]
+
+Says what is done, running and failed, and how long is left.
 """
 
 import functools
@@ -18,8 +22,9 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-from rnnlab import cells, devices, executors, report, runlog, sweep
-from rnnlab.data import DataError, imdb
+# Rooms that load JAX are imported where they are used, so that --status answers at once.
+from rnnlab import executors, runlog, status
+from rnnlab.data import DataError
 
 COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
@@ -27,6 +32,8 @@ MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
 config_flags.DEFINE_config_file('config', None, 'The experiment, FILE.py[:PRESET].')
 flags.DEFINE_string('workdir', None, 'Where results go; default runs/<experiment>[-<preset>].')
 flags.DEFINE_boolean('sweep', True, "Whether to do the experiment's sweep or its config alone.")
+flags.DEFINE_boolean('status', False, 'Only says what is done, running, failed, and what is left.')
+flags.DEFINE_boolean('retry_failed', False, 'Whether to do runs again that failed of themselves.')
 flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], 'How to do the runs.')
 
 
@@ -55,6 +62,8 @@ def parse(argv):
 def check_file(path):
   """Raises ValueError, naming the near match, unless `path` is a file of Python."""
   if path and not (path.endswith('.py') and pathlib.Path(path).is_file()):
+    from rnnlab import cells
+
     near = cells.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
     raise ValueError(f'there is no config file {path}{near}; --config takes FILE.py[:PRESET]')
 
@@ -66,6 +75,14 @@ def main(_):
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   name = pathlib.Path(path).stem
   workdir = pathlib.Path(flags.FLAGS.workdir or f'runs/{name}{"-" if preset else ""}{preset}')
+  if flags.FLAGS.status:
+    try:
+      return status.show(workdir, console)
+    except (ValueError, OSError) as error:
+      fail(runlog.say(error))
+  from rnnlab import report, sweep
+  from rnnlab.data import imdb
+
   try:
     config = flags.FLAGS.config
     over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
@@ -76,11 +93,16 @@ def main(_):
     claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
       todo = [run for run in runs if not sweep.is_done(run, workdir)]
-      console.print(f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done', highlight=False)
+      words = f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done'
+      failed = {} if flags.FLAGS.retry_failed else sweep.failures(todo, workdir)
+      if failed:
+        words += f', {len(failed)} failed before'
+        todo = [run for run in todo if run.id not in failed]
+      console.print(words, highlight=False)
       if todo:
         show_data(imdb.load(config.data), console)
       sweep.record(workdir, name, preset, COMMAND, runs)
-      failed = train(runs, todo, workdir, console, stop) if todo else []
+      failed |= train(runs, todo, workdir, console, stop) if todo else {}
       if len(failed) < len(runs):
         console.print(report.write(workdir))
         files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
@@ -91,7 +113,10 @@ def main(_):
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(runlog.say(error))
   if failed:
-    fail('\n  '.join([f'{len(failed)} of {len(runs)} runs failed:', *failed]), status=1)
+    words = [f'{len(failed)} of {len(runs)} runs failed:', *map(': '.join, failed.items())]
+    if own := sweep.failures(runs, workdir):
+      words += [f'{len(own)} of themselves: --retry_failed does them again']
+    fail('\n  '.join(words), code=1)
 
 
 def of_experiment(path, name, preset):
@@ -120,18 +145,20 @@ def claim(workdir):
 
 
 def train(runs, todo, workdir, console, stop):
-  """Does the runs in `todo`, of `runs`; returns a line for each that failed."""
+  """Does the runs in `todo`, of `runs`; returns id -> error of those that failed."""
+  from rnnlab import devices
+
   devices.use_cores()
   devices.keep_programs()
   name = flags.FLAGS.executor
   name, why = executors.choose(runs) if name == 'auto' else (name, 'as asked')
   console.print(f'executor: {name} ({why})', highlight=False)
-  failed = []
+  failed = {}
   with runlog.Display(todo, console) as display:
     for event in executors.get(name)(todo, workdir, stop):
       display.update(event)
       if event.kind == 'failed':
-        failed.append(f'{event.run}: {event.text}')
+        failed[event.run] = event.text
   return failed
 
 
@@ -154,10 +181,10 @@ class Stop:
     print('\nstopping, as soon as a checkpoint is saved', file=sys.stderr, flush=True)
 
 
-def fail(words, status=2):
+def fail(words, code=2):
   """Says what is wrong and ends the program: 2 for a mistake, 1 where runs failed."""
   print(f'launch.py: {words}', file=sys.stderr)
-  sys.exit(status)
+  sys.exit(code)
 
 
 if __name__ == '__main__':

@@ -1,35 +1,33 @@
-"""Recurrent networks as pure functions, in JAX: cells, recurrence, training, sweeps, reports."""
+"""Recurrent networks as pure functions, in JAX: cells, recurrence, training, sweeps, reports.
 
-from rnnlab import cells
-from rnnlab.cells.base import Cell
-from rnnlab.cells.elman import elman
-from rnnlab.cells.gru import gru
-from rnnlab.cells.lstm import LSTMCarry, lstm
-from rnnlab.devices import mesh, use_cores
-from rnnlab.experiment import Result, run
-from rnnlab.models import Recurrent, SequenceClassifier, pool
-from rnnlab.recurrence import bidirectional, dropout_masks, stacked, unroll
-from rnnlab.results import load_metrics, load_runs
+A name is loaded at its first use: what needs no JAX, as `launch.py --status`, does not wait for it.
+"""
+
+import importlib
 
 __version__ = '0.1.0'
-__all__ = [
-  'Cell',
-  'LSTMCarry',
-  'Recurrent',
-  'Result',
-  'SequenceClassifier',
-  'bidirectional',
-  'cells',
-  'dropout_masks',
-  'elman',
-  'gru',
-  'load_metrics',
-  'load_runs',
-  'lstm',
-  'mesh',
-  'pool',
-  'run',
-  'stacked',
-  'unroll',
-  'use_cores',
-]
+_HOMES = {
+  'cells.base': ('Cell',),
+  'cells.elman': ('elman',),
+  'cells.gru': ('gru',),
+  'cells.lstm': ('LSTMCarry', 'lstm'),
+  'devices': ('mesh', 'use_cores'),
+  'experiment': ('Result', 'run'),
+  'models': ('Recurrent', 'SequenceClassifier', 'pool'),
+  'recurrence': ('bidirectional', 'dropout_masks', 'stacked', 'unroll'),
+  'results': ('load_metrics', 'load_runs'),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(['cells', *_HOME])
+
+
+def __getattr__(name):
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  home = importlib.import_module(f'{__name__}.{_HOME.get(name, name)}')
+  value = globals()[name] = getattr(home, name) if name in _HOME else home
+  return value
+
+
+def __dir__():
+  return sorted({*globals(), *__all__})

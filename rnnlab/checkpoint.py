@@ -1,6 +1,8 @@
 """Checkpoints by Orbax: the training state with the rows logged up to it, atomic, resumable."""
 
 import contextlib
+import errno
+import os
 import pathlib
 import shutil
 
@@ -9,6 +11,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from rnnlab.train import TrainState
+
+SLACK = 2**20  # bytes that a checkpoint may take beside its arrays
 
 
 def manager(folder) -> ocp.CheckpointManager:
@@ -24,12 +28,22 @@ def manager(folder) -> ocp.CheckpointManager:
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
-  """Saves `state`, and `log` (JSON), at the state's step."""
-  checkpoints.save(
-    int(state.step),
-    args=ocp.args.Composite(state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)),
-    force=True,
-  )
+  """Saves `state`, and `log` (JSON), at the state's step. Raises OSError where it can't be written.
+
+  A disk without room is told from its free space: TensorStore would fill it, and then print
+  tracebacks from threads of its own.
+  """
+  room = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SLACK
+  if shutil.disk_usage(checkpoints.directory).free < room:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(checkpoints.directory))
+  try:
+    checkpoints.save(
+      int(state.step),
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)),
+      force=True,
+    )
+  except ValueError as error:  # what TensorStore raises whatever is wrong with a disk
+    raise OSError(f'cannot write a checkpoint: {error}') from error
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:

@@ -188,7 +188,7 @@ def lock(folder, busy: str, wait: float = 5.0):
   """Holds `folder` for this process alone; the lock goes with the process, however it ends.
 
   Waits up to `wait` seconds, as long as an orphaned worker may take to notice its parent's death.
-  Raises Busy, saying `busy` and where.
+  Raises Busy, saying `busy` and where. The process's number is in the file, for `holder`.
   """
   path = pathlib.Path(folder) / '.lock'
   with open(path, 'a') as f:
@@ -201,7 +201,25 @@ def lock(folder, busy: str, wait: float = 5.0):
         if time.monotonic() > deadline:
           raise Busy(f'{busy} ({folder})') from None
         time.sleep(0.05)
+    f.truncate(0)
+    f.write(f'{os.getpid()}')
+    f.flush()
     yield
+
+
+def holder(folder) -> str | None:
+  """The number of the process that holds `folder` by `lock`; None where none does."""
+  try:
+    f = open(pathlib.Path(folder) / '.lock')
+  except OSError:
+    return None
+  with f:
+    try:
+      if fcntl:
+        fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment, which `lock` waits
+    except BlockingIOError:
+      return f.read()
+  return None
 
 
 class Display:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from rnnlab import configs, runlog
+from rnnlab import configs, runlog, status
 from rnnlab.configs import RunSpec
 
 
@@ -41,12 +41,13 @@ def expand(
 
 def is_done(spec: RunSpec, workdir) -> bool:
   """Whether the run's result and all its epochs' rows are there, whole."""
-  folder = pathlib.Path(workdir) / spec.id
-  result = runlog.read_json(folder / 'result.json')
-  if result is None or 'final' not in result:
-    return False
-  epochs = [row.get('epoch') for row in runlog.read_rows(folder / 'metrics.jsonl')]
-  return epochs == list(range(1, result.get('epochs', spec.config.train.epochs) + 1))
+  return status.is_done(pathlib.Path(workdir) / spec.id, spec.config.train.epochs)
+
+
+def failures(runs: list[RunSpec], workdir) -> dict[str, str]:
+  """Id -> error of each of `runs` that failed for a reason of its own, and so would again."""
+  found = {run.id: status.failure(pathlib.Path(workdir) / run.id) for run in runs}
+  return {run: error['error'] for run, error in found.items() if error and not error['again']}
 
 
 def record(workdir, name: str, preset: str, command: str, runs: list[RunSpec]) -> None:

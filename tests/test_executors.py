@@ -53,5 +53,7 @@ def test_a_dead_worker_fails_its_run_alone(launch, for_a_user, tmp_path):
   assert done.returncode == 1
   assert 'signal 9' in done.stderr and 'Traceback' not in done.stdout + done.stderr
   assert len(list((tmp_path / 'out').glob('*/result.json'))) == 2
+  said = launch('--status', '--workdir=out', check=0).stdout
+  assert '2 done, 0 running, 0 waiting, 1 failed' in said and 'signal 9' in said
   launch(*SWEEP, '--workdir=out', env=for_a_user, check=0)
   assert len(list((tmp_path / 'out').glob('*/result.json'))) == 3

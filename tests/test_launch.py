@@ -181,9 +181,20 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   assert 'Traceback' not in done.stdout + done.stderr
   assert 'not finite at step' in done.stderr and 'lower optim.learning_rate' in done.stderr
   assert len(list((tmp_path / 'out').glob('*/result.json'))) == 1
-  error = json.loads(next((tmp_path / 'out').glob('*/error.json')).read_text())
+  (path,) = (tmp_path / 'out').glob('*/error.json')
+  error = json.loads(path.read_text())
   assert 'step' in error['error']
   assert 'lower optim.learning_rate' in (tmp_path / 'out' / 'summary.md').read_text()
+  # It would diverge again: a launch only says so, until it is asked to retry.
+  assert error['again'] is False
+  first = path.stat().st_mtime_ns
+  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial')
+  assert done.returncode == 1 and path.stat().st_mtime_ns == first
+  assert '2 runs, 1 done, 1 failed before' in done.stdout
+  assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
+  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial', '--retry_failed')
+  assert done.returncode == 1 and path.stat().st_mtime_ns != first
+  assert '2 runs, 1 done\n' in done.stdout and 'not finite at step' in done.stderr
 
 
 def test_a_cell_in_one_new_file_trains_by_name(launch, tmp_path):

@@ -2,34 +2,78 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
+import time
 
+import jax.numpy as jnp
 import pytest
 from programs import SWEEP, finals, read_until
 
+from rnnlab import checkpoint, executors, train
 
-def test_killed_three_times_and_resumed_to_the_bit(whole, start, launch, for_a_user, tmp_path):
-  words = *SWEEP, '--workdir=killed', '--executor=process'
-  killed = tmp_path / 'killed'
-  # Three moments, told by what is on disk: while the first run is at work, after the first
-  # checkpoint of another, and when the first result has been there for a moment.
-  moments = (
-    lambda: list(killed.glob('*/config.json')),
-    lambda: list(killed.glob('*/checkpoints/*/_CHECKPOINT_METADATA')),
-    lambda: list(killed.glob('*/result.json')),
+EXECUTORS = [name for name in executors.NAMES if name not in ('cores', 'ray')]  # of many runs
+
+
+@pytest.mark.parametrize('executor', EXECUTORS)
+def test_killed_at_random_moments_and_resumed_to_the_bit(executor, whole, start, tmp_path):
+  kills = 2 if executor == 'process' else 1
+  torture(3, kills, start, tmp_path, *SWEEP, f'--executor={executor}')
+  assert finals(tmp_path / 'killed') == finals(whole(executor))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', EXECUTORS)
+def test_200_runs_killed_ten_times_end_as_if_unbroken(executor, start, tmp_path):
+  experiment = tmp_path / 'many.py'
+  experiment.write_text(
+    'from experiments.imdb import get_config\n'
+    'def sweep(add):\n'
+    '  for seed in range(100):\n'
+    "    for cell in ('lstm', 'gru'):\n"
+    "      add({'model.cell': cell, 'seed': seed})\n"
   )
-  for moment in moments:
-    process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not moment() and process.poll() is None:
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.02)  # and not at once again, which would take a core from the sweep
-    assert process.poll() is None, 'the sweep ended before it could be killed'
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-  launch(*words, env=for_a_user, check=0)
-  assert finals(killed) == finals(whole('process'))
+  words = f'--config={experiment}:smoke', '--config.data.max_examples=200', f'--executor={executor}'
+  with open(tmp_path / 'whole.log', 'w') as log:
+    assert start(*words, '--workdir=whole', stdout=log, stderr=log).wait() == 0, log.name
+  expected = finals(tmp_path / 'whole')
+  assert len(expected) == 200
+  torture(200, 10, start, tmp_path, *words)
+  found = finals(tmp_path / 'killed')
+  assert list(found) == list(expected)
+  assert not [run for run in expected if found[run] != expected[run]]
+
+
+def torture(runs, kills, start, folder, *words):
+  """Does a sweep of `runs` in folder/killed, launched anew after each of `kills` kills.
+
+  A kill comes a random moment after a random checkpoint or result, and all are spread over the
+  sweep: each run leaves two checkpoints and a result.
+  """
+
+  def written():
+    killed = folder / 'killed'
+    return len([*killed.glob('*/checkpoints/[0-9]*'), *killed.glob('*/result.json')])
+
+  with open(folder / 'killed.log', 'w') as log:
+    for kill in range(kills):
+      before = written()
+      last = before + random.randrange(max(1, (3 * runs - before) // (kills - kill + 1)))
+      process = start(*words, '--workdir=killed', stdout=log, stderr=log)
+      while written() <= last and process.poll() is None:
+        wait(process, 0.02)  # and not at once again, which would take a core from the sweep
+      wait(process, random.uniform(0, 0.3))
+      assert process.poll() is None, f'the sweep ended before it could be killed: {log.name}'
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+    assert start(*words, '--workdir=killed', stdout=log, stderr=log).wait() == 0, log.name
+
+
+def wait(process, seconds):
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    process.wait(seconds)
 
 
 @pytest.mark.parametrize('executor', ['serial', 'process'])
@@ -74,6 +118,74 @@ def spoil(step):
   for path in step.rglob('*'):
     if path.is_file():
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_an_extended_sweep_does_only_what_is_new(whole, launch, for_a_user, tmp_path):
+  copy = tmp_path / 'sweep'
+  shutil.copytree(whole('process'), copy)
+  before = {path: path.stat().st_mtime_ns for path in copy.glob('cell-*/*') if path.is_file()}
+  experiment = tmp_path / 'more.py'
+  experiment.write_text(
+    'from experiments.imdb import get_config\n'
+    'def sweep(add):\n'
+    '  for seed in range(4):\n'
+    "    add({'model.cell': 'gru', 'seed': seed})\n"
+    "  add({'model.cell': 'lstm', 'seed': 0})\n"
+  )
+  words = f'--config={experiment}:smoke', '--config.data.buckets=1', '--executor=process'
+  done = launch(*words, f'--workdir={copy}', env=for_a_user, check=0)
+  assert '5 runs, 3 done' in done.stdout
+  assert before == {path: path.stat().st_mtime_ns for path in before}
+  new = {run for run in finals(copy)} - {run for run in finals(whole('process'))}
+  assert sorted(run.rpartition('_')[0] for run in new) == ['cell-gru_seed-3', 'cell-lstm_seed-0']
+  assert '5 done, 0 running' in launch('--status', f'--workdir={copy}', check=0).stdout
+
+
+def test_a_clock_that_goes_backwards_does_no_harm(whole, start, launch, for_a_user, tmp_path):
+  # Two days back since the first launch, and an hour more whenever anyone looks.
+  (tmp_path / 'clock').mkdir()
+  (tmp_path / 'clock' / 'sitecustomize.py').write_text(
+    'import itertools, time\n'
+    'looks, real = itertools.count(48), time.time_ns\n'
+    'time.time_ns = lambda: real() - next(looks) * 3600 * 10**9\n'
+    'time.time = lambda: time.time_ns() / 1e9\n'
+  )
+  backwards = for_a_user | {'PYTHONPATH': str(tmp_path / 'clock')}
+  words = *SWEEP, '--workdir=out', '--executor=process'
+  out = tmp_path / 'out'
+  process = start(*words)
+  read_until('epoch 1/2', process)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  launch(*words, env=backwards, check=0)
+  assert finals(out) == finals(whole('process'))
+  began = min(int(path.name.split('.')[3]) for path in out.glob('*/events.out.tfevents.*'))
+  assert began < time.time() - 86400
+  before = {path: path.stat().st_mtime_ns for path in out.glob('*/result.json')}
+  assert '3 runs, 3 done' in launch(*words, env=backwards, check=0).stdout
+  assert before == {path: path.stat().st_mtime_ns for path in out.glob('*/result.json')}
+  assert 'left: ' not in launch('--status', '--workdir=out', env=backwards, check=0).stdout
+
+
+def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monkeypatch):
+  state = train.TrainState(*[jnp.zeros(100_000)] * 9)._replace(step=jnp.int32(3))
+
+  def full(*_, **__):  # as TensorStore says it
+    raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+
+  with checkpoint.manager(tmp_path / 'checkpoints') as checkpoints:
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints, 'save', full)
+      with pytest.raises(OSError, match='No space left'):
+        checkpoint.save(checkpoints, state, {})
+    room = shutil.disk_usage(tmp_path)._replace(free=3_500_000)  # of 3.2 MB and what is around
+    with monkeypatch.context() as patch:
+      patch.setattr(shutil, 'disk_usage', lambda _: room)
+      with pytest.raises(OSError, match='No space left'):
+        checkpoint.save(checkpoints, state, {})
+    assert not checkpoints.all_steps()
+    checkpoint.save(checkpoints, state, {'rows': []})
+    assert checkpoint.restore(checkpoints, state)[1] == {'rows': []}
 
 
 def test_a_full_disk_fails_the_run_keeps_the_others_and_can_go_on(

@@ -8,7 +8,7 @@ import runpy
 import numpy as np
 import pytest
 
-from rnnlab import configs, executors, experiment, runlog, sweep
+from rnnlab import configs, executors, experiment, provenance, runlog, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -169,8 +169,8 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
 
 def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
   def chosen(runs, backend='cpu', cores=2):
-    monkeypatch.setattr(executors.provenance, 'cores', lambda: list(range(cores)))
-    monkeypatch.setattr(executors.jax, 'default_backend', lambda: backend)
+    monkeypatch.setattr(provenance, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr('jax.default_backend', lambda: backend)
     return executors.choose(runs)[0]
 
   runs = sweep.expand(config(), IMDB['sweep'])  # two cells, three seeds each

@@ -7,10 +7,6 @@ and KeyboardInterrupt is raised.
 
 import importlib
 
-import jax
-
-from rnnlab import provenance
-
 NAMES = ('serial', 'cores', 'process', 'population')
 
 
@@ -27,6 +23,9 @@ def choose(runs: list) -> tuple[str, str]:
   which compiles once and not once a core, but does a program's runs before the next one's: where
   they don't share the cores evenly, processes end sooner. An accelerator has room for many at once.
   """
+  import jax
+
+  from rnnlab import provenance
   from rnnlab.executors import population
 
   cores = len(provenance.cores())

@@ -1,0 +1,212 @@
+"""How long a sweep takes: each executor beside a loop over Keras models, on the CPU.
+
+    python -m experiments.sweeps [--seeds=8] [--epochs=2] [--executors=serial,cores,process]
+
+LSTM and GRU, eight seeds each, of the :tutorial preset of experiments/imdb.py with two epochs: the
+official reviews where they are prepared (TFDS_DATA_DIR), else those of the package. The loop is
+experiments/peers/loop.py: Keras on JAX, the same model, arrays, batches and evaluations.
+
+Each way is a program of its own, started by its command in a fresh workdir, and timed from its
+start to its end: what it imports, loads and writes is in the time. What it compiles is not: before,
+the same program has filled the cache of compiled programs by a shorter run of the same shapes
+(one epoch, one seed a cell; for `population`, whose programs hold all seeds, of all of them; for
+the loop, a few batches), and has encoded the reviews. On two cores all of it takes an hour;
+--examples=300 --seeds=1 shows in a few minutes that it works.
+"""
+
+import json
+import math
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import rich.console
+from absl import app, flags
+
+from experiments import imdb as experiment
+from experiments import peers, speed_report
+from rnnlab import executors, provenance, runlog
+from rnnlab.data import imdb
+
+COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
+ROOT = pathlib.Path(__file__).parents[1]
+LOOP = 'keras-jax'
+WAYS = [name for name in executors.NAMES if name != 'ray']
+CELLS = ('lstm', 'gru')
+SWEEP = """from experiments.imdb import get_config  # noqa: F401
+
+
+def sweep(add):
+  for seed in range({seeds}):
+    for cell in {cells}:
+      add({{'model.cell': cell, 'seed': seed}})
+"""
+
+flags.DEFINE_integer('seeds', 8, 'How many seeds of each cell.', lower_bound=1)
+flags.DEFINE_integer('epochs', 2, 'How many epochs.', lower_bound=1)
+flags.DEFINE_list('executors', WAYS, 'The executors to measure.')
+flags.DEFINE_integer('examples', 0, 'How many reviews of each split; 0: all.', lower_bound=0)
+flags.DEFINE_string('out', 'runs/sweeps', 'Where results go.')
+
+
+class Failed(Exception):
+  """A program that was to be timed ended badly."""
+
+
+def launch(way, data, seeds, epochs, out) -> float:
+  """Seconds that launch.py takes for the sweep with the executor `way`, its workdir out/way."""
+  fill = {'epochs': 1, 'seeds': seeds if way == 'population' else 1}
+  for name, size in (('warm', fill), (way, {'epochs': epochs, 'seeds': seeds})):
+    shutil.rmtree(out / name, ignore_errors=True)
+    file = out / f'{name}.py'
+    file.write_text(SWEEP.format(seeds=size['seeds'], cells=CELLS))
+    seconds = run(
+      [sys.executable, ROOT / 'launch.py', f'--config={file}:tutorial', f'--executor={way}']
+      + [f'--config.data.{field}={value}' for field, value in data.items()]
+      + [f'--config.train.epochs={size["epochs"]}', f'--workdir={out / name}'],
+      out / f'{name}.log',
+    )
+  shutil.rmtree(out / 'warm')
+  return seconds
+
+
+def loop(config, seeds, out) -> float:
+  """Seconds that the loop over Keras models takes; its lines are in out/keras-jax.log."""
+  if missing := peers.PEERS[LOOP].missing():
+    raise Failed(f'{", ".join(missing)} not installed; pip install -r experiments/peers.txt')
+  batch = config.train.batch_size
+  # Two batches and, as the last of a split may be a smaller one, such a one too.
+  few = 2 * batch + (config.data.max_examples or 25_000) % batch
+  for name, size in (('warm', {'examples': few, 'seeds': 1}), (LOOP, {'seeds': seeds})):
+    words = json.dumps({'config': config.to_dict(), 'examples': None, **size})
+    seconds = run([sys.executable, '-m', 'experiments.peers.loop', words], out / f'{name}.log')
+  return seconds
+
+
+def run(command, log) -> float:
+  """Seconds that a program takes; raises Failed with the last line of what it said."""
+  environment = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'CUDA_VISIBLE_DEVICES': '',
+    'KERAS_BACKEND': 'jax',
+  }
+  with open(log, 'w') as f:
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=f, stderr=f)
+    seconds = time.perf_counter() - start
+  if done.returncode:
+    last = (log.read_text().strip().splitlines() or [''])[-1]
+    raise Failed(f'status {done.returncode}: {last[:200]} (all of it: {log})')
+  return seconds
+
+
+def accuracies(way, out) -> pd.Series:
+  """The mean test accuracy after the last epoch by cell: the same work should reach the same."""
+  if way == LOOP:
+    lines = [line for line in (out / f'{way}.log').read_text().splitlines() if line[:1] == '{']
+    runs = pd.DataFrame([json.loads(line) for line in lines])
+    return runs.groupby('cell')['val_accuracy'].mean()
+  return pd.read_csv(out / way / 'runs.csv').groupby('model.cell')['test_accuracy'].mean()
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+  """The table with the time of the loop and of `serial` as multiples of each way's, or NaN."""
+  of_way = table.set_index('way')['seconds']
+  return table.assign(
+    times_loop=of_way.get(LOOP, math.nan) / table['seconds'],
+    times_serial=of_way.get('serial', math.nan) / table['seconds'],
+  )
+
+
+def grid(table: pd.DataFrame) -> pd.DataFrame:
+  """The figures as words, a row a way."""
+  return pd.DataFrame(
+    {
+      'way': table['way'],
+      'seconds': table['seconds'].map('{:.0f}'.format),
+      'a run': table['seconds_per_run'].map('{:.1f}'.format),
+      f'{LOOP} takes': table['times_loop'].map('{:.2f} x'.format),
+      'serial takes': table['times_serial'].map('{:.2f} x'.format),
+      **{
+        f'{cell.upper()} accuracy': table[f'{cell}_accuracy'].map('{:.3f}'.format) for cell in CELLS
+      },
+    }
+  ).replace('nan x', '')
+
+
+def main(_):
+  args = flags.FLAGS
+  console = rich.console.Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+  if unknown := set(args.executors) - set(WAYS):
+    print(
+      f'experiments.sweeps: no executor {min(unknown)!r}; there are {", ".join(WAYS)}',
+      file=sys.stderr,
+    )
+    sys.exit(2)
+  runlog.plain_warnings()
+  out = pathlib.Path(args.out).absolute()
+  out.mkdir(parents=True, exist_ok=True)
+  config = experiment.get_config('tutorial')
+  config.train.epochs = args.epochs
+  config.data.max_examples = args.examples
+  config.data.source = imdb.resolve(config.data)
+  data = {'source': config.data.source, 'max_examples': args.examples}
+  title = imdb.load(config.data).title
+  count = len(CELLS) * args.seeds
+  rows, notes = [], []
+
+  def say(words):
+    console.print(words, markup=False, soft_wrap=True)
+
+  say(f'{count} runs of {args.epochs} epochs; {title}')
+  for way in (LOOP, *args.executors):
+    try:
+      if way == LOOP:
+        seconds = loop(config, args.seeds, out)
+      else:
+        seconds = launch(way, data, args.seeds, args.epochs, out)
+    except Failed as error:
+      notes.append(f'{way}: {error}')
+      say(notes[-1])
+      continue
+    reached = accuracies(way, out)
+    rows.append(
+      {'way': way, 'runs': count, 'epochs': args.epochs, 'seconds': seconds}
+      | {'seconds_per_run': seconds / count}
+      | {f'{cell}_accuracy': reached[cell] for cell in CELLS}
+    )
+    say(f'{way}: {seconds:.1f} s')
+  if not rows:
+    sys.exit(1)
+  table = compared(pd.DataFrame(rows))
+  runlog.write_atomic(out / 'sweeps.csv', table.to_csv(index=False))
+  versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
+  about = [
+    f'Command: `{COMMAND}`',
+    f'Device: {provenance.device()}; commit {provenance.commit()}',
+    f'rnnlab: {versions}',
+    *([f'{LOOP}: {peers.PEERS[LOOP].versions()}'] if LOOP in set(table['way']) else []),
+    f'{count} runs: {" and ".join(CELLS)}, {args.seeds} seeds each, {args.epochs} epochs of the'
+    " tutorial's model at batch 32, evaluated after each; float32",
+    f'{title}' + (f', {args.examples} of each split' if args.examples else ''),
+    *notes,
+  ]
+  parts = ['# Sweeps', '\n'.join(f'- {line}' for line in about), speed_report.markdown(grid(table))]
+  parts += [
+    'seconds: wall time of the program, its start and its writing with it, its programs compiled'
+    f' before. `{LOOP} takes` and `serial takes`: their time as a multiple of this one. Accuracy:'
+    ' on the test split after the last epoch, mean over seeds.'
+  ]
+  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
+  console.print(speed_report.markdown(grid(table)), markup=False, soft_wrap=True)
+  say(f'in {out}: sweeps.csv, summary.md')
+  sys.exit(1 if notes else 0)
+
+
+if __name__ == '__main__':
+  app.run(main)
