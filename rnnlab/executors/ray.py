@@ -114,7 +114,10 @@ def _connect(address):
   else:
     options |= {'num_cpus': len(provenance.cores())}
   on_term = signal.getsignal(signal.SIGTERM)
+  host, _, port = address.rpartition(':')
   try:
+    if host and '://' not in address:  # Ray itself would wait for minutes
+      socket.create_connection((host, int(port)), timeout=10).close()
     ray.init(address or 'local', **options)
   except (OSError, RuntimeError, ValueError) as error:
     raise ValueError(
