@@ -23,7 +23,7 @@ SIZE = (
   '--config.model.cell=gru',
   '--config.model.hidden_size=8',
   '--config.data.buckets=1',
-  '--config.train.epochs=20',
+  '--config.train.epochs=12',
 )
 WORDS = SMOKE, *SIZE
 
@@ -40,17 +40,27 @@ def unbroken(tmp_path_factory, reviews, for_a_user):
 
 @pytest.fixture(scope='module')
 def cluster(for_a_user, tmp_path_factory):
-  """Two nodes. On the second a run stops after its second epoch, and says so in a file, `held`."""
+  """Two nodes. The second finds no clone, and a run stops there after its second epoch.
+
+  The file `held` then has the run's name, and where the node has rnnlab from.
+  """
   folder = tmp_path_factory.mktemp('hold')
   held = folder / 'held'
   (folder / 'sitecustomize.py').write_text(
-    'import os, pathlib, signal\n'
+    'import importlib.machinery, os, pathlib, signal, sys\n'
+    'class NoClone:\n'
+    '  def find_spec(name, path=None, target=None):\n'
+    "    if name == 'rnnlab':\n"
+    f'      paths = [path for path in sys.path if path != {str(ROOT)!r}]\n'
+    '      return importlib.machinery.PathFinder.find_spec(name, paths)\n'
+    'sys.meta_path.insert(0, NoClone)\n'
     'replace = os.replace\n'
     'def hold(source, target, **kwargs):\n'
     '  replace(source, target, **kwargs)\n'
     '  target = pathlib.Path(target)\n'
     "  if target.name == 'metrics.jsonl' and len(target.read_text().splitlines()) == 2:\n"
-    f'    pathlib.Path({str(held)!r}).write_text(target.parent.name)\n'
+    '    said = f\'{target.parent.name} {sys.modules["rnnlab"].__file__}\'\n'
+    f'    pathlib.Path({str(held)!r}).write_text(said)\n'
     '    signal.pause()\n'
     'os.replace = hold\n'
   )
@@ -82,7 +92,7 @@ def test_a_killed_node_costs_nothing_but_time_and_a_failing_run_fails_alone(
 
   def gathered():
     """Whether the first epoch of the run that is held has come to the launcher."""
-    run = cluster.held.read_text() if cluster.held.exists() else ''
+    run = cluster.held.read_text().partition(' ')[0] if cluster.held.exists() else ''
     return run and (tmp_path / 'killed' / run / 'metrics.jsonl').exists()
 
   while not gathered() and process.poll() is None:
@@ -92,7 +102,8 @@ def test_a_killed_node_costs_nothing_but_time_and_a_failing_run_fails_alone(
   output = process.stdout.read()
   assert process.wait() == 1 and 'Traceback' not in output
   assert output.count('going on elsewhere from the last checkpoint') == 1
-  assert output.count('epoch 1/20') == 3, 'a run began anew'
+  assert output.count('epoch 1/12') == 3, 'a run began anew'
+  assert '_ray_pkg_' in cluster.held.read_text(), 'the node did not use the code it was sent'
   assert finals(tmp_path / 'killed') == unbroken
   assert '1 of 4 runs failed' in output and 'lower optim.learning_rate' in output
   assert len(list((tmp_path / 'killed').glob('*/error.json'))) == 1
@@ -107,15 +118,14 @@ def test_a_run_that_kills_its_workers_is_given_up(launch, for_a_user, tmp_path):
     'def deadly(source, target, **kwargs):\n'
     '  replace(source, target, **kwargs)\n'
     "  if '/rnnlab-' in str(target) and str(target).endswith('metrics.jsonl'):\n"
-    "    if 'seed-0' in str(target):\n"
-    '      os.kill(os.getpid(), 9)\n'
+    '    os.kill(os.getpid(), 9)\n'
     'os.replace = deadly\n'
   )
   deadly = for_a_user | {'PYTHONPATH': str(tmp_path / 'deadly')}
-  done = launch(*WORDS, '--workdir=out', '--executor=ray', env=deadly)
+  done = launch(*WORDS, '--nosweep', '--workdir=out', '--executor=ray', env=deadly)
   assert done.returncode == 1 and 'its workers died 3 times' in done.stderr
   assert 'Traceback' not in done.stdout + done.stderr
-  assert len(list((tmp_path / 'out').glob('*/result.json'))) == 2
+  assert list((tmp_path / 'out').glob('*/error.json'))
 
 
 def test_ctrl_c_saves_and_another_executor_goes_on_to_the_bit(
@@ -123,7 +133,7 @@ def test_ctrl_c_saves_and_another_executor_goes_on_to_the_bit(
 ):
   words = *WORDS, '--workdir=stopped'
   process = start(*words, '--executor=ray', stderr=subprocess.STDOUT, start_new_session=True)
-  read_until('epoch 1/20', process)
+  read_until('epoch 1/12', process)
   os.killpg(process.pid, signal.SIGINT)
   output = process.stdout.read()
   assert process.wait() == 130
@@ -148,14 +158,20 @@ def spec(reviews):
   return configs.specify(config)
 
 
-def check(spec, versions=None, fingerprint=''):
+def check(spec, versions=None, code=None, fingerprint=''):
   versions = provenance.versions() | (versions or {})
-  executor._check([spec], executor.Origin(versions, None, {spec.id: fingerprint}), 'node7')
+  code = executor._code() | (code or {})
+  executor._check([spec], executor.Origin(versions, code, None, {spec.id: fingerprint}), 'node7')
 
 
 def test_a_worker_with_another_version_is_refused(spec):
   with pytest.raises(executor.Unfit, match='node7 has jax .* and the launcher 0.1.2'):
-    check(spec, {'jax': '0.1.2'})
+    check(spec, versions={'jax': '0.1.2'})
+
+
+def test_a_worker_with_other_code_is_refused(spec):
+  with pytest.raises(executor.Unfit, match='node7 has another rnnlab .*: cells/mine.py differs'):
+    check(spec, code={'cells/mine.py': 'digest'})
 
 
 def test_a_worker_with_other_data_is_refused(spec, monkeypatch, tmp_path):

