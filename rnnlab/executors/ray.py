@@ -2,8 +2,10 @@
 
     pip install -r experiments/cluster.txt
 
-On each machine, with the same requirements.txt and the same Python; the first is the head:
+On each machine, with the same requirements.txt and the same Python; the first is the head. The token
+keeps strangers from the cluster: ~/.ray/auth_token is to be copied from the head to each machine.
 
+    ray get-auth-token --generate
     ray start --head --port=6379
     ray start --address=HEAD:6379
 
@@ -110,7 +112,7 @@ def execute(
 
 
 def _connect(address):
-  options = {'include_dashboard': False, 'log_to_driver': False, 'logging_level': 'warning'}
+  options = {'include_dashboard': False, 'log_to_driver': False, 'logging_level': 'error'}
   if address:
     options |= {'runtime_env': {'py_modules': [rnnlab]}}
   else:
@@ -121,7 +123,7 @@ def _connect(address):
     if host and '://' not in address:  # Ray itself would wait for minutes
       socket.create_connection((host, int(port)), timeout=10).close()
     ray.init(address or 'local', **options)
-  except (OSError, RuntimeError, ValueError) as error:
+  except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
     raise ValueError(
       f'no Ray at {address or "this machine"}: {str(error).strip()}\nStart it by `ray start --head'
       ' --port=6379`, and on each further machine by `ray start --address=HEAD:6379`.'
