@@ -2,8 +2,8 @@
 
     pip install -r experiments/cluster.txt
 
-On each machine, with the same requirements.txt and the same Python; the first is the head. The token
-keeps strangers from the cluster: ~/.ray/auth_token is to be copied from the head to each machine.
+On each machine, with the same requirements.txt and the same Python; the first is the head. A token
+keeps strangers from the cluster: copy ~/.ray/auth_token from the head to each machine.
 
     ray get-auth-token --generate
     ray start --head --port=6379
