@@ -30,11 +30,18 @@ COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
 
 config_flags.DEFINE_config_file('config', None, 'The experiment, FILE.py[:PRESET].')
-flags.DEFINE_string('workdir', None, 'Where results go; default runs/<experiment>[-<preset>].')
+flags.DEFINE_string(
+  'workdir', None, 'Where results go, a path or a URL; default runs/<experiment>[-<preset>].'
+)
 flags.DEFINE_boolean('sweep', True, "Whether to do the experiment's sweep or its config alone.")
 flags.DEFINE_boolean('status', False, 'Only says what is done, running, failed, and what is left.')
 flags.DEFINE_boolean('retry_failed', False, 'Whether to do runs again that failed of themselves.')
 flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], 'How to do the runs.')
+flags.DEFINE_string(
+  'ray_address',
+  '',
+  'The cluster for --executor=ray, HEAD:6379; default: a local one, started here.',
+)
 
 
 def parse(argv):
@@ -74,16 +81,19 @@ def main(_):
   runlog.plain_warnings()
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   name = pathlib.Path(path).stem
-  workdir = pathlib.Path(flags.FLAGS.workdir or f'runs/{name}{"-" if preset else ""}{preset}')
-  if flags.FLAGS.status:
-    try:
-      return status.show(workdir, console)
-    except (ValueError, OSError) as error:
-      fail(runlog.say(error))
-  from rnnlab import report, sweep
-  from rnnlab.data import imdb
+  default = f'runs/{name}{"-" if preset else ""}{preset}'
+  from rnnlab import storage
 
   try:
+    workdir, url = storage.local(flags.FLAGS.workdir or default)
+    if flags.FLAGS.status:
+      if url:
+        storage.pull(url, workdir)
+      return status.show(workdir, console)
+    from rnnlab import report, sweep
+    from rnnlab.data import imdb
+
+    check_executor()
     config = flags.FLAGS.config
     over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
@@ -92,6 +102,9 @@ def main(_):
     runs = sweep.expand(config, over, pinned, COMMAND)
     claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
+      if url:
+        console.print(f'{url}, mirrored here:', highlight=False, soft_wrap=True)
+        storage.pull(url, workdir)
       todo = [run for run in runs if not sweep.is_done(run, workdir)]
       words = f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done'
       failed = {} if flags.FLAGS.retry_failed else sweep.failures(todo, workdir)
@@ -102,11 +115,13 @@ def main(_):
       if todo:
         show_data(imdb.load(config.data), console)
       sweep.record(workdir, name, preset, COMMAND, runs)
-      failed |= train(runs, todo, workdir, console, stop) if todo else {}
+      failed |= train(runs, todo, workdir, url, console, stop) if todo else {}
       if len(failed) < len(runs):
         console.print(report.write(workdir))
         files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
         console.print(f'in {workdir}: {files}', highlight=False, soft_wrap=True)
+      if url:
+        storage.push_report(workdir, url)
   except KeyboardInterrupt:
     console.print(f'stopped, nothing lost; to go on: {COMMAND}', highlight=False, soft_wrap=True)
     sys.exit(128 + (stop.signal or signal.SIGINT))
@@ -127,6 +142,15 @@ def of_experiment(path, name, preset):
   return function
 
 
+def check_executor():
+  """Raises ValueError for an executor that can't be had."""
+  name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
+  if address and name != 'ray':
+    raise ValueError(f'--ray_address={address} is for --executor=ray, not {name}')
+  if name != 'auto':
+    executors.get(name)
+
+
 def show_data(data, console):
   """Says what the figures will be of."""
   sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
@@ -144,9 +168,9 @@ def claim(workdir):
     raise ValueError(words) from error
 
 
-def train(runs, todo, workdir, console, stop):
+def train(runs, todo, workdir, url, console, stop):
   """Does the runs in `todo`, of `runs`; returns id -> error of those that failed."""
-  from rnnlab import devices
+  from rnnlab import devices, storage
 
   devices.use_cores()
   devices.keep_programs()
@@ -154,8 +178,11 @@ def train(runs, todo, workdir, console, stop):
   name, why = executors.choose(runs) if name == 'auto' else (name, 'as asked')
   console.print(f'executor: {name} ({why})', highlight=False)
   failed = {}
+  options = {'address': flags.FLAGS.ray_address} if name == 'ray' else {}
+  events = executors.get(name)(todo, workdir, stop, **options)
+  events = storage.pushing(events, workdir, url) if url else events
   with runlog.Display(todo, console) as display:
-    for event in executors.get(name)(todo, workdir, stop):
+    for event in events:
       display.update(event)
       if event.kind == 'failed':
         failed[event.run] = event.text

@@ -1,9 +1,12 @@
 """Whole programs with each executor: their figures, a worker's death, two launches at once."""
 
 import signal
+import sys
 
 import pytest
 from programs import SMOKE, SWEEP, finals, read_until
+
+from rnnlab import executors
 
 
 def test_serial_gives_the_figures_of_processes(whole):
@@ -57,3 +60,10 @@ def test_a_dead_worker_fails_its_run_alone(launch, for_a_user, tmp_path):
   assert '2 done, 0 running, 0 waiting, 1 failed' in said and 'signal 9' in said
   launch(*SWEEP, '--workdir=out', env=for_a_user, check=0)
   assert len(list((tmp_path / 'out').glob('*/result.json'))) == 3
+
+
+def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
+  monkeypatch.delitem(sys.modules, 'rnnlab.executors.ray', raising=False)
+  monkeypatch.setitem(sys.modules, 'ray', None)
+  with pytest.raises(ValueError, match='pip install -r experiments/cluster.txt'):
+    executors.get('ray')

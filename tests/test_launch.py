@@ -61,6 +61,8 @@ MISTAKES = {
   'not a flag': (['smoke'], "what is 'smoke'?"),
   'unknown flag': (['--confg=x'], 'Did you mean: config'),
   'unknown executor': (['--executor=proces'], 'auto|serial|cores|process'),
+  'address of none': (['--ray_address=head:6379'], 'is for --executor=ray, not auto'),
+  'url': (['--workdir=nothing://runs'], 'Protocol not known: nothing'),
   'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
   'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
 }

@@ -7,12 +7,22 @@ and KeyboardInterrupt is raised.
 
 import importlib
 
-NAMES = ('serial', 'cores', 'process', 'population')
+NAMES = ('serial', 'cores', 'process', 'population', 'ray')
 
 
 def get(name: str):
-  """The `execute` function of the executor called `name`."""
-  return importlib.import_module(f'rnnlab.executors.{name}').execute
+  """The `execute` function of the executor called `name`.
+
+  Raises ValueError for 'ray' where Ray is not installed.
+  """
+  try:
+    return importlib.import_module(f'rnnlab.executors.{name}').execute
+  except ModuleNotFoundError as error:
+    if error.name != 'ray':
+      raise
+    raise ValueError(
+      '--executor=ray needs Ray, which is not installed: pip install -r experiments/cluster.txt'
+    ) from error
 
 
 def choose(runs: list) -> tuple[str, str]:

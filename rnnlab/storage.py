@@ -1,0 +1,200 @@
+"""Runs' folders on the move, whole or not at all for a reader; and a workdir that is a URL.
+
+A remote workdir (`s3://bucket/imdb`, `gs://...`: all that fsspec knows) is worked on in a local
+mirror: `pull` makes the mirror as the remote is, `push` sends a part of it. In a remote folder
+`.files` lists, with digests, the files that belong to it: it is written last, so that a reader who
+goes by it finds no half of a checkpoint.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import posixpath
+import shutil
+import urllib.parse
+from collections.abc import Collection, Iterator
+
+import fsspec
+
+from rnnlab import runlog
+
+INDEX = '.files'
+CHECKPOINTS = 'checkpoints'
+LAST = 'result.json'  # says that a run is done
+
+
+def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
+  """The files of `folder` by relative path, without locks and what is half written.
+
+  Of one moment, though a run may be at work there.
+  """
+  folder = pathlib.Path(folder)
+  while True:
+    with contextlib.suppress(FileNotFoundError):
+      names = _names(folder, checkpoints)
+      files = {name: (folder / name).read_bytes() for name in names}
+      if names == _names(folder, checkpoints):
+        return files
+
+
+def write(folder, files: dict[str, bytes]) -> None:
+  """Writes `files` into `folder`, which at each moment is one that a run could have left.
+
+  A checkpoint is replaced as a whole, so `files` has all of its files; result.json comes last.
+  """
+  folder = pathlib.Path(folder)
+  for step in filter(None, set(map(_step, files))):
+    temporary = folder / '.checkpoint'
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, content in files.items():
+      if _step(name) == step:
+        runlog.write_atomic(temporary / name.removeprefix(step), content)
+    shutil.rmtree(folder / step, ignore_errors=True)
+    (folder / step).parent.mkdir(exist_ok=True)
+    temporary.rename(folder / step)
+  for name in sorted(files, key=lambda name: name == LAST):
+    if not _step(name):
+      runlog.write_atomic(folder / name, files[name])
+
+
+def prune(folder, names: Collection[str]) -> None:
+  """Removes from `folder` the files that `names` lacks, and the folders left empty."""
+  folder = pathlib.Path(folder)
+  for name in set(_names(folder)) - set(names):
+    (folder / name).unlink()
+    for parent in (folder / name).parents:
+      if parent == folder or any(parent.iterdir()):
+        break
+      parent.rmdir()
+
+
+def digests(files: dict[str, bytes]) -> dict[str, str]:
+  """A digest of each file's content."""
+  return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:
+  """The names, of digests `now`, that are not so in `before`; all of a checkpoint or none."""
+  names = {name for name in now if before.get(name) != now[name]}
+  steps = set(map(_step, names)) - {''}
+  return [name for name in now if name in names or _step(name) in steps]
+
+
+def _step(name):
+  """'checkpoints/<step>/' where a file belongs to a checkpoint, and ''."""
+  start, _, rest = name.partition('/')
+  return f'{start}/{rest.partition("/")[0]}/' if start == CHECKPOINTS else ''
+
+
+def _names(folder, checkpoints=True):
+  found = []
+  for path in folder.rglob('*'):
+    parts = path.relative_to(folder).parts
+    hidden = any(part.startswith('.') or '.orbax-checkpoint-tmp' in part for part in parts)
+    if not hidden and (checkpoints or parts[0] != CHECKPOINTS) and path.is_file():
+      found.append('/'.join(parts))
+  return sorted(found)
+
+
+# A workdir that is a URL.
+
+
+def local(workdir: str) -> tuple[pathlib.Path, str]:
+  """Where to work, and the URL that this mirrors: '' where `workdir` is a path or a file:// URL.
+
+  Raises ValueError for a URL that fsspec can't read here.
+  """
+  scheme, remote, path = workdir.partition('://')
+  if not remote:
+    return pathlib.Path(workdir), ''
+  if scheme in ('file', 'local'):
+    return pathlib.Path(path), ''
+  try:
+    fsspec.url_to_fs(workdir)
+  except (ValueError, ImportError) as error:
+    raise ValueError(f'--workdir={workdir}: {error}') from error
+  root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+  url = workdir.rstrip('/')
+  return root / 'rnnlab' / 'workdirs' / urllib.parse.quote(url, safe=''), url
+
+
+def pull(url: str, workdir) -> None:
+  """Makes the mirror as the remote is; finished runs come without the checkpoints it lacks."""
+  workdir = pathlib.Path(workdir)
+  fs, root = fsspec.url_to_fs(url)
+  if not fs.exists(root):
+    return
+  for entry in fs.ls(root, detail=True):
+    path = entry['name'].rstrip('/')
+    target = workdir / posixpath.basename(path)
+    if entry['type'] == 'file':
+      runlog.write_atomic(target, fs.cat_file(path))
+      continue
+    index = _index(fs, path)
+    done = LAST in index
+    wanted = {name: of for name, of in index.items() if not (done and _step(name))}
+    new = changed(wanted, digests(read(target, checkpoints=not done)))
+    found = fs.cat([f'{path}/{name}' for name in new]) if new else {}
+    write(target, {name: found[f'{path}/{name}'] for name in new})
+    if not done:
+      prune(target, wanted)
+
+
+def push(workdir, url: str, name: str) -> None:
+  """Sends what is new in the file or folder `name` of the mirror."""
+  source = pathlib.Path(workdir) / name
+  fs, root = fsspec.url_to_fs(url)
+  target = f'{root}/{name}'
+  if source.is_file():
+    _put(fs, root, {name: source.read_bytes()})
+    return
+  files, before = read(source), _index(fs, target)
+  index = digests(files)
+  new = changed(index, before)
+  _put(fs, target, {name: files[name] for name in new if name != LAST})
+  _put(fs, target, {name: files[name] for name in new if name == LAST})
+  # Renamed, since not every file system writes a file whole or not at all.
+  _put(fs, target, {f'{INDEX}.new': json.dumps(index).encode()})
+  fs.mv(f'{target}/{INDEX}.new', f'{target}/{INDEX}')
+  for gone in before.keys() - index.keys():
+    with contextlib.suppress(FileNotFoundError):
+      fs.rm_file(f'{target}/{gone}')
+
+
+def push_report(workdir, url: str) -> None:
+  """Sends what is no run's: the sweep, the tables, the report, the figures."""
+  for path in pathlib.Path(workdir).iterdir():
+    if not path.name.startswith('.') and not (path / 'config.json').exists():
+      push(workdir, url, path.name)
+
+
+def pushing(events: Iterator, workdir, url: str) -> Iterator:
+  """The events as they come, those that tell of new files once these are sent."""
+  behind = set()
+  try:
+    for event in events:
+      behind.add(event.run)
+      if event.text or event.kind != 'progress':
+        push(workdir, url, event.run)
+        behind.remove(event.run)
+      yield event
+  except KeyboardInterrupt:  # of the executor, after the runs at work have saved a checkpoint
+    for run in behind:
+      push(workdir, url, run)
+    raise
+
+
+def _put(fs, folder, files):
+  for parent in {posixpath.dirname(f'{folder}/{name}') for name in files}:
+    fs.makedirs(parent, exist_ok=True)
+  if files:
+    fs.pipe({f'{folder}/{name}': content for name, content in files.items()})
+
+
+def _index(fs, folder):
+  try:
+    return json.loads(fs.cat_file(f'{folder}/{INDEX}'))
+  except FileNotFoundError:
+    return {}
