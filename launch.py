@@ -5,6 +5,7 @@
 Does the runs of its sweep that are not done yet, then shows the report.
 """
 
+import itertools
 import pathlib
 import re
 import runpy
@@ -70,16 +71,10 @@ def main(_):
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
     sweep.expand(config, over, pinned)  # a mistake is better told before any data are looked for
     config.data.source = imdb.resolve(config.data)
-    runs = sweep.expand(config, over, pinned, COMMAND)
     claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
-      todo = [run for run in runs if not sweep.is_done(run, workdir)]
-      console.print(f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done', highlight=False)
-      if todo:
-        show_data(imdb.load(config.data), console)
-      sweep.record(workdir, name, preset, COMMAND, runs)
-      failed = train(runs, todo, workdir, console, stop) if todo else []
-      if len(failed) < len(runs):
+      plan, failed = work(config, over, workdir, pinned, (name, preset), console, stop)
+      if any(not run.stage and run.id not in failed for run in plan.runs):
         console.print(report.write(workdir))
         files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
         console.print(f'in {workdir}: {files}', highlight=False, soft_wrap=True)
@@ -88,8 +83,41 @@ def main(_):
     sys.exit(128 + (stop.signal or signal.SIGINT))
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(runlog.say(error))
-  if failed:
-    fail('\n  '.join([f'{len(failed)} of {len(runs)} runs failed:', *failed]), status=1)
+  lines = [f'{run}: {text}' for run, text in failed.items()]
+  if lines:
+    lines = [f'{len(failed)} of {len(plan.runs)} runs failed:', *lines]
+  if lost := [runlog.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
+    lines.append(f'no setting was found for: {", ".join(lost)}')
+  if lines:
+    fail('\n  '.join(lines), status=1)
+
+
+def work(config, over, workdir, pinned, named, console, stop):
+  """Does what there is to do, stage by stage, as the trials of a search tell what is next.
+
+  Returns the last plan, and the errors of the runs that failed, by id.
+  """
+  devices.use_cores()
+  devices.keep_programs()
+  failed, said = {}, []
+  for stage in itertools.count():
+    plan = sweep.plan(config, over, workdir, pinned, COMMAND)
+    sweep.record(workdir, *named, COMMAND, plan.runs, plan.searches)
+    failed = {run.id: failed[run.id] for run in plan.todo if run.id in failed}
+    todo = [run for run in plan.todo if run.id not in failed]
+    lines = sweep.findings(plan)
+    if todo or not stage:
+      done = len(plan.runs) - len(plan.todo)
+      lines.append(f'{workdir}: {len(plan.runs)} runs, {done} done{sweep.ahead(plan, todo)}')
+    for line in lines:
+      if line not in said:
+        console.print(line, highlight=False, soft_wrap=True)
+    said += lines
+    if not todo:
+      return plan, failed
+    if not stage:
+      show_data(imdb.load(config.data), console)
+    failed |= train(plan.runs, todo, workdir, console, stop)
 
 
 def show_data(data, console):
@@ -110,18 +138,16 @@ def claim(workdir):
 
 
 def train(runs, todo, workdir, console, stop):
-  """Does the runs in `todo`, of `runs`; returns a line for each that failed."""
-  devices.use_cores()
-  devices.keep_programs()
+  """Does the runs in `todo`, of `runs`; returns the errors of those that failed by their ids."""
   name = flags.FLAGS.executor
   name = executors.choose(runs) if name == 'auto' else name
   console.print(f'executor: {name}', highlight=False)
-  failed = []
+  failed = {}
   with runlog.Display(todo, console) as display:
     for event in executors.get(name)(todo, workdir, stop):
       display.update(event)
       if event.kind == 'failed':
-        failed.append(f'{event.run}: {event.text}')
+        failed[event.run] = event.text
   return failed
 
 

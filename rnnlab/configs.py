@@ -13,12 +13,18 @@ from rnnlab.data import imdb
 
 
 class RunSpec(NamedTuple):
-  """A run to do: its id, what sets it apart from its sweep, its whole config, the command given."""
+  """A run to do.
+
+  overrides: what sets it apart in its sweep. command: the one given. until: the epoch after which
+  it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for what is compared.
+  """
 
   id: str
   overrides: dict[str, Any]
   config: ConfigDict
   command: str = ''
+  until: int = 0
+  stage: str = ''
 
 
 def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:

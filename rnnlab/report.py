@@ -74,8 +74,11 @@ def write(workdir):
   workdir = pathlib.Path(workdir)
   runs, sweep = results.load_runs(workdir), results.sweep_of(workdir)
   runlog.write_atomic(workdir / 'runs.csv', runs.to_csv(index=False))
-  summary, blocks = results.summarise(runs), _blocks(runs)
   missing = results.missing_runs(workdir, set(runs['id']))
+  runs = runs[runs['stage'] == '']
+  if runs.empty:
+    raise ValueError(f'{workdir}: only trials of a search are done yet, and no run to compare')
+  summary, blocks = results.summarise(runs), _blocks(runs)
   runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
   labelled = runs.assign(group=results.label(runs))
   metrics = results.metrics_of(workdir, labelled)

@@ -5,7 +5,7 @@ import pathlib
 import traceback
 from collections.abc import Callable, Iterator
 
-from rnnlab import experiment, runlog
+from rnnlab import experiment, runlog, train
 from rnnlab.configs import RunSpec
 from rnnlab.experiment import Event
 
@@ -28,11 +28,16 @@ def execute(
 
 
 def failed(spec: RunSpec, workdir, error: Exception) -> Event:
-  """Records a run's error in its folder and says it."""
+  """Records a run's error in its folder and says it.
+
+  `again` in error.json: whether a launch does the run again unasked. It does where the reason came
+  from outside, as a dead worker or a full disk, and not where the run would fail in the same way.
+  """
   words = runlog.say(error)
+  own = isinstance(error, (train.NonFiniteLoss, ValueError))
   with contextlib.suppress(OSError):  # the disk may be what failed
     runlog.write_json(
       pathlib.Path(workdir) / spec.id / 'error.json',
-      {'error': words, 'traceback': ''.join(traceback.format_exception(error))},
+      {'error': words, 'again': not own, 'traceback': ''.join(traceback.format_exception(error))},
     )
   return Event(spec.id, 'failed', 1.0, words)
