@@ -64,6 +64,7 @@ def get_config(preset=''):
   config.data.validation_fraction = 0.2  # of train; 0: the test split is the validation split
   config.data.split_seed = 0
   config.data.max_examples = 0  # in each split; 0: all
+  config.data.label_noise = 0.0  # the share of the train labels that are turned round
 
   config.optim = ConfigDict()
   config.optim.name = 'adam'
@@ -77,6 +78,7 @@ def get_config(preset=''):
   config.train = ConfigDict()
   config.train.batch_size = 32
   config.train.epochs = 10
+  config.train.patience = 0  # epochs without a better validation accuracy to stop after; 0: none
 
   if preset == 'tutorial':
     config.data.mask = False

@@ -6,10 +6,28 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import cells, models, optim, recurrence
 from rnnlab.data import imdb
+
+# Fields that a compiled program takes as arguments: runs that differ in these alone share one. Of
+# those that are off at 0, as a dropout, the program is of runs that have them, or that have not.
+VALUES = (
+  'model.embed_dropout',
+  'model.dropout',
+  'model.recurrent_dropout',
+  'model.output_dropout',
+  'optim.learning_rate',
+  'optim.epsilon',
+  'optim.warmup_steps',
+  'optim.clip_norm',
+  'optim.weight_decay',
+  'data.label_noise',
+  'train.epochs',
+)
+HOSTS = 'seed', 'train.patience'  # that a program has nothing to do with
 
 
 class RunSpec(NamedTuple):
@@ -40,6 +58,25 @@ def run_id(overrides: dict, config: ConfigDict) -> str:
   ]
   text = json.dumps(config.to_dict(), sort_keys=True)
   return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
+
+
+def split(config: ConfigDict) -> tuple[FrozenConfigDict, dict[str, np.float32]]:
+  """What the program of a run is compiled from, and the numbers it is then given, by dotted name.
+
+  The first has True or False for each of VALUES, as it is 0 or not, and the second those that are
+  not.
+  """
+  shape, values = config.to_dict(), {}
+  for name in (*VALUES, *HOSTS):
+    part, _, field = name.rpartition('.')
+    fields = shape[part] if part else shape
+    if name in HOSTS:
+      del fields[field]
+      continue
+    if fields[field]:
+      values[name] = np.float32(fields[field])
+    fields[field] = bool(fields[field])
+  return FrozenConfigDict(shape), values
 
 
 def check(config: ConfigDict) -> None:
@@ -92,10 +129,12 @@ def check(config: ConfigDict) -> None:
     lambda steps: not steps or recurrence.is_truncation(steps),
     f'() or {recurrence.TRUNCATION}',
   )
+  need('data.label_noise', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
   need('data.validation_fraction', lambda share: 0 <= share <= 0.5, 'from 0 to 0.5')
   need('optim.learning_rate optim.epsilon', lambda x: x > 0, 'above 0')
   need(
-    'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed',
+    'optim.warmup_steps optim.clip_norm optim.weight_decay data.max_examples data.split_seed'
+    ' train.patience',
     lambda x: x >= 0,
     'at least 0',
   )
@@ -104,6 +143,11 @@ def check(config: ConfigDict) -> None:
       f'--config.data.buckets={config.data.buckets} needs --config.data.mask=True: without a mask'
       ' the padding is part of what the model sees, and cutting it off changes the model. Either'
       ' set the mask, or --config.data.buckets=1'
+    )
+  if config.train.patience and not config.data.validation_fraction:
+    raise ValueError(
+      f'--config.train.patience={config.train.patience} needs --config.data.validation_fraction'
+      ' above 0: without it the test split would say when to stop'
     )
   need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
   cells.get(

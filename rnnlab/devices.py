@@ -41,6 +41,18 @@ def keep_programs() -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
+def memory() -> int:
+  """The bytes there are to compute in: an accelerator's own, or those of a CPU that are free."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+  except (OSError, StopIteration):  # not Linux
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+
+
 def mesh() -> Mesh:
   """The devices for one run, along the axis 'batch': a CPU's cores, or one accelerator.
 

@@ -3,16 +3,19 @@
 import contextlib
 import datetime
 import functools
+import io
 import math
 import pathlib
 import statistics
 import time
+import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import optax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import (
@@ -34,8 +37,8 @@ from rnnlab.data import batching, imdb
 class Event(NamedTuple):
   """What happens in a run, for whoever watches.
 
-  kind: 'progress', 'done' or 'failed'. fraction: the part of the run's steps that is done.
-  text: what there is to say, or nothing: an epoch's figures, an error.
+  kind: 'progress', 'done', 'paused' (at the spec's `until`) or 'failed'. fraction: the part of the
+  run's steps that is done. text: what there is to say, or nothing: an epoch's figures, an error.
   """
 
   run: str
@@ -45,24 +48,34 @@ class Event(NamedTuple):
 
 
 class Result(NamedTuple):
-  """A finished run: what result.json holds, a row an epoch, the model, its last and best params."""
+  """A finished run: what result.json holds, a row an epoch, the model, its last and best params.
+
+  predictions: what predictions.npz holds, labels int32 `[N]` of the test split and the log-odds
+  float32 `[N]` that the last parameters give, final, and the best, best, where there are such.
+  """
 
   result: dict[str, Any]
   metrics: list[dict]
   model: nn.Module
   params: Any
   best_params: Any
+  predictions: dict[str, np.ndarray]
+
+
+class Program(NamedTuple):
+  """What runs share that differ in `configs.VALUES` and seed alone."""
+
+  task: train.Task
+  dataset: imdb.Dataset
+  splits: tuple  # train, validation, test: (ids, labels) on the device
 
 
 class Setup(NamedTuple):
-  """All that a run's training starts from."""
+  """What a run's training starts from beside its program."""
 
-  model: nn.Module
-  tx: optax.GradientTransformation
+  values: dict[str, np.float32]
   key: jax.Array
-  dataset: imdb.Dataset
-  splits: tuple  # train, validation, test: (ids, labels) on the device
-  widths: tuple[int, ...]  # that batches are trimmed to; none where data.buckets is 1
+  labels: jax.Array  # of the train split
   state: train.TrainState
 
 
@@ -79,85 +92,150 @@ def run(config: ConfigDict, workdir=None) -> Result:
   config.data.source = imdb.resolve(config.data)
   if workdir is not None:
     return _last(events(configs.specify(config), workdir))
-  setup = prepare(config)
+  program = prepare(config)
+  setup = begin(program, config)
   rows, state = [], setup.state
-  for progress, seconds in _timed(_fit(config, setup, state)):
+  for progress, seconds in _timed(_fit(config, program, setup, state)):
     state = progress.state
     if progress.row:
       rows.append(progress.row | {'seconds': seconds})
-  return _finish(configs.specify(config), setup, state, rows, sum(r['seconds'] for r in rows))
+  logits = _test(program, setup, state)
+  seconds = sum(row['seconds'] for row in rows)
+  return finish(configs.specify(config), program, state, rows, logits, seconds)
 
 
 def events(spec: RunSpec, workdir) -> Iterator[Event]:
   """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
 
-  KeyboardInterrupt thrown in at a yield saves a checkpoint on its way out. Returns the Result.
+  KeyboardInterrupt thrown in at a yield saves a checkpoint on its way out. Returns the Result, or
+  None of a run that pauses.
   """
   began = time.perf_counter()
-  folder = pathlib.Path(workdir) / spec.id
-  folder.mkdir(parents=True, exist_ok=True)
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(runlog.lock(folder, 'another launch is doing this run'))
-    (folder / 'error.json').unlink(missing_ok=True)
-    runlog.write_json(folder / 'config.json', spec.config.to_dict())
-    setup = prepare(spec.config)
-    checkpoints = stack.enter_context(checkpoint.manager(folder / 'checkpoints'))
-    state, log = checkpoint.restore(checkpoints, setup.state) or (
-      setup.state,
-      {'rows': [], 'epoch_seconds': 0.0, 'seconds': 0.0},
-    )
-    rows = log['rows']
-    began -= log['seconds']
-    runlog.write_rows(folder / 'metrics.jsonl', rows)
-    board = stack.enter_context(contextlib.closing(runlog.TensorBoard(folder, rows)))
-
-    def save(epoch_seconds):
-      times = {'epoch_seconds': epoch_seconds, 'seconds': time.perf_counter() - began}
-      checkpoint.save(checkpoints, state, {'rows': rows, **times})
-
-    total = _total_steps(spec.config, setup.splits)
-    for progress, seconds in _timed(_fit(spec.config, setup, state), log['epoch_seconds']):
+  with Folder(spec, workdir) as folder:
+    program = prepare(spec.config)
+    setup = begin(program, spec.config)
+    state = folder.restore(setup.state)
+    began -= folder.seconds
+    total = spec.config.train.epochs * steps_of(program)
+    for progress, seconds in _timed(
+      _fit(spec.config, program, setup, state, spec.until), folder.epoch_seconds
+    ):
       state, text = progress.state, ''
       if progress.row:
-        rows.append(progress.row | {'seconds': seconds})
-        save(0.0)
-        runlog.write_rows(folder / 'metrics.jsonl', rows)
-        board.write(rows[-1])
-        text = _say(progress, spec.config.train.epochs)
+        folder.add(progress.row | {'seconds': seconds}, state, time.perf_counter() - began)
+        text = say(progress.row, spec.config.train.epochs)
       try:
         yield Event(spec.id, 'progress', int(state.step) / total, text)
       except KeyboardInterrupt:
         if not progress.row:
-          save(seconds)
+          folder.save(state, seconds, time.perf_counter() - began)
         raise
-    done = _finish(spec, setup, state, rows, time.perf_counter() - began)
-    runlog.write_json(folder / 'result.json', done.result)
-    yield Event(spec.id, 'done', 1.0, _say_result(done.result))
+    if pauses(spec, folder.rows, int(state.best_epoch)):
+      yield Event(spec.id, 'paused', int(state.step) / total)
+      return None
+    logits = _test(program, setup, state)
+    done = finish(spec, program, state, folder.rows, logits, time.perf_counter() - began)
+    folder.finish(done)
+    yield Event(spec.id, 'done', 1.0, say_result(done.result))
   return done
 
 
-def prepare(config: ConfigDict) -> Setup:
-  """Loads the data, builds model and optimiser, draws the initial parameters."""
-  dataset = _load(FrozenConfigDict(config.data))
-  splits = devices.place(tuple((split.ids, split.labels) for split in dataset[-3:]))
-  model = _model(FrozenConfigDict(config.model), config.data.vocab_size, config.data.mask)
-  tx = _optimizer(FrozenConfigDict(config.optim), _total_steps(config, splits))
+class Folder:
+  """A run's folder, locked, and what is written there while the run is at work.
+
+  rows: of the epochs so far. epoch_seconds, seconds: what the epoch that is not at its end, and the
+  whole run, took so far.
+  """
+
+  def __init__(self, spec: RunSpec, workdir):
+    self._spec, self._path = spec, pathlib.Path(workdir) / spec.id
+    self._stack = contextlib.ExitStack()
+    self.rows, self.epoch_seconds, self.seconds = [], 0.0, 0.0
+
+  def __enter__(self):
+    self._path.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(runlog.lock(self._path, 'another launch is doing this run'))
+      (self._path / 'error.json').unlink(missing_ok=True)
+      runlog.write_json(self._path / 'config.json', self._spec.config.to_dict())
+      self._checkpoints = stack.enter_context(checkpoint.manager(self._path / 'checkpoints'))
+      self._stack = stack.pop_all()
+    return self
+
+  def __exit__(self, *error):
+    return self._stack.__exit__(*error)
+
+  def restore(self, start: train.TrainState) -> train.TrainState:
+    """The state to go on from: that of the last checkpoint, or `start`."""
+    restored = checkpoint.restore(self._checkpoints, start)
+    state = start
+    if restored:
+      state, log = restored
+      self.rows = log['rows']
+      self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
+    runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
+    board = runlog.TensorBoard(self._path, self.rows)
+    self._board = self._stack.enter_context(contextlib.closing(board))
+    return state
+
+  def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
+    """Saves a checkpoint."""
+    self.epoch_seconds, self.seconds = epoch_seconds, seconds
+    log = {'rows': self.rows, 'epoch_seconds': epoch_seconds, 'seconds': seconds}
+    checkpoint.save(self._checkpoints, state, log)
+
+  def add(self, row: dict, state: train.TrainState, seconds: float) -> None:
+    """Writes an epoch's row, after a checkpoint."""
+    self.rows.append(row)
+    self.save(state, 0.0, seconds)
+    runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
+    self._board.write(row)
+
+  def finish(self, done: Result) -> None:
+    """Writes predictions.npz and, last, result.json."""
+    predictions = io.BytesIO()
+    np.savez(predictions, **done.predictions)
+    runlog.write_atomic(self._path / 'predictions.npz', predictions.getvalue())
+    runlog.write_json(self._path / 'result.json', done.result)
+
+
+def prepare(config: ConfigDict) -> Program:
+  """Loads the data, builds model and optimiser; the same for runs that share a program."""
+  shape, _ = configs.split(config)
+  data = FrozenConfigDict({k: v for k, v in shape.data.items() if k != 'label_noise'})
+  dataset, splits = _load(data), _on_device(data, jax.sharding.get_mesh())
   widths = ()
-  if config.data.buckets > 1:
-    widths = batching.widths((dataset.train.ids != 0).sum(axis=1), config.data.buckets)
-  key = jax.random.key(config.seed)
-  state = devices.place(train.init_state(model, tx, key))
-  return Setup(model, tx, key, dataset, splits, widths, state)
+  if shape.data.buckets > 1:
+    widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
+  build = _build(shape, train.epoch_steps(len(dataset.train.ids), shape.train.batch_size))
+  return Program(train.Task(build, shape.train.batch_size, widths), dataset, splits)
 
 
-# Cached, so that runs which differ in the seed alone share data, and one compiled program.
-_optimizer = functools.cache(optim.optimizer)
 _load = functools.lru_cache(maxsize=2)(imdb.load)
 
 
+@functools.lru_cache(maxsize=1)
+def _on_device(data, mesh):
+  return devices.place(tuple((split.ids, split.labels) for split in _load(data)[-3:]))
+
+
 @functools.cache
+def _build(shape, steps):
+  def build(values):
+    def part(name):
+      fields = shape[name].items()
+      return types.SimpleNamespace(
+        **{field: values.get(f'{name}.{field}', value) for field, value in fields}
+      )
+
+    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
+    return _model(part('model'), shape.data.vocab_size, shape.data.mask), tx
+
+  return build
+
+
 def _model(config, vocab_size, mask):
-  options = config.get(config.cell, {})
+  options = getattr(config, config.cell, {})
   return models.SequenceClassifier(
     cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
     vocab_size=vocab_size,
@@ -177,22 +255,50 @@ def _model(config, vocab_size, mask):
   )
 
 
-def _total_steps(config, splits):
-  return config.train.epochs * train.epoch_steps(len(splits[0][0]), config.train.batch_size)
+def begin(program: Program, config: ConfigDict) -> Setup:
+  """Draws a run's initial parameters, and its labels' noise."""
+  values = configs.split(config)[1]
+  key = jax.random.key(config.seed)
+  labels = program.splits[0][1]
+  if config.data.label_noise:
+    turned = jax.random.bernoulli(jax.random.fold_in(key, 3), config.data.label_noise, labels.shape)
+    labels = devices.place(jnp.where(turned, 1 - labels, labels))
+  state = devices.place(train.init_state(program.task, values, key))
+  return Setup(values, key, labels, state)
 
 
-def _fit(config, setup, state):
+def steps_of(program: Program) -> int:
+  """How many steps an epoch has."""
+  return train.epoch_steps(len(program.dataset.train.ids), program.task.batch_size)
+
+
+def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
+  """Whether a run that `rows` have been trained of pauses here, and does not end."""
+  patience, epochs = spec.config.train.patience, spec.config.train.epochs
+  out = train.is_out_of_patience(patience, len(rows), best_epoch)
+  return 0 < spec.until <= len(rows) < epochs and not out
+
+
+def _fit(config, program, setup, state, until=0):
   return train.fit(
-    setup.model,
-    setup.tx,
+    program.task,
+    setup.values,
     state,
     setup.key,
-    setup.splits[0],
-    setup.splits[1],
-    epochs=config.train.epochs,
-    batch_size=config.train.batch_size,
-    widths=setup.widths,
+    (program.splits[0][0], setup.labels),
+    program.splits[1],
+    epochs=until or config.train.epochs,
+    patience=config.train.patience,
   )
+
+
+_predict = jax.jit(train.predict, static_argnums=0)
+
+
+def _test(program, setup, state):
+  ids = program.splits[2][0]
+  both = state.params, state.best_params
+  return tuple(_predict(program.task, params, setup.values, ids) for params in both)
 
 
 def _timed(progresses, seconds=0.0):
@@ -217,20 +323,24 @@ def _last(generator):
       return stop.value
 
 
-def _finish(spec, setup, state, rows, seconds):
-  """Evaluates the test split, once for each set of parameters that is reported."""
-  config, dataset = spec.config, setup.dataset
+def finish(
+  spec: RunSpec, program: Program, state: train.TrainState, rows: list[dict], logits, seconds: float
+) -> Result:
+  """The result of a run, from the test split's logits by the last and by the best parameters."""
+  config, dataset = spec.config, program.dataset
+  labels = dataset.test.labels
+  predictions = {'labels': labels, 'final': np.asarray(logits[0])}
 
-  def test(params):
-    sums = train.evaluate(setup.model, params, *setup.splits[2], widths=setup.widths)
-    return metrics.means('test', sums)
+  def test(logits):
+    return metrics.means('test', metrics.totals(logits, labels, np.ones(len(labels), np.float32)))
 
   validation_is_test = not config.data.validation_fraction
   best = None
   if not validation_is_test:
+    predictions['best'] = np.asarray(logits[1])
     row = rows[int(state.best_epoch) - 1]
     names = ('epoch', 'validation_loss', 'validation_accuracy')
-    best = {name: row[name] for name in names} | test(state.best_params)
+    best = {name: row[name] for name in names} | test(logits[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   result = {
     'id': spec.id,
@@ -239,14 +349,13 @@ def _finish(spec, setup, state, rows, seconds):
       'source': dataset.source,
       'title': dataset.title,
       'fingerprint': dataset.fingerprint,
-      'sizes': {
-        name: len(ids)
-        for name, (ids, _) in zip(('train', 'validation', 'test'), setup.splits, strict=True)
-      },
+      'sizes': {name: len(getattr(dataset, name).ids) for name in ('train', 'validation', 'test')},
       'validation_is_test': validation_is_test,
     },
-    'final': final | test(state.params),
+    'final': final | test(logits[0]),
     'best': best,
+    'epochs': len(rows),
+    'stopped': 'patience' if len(rows) < config.train.epochs else '',
     'parameters': _count(state.params),
     'recurrent_parameters': sum(
       _count(value) for name, value in state.params.items() if name.startswith('Recurrent')
@@ -260,18 +369,20 @@ def _finish(spec, setup, state, rows, seconds):
     'command': spec.command,
     'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
-  return Result(result, rows, setup.model, state.params, state.best_params)
+  model, _ = program.task.build(configs.split(config)[1])
+  return Result(result, rows, model, state.params, state.best_params, predictions)
 
 
-def _say(progress, epochs):
-  row = progress.row
+def say(row: dict, epochs: int) -> str:
+  """An epoch's row in words."""
   return (
-    f'epoch {progress.epoch}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
+    f'epoch {row["epoch"]}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
     f' {row["train_accuracy"]:.3f}, validation accuracy {row["validation_accuracy"]:.3f}'
   )
 
 
-def _say_result(result):
+def say_result(result: dict) -> str:
+  """A result in words."""
   text = f'test accuracy {result["final"]["test_accuracy"]:.4f} after the last epoch'
   if result['best']:
     best = result['best']

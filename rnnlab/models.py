@@ -1,6 +1,7 @@
 """What is around the recurrence, in Flax linen: embedding, dropout, pooling, head."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from rnnlab import recurrence
@@ -34,7 +35,7 @@ class Recurrent(nn.Module):
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
-      if deterministic or not (self.dropout or self.recurrent_dropout):
+      if deterministic or _all_off(self.dropout, self.recurrent_dropout):
         return params, None
       return params, recurrence.dropout_masks(
         self.make_rng('dropout'),
@@ -61,6 +62,26 @@ class Recurrent(nn.Module):
     both = (params, backward), xs
     dropout = dropout, backward_dropout
     return recurrence.bidirectional(self.cell, *both, dropout=dropout, **options)[1]
+
+
+def _all_off(*rates):
+  return all(map(recurrence.is_off, rates))
+
+
+class Dropout(nn.Module):
+  """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
+
+  The rate may be traced, which that of nn.Dropout may not.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, xs: Array, deterministic: bool = True) -> Array:
+    if deterministic or _all_off(self.rate):
+      return xs
+    kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, xs.shape)
+    return jnp.where(kept, xs / (1 - self.rate), 0)
 
 
 def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
@@ -127,7 +148,7 @@ class SequenceClassifier(nn.Module):
     xs = nn.Embed(
       self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
     )(ids)
-    xs = nn.Dropout(self.embed_dropout)(xs, deterministic=deterministic)
+    xs = Dropout(self.embed_dropout)(xs, deterministic=deterministic)
     for _ in range(self.layers):
       xs = Recurrent(
         self.cell,
@@ -140,7 +161,7 @@ class SequenceClassifier(nn.Module):
         self.truncate,
       )(xs, mask, deterministic)
     pooled = pool(xs, mask, self.pooling, self.bidirectional)
-    pooled = nn.Dropout(self.output_dropout)(pooled, deterministic=deterministic)
+    pooled = Dropout(self.output_dropout)(pooled, deterministic=deterministic)
     head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform())
     logits = head(pooled)
     return logits[:, 0] if self.classes == 1 else logits

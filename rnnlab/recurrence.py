@@ -250,19 +250,19 @@ def dropout_masks(
 ) -> Masks:
   """Draws the masks of variational dropout (Gal & Ghahramani 2016) for `unroll`'s `dropout`.
 
-  rate applies to the products of the input, recurrent_rate to those of a state; both in [0, 1), and
-  kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with `per_gate`
-  each gate has its own, `[G, B, K]`, as Keras 3 draws them.
+  rate applies to the products of the input, recurrent_rate to those of a state; both in [0, 1), or
+  traced, and kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with
+  `per_gate` each gate has its own, `[G, B, K]`, as Keras 3 draws them.
   """
   for name, p in {'rate': rate, 'recurrent_rate': recurrent_rate}.items():
-    if not 0 <= p < 1:
+    if not isinstance(p, jax.core.Tracer) and not 0 <= p < 1:
       raise ValueError(f'{name} must be at least 0 and below 1, not {p}')
   shared = {}
   masks = []
   for i, product in enumerate(products(cell, params, input_size)):
     p = rate if product.of_input else recurrent_rate
     shape = (batch_size, product.width)
-    if not p:
+    if is_off(p):
       masks.append(None)
     elif per_gate:
       masks.append(_bernoulli(jax.random.fold_in(key, i), p, (product.gates, *shape), dtype))
@@ -272,6 +272,11 @@ def dropout_masks(
         shared[kind] = _bernoulli(jax.random.fold_in(key, i), p, shape, dtype)
       masks.append(shared[kind])
   return tuple(masks)
+
+
+def is_off(rate) -> bool:
+  """Whether a rate is known to be 0, so that what it is of is left out; a traced one is not."""
+  return not isinstance(rate, jax.core.Tracer) and rate == 0
 
 
 def is_truncation(value) -> bool:
@@ -290,7 +295,8 @@ def lengths_to_mask(lengths: Array, steps: int) -> Array:
 
 
 def _bernoulli(key, rate, shape, dtype):
-  return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / (1 - rate)
+  keep = jnp.asarray(1 - rate, dtype)
+  return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / keep
 
 
 def _check_dropout(dropout, cell, params, xs):

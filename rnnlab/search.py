@@ -27,10 +27,10 @@ class Search(NamedTuple):
 
   arms: the overrides to compare, each given as many trials. ranges: a field's ('log', low, high),
   ('uniform', low, high), ends included, or ('choice', value, ...); in a field of whole numbers the
-  values are whole. method: one of METHODS; all but 'optuna' draw the same settings for each arm.
-  trials: for each arm; where choices alone make two of them the same, they are one. seed: of the draw, and of each trial's run. seeds: of the runs of each arm's
-  best setting. halving: epochs after which the better half of an arm's trials goes on (of each
-  batch of 8, with 'optuna').
+  values are whole. trials: for each arm; where choices alone make two the same, they are one.
+  seeds: of the runs of each arm's best setting. method: one of METHODS; all but 'optuna' draw the
+  same settings for each arm. seed: of the draw, and of each trial's run. halving: epochs after
+  which the better half of an arm's trials goes on (of each batch of 8, with 'optuna').
   """
 
   arms: Sequence[dict[str, Any]]

@@ -1,13 +1,12 @@
 """Training as pure functions: a state goes in, a state comes out. No files, no flags, no prints."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rnnlab import metrics
@@ -15,6 +14,23 @@ from rnnlab.cells.base import Array
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
 EVAL_BATCH = 128
+
+
+class Task(NamedTuple):
+  """What a program of training is compiled from: hashable, and the same for all its runs.
+
+  build: `values -> (model, tx)`, a linen module of ids and an optax chain. values, a dict of
+  numbers, is all in which the runs of one program may differ beside key and labels; within the
+  program its numbers are traced.
+  widths, ascending, are for a model that masks its padding (id 0): batches are made of rows of like
+  length, and with `trim` a batch is trimmed to the narrowest width that holds it, or takes all T
+  columns.
+  """
+
+  build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
+  batch_size: int
+  widths: tuple[int, ...] = ()
+  trim: bool = True
 
 
 class TrainState(NamedTuple):
@@ -48,9 +64,10 @@ class NonFiniteLoss(Exception):
   """The loss became infinite or NaN."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def init_state(model: nn.Module, tx: optax.GradientTransformation, key: Array) -> TrainState:
+@functools.partial(jax.jit, static_argnums=0)
+def init_state(task: Task, values: dict, key: Array) -> TrainState:
   """The state before the first step; parameters drawn from `key`."""
+  model, tx = task.build(values)
   params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 2), jnp.int32))['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -106,22 +123,6 @@ def train_step(
   )
 
 
-def eval_step(
-  model: nn.Module,
-  params,
-  ids: Array,
-  labels: Array,
-  weights: Array,
-  widths: tuple[int, ...] = (),
-) -> metrics.Totals:
-  """The totals of one batch, as in `train_step` but without dropout."""
-
-  def forward(ids):
-    return model.apply({'params': params}, ids, deterministic=True)
-
-  return metrics.totals(_trimmed(forward, ids, widths), labels, weights)
-
-
 def _trimmed(function, ids, widths):
   """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
   if not widths:
@@ -149,19 +150,20 @@ def _buckets(ids, widths):
   return _bucket(jnp.sum(ids != 0, axis=1), widths)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames='widths', donate_argnums=3)
-def train_steps(
-  model, tx, batch_size, state, key, ids, labels, stop, *, widths: tuple[int, ...] = ()
+def advance(
+  task: Task, state: TrainState, values: dict, key: Array, ids: Array, labels: Array, count
 ) -> TrainState:
-  """Trains on from `state.step` up to step `stop`, within one epoch, in one compiled loop.
+  """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
   `ids [N, T]` and `labels [N]` are the whole split. An epoch takes its batches from a permutation
   drawn from (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is
   drawn from (key, step): so the result does not depend on where the loop was cut.
 
-  With `widths`, batches are of rows of like length: the permutation is sorted by the width that a
-  row needs, and the batches it is cut into are taken in an order drawn from (key, epoch) too.
+  With widths the permutation is sorted by the width that a row needs, and the batches it is cut
+  into are taken in an order drawn from (key, epoch) too.
   """
+  model, tx = task.build(values)
+  batch_size, widths = task.batch_size, task.widths
   steps = epoch_steps(len(ids), batch_size)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
   epoch = state.step // steps
@@ -172,6 +174,7 @@ def train_steps(
     batches_key = jax.random.fold_in(jax.random.fold_in(key, 2), epoch)
     batches = jax.random.permutation(batches_key, steps)
   order = jnp.pad(order, (0, steps * batch_size - len(ids)))
+  widths = widths if task.trim else ()
 
   def body(_, state):
     start = batches[state.step % steps] * batch_size
@@ -180,81 +183,100 @@ def train_steps(
     step_key = jax.random.fold_in(dropout_key, state.step)
     return train_step(model, tx, state, step_key, ids[rows], labels[rows], weights, widths)
 
-  return jax.lax.fori_loop(state.step, stop, body, state)
+  return jax.lax.fori_loop(0, count, body, state)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames='widths')
-def evaluate(
-  model, params, ids: Array, labels: Array, *, widths: tuple[int, ...] = ()
-) -> metrics.Totals:
-  """The totals over a whole split `ids [N, T]`, `labels [N]`, every example counted once."""
-  if widths:
-    order = jnp.argsort(_buckets(ids, widths))
-    ids, labels = ids[order], labels[order]
-  batches = -(-len(ids) // EVAL_BATCH)
-  padding = batches * EVAL_BATCH - len(ids)
+def predict(task: Task, params, values: dict, ids: Array) -> Array:
+  """The logits, `[N]` or `[N, classes]`, of a whole split `ids [N, T]`, without dropout."""
+  model, _ = task.build(values)
+  order = jnp.argsort(_buckets(ids, task.widths)) if task.widths else jnp.arange(len(ids))
+  batches = epoch_steps(len(ids), EVAL_BATCH)
+  rows = jnp.pad(order, (0, batches * EVAL_BATCH - len(ids))).reshape(batches, EVAL_BATCH)
 
-  def cut(x):
-    return jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1)).reshape(
-      batches, EVAL_BATCH, *x.shape[1:]
-    )
+  def forward(ids):
+    return model.apply({'params': params}, ids, deterministic=True)
 
-  def body(sums, batch):
-    return metrics.add(sums, eval_step(model, params, *batch, widths)), None
+  logits = jax.lax.map(lambda rows: _trimmed(forward, ids[rows], task.widths), rows)
+  logits = logits.reshape(-1, *logits.shape[2:])[: len(ids)]
+  return jnp.zeros_like(logits).at[order].set(logits)
 
-  batches = cut(ids), cut(labels), cut(jnp.ones(len(ids), jnp.float32))
-  return jax.lax.scan(body, metrics.zeros(), batches)[0]
+
+def end_epoch(
+  task: Task, state: TrainState, values: dict, ids: Array, labels: Array, epoch
+) -> tuple[TrainState, tuple[metrics.Totals, metrics.Totals]]:
+  """The state that `epoch` (from 1) leaves to the next, and the totals of training and validation.
+
+  `ids [N, T]`, `labels [N]` are the validation split, every example of which is counted once.
+  """
+  logits = predict(task, state.params, values, ids)
+  sums = metrics.totals(logits, labels, jnp.ones(len(ids), jnp.float32))
+  accuracy = sums.correct / sums.count
+  better = accuracy > state.best_accuracy
+
+  def first_if_better(new, old):
+    return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+
+  best = (state.params, accuracy, jnp.int32(epoch))
+  best = first_if_better(best, (state.best_params, state.best_accuracy, state.best_epoch))
+  names = 'best_params', 'best_accuracy', 'best_epoch'
+  after = state._replace(totals=metrics.zeros(), **dict(zip(names, best, strict=True)))
+  return after, (state.totals, sums)
+
+
+train_steps = jax.jit(advance, static_argnums=0, donate_argnums=1)
+_end_epoch = jax.jit(end_epoch, static_argnums=0, donate_argnums=1)
 
 
 def fit(
-  model: nn.Module,
-  tx: optax.GradientTransformation,
+  task: Task,
+  values: dict,
   state: TrainState,
   key: Array,
   train,
   validation,
   *,
   epochs: int,
-  batch_size: int,
-  widths: tuple[int, ...] = (),
+  patience: int = 0,
 ) -> Iterator[Progress]:
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
   `train` and `validation` are pairs (ids `[N, T]`, labels `[N]`). `fit` called again with a yielded
   state takes the same steps to the bit; the state is only good until the next one is asked for,
-  which reuses its memory.
-
-  `widths`, ascending, are for a model that masks its padding (id 0): batches are made of rows of
-  like length, and a batch is trimmed to the narrowest width that holds it, or takes all T columns.
-  One program is compiled for all of them.
+  which reuses its memory. With `patience`, ends once so many epochs have brought no better
+  validation accuracy.
 
   Raises NonFiniteLoss, saying at which step and why that is likely.
   """
-  steps = epoch_steps(len(train[0]), batch_size)
+  steps = epoch_steps(len(train[0]), task.batch_size)
   for epoch in range(int(state.step) // steps + 1, epochs + 1):
+    if is_out_of_patience(patience, epoch - 1, int(state.best_epoch)):
+      return
     step = int(state.step)
     while step < epoch * steps:
-      step = min(step + CHUNK, epoch * steps)
-      state = train_steps(model, tx, batch_size, state, key, *train, step, widths=widths)
+      count = min(CHUNK, epoch * steps - step)
+      step += count
+      state = train_steps(task, state, values, key, *train, count)
       if int(state.bad_step) >= 0:
-        raise NonFiniteLoss(_diagnosis(state, steps))
+        raise NonFiniteLoss(diagnosis(int(state.bad_step), float(state.last_loss), steps))
       if step < epoch * steps:
         yield Progress(state, epoch, None)
-    row = {'step': step, 'epoch': epoch, **metrics.means('train', state.totals)}
-    sums = evaluate(model, state.params, *validation, widths=widths)
-    row |= metrics.means('validation', sums)
-    state = state._replace(totals=metrics.zeros())
-    if np.float32(row['validation_accuracy']) > state.best_accuracy:
-      state = state._replace(
-        best_params=jax.tree.map(jnp.copy, state.params),
-        best_accuracy=jnp.float32(row['validation_accuracy']),
-        best_epoch=jnp.int32(epoch),
-      )
-    yield Progress(state, epoch, row)
+    state, sums = _end_epoch(task, state, values, *validation, epoch)
+    yield Progress(state, epoch, row_of(step, epoch, sums))
 
 
-def _diagnosis(state, steps):
-  step = int(state.bad_step)
+def row_of(step: int, epoch: int, sums: tuple[metrics.Totals, metrics.Totals]) -> dict:
+  """An epoch's row, from what `end_epoch` counted."""
+  train, validation = metrics.means('train', sums[0]), metrics.means('validation', sums[1])
+  return {'step': step, 'epoch': epoch, **train, **validation}
+
+
+def is_out_of_patience(patience: int, epoch: int, best_epoch: int) -> bool:
+  """Whether `patience` epochs, 0 for no end of it, have passed since the best, at `epoch`'s end."""
+  return 0 < patience <= epoch - best_epoch
+
+
+def diagnosis(step: int, last_loss: float, steps: int) -> str:
+  """Why the loss may have become infinite or NaN at `step`, of epochs of `steps`, in words."""
   where = f'the loss was not finite at step {step} (epoch {step // steps + 1})'
   if step == 0:
     return (
@@ -262,6 +284,6 @@ def _diagnosis(state, steps):
       ' or so large that they overflow'
     )
   return (
-    f'{where}; the last finite loss was {float(state.last_loss):.3g}. The updates diverged:'
+    f'{where}; the last finite loss was {last_loss:.3g}. The updates diverged:'
     ' lower optim.learning_rate, or set optim.clip_norm (1.0 is usual)'
   )

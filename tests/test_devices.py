@@ -92,12 +92,13 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     recurrent_dropout=0.2,
   )
   tx, key = optax.adam(1e-2), jax.random.key(3)
+  task = train.Task(lambda _: (model, tx), batch_size=8, widths=(4,))
 
   def trained():
-    state = devices.place(train.init_state(model, tx, key))
+    state = devices.place(train.init_state(task, {}, key))
     split = devices.place(data)
     # A last batch of 2 rows, a width to trim to: all that a step can be made of.
-    steps = train.fit(model, tx, state, key, split, split, epochs=2, batch_size=8, widths=(4,))
+    steps = train.fit(task, {}, state, key, split, split, epochs=2)
     seen = [(p.row, p.state, jax.tree.map(np.asarray, p.state.params)) for p in steps]
     return seen, seen[-1][1].params['Embed_0']['embedding']
 

@@ -82,14 +82,14 @@ def _training(case, mesh):
     dropout_per_gate=case.dropout == 'per gate',
   )
   tx = optax.adam(1e-3)
+  task = train.Task(lambda _: (model, tx), case.batch)
   key = jax.random.key(0)
-  state = devices.place(train.init_state(model, tx, key))
+  state = devices.place(train.init_state(task, {}, key))
 
   def call():
     nonlocal state
     # As `fit` goes on by a chunk, looking at the loss after it.
-    stop = int(state.step) + peers.STEPS
-    state = train.train_steps(model, tx, case.batch, state, key, ids, labels, stop)
+    state = train.train_steps(task, state, {}, key, ids, labels, peers.STEPS)
     int(state.bad_step)
 
   return call, peers.STEPS

@@ -147,7 +147,12 @@ def _fingerprint(arrays):
 
 def _cache_path(config, source, path):
   """A file named by all that its content depends on: settings, data, and this room's code."""
-  elsewhere = ('dir', 'mask', 'buckets')  # in `identity`, or the business of model and training
+  elsewhere = (
+    'dir',
+    'mask',
+    'buckets',
+    'label_noise',
+  )  # in `identity`, or the business of model and training
   settings = {name: value for name, value in config.items() if name not in elsewhere}
   code = [file.read_text() for file in sorted(Path(__file__).parent.glob('*.py'))]
   made_of = json.dumps([{**settings, 'source': source}, identity(source, path), code])

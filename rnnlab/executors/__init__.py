@@ -11,7 +11,7 @@ import jax
 
 from rnnlab import provenance
 
-NAMES = ('serial', 'cores', 'process')
+NAMES = ('serial', 'cores', 'process', 'population')
 
 
 def get(name: str):
