@@ -438,64 +438,39 @@ def sweep(add):
     method='random',
     trials=2,
     seed=1,
-    halving={halving},
+    halving=(1,),
     seeds=[100],
   )
 """
 
 
-def launch_search(launch, tmp_path, halving):
-  experiment = tmp_path / 'tuned.py'
-  experiment.write_text(SEARCH.format(imdb=str(ROOT / 'experiments' / 'imdb.py'), halving=halving))
-  words = f'--config={experiment}', '--workdir=out', '--executor=serial'
-  return launch(*words, check=0), launch(*words, check=0)
-
-
-def check_search(first, second, workdir):
-  sweep_json = json.loads((workdir / 'sweep.json').read_text())
-  arms = sweep_json['searches'][0]['arms']
-  finals = [run for arm in arms for run in arm['runs']]
-  runs = results.load_runs(workdir)
-  assert list(runs[runs['stage'] == '']['id']) == finals and len(finals) == 2
-  for arm in arms:
-    scores = {
-      trial['id']: max(
-        json.loads(line)['validation_accuracy']
-        for line in (workdir / trial['id'] / 'metrics.jsonl').open()
-      )
-      for trial in arm['trials']
-    }
-    assert len(scores) == 2 and scores[arm['best']] == max(scores.values())
-    config = json.loads((workdir / arm['runs'][0] / 'config.json').read_text())
-    trial = json.loads((workdir / arm['best'] / 'config.json').read_text())
-    assert (config.pop('seed'), trial.pop('seed')) == (100, 1) and config == trial
-  assert set(runlog.read_json(workdir / 'sweep.json')) >= {'experiment', 'command', 'runs'}
-  assert 'lstm: best of 2 trials by validation accuracy' in first.stdout
-  assert '; now 2 runs to compare' in first.stdout
-  assert '6 runs, 6 done' in second.stdout
-  summary = (workdir / 'summary.csv').read_text().splitlines()
-  assert len(summary) == 3  # the head, and a row a cell
-  return arms
-
-
 def test_a_search_runs_to_its_end_from_one_command(launch, tmp_path):
-  first, second = launch_search(launch, tmp_path, ())
-  check_search(first, second, tmp_path / 'out')
-  assert '; now 4 trials to their end' in first.stdout
+  experiment, workdir = tmp_path / 'tuned.py', tmp_path / 'out'
+  experiment.write_text(SEARCH.format(imdb=str(ROOT / 'experiments' / 'imdb.py')))
+  words = f'--config={experiment}', '--workdir=out', '--executor=serial'
+  said, again = (launch(*words, check=0).stdout for _ in range(2))
+  assert '; now 4 trials to epoch 1' in said and '; now 2 trials to their end' in said
+  assert 'lstm: best of 2 trials by validation accuracy' in said
+  assert '; now 2 runs to compare' in said
+  assert '6 runs, 6 done' in again and 'executor' not in again
 
-
-PAUSES = 'paused' in (ROOT / 'rnnlab' / 'experiment.py').read_text()
-
-
-@pytest.mark.skipif(not PAUSES, reason='runs do not pause yet')
-def test_a_search_with_halving_leaves_the_worse_half_where_it_paused(launch, tmp_path):
-  first, second = launch_search(launch, tmp_path, (1,))
-  arms = check_search(first, second, tmp_path / 'out')
-  assert '; now 4 trials to epoch 1' in first.stdout
-  assert '; now 2 trials to their end' in first.stdout
+  arms = json.loads((workdir / 'sweep.json').read_text())['searches'][0]['arms']
   for arm in arms:
-    (left,) = [trial for trial in arm['trials'] if trial['state'] == 'left']
-    assert left['epochs'] == 1 and left['id'] != arm['best']
-    folder = tmp_path / 'out' / left['id']
-    assert list(folder.glob('checkpoints/[0-9]*')) and not (folder / 'result.json').exists()
-  assert 'failed' not in (tmp_path / 'out' / 'summary.md').read_text()
+    states = {trial['state']: workdir / trial['id'] for trial in arm['trials']}
+    best, left = states['done'], states['left']
+    scores = [
+      [row['validation_accuracy'] for row in runlog.read_rows(folder / 'metrics.jsonl')]
+      for folder in (best, left)
+    ]
+    assert len(scores[0]) == 2 and len(scores[1]) == 1 and scores[0][0] >= scores[1][0]
+    assert arm['best'] == best.name and not (left / 'result.json').exists()
+    assert list(left.glob('checkpoints/[0-9]*'))
+    (final,) = arm['runs']
+    trial, run = (runlog.read_json(workdir / x / 'config.json') for x in (arm['best'], final))
+    assert (trial.pop('seed'), run.pop('seed')) == (1, 100) and trial == run
+
+  runs = results.load_runs(workdir)
+  assert sorted(runs['stage']) == ['', '', 'search', 'search']
+  assert list(runs[runs['stage'] == '']['id']) == [arm['runs'][0] for arm in arms]
+  assert len((workdir / 'summary.csv').read_text().splitlines()) == 3  # a row a cell
+  assert 'have no result' not in (workdir / 'summary.md').read_text()
