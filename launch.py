@@ -5,6 +5,8 @@
 Does the runs of its sweep that are not done yet, then shows the report.
 """
 
+import functools
+import inspect
 import itertools
 import pathlib
 import re
@@ -67,7 +69,7 @@ def main(_):
   workdir = pathlib.Path(flags.FLAGS.workdir or f'runs/{name}{"-" if preset else ""}{preset}')
   try:
     config = flags.FLAGS.config
-    over = runpy.run_path(path).get('sweep') if flags.FLAGS.sweep else None
+    over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
     sweep.expand(config, over, pinned)  # a mistake is better told before any data are looked for
     config.data.source = imdb.resolve(config.data)
@@ -120,6 +122,14 @@ def work(config, over, workdir, pinned, named, console, stop):
     failed |= train(plan.runs, todo, workdir, console, stop)
 
 
+def of_experiment(path, name, preset):
+  """A function of an experiment's file, or None; one that has a use for the preset is given it."""
+  function = runpy.run_path(path).get(name)
+  if function and 'preset' in inspect.signature(function).parameters:
+    return functools.partial(function, preset=preset)
+  return function
+
+
 def show_data(data, console):
   """Says what the figures will be of."""
   sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
@@ -140,8 +150,8 @@ def claim(workdir):
 def train(runs, todo, workdir, console, stop):
   """Does the runs in `todo`, of `runs`; returns the errors of those that failed by their ids."""
   name = flags.FLAGS.executor
-  name = executors.choose(runs) if name == 'auto' else name
-  console.print(f'executor: {name}', highlight=False)
+  name, why = executors.choose(runs) if name == 'auto' else (name, 'as asked')
+  console.print(f'executor: {name} ({why})', highlight=False)
   failed = {}
   with runlog.Display(todo, console) as display:
     for event in executors.get(name)(todo, workdir, stop):

@@ -287,7 +287,7 @@ def _fit(config, program, setup, state, until=0):
     setup.key,
     (program.splits[0][0], setup.labels),
     program.splits[1],
-    epochs=until or config.train.epochs,
+    epochs=min(until or config.train.epochs, config.train.epochs),
     patience=config.train.patience,
   )
 

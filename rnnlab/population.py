@@ -178,25 +178,7 @@ def capacity(
   count, room = mesh.shape['member'], ROOM * devices.memory()
   of_member = sum(leaf.nbytes for leaf in jax.tree.leaves((state, fixed.values, fixed.labels)))
 
-  def needs(lanes):
-    """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
-
-    def shapes(tree, *leading, spec):
-      def shape(a):
-        sharding = NamedSharding(mesh, spec)
-        return jax.ShapeDtypeStruct((*leading, *np.shape(a)), a.dtype, sharding=sharding)
-
-      return jax.tree.map(shape, tree)
-
-    over, whole = P('member'), P()
-    members = shapes((state, fixed, np.int32(0)), count * lanes, spec=over)
-    counts = shapes(np.int32(0), count, spec=over)
-    shared = shapes((ids, np.int32(0)), spec=whole)
-    program = task._replace(trim=task.trim and lanes == 1)
-    lowered = _each.lower(_advance, program, lanes, mesh, *members, counts, shared)
-    memory = lowered.compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
-
+  needs = functools.partial(_needs, task, state, fixed, ids, mesh)
   if jax.default_backend() != 'cpu':
     one, two = needs(1), needs(2)
     return count * max(1, 1 + int((room - one) / max(two - one, of_member)))
@@ -205,6 +187,25 @@ def capacity(
   if 3 * of_member * members < room / 4:
     return members
   return max(1, int((room - count * needs(1)) / (3 * of_member)))
+
+
+def _needs(task, state, fixed, ids, mesh, lanes):
+  """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
+
+  def shapes(tree, *leading, spec):
+    def shape(a):
+      sharding = NamedSharding(mesh, spec)
+      return jax.ShapeDtypeStruct((*leading, *np.shape(a)), a.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
+
+  count, over = mesh.shape['member'], P('member')
+  members = shapes((state, fixed, np.int32(0)), count * lanes, spec=over)
+  counts, shared = shapes(np.int32(0), count, spec=over), shapes((ids, np.int32(0)), spec=P())
+  task = task._replace(trim=task.trim and lanes == 1)
+  lowered = _each.lower(_advance, task, lanes, mesh, *members, counts, shared)
+  memory = lowered.compile().memory_analysis()
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
 def _advance(task, state, fixed, ids, count):

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from rnnlab import configs, runlog
 from rnnlab import search as searching
@@ -37,14 +37,14 @@ def plan(
   """The runs of `sweep` over `config`, each checked; without a sweep, the one run of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `rnnlab.search.Search`. `add.config`
-  is the config, frozen. A search's trials come first; what follows from them is there once their
-  results are in `workdir`, and the same results give the same plan. Fields in `pinned`, those set
-  on the command line, keep their value, and runs that become the same are one.
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `rnnlab.search.Search`. A search's
+  trials come first; what follows from them is there once their results are in `workdir`, and the
+  same results give the same plan. Fields in `pinned`, those set on the command line, keep their
+  value, and runs that become the same are one.
   Raises ValueError for a config or a sweep that describes no run.
   """
   specify = functools.partial(_specify, config, pinned, command)
-  overrides, searches = _asked(sweep, config)
+  overrides, searches = _asked(sweep)
   specs = [specify(override) for override in overrides or ([] if searches else [{}])]
   score = functools.partial(_score, workdir)
   records = []
@@ -179,7 +179,7 @@ def record(
   )
 
 
-def _asked(sweep, config):
+def _asked(sweep):
   """What `sweep` adds: overrides of runs, and searches."""
   overrides, searches = [], []
 
@@ -193,7 +193,7 @@ def _asked(sweep, config):
       words = str(error).replace('Search.__new__()', 'add.search')
       raise ValueError(f"the sweep's search: {words}") from error
 
-  add.search, add.config = search, FrozenConfigDict(config)
+  add.search = search
   if sweep:
     sweep(add)
   return overrides, searches

@@ -333,16 +333,6 @@ def test_what_the_command_line_sets_is_not_sampled_and_said(tmp_path):
   assert plan.searches[0]['pinned'] == ['model.dropout']
 
 
-def test_the_sweep_s_config_is_at_hand_and_cannot_be_changed():
-  def over(add):
-    assert add.config.train.epochs == 8
-    with pytest.raises(AttributeError):
-      add.config.train.epochs = 9
-    add({})
-
-  assert len(sweep.expand(config(), over)) == 1
-
-
 BAD = {
   'method': (asks(method='sobel'), "method='sobel' (did you mean 'sobol'?)"),
   'trials': (asks(trials=0), 'trials=0: must be a whole number'),

@@ -188,17 +188,21 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
   assert third.endswith('gru seed=0: failed: why')
 
 
-def test_choose_takes_a_core_for_each_of_several_runs_and_all_for_one(monkeypatch):
-  runs = sweep.expand(config(), IMDB['sweep'])
-  monkeypatch.setattr(executors.provenance, 'cores', lambda: [0, 1])
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
-  assert executors.choose(runs) == 'process'
-  assert executors.choose(runs[:1]) == 'cores'
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'gpu')
-  assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
-  monkeypatch.setattr(executors.jax, 'default_backend', lambda: 'cpu')
-  monkeypatch.setattr(executors.provenance, 'cores', lambda: [3])
-  assert executors.choose(runs) == executors.choose(runs[:1]) == 'serial'
+def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
+  def chosen(runs, backend='cpu', cores=2):
+    monkeypatch.setattr(executors.provenance, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr(executors.jax, 'default_backend', lambda: backend)
+    return executors.choose(runs)[0]
+
+  runs = sweep.expand(config(), IMDB['sweep'])  # two cells, three seeds each
+  assert chosen(runs) == 'process'  # 3 and 3 on two cores would be 2 and 2 rounds, not 3
+  assert chosen(runs, cores=3) == 'population'
+  assert chosen([run for run in runs if run.config.seed < 2]) == 'population'
+  assert chosen(runs[:1]) == 'cores'
+  assert chosen(runs[:2]) == 'process'  # one of each
+  assert chosen(runs, cores=1) == chosen(runs[:1], cores=1) == 'serial'
+  assert chosen(runs, 'gpu') == 'population'
+  assert chosen(runs[:1], 'gpu') == chosen(runs[:2], 'gpu') == 'serial'
 
 
 def test_run_in_memory_is_the_run_of_launch_py(tmp_path):

@@ -19,12 +19,27 @@ def get(name: str):
   return importlib.import_module(f'rnnlab.executors.{name}').execute
 
 
-def choose(runs: list) -> str:
-  """The executor for these runs here: all those of a sweep, so that a part of it keeps its bits.
+def choose(runs: list) -> tuple[str, str]:
+  """The executor for these runs here, and why, in words.
 
-  On a CPU several runs go best with a core each, and one with all of them; an accelerator is one
-  device, which processes would only fight over.
+  Of all the runs of a sweep, so that a part of it keeps its bits. By what was measured, see
+  experiments/results/sweeps: on a CPU a run takes its core as long by itself as in a population,
+  which compiles once and not once a core, but does a program's runs before the next one's: where
+  they don't share the cores evenly, processes end sooner. An accelerator has room for many at once.
   """
-  if len(provenance.cores()) == 1 or jax.default_backend() != 'cpu':
-    return 'serial'
-  return 'process' if len(runs) > 1 else 'cores'
+  from rnnlab.executors import population
+
+  cores = len(provenance.cores())
+  sizes = [len(group) for group in population.groups(runs)]
+  if jax.default_backend() != 'cpu':
+    if len(runs) > len(sizes):
+      return 'population', f'{len(runs)} runs are {len(sizes)} programs on an accelerator'
+    return 'serial', 'no two runs share a program'
+  if cores == 1:
+    return 'serial', 'there is one core'
+  if len(runs) == 1:
+    return 'cores', f'one run has all {cores} cores'
+  if sum(-(-size // cores) for size in sizes) <= -(-len(runs) // cores):
+    programs = f'{len(sizes)} programs' if len(sizes) > 1 else 'one program'
+    return 'population', f'{len(runs)} runs are {programs}, and share {cores} cores evenly'
+  return 'process', f'a run a core, {cores} at a time'

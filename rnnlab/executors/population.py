@@ -66,6 +66,9 @@ def _train(group, workdir, stop, stack):
     fixed.append(_fixed(setup))
   if specs:
     lanes = population.lanes(len(specs), mesh)
+    if program.task.widths and specs[0].config.model.embed_dropout:
+      # Its masks are over a batch's steps, and so depend on its being trimmed, as alone it is.
+      lanes = 1
     members = population.stack(program.task, states, fixed, mesh, lanes)
     del states, fixed
     yield from _follow(program, members, specs, folders, workdir, stop)
