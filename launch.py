@@ -10,6 +10,7 @@ Says what is done, running and failed, and how long is left.
 """
 
 import functools
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -23,7 +24,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 # Rooms that load JAX are imported where they are used, so that --status answers at once.
-from rnnlab import executors, runlog, status
+from rnnlab import executors, runlog, status, storage
 from rnnlab.data import DataError
 
 COMMAND = shlex.join(['python', *sys.argv])
@@ -36,6 +37,7 @@ flags.DEFINE_string(
 flags.DEFINE_boolean('sweep', True, "Whether to do the experiment's sweep or its config alone.")
 flags.DEFINE_boolean('status', False, 'Only says what is done, running, failed, and what is left.')
 flags.DEFINE_boolean('retry_failed', False, 'Whether to do runs again that failed of themselves.')
+flags.DEFINE_boolean('wandb', False, 'Whether to tell Weights & Biases of the runs too.')
 flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], 'How to do the runs.')
 flags.DEFINE_string(
   'ray_address',
@@ -82,43 +84,45 @@ def main(_):
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   name = pathlib.Path(path).stem
   default = f'runs/{name}{"-" if preset else ""}{preset}'
-  from rnnlab import storage
-
   try:
     workdir, url = storage.local(flags.FLAGS.workdir or default)
     if flags.FLAGS.status:
       if url:
         storage.pull(url, workdir)
       return status.show(workdir, console)
-    from rnnlab import report, sweep
+    from rnnlab import conduct, report, results, sweep
     from rnnlab.data import imdb
 
     check_executor()
     config = flags.FLAGS.config
     over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
+    claims = of_experiment(path, 'claims', preset) if flags.FLAGS.sweep else None
+    claims = claims() if claims else []
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
-    sweep.expand(config, over, pinned)  # a mistake is better told before any data are looked for
+    # A mistake is better told before any data are looked for.
+    sweep.expand(config, over, pinned)
+    results.check_claims(claims, config.to_dict())
     config.data.source = imdb.resolve(config.data)
-    runs = sweep.expand(config, over, pinned, COMMAND)
-    claim(workdir)
+    asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
+    conduct.claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
       if url:
         console.print(f'{url}, mirrored here:', highlight=False, soft_wrap=True)
         storage.pull(url, workdir)
-      todo = [run for run in runs if not sweep.is_done(run, workdir)]
-      words = f'{workdir}: {len(runs)} runs, {len(runs) - len(todo)} done'
-      failed = {} if flags.FLAGS.retry_failed else sweep.failures(todo, workdir)
-      if failed:
-        words += f', {len(failed)} failed before'
-        todo = [run for run in todo if run.id not in failed]
-      console.print(words, highlight=False)
-      if todo:
-        show_data(imdb.load(config.data), console)
-      sweep.record(workdir, name, preset, COMMAND, runs)
-      failed |= train(runs, todo, workdir, url, console, stop) if todo else {}
-      if len(failed) < len(runs):
+      plan, failed = conduct.conduct(
+        asked,
+        workdir,
+        url,
+        console,
+        stop,
+        executor=flags.FLAGS.executor,
+        options={'address': flags.FLAGS.ray_address} if flags.FLAGS.ray_address else {},
+        retry_failed=flags.FLAGS.retry_failed,
+        wandb=flags.FLAGS.wandb,
+      )
+      if any(not run.stage and run.id not in failed for run in plan.runs):
         console.print(report.write(workdir))
-        files = 'report.html, figures/*.png, summary.md, summary.csv, runs.csv'
+        files = 'report.html, summary.md, summary.tex, *.csv, figures/*.png'
         console.print(f'in {workdir}: {files}', highlight=False, soft_wrap=True)
       if url:
         storage.push_report(workdir, url)
@@ -127,11 +131,8 @@ def main(_):
     sys.exit(128 + (stop.signal or signal.SIGINT))
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(runlog.say(error))
-  if failed:
-    words = [f'{len(failed)} of {len(runs)} runs failed:', *map(': '.join, failed.items())]
-    if own := sweep.failures(runs, workdir):
-      words += [f'{len(own)} of themselves: --retry_failed does them again']
-    fail('\n  '.join(words), code=1)
+  if lines := conduct.failures(plan, failed, workdir):
+    fail('\n  '.join(lines), code=1)
 
 
 def of_experiment(path, name, preset):
@@ -143,50 +144,17 @@ def of_experiment(path, name, preset):
 
 
 def check_executor():
-  """Raises ValueError for an executor that can't be had."""
+  """Raises ValueError for an executor, or a writer, that can't be had."""
   name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
   if address and name != 'ray':
     raise ValueError(f'--ray_address={address} is for --executor=ray, not {name}')
   if name != 'auto':
     executors.get(name)
-
-
-def show_data(data, console):
-  """Says what the figures will be of."""
-  sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
-  console.print(f'{data.title}\n  {sizes} reviews', highlight=False, soft_wrap=True)
-
-
-def claim(workdir):
-  """Makes the folder; raises ValueError where it can't be written to."""
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    runlog.write_atomic(workdir / '.writable', '')
-    (workdir / '.writable').unlink()
-  except OSError as error:
-    words = f'cannot write to --workdir={workdir}: {error.strerror}; choose another'
-    raise ValueError(words) from error
-
-
-def train(runs, todo, workdir, url, console, stop):
-  """Does the runs in `todo`, of `runs`; returns id -> error of those that failed."""
-  from rnnlab import devices, storage
-
-  devices.use_cores()
-  devices.keep_programs()
-  name = flags.FLAGS.executor
-  name, why = executors.choose(runs) if name == 'auto' else (name, 'as asked')
-  console.print(f'executor: {name} ({why})', highlight=False)
-  failed = {}
-  options = {'address': flags.FLAGS.ray_address} if name == 'ray' else {}
-  events = executors.get(name)(todo, workdir, stop, **options)
-  events = storage.pushing(events, workdir, url) if url else events
-  with runlog.Display(todo, console) as display:
-    for event in events:
-      display.update(event)
-      if event.kind == 'failed':
-        failed[event.run] = event.text
-  return failed
+  if flags.FLAGS.wandb and not importlib.util.find_spec('wandb'):
+    raise ValueError(
+      '--wandb needs Weights & Biases, which is not installed: pip install -r'
+      ' experiments/trackers.txt'
+    )
 
 
 class Stop:

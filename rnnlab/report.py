@@ -117,7 +117,7 @@ def write(workdir):
   name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
   told = Report(
     f'{name}, {len(every)} of {len(every) + len(missing)} runs',
-    _finding(summary, pairs, claims),
+    _finding(summary, pairs, claims, sweep['claims_after']),
     claims,
     blocks,
     trials,
@@ -323,14 +323,15 @@ def _sentences(block):
     yield block.anchors
 
 
-def _finding(summary, pairs, claims):
+def _finding(summary, pairs, claims, after=0):
   """The headline: how the claims fell, or what the test accuracies after the last epoch say."""
   if len(claims) == 1:
     return claims.iloc[0]['sentence']
   if len(claims):
     counts = claims['verdict'].value_counts()
     words = ', '.join(f'{counts[v]} {v}' for v in VERDICTS if v in counts)
-    return f'{len(claims)} claims: {words}.'
+    late = f' They were written down after {after} runs were done.' if after else ''
+    return f'{len(claims)} claims: {words}.{late}'
   if summary.empty:
     return 'No run of the comparison is finished.'
   pairs = pairs[_of_cells(pairs) & (pairs['metric'] == 'test_accuracy')]

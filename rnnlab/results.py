@@ -44,7 +44,8 @@ def load_runs(workdir):
   Columns: id; settings under dotted names (model.cell and every config field that was swept or
   differs among the runs); seed; source, title, validation_is_test; the metrics after the last
   epoch and, as best_*, at the best-validation epoch (NaN where validation is the test split);
-  parameters, seconds, and what made the run. A run whose files are damaged is left out with a
+  parameters, seconds, and what made the run; stage: 'search' for the trials of a search, which are
+  not to be compared, and ''. A run whose files are damaged is left out with a
   warning. Raises FileNotFoundError without the folder, ValueError without a finished run.
   """
   workdir = pathlib.Path(workdir)
@@ -66,6 +67,8 @@ def load_runs(workdir):
     )
   configs, overrides, rows = zip(*read, strict=True)
   configs, rows = flatten(configs), pd.DataFrame(rows)
+  stages = {run['id']: run.get('stage', '') for run in sweep['runs']}
+  rows['stage'] = [stages.get(run, '') for run in rows['id']]
   swept = set().union(*overrides)
   names = [
     name
@@ -273,8 +276,12 @@ def label(frame):
 
 
 def missing_runs(workdir, finished):
-  """(id, error, traceback) of each run that the sweep names, or that failed, and has no result."""
-  named = [run['id'] for run in sweep_of(workdir)['runs']]
+  """(id, error, traceback) of each run that the sweep names, or that failed, and has no result.
+
+  Trials that a search left behind are not missing.
+  """
+  runs = sweep_of(workdir)['runs']
+  named = [run['id'] for run in runs if not run.get('left')]
   failed = sorted(path.parent.name for path in workdir.glob('*/error.json'))
   missing = []
   for run in dict.fromkeys(named + failed):
@@ -286,7 +293,7 @@ def missing_runs(workdir, finished):
 
 def sweep_of(workdir):
   """sweep.json, with nothing in it where it is missing or damaged."""
-  empty = {'experiment': '', 'preset': '', 'command': '', 'runs': []}
+  empty = {'experiment': '', 'preset': '', 'command': '', 'runs': [], 'claims_after': 0}
   return empty | (runlog.read_json(pathlib.Path(workdir) / 'sweep.json') or {})
 
 
@@ -349,7 +356,9 @@ def metrics_of(workdir, runs):
     for row in runlog.read_rows(pathlib.Path(workdir) / run / 'metrics.jsonl')
   ]
   metrics = pd.DataFrame(rows, columns=None if rows else ['id', 'epoch'])
-  names = [name for name in runs if name in ('id', 'group', 'seed', *DATA, *settings(runs))]
+  names = [
+    name for name in runs if name in ('id', 'group', 'seed', 'stage', *DATA, *settings(runs))
+  ]
   return runs[names].merge(metrics.dropna(subset='epoch'), on='id')
 
 

@@ -231,6 +231,9 @@ class Display:
 
   def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
     self._labels = {run.id: label(run.overrides) for run in runs}
+    self._goals = {
+      run.id: run.until / run.config.train.epochs if run.until else 1.0 for run in runs
+    }
     self._fractions = dict.fromkeys(self._labels, 0.0)
     self._console = console
     self._every = every
@@ -261,6 +264,7 @@ class Display:
     """Shows an Event."""
     now = time.monotonic()
     self._first = self._first or now
+    event = event._replace(fraction=min(event.fraction / self._goals[event.run], 1.0))
     self._begun.setdefault(event.run, event.fraction)
     self._fractions[event.run] = event.fraction
     done = sum(self._fractions.values()) / len(self._fractions)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rnnlab import checkpoint
+from rnnlab import checkpoint, conduct
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA's own choice, where conftest.py has another.
@@ -18,6 +18,11 @@ as_for_a_user = functools.partial(
 )
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs
+
+
+def launched(experiment='made', preset='', command='python launch.py', claims=()):
+  """What a launch asks for, as far as it is recorded."""
+  return conduct.Asked(None, None, list(claims), (), experiment, preset, command)
 
 
 def without(given, words):

@@ -7,6 +7,7 @@ import runpy
 
 import numpy as np
 import pytest
+from programs import launched
 
 from rnnlab import configs, executors, experiment, provenance, runlog, sweep
 
@@ -66,11 +67,27 @@ def test_done_means_a_result_and_every_epoch_s_row(tmp_path):
 
 def test_the_record_keeps_runs_of_earlier_launches(tmp_path):
   first, second = sweep.expand(config()), sweep.expand(config(seed=1))
-  sweep.record(tmp_path, 'imdb', 'smoke', 'one', first)
-  sweep.record(tmp_path, 'imdb', 'smoke', 'two', second)
+  sweep.record(tmp_path, launched('imdb', 'smoke', 'one'), sweep.Plan(first, first, []))
+  sweep.record(tmp_path, launched('imdb', 'smoke', 'two'), sweep.Plan(second, second, []))
   recorded = json.loads((tmp_path / 'sweep.json').read_text())
   assert [run['id'] for run in recorded['runs']] == [first[0].id, second[0].id]
   assert recorded['command'] == 'two'
+
+
+def test_the_record_tells_whether_claims_were_made_before_the_runs(tmp_path):
+  runs = sweep.expand(config(), IMDB['sweep'])
+
+  def recorded(claims, done):
+    asked = launched(claims=claims)
+    sweep.record(tmp_path, asked, sweep.Plan(runs, runs[done:], []))
+    found = json.loads((tmp_path / 'sweep.json').read_text())
+    assert found['claims'] == claims
+    return found['claims_after']
+
+  assert recorded([{'claim': 'one'}], done=0) == 0
+  assert recorded([{'claim': 'one'}], done=4) == 0
+  assert recorded([{'claim': 'other'}], done=4) == 4
+  assert recorded([{'claim': 'other'}], done=6) == 4
 
 
 @pytest.mark.parametrize(
