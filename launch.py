@@ -44,6 +44,11 @@ flags.DEFINE_string(
   '',
   'The cluster for --executor=ray, HEAD:6379; default: a local one, started here.',
 )
+flags.DEFINE_string(
+  'coordinator', '', "For --executor=distributed: HOST:PORT of the first process; default: JAX's."
+)
+flags.DEFINE_integer('processes', None, 'For --executor=distributed: how many there are.')
+flags.DEFINE_integer('process_id', None, 'For --executor=distributed: which one this is, from 0.')
 
 
 def parse(argv):
@@ -78,6 +83,23 @@ def check_file(path):
 
 
 def main(_):
+  if flags.FLAGS.executor != 'distributed' or flags.FLAGS.status:
+    return launch()
+  from rnnlab import devices
+  from rnnlab.executors import distributed
+
+  runlog.plain_warnings()
+  devices.keep_programs()
+  given = flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process_id
+  try:
+    with distributed.together(*given) as leads:
+      launch() if leads else sys.exit(distributed.follow(Stop()))
+  except (ValueError, OSError) as error:
+    fail(runlog.say(error))
+
+
+def launch():
+  """Does what the command asks for, and ends the program unless all is well."""
   console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
   stop = Stop()
   runlog.plain_warnings()
@@ -148,6 +170,9 @@ def check_executor():
   name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
   if address and name != 'ray':
     raise ValueError(f'--ray_address={address} is for --executor=ray, not {name}')
+  for flag in ('coordinator', 'processes', 'process_id'):
+    if name != 'distributed' and flags.FLAGS[flag].present:
+      raise ValueError(f'--{flag} is for --executor=distributed, not {name}')
   if name != 'auto':
     executors.get(name)
   if flags.FLAGS.wandb and not importlib.util.find_spec('wandb'):

@@ -36,7 +36,7 @@ from rnnlab.data import imdb
 COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
 ROOT = pathlib.Path(__file__).parents[1]
 LOOP = 'keras-jax'
-WAYS = [name for name in executors.NAMES if name != 'ray']
+WAYS = [name for name in executors.NAMES if name not in ('distributed', 'ray')]
 CELLS = ('lstm', 'gru')
 SWEEP = """from experiments.imdb import get_config  # noqa: F401
 

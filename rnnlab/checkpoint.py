@@ -21,10 +21,17 @@ def manager(folder) -> ocp.CheckpointManager:
   A state holds the last parameters and the best by validation, so each checkpoint keeps both; the
   second is what to fall back on where the last turns out to be damaged.
   """
+  folder = pathlib.Path(folder).absolute()
+  folder.mkdir(parents=True, exist_ok=True)
   options = ocp.CheckpointManagerOptions(
-    max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    max_to_keep=2,
+    enable_async_checkpointing=False,
+    cleanup_tmp_directories=True,
+    create=False,
+    # Under jax.distributed too one process does it all, and no other is waited for.
+    multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
   )
-  return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+  return ocp.CheckpointManager(folder, options=options)
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:

@@ -14,6 +14,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,7 +28,8 @@ def use_cores() -> None:
 
   Raises RuntimeError where JAX has computed already: its devices then stay as they are.
   """
-  jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
+  if jax.config.jax_num_cpu_devices != len(provenance.cores()):
+    jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
 
 
 def keep_programs() -> None:
@@ -56,9 +58,11 @@ def memory() -> int:
 def mesh() -> Mesh:
   """The devices for one run, along the axis 'batch': a CPU's cores, or one accelerator.
 
-  The matrices of this field are too small to gain from a second accelerator.
+  The matrices of this field are too small to gain from a second accelerator; under jax.distributed
+  it is the user who says otherwise, and the mesh is of all devices of all processes.
   """
-  devices = jax.devices() if jax.default_backend() == 'cpu' else jax.devices()[:1]
+  every = jax.default_backend() == 'cpu' or jax.distributed.is_initialized()
+  devices = jax.devices() if every else jax.devices()[:1]
   return jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -76,7 +80,11 @@ def place(tree):
     split = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
     whole = not split or a.shape[-1] % mesh.shape['batch']
     spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
-    return jax.device_put(a, NamedSharding(mesh, spec))
+    sharding = NamedSharding(mesh, spec)
+    if isinstance(a, np.ndarray):
+      # device_put would have processes compare it, and a NaN is not equal to itself.
+      return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
+    return jax.device_put(a, sharding)
 
   return jax.tree.map(put, tree)
 

@@ -9,7 +9,7 @@ import pathlib
 import statistics
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +23,7 @@ from rnnlab import (
   checkpoint,
   configs,
   devices,
+  hosts,
   metrics,
   models,
   optim,
@@ -104,14 +105,14 @@ def run(config: ConfigDict, workdir=None) -> Result:
   return finish(configs.specify(config), program, state, rows, logits, seconds)
 
 
-def events(spec: RunSpec, workdir) -> Iterator[Event]:
+def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterator[Event]:
   """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
 
   KeyboardInterrupt thrown in at a yield saves a checkpoint on its way out. Returns the Result, or
-  None of a run that pauses.
+  None of a run that pauses. folder_of: what makes the Folder, `Folder` unless given.
   """
   began = time.perf_counter()
-  with Folder(spec, workdir) as folder:
+  with (folder_of or Folder)(spec, workdir) as folder:
     program = prepare(spec.config)
     setup = begin(program, spec.config)
     state = folder.restore(setup.state)
@@ -220,7 +221,9 @@ def prepare(config: ConfigDict) -> Program:
   return Program(train.Task(build, shape.train.batch_size, widths), dataset, splits)
 
 
-_load = functools.lru_cache(maxsize=2)(imdb.load)
+@functools.lru_cache(maxsize=2)
+def _load(data):
+  return hosts.first(imdb.load, data)
 
 
 @functools.lru_cache(maxsize=1)
@@ -267,7 +270,7 @@ def _model(config, vocab_size, mask):
 def begin(program: Program, config: ConfigDict) -> Setup:
   """Draws a run's initial parameters, and its labels' noise."""
   values = configs.split(config)[1]
-  key = jax.random.key(config.seed)
+  key = devices.place(jax.random.key(config.seed))
   labels = program.splits[0][1]
   if config.data.label_noise:
     turned = jax.random.bernoulli(jax.random.fold_in(key, 3), config.data.label_noise, labels.shape)
@@ -307,7 +310,7 @@ _predict = jax.jit(train.predict, static_argnums=0)
 def _test(program, setup, state):
   ids = program.splits[2][0]
   both = state.params, state.best_params
-  return tuple(_predict(program.task, params, setup.values, ids) for params in both)
+  return hosts.fetch(tuple(_predict(program.task, params, setup.values, ids) for params in both))
 
 
 def _timed(progresses, seconds=0.0):

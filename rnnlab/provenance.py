@@ -23,7 +23,8 @@ def device() -> str:
   if jax.default_backend() != 'cpu':
     return f'{jax.device_count()} x {kind}'
   count = len(cores())
-  return f'{platform.processor() or platform.machine()} {kind}, {count} core{"s" * (count > 1)}'
+  words = f'{platform.processor() or platform.machine()} {kind}, {count} core{"s" * (count > 1)}'
+  return words + (f' in each of {jax.process_count()} processes' if jax.process_count() > 1 else '')
 
 
 @functools.cache

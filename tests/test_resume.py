@@ -14,7 +14,9 @@ from programs import SWEEP, finals, read_until
 
 from rnnlab import checkpoint, executors, train
 
-EXECUTORS = [name for name in executors.NAMES if name not in ('cores', 'ray')]  # of many runs
+EXECUTORS = [
+  name for name in executors.NAMES if name not in ('cores', 'distributed', 'ray')
+]  # of many runs
 
 
 @pytest.mark.parametrize('executor', EXECUTORS)

@@ -7,7 +7,7 @@ and KeyboardInterrupt is raised.
 
 import importlib
 
-NAMES = ('serial', 'cores', 'process', 'population', 'ray')
+NAMES = ('serial', 'cores', 'process', 'population', 'distributed', 'ray')
 
 
 def get(name: str):
