@@ -36,8 +36,14 @@ def first(function: Callable, *arguments):
   if jax.process_index() > 0:
     result, error = pickle.loads(message.tobytes())
   if error:
+    error.common = True
     raise error
   return result
+
+
+def is_common(error: Exception) -> bool:
+  """Whether `error` came from `first`, and so has been raised in every process."""
+  return getattr(error, 'common', False)
 
 
 def agree(flag: bool) -> bool:

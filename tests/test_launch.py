@@ -63,6 +63,7 @@ MISTAKES = {
   'unknown executor': (['--executor=proces'], 'auto|serial|cores|process'),
   'address of none': (['--ray_address=head:6379'], 'is for --executor=ray, not auto'),
   'url': (['--workdir=nothing://runs'], 'Protocol not known: nothing'),
+  'lonely': (['--processes=2'], '--processes is for --executor=distributed, not auto'),
   'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
   'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
 }

@@ -27,14 +27,11 @@ import jax
 
 from rnnlab import devices, experiment, hosts, runlog, train
 from rnnlab.configs import RunSpec
-from rnnlab.data import DataError
 from rnnlab.executors import serial
 from rnnlab.experiment import Event
 
 SILENCE = 60  # seconds after which a process that has not been heard of is dead
 WAIT = 300  # seconds that the first processes wait for the last one
-# What all processes raise alike. Any other error may be one's alone, for which the rest would wait.
-ALIKE = train.NonFiniteLoss, ValueError, DataError, OSError, runlog.Busy
 
 _bound = False  # whether the others would wait if this process ended now
 
@@ -73,7 +70,7 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
     code = 0
   except SystemExit as end:
     code = end.code
-  except ALIKE as error:
+  except OSError as error:
     print(f'process {jax.process_index()}: {runlog.say(error)}', file=sys.stderr)
     code = 1
   except Exception:
@@ -138,7 +135,10 @@ def _execute(runs, workdir, stop):
           with jax.set_mesh(mesh):
             stopping = hosts.agree(stop())
             event = events.throw(KeyboardInterrupt) if stopping else next(events, None)
-        except ALIKE as error:
+        except Exception as error:
+          # One that may be this process's alone ends all: the others would wait for it.
+          if not (isinstance(error, train.NonFiniteLoss) or hosts.is_common(error)):
+            raise
           event = hosts.first(serial.failed, spec, workdir, error)
       if event is None:
         break
@@ -147,9 +147,10 @@ def _execute(runs, workdir, stop):
 
 @contextlib.contextmanager
 def _heard():
+  """Says in words what JAX tells by an error of one kind or another: that a process is gone."""
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
     raise ConnectionError(
       'another process has ended, or one has failed by itself: see what each has said. Give the'
       f' same commands to go on from the last checkpoint. ({str(error).splitlines()[0][:200]})'
