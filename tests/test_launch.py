@@ -64,6 +64,7 @@ MISTAKES = {
   'address of none': (['--ray_address=head:6379'], 'is for --executor=ray, not auto'),
   'url': (['--workdir=nothing://runs'], 'Protocol not known: nothing'),
   'lonely': (['--processes=2'], '--processes is for --executor=distributed, not auto'),
+  'no port': (['--executor=distributed', '--coordinator=here'], 'must be HOST:PORT'),
   'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
   'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
 }

@@ -31,7 +31,7 @@ from rnnlab.executors import serial
 from rnnlab.experiment import Event
 
 SILENCE = 60  # seconds after which a process that has not been heard of is dead
-WAIT = 300  # seconds that the first processes wait for the last one
+WAIT = 300  # seconds in which all processes must have been started
 
 _bound = False  # whether the others would wait if this process ended now
 
@@ -44,6 +44,12 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
   Raises ValueError where they do not come together.
   """
   global _bound
+  if coordinator:
+    if not coordinator.rpartition(':')[2].isdigit():
+      raise ValueError(f'--coordinator={coordinator}: must be HOST:PORT, any free port of the host')
+    # Where they don't come JAX ends the program by itself, in words of its own.
+    words = f'waiting up to {WAIT} s for all processes to come to {coordinator}'
+    print(words, file=sys.stderr, flush=True)
   devices.use_cores()
   jax.config.update('jax_enable_preemption_service', False)  # which would take SIGTERM
   try:
