@@ -1,6 +1,6 @@
 """How long a sweep takes: each executor beside a loop over Keras models, on the CPU.
 
-    python -m experiments.sweeps [--seeds=8] [--epochs=2] [--executors=serial,cores,process]
+    python -m experiments.sweeps [--seeds=8] [--epochs=2] [--ways=keras-jax,population,process]
 
 LSTM and GRU, eight seeds each, of the :tutorial preset of experiments/imdb.py with two epochs: the
 official reviews where they are prepared (TFDS_DATA_DIR), else those of the package. The loop is
@@ -36,7 +36,7 @@ from rnnlab.data import imdb
 COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
 ROOT = pathlib.Path(__file__).parents[1]
 LOOP = 'keras-jax'
-WAYS = [name for name in executors.NAMES if name not in ('distributed', 'ray')]
+WAYS = [LOOP, *(name for name in executors.NAMES if name not in ('distributed', 'ray'))]
 CELLS = ('lstm', 'gru')
 SWEEP = """from experiments.imdb import get_config  # noqa: F401
 
@@ -49,7 +49,7 @@ def sweep(add):
 
 flags.DEFINE_integer('seeds', 8, 'How many seeds of each cell.', lower_bound=1)
 flags.DEFINE_integer('epochs', 2, 'How many epochs.', lower_bound=1)
-flags.DEFINE_list('executors', WAYS, 'The executors to measure.')
+flags.DEFINE_list('ways', WAYS, 'What to measure: the loop, and executors.')
 flags.DEFINE_integer('examples', 0, 'How many reviews of each split; 0: all.', lower_bound=0)
 flags.DEFINE_string('out', 'runs/sweeps', 'Where results go.')
 
@@ -142,9 +142,9 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
 def main(_):
   args = flags.FLAGS
   console = rich.console.Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-  if unknown := set(args.executors) - set(WAYS):
+  if unknown := set(args.ways) - set(WAYS):
     print(
-      f'experiments.sweeps: no executor {min(unknown)!r}; there are {", ".join(WAYS)}',
+      f'experiments.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',
       file=sys.stderr,
     )
     sys.exit(2)
@@ -164,7 +164,7 @@ def main(_):
     console.print(words, markup=False, soft_wrap=True)
 
   say(f'{count} runs of {args.epochs} epochs; {title}')
-  for way in (LOOP, *args.executors):
+  for way in args.ways:
     try:
       if way == LOOP:
         seconds = loop(config, args.seeds, out)

@@ -29,7 +29,7 @@ NOTES = (
   "Welch's test, and Holm's p is corrected for all comparisons of the same setting, as of "
   'cells, at the same epoch. Seeds needed: of each group, to tell a difference as large in four '
   'of five tries. Seconds an epoch are the median over the epochs after the first, which '
-  'compiles.'
+  'compiles; of runs that trained together as a population, the share of each.'
 )
 SEARCH = (
   'Each arm was given the same trials; what was best by validation accuracy was run again with '

@@ -87,7 +87,8 @@ def probability_greater(a, b) -> Estimate:
   The interval is method 5 of Newcombe 2006 (Statistics in Medicine 25:559), a score interval on
   the variance of Hanley and McNeil 1982: it stays within 0 to 1, and is no single point where one
   group is ahead in all pairs. Its coverage is 93 to 98% from five runs a group on where spreads
-  are alike, and falls to 90% for three runs, or where one spread is four times the other.
+  are alike, and falls to 90% for three runs, or where one spread is four times the other; to 85%
+  where both.
   """
   a, b = np.asarray(a, float), np.asarray(b, float)
   value = ((b[:, None] > a) + 0.5 * (b[:, None] == a)).mean()
@@ -198,7 +199,8 @@ def expected_maximum(values, replace: bool = False):
   values `[N]`: a metric of N independent trials. Returns mean, low, high, each `[N]`. Trials are
   drawn without replacement, which is unbiased (Tang et al. 2020), or with it (Dodge et al.
   2019), which is too low. The interval is the jackknife's, with Student's t; it covers 90 to
-  95% where n is up to a fifth of N, and too little beyond, so that there it is NaN.
+  95% of a smooth distribution where n is up to a fifth of N, and too little beyond, so that there
+  it is NaN. Of values in two clusters it may cover no more than 80%.
   """
   values = np.sort(np.asarray(values, float))
   n = len(values)

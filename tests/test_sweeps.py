@@ -42,5 +42,5 @@ def test_a_small_benchmark_measures_every_way(for_a_user, tmp_path):
   )
   assert done.returncode == 0
   table = pd.read_csv(tmp_path / 'sweeps.csv')
-  assert list(table['way']) == [sweeps.LOOP, *sweeps.WAYS] and (table['seconds'] > 0).all()
+  assert list(table['way']) == sweeps.WAYS and (table['seconds'] > 0).all()
   assert 'serial takes' in (tmp_path / 'summary.md').read_text()
