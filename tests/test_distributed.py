@@ -117,6 +117,7 @@ def test_each_process_has_its_part_of_a_batch_and_of_a_large_array(pair):
     assert status == 0, said
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one_and_broken_off_the_same_bits(
   launch_two, reviews, environment, monkeypatch, tmp_path
 ):

@@ -101,7 +101,7 @@ def test_members_are_their_solo_runs(reviews, whole, tmp_path):
   assert shapes == dict.fromkeys(('labels', 'final', 'best'), (100,))
 
 
-@pytest.mark.parametrize('lanes', [2, 5])
+@pytest.mark.parametrize('lanes', [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeypatch, tmp_path):
   """In several blocks, and in one; the batches masked where a solo run's are trimmed."""
   in_lanes(monkeypatch, lanes)
@@ -109,7 +109,7 @@ def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeyp
   close(finals(tmp_path / 'sweep'), whole('serial'))
 
 
-@pytest.mark.parametrize('lanes', [1, 3])
+@pytest.mark.parametrize('lanes', [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_member_that_is_driven_to_nan_leaves_the_others_their_bits(
   reviews, lanes, monkeypatch, tmp_path
 ):
@@ -192,7 +192,7 @@ def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   assert list(stopped.values()) == ['', 'patience', '']
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population'])
+@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
 def test_a_run_pauses_at_an_epoch_and_goes_on_to_the_same_bits(executor, reviews, whole, tmp_path):
   runs = specs(reviews)
   events = do(executor, [run._replace(until=1) for run in runs], tmp_path / 'sweep')
@@ -236,6 +236,7 @@ def test_a_group_larger_than_memory_is_cut_and_has_the_same_bits(
   assert finals(tmp_path / 'sweep') == whole('population')
 
 
+@pytest.mark.slow
 def test_what_drops_from_a_trimmed_batch_is_not_in_a_block_with_others(
   reviews, monkeypatch, tmp_path
 ):

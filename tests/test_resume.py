@@ -12,22 +12,20 @@ import jax.numpy as jnp
 import pytest
 from programs import SWEEP, finals, read_until
 
-from rnnlab import checkpoint, executors, train
+from rnnlab import checkpoint, train
 
-EXECUTORS = [
-  name for name in executors.NAMES if name not in ('cores', 'distributed', 'ray')
-]  # of many runs
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'population')]
 
 
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.parametrize('executor', ['process', *SLOW])
 def test_killed_at_random_moments_and_resumed_to_the_bit(executor, whole, start, tmp_path):
   kills = 2 if executor == 'process' else 1
   torture(3, kills, start, tmp_path, *SWEEP, f'--executor={executor}')
   assert finals(tmp_path / 'killed') == finals(whole(executor))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('executor', EXECUTORS)
+@pytest.mark.long
+@pytest.mark.parametrize('executor', ['population', 'process', 'serial'])
 def test_200_runs_killed_ten_times_end_as_if_unbroken(executor, start, tmp_path):
   experiment = tmp_path / 'many.py'
   experiment.write_text(
@@ -78,7 +76,7 @@ def wait(process, seconds):
     process.wait(seconds)
 
 
-@pytest.mark.parametrize('executor', ['serial', 'process'])
+@pytest.mark.parametrize('executor', ['process', *SLOW])
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
   executor, whole, start, launch, for_a_user, tmp_path
 ):
@@ -122,6 +120,7 @@ def spoil(step):
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.mark.slow
 def test_an_extended_sweep_does_only_what_is_new(whole, launch, for_a_user, tmp_path):
   copy = tmp_path / 'sweep'
   shutil.copytree(whole('process'), copy)
@@ -143,6 +142,7 @@ def test_an_extended_sweep_does_only_what_is_new(whole, launch, for_a_user, tmp_
   assert '5 done, 0 running' in launch('--status', f'--workdir={copy}', check=0).stdout
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards_does_no_harm(whole, start, launch, for_a_user, tmp_path):
   # Two days back since the first launch, and an hour more whenever anyone looks.
   (tmp_path / 'clock').mkdir()

@@ -34,7 +34,7 @@ def test_the_table_tells_each_way_s_time_and_what_the_others_take():
   assert list(alone['serial takes']) == ['']
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_benchmark_measures_every_way(for_a_user, tmp_path):
   words = f'--out={tmp_path}', '--seeds=1', '--epochs=1', '--examples=100'
   done = subprocess.run(
