@@ -1,8 +1,8 @@
 """Ways to do a list of runs. Each is a function `execute(runs, workdir, stop)`.
 
 It yields the runs' Events as they come. A run that fails leaves error.json in its folder and a
-'failed' Event, and the others go on; one that reaches its spec's `until` ends in 'paused'. Where `stop()` turns true, the runs at work save a checkpoint,
-and KeyboardInterrupt is raised.
+'failed' Event, and the others go on; one that reaches its spec's `until` ends in 'paused'. Where
+`stop()` turns true, the runs at work save a checkpoint, and KeyboardInterrupt is raised.
 """
 
 import importlib
