@@ -466,6 +466,11 @@ def _test(claim, every, undone):
       found = statistics.welch(x, y, np.copysign(margin, found.value))
   if np.isnan(found.p):
     row['why'] = 'two seeds a side are the least, and some spread'
+    if metric in TIMES and min(len(x), len(y)) > 1:
+      row['why'] = (
+        f'{y.mean():.3g} s against {x.mean():.3g} s are of runs that trained together, as a'
+        ' population, and have no spread of their own (--executor=process times each)'
+      )
   needed = statistics.seeds_needed(x, y, distance)
   return row | dict(
     zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed

@@ -277,3 +277,17 @@ def test_claims_are_a_list_of_dicts():
   for wrong in ([['b > a']], 'b > a', {'claim': 'x'}):
     with pytest.raises(ValueError, match='must be a'):
       results.check_claims(wrong)
+
+
+def test_the_time_of_a_population_is_one_figure_and_tests_nothing(tmp_path):
+  for cell, seconds in (('lstm', 9.0), ('gru', 7.5)):
+    for seed in range(3):
+      path = write_run(tmp_path, cell, seed) / 'result.json'
+      result = json.loads(path.read_text()) | {'seconds_per_epoch': seconds}
+      path.write_text(json.dumps(result))
+  faster = {'claim': 'faster', 'metric': 'seconds_per_epoch', 'says': 'b < a'}
+  (row,) = verdicts(
+    tmp_path, faster | {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}}
+  ).to_dict('records')
+  assert row['verdict'] == 'undecided'
+  assert '7.5 s against 9 s' in row['sentence'] and 'population' in row['sentence']
