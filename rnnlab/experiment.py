@@ -218,7 +218,9 @@ def prepare(config: ConfigDict) -> Program:
   if shape.data.buckets > 1:
     widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
   build = _build(shape, train.epoch_steps(len(dataset.train.ids), shape.train.batch_size))
-  return Program(train.Task(build, shape.train.batch_size, widths), dataset, splits)
+  selects = bool(shape.data.validation_fraction)
+  task = train.Task(build, shape.train.batch_size, widths, selects=selects)
+  return Program(task, dataset, splits)
 
 
 @functools.lru_cache(maxsize=2)
@@ -304,13 +306,12 @@ def _fit(config, program, setup, state, until=0):
   )
 
 
-_predict = jax.jit(train.predict, static_argnums=0)
+_tested = jax.jit(train.test, static_argnums=0)
 
 
 def _test(program, setup, state):
-  ids = program.splits[2][0]
-  both = state.params, state.best_params
-  return hosts.fetch(tuple(_predict(program.task, params, setup.values, ids) for params in both))
+  logits = _tested(program.task, state, setup.values, program.splits[2][0])
+  return hosts.fetch(logits)
 
 
 def _timed(progresses, seconds=0.0):
@@ -338,7 +339,7 @@ def _last(generator):
 def finish(
   spec: RunSpec, program: Program, state: train.TrainState, rows: list[dict], logits, seconds: float
 ) -> Result:
-  """The result of a run, from the test split's logits by the last and by the best parameters."""
+  """The result of a run, from its rows and the test split's logits, as `train.test` gives them."""
   config, dataset = spec.config, program.dataset
   labels = dataset.test.labels
   predictions = {'labels': labels, 'final': np.asarray(logits[0])}

@@ -55,7 +55,7 @@ class Turn(NamedTuple):
 
   states: of all members, on the device. steps: of the members in question, where they are now.
   rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
-  logits: of those that ended, the test split's by their last and their best parameters.
+  logits: of those that ended, the test split's, as `train.test` gives them.
   seconds: a member's share of the wall time.
   """
 
@@ -63,7 +63,7 @@ class Turn(NamedTuple):
   steps: dict[int, int]
   rows: dict[int, dict]
   failed: dict[int, str]
-  logits: dict[int, tuple[np.ndarray, np.ndarray]]
+  logits: dict[int, tuple[np.ndarray, ...]]
   seconds: float
 
 
@@ -135,7 +135,7 @@ def fit(
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
-      group, logits = _call(_predict, group, over, test_ids)
+      group, logits = _call(_test, group, over, test_ids)
       logits = {i: member(jax.device_get(logits), i) for i in over}
       alive.difference_update(over)
       seconds = (time.perf_counter() - began) / len(over)
@@ -217,9 +217,8 @@ def _end_epoch(task, state, fixed, ids, labels, epoch):
   return train.end_epoch(task, state, fixed.values, ids, labels, epoch)
 
 
-def _predict(task, state, fixed, ids):
-  both = state.params, state.best_params
-  return state, tuple(train.predict(task, params, fixed.values, ids) for params in both)
+def _test(task, state, fixed, ids):
+  return state, train.test(task, state, fixed.values, ids)
 
 
 def _call(function, group, members, *shared):

@@ -25,12 +25,14 @@ class Task(NamedTuple):
   widths, ascending, are for a model that masks its padding (id 0): batches are made of rows of like
   length, and with `trim` a batch is trimmed to the narrowest width that holds it, or takes all T
   columns.
+  selects: whether the validation split chooses an epoch, whose parameters are then tested too.
   """
 
   build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
   batch_size: int
   widths: tuple[int, ...] = ()
   trim: bool = True
+  selects: bool = True
 
 
 class TrainState(NamedTuple):
@@ -199,6 +201,12 @@ def predict(task: Task, params, values: dict, ids: Array) -> Array:
   logits = jax.lax.map(lambda rows: _trimmed(forward, ids[rows], task.widths), rows)
   logits = logits.reshape(-1, *logits.shape[2:])[: len(ids)]
   return jnp.zeros_like(logits).at[order].set(logits)
+
+
+def test(task: Task, state: TrainState, values: dict, ids: Array) -> tuple[Array, ...]:
+  """`predict` by the last parameters, and by the best where the task selects them."""
+  tested = (state.params, state.best_params) if task.selects else (state.params,)
+  return tuple(predict(task, params, values, ids) for params in tested)
 
 
 def end_epoch(
