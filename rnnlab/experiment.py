@@ -95,12 +95,12 @@ def run(config: ConfigDict, workdir=None) -> Result:
     return _last(events(configs.specify(config), workdir))
   program = prepare(config)
   setup = begin(program, config)
-  rows, state = [], setup.state
+  rows, state, logits = [], setup.state, None
   for progress, seconds in _timed(_fit(config, program, setup, state)):
-    state = progress.state
+    state, logits = progress.state, progress.logits
     if progress.row:
       rows.append(progress.row | {'seconds': seconds})
-  logits = _test(program, setup, state)
+  logits = _test(program, setup, state, logits)
   seconds = sum(row['seconds'] for row in rows)
   return finish(configs.specify(config), program, state, rows, logits, seconds)
 
@@ -115,13 +115,13 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
   with (folder_of or Folder)(spec, workdir) as folder:
     program = prepare(spec.config)
     setup = begin(program, spec.config)
-    state = folder.restore(setup.state)
+    state, logits = folder.restore(setup.state), None
     began -= folder.seconds
     total = spec.config.train.epochs * steps_of(program)
     for progress, seconds in _timed(
       _fit(spec.config, program, setup, state, spec.until), folder.epoch_seconds
     ):
-      state, text = progress.state, ''
+      state, logits, text = progress.state, progress.logits, ''
       if progress.row:
         folder.add(progress.row | {'seconds': seconds}, state, time.perf_counter() - began)
         text = say(progress.row, spec.config.train.epochs)
@@ -134,7 +134,7 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
     if pauses(spec, folder.rows, int(state.best_epoch)):
       yield Event(spec.id, 'paused', int(state.step) / total)
       return None
-    logits = _test(program, setup, state)
+    logits = _test(program, setup, state, logits)
     done = finish(spec, program, state, folder.rows, logits, time.perf_counter() - began)
     folder.finish(done)
     yield Event(spec.id, 'done', 1.0, say_result(done.result))
@@ -309,9 +309,15 @@ def _fit(config, program, setup, state, until=0):
 _tested = jax.jit(train.test, static_argnums=0)
 
 
-def _test(program, setup, state):
-  logits = _tested(program.task, state, setup.values, program.splits[2][0])
-  return hosts.fetch(logits)
+def _test(program, setup, state, of_validation):
+  """The test split's logits: where it is the validation split, those of the last epoch's end."""
+  task, (_, validation, test) = program.task, program.splits
+  if task.selects:
+    return hosts.fetch(_tested(task, state, setup.values, test[0]))
+  if of_validation is None:  # as after a break at the very end
+    copy = jax.tree.map(jnp.copy, state)
+    *_, of_validation = train.close_epoch(task, copy, setup.values, *validation, 0)
+  return hosts.fetch((of_validation,))
 
 
 def _timed(progresses, seconds=0.0):
@@ -339,7 +345,7 @@ def _last(generator):
 def finish(
   spec: RunSpec, program: Program, state: train.TrainState, rows: list[dict], logits, seconds: float
 ) -> Result:
-  """The result of a run, from its rows and the test split's logits, as `train.test` gives them."""
+  """The result of a run, from its rows and the test split's logits by the last, and the best."""
   config, dataset = spec.config, program.dataset
   labels = dataset.test.labels
   predictions = {'labels': labels, 'final': np.asarray(logits[0])}

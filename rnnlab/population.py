@@ -55,7 +55,8 @@ class Turn(NamedTuple):
 
   states: of all members, on the device. steps: of the members in question, where they are now.
   rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
-  logits: of those that ended, the test split's, as `train.test` gives them.
+  logits: of those that ended, the test split's by their last parameters, and by their best where
+  the task selects them.
   seconds: a member's share of the wall time.
   """
 
@@ -127,6 +128,7 @@ def fit(
   ids, validation, test_ids = jax.device_put((ids, validation, test_ids), whole)
   at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
   count = 5  # steps in a call
+  of_validation = {}  # logits, by member, where they are those of the test split
 
   def is_over(i):
     epoch = int(at[i]) // steps
@@ -135,8 +137,14 @@ def fit(
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
-      group, logits = _call(_test, group, over, test_ids)
-      logits = {i: member(jax.device_get(logits), i) for i in over}
+      if group.task.selects:
+        group, logits = _call(_test, group, over, test_ids)
+        logits = {i: member(jax.device_get(logits), i) for i in over}
+      else:
+        if unknown := [i for i in over if i not in of_validation]:
+          group, (_, logits) = _call(_end_epoch, group, unknown, *validation, np.int32(0))
+          of_validation |= {i: np.asarray(logits[i]) for i in unknown}
+        logits = {i: (of_validation.pop(i),) for i in over}
       alive.difference_update(over)
       seconds = (time.perf_counter() - began) / len(over)
       yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, logits, seconds)
@@ -161,8 +169,11 @@ def fit(
     alive -= failed.keys()
     rows, well = {}, [i for i in now if i not in failed]
     if step == epoch * steps and well:
-      group, sums = _call(_end_epoch, group, well, *validation, np.int32(epoch))
+      group, (sums, logits) = _call(_end_epoch, group, well, *validation, np.int32(epoch))
       sums, best = jax.device_get((sums, group.states.best_epoch))
+      if not group.task.selects:
+        logits = jax.device_get(logits)
+        of_validation |= {i: logits[i] for i in well if is_over(i)}
       rows = {i: train.row_of(step, epoch, member(sums, i)) for i in well}
     seconds = (time.perf_counter() - began) / len(now)
     yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
@@ -214,7 +225,8 @@ def _advance(task, state, fixed, ids, count):
 
 
 def _end_epoch(task, state, fixed, ids, labels, epoch):
-  return train.end_epoch(task, state, fixed.values, ids, labels, epoch)
+  after, sums, logits = train.end_epoch(task, state, fixed.values, ids, labels, epoch)
+  return after, (sums, logits)
 
 
 def _test(task, state, fixed, ids):

@@ -25,7 +25,7 @@ class Task(NamedTuple):
   widths, ascending, are for a model that masks its padding (id 0): batches are made of rows of like
   length, and with `trim` a batch is trimmed to the narrowest width that holds it, or takes all T
   columns.
-  selects: whether the validation split chooses an epoch, whose parameters are then tested too.
+  selects: whether the validation split, which is not the test split, chooses an epoch to be tested.
   """
 
   build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
@@ -55,11 +55,15 @@ class TrainState(NamedTuple):
 
 
 class Progress(NamedTuple):
-  """What `fit` yields: the state now, its epoch (from 1), and at the epoch's end its row."""
+  """What `fit` yields: the state now, its epoch (from 1), and at the epoch's end its row.
+
+  logits: those of the validation split, at the epoch's end.
+  """
 
   state: TrainState
   epoch: int
-  row: dict[str, float] | None
+  row: dict[str, float] | None = None
+  logits: Array | None = None
 
 
 class NonFiniteLoss(Exception):
@@ -203,18 +207,18 @@ def predict(task: Task, params, values: dict, ids: Array) -> Array:
   return jnp.zeros_like(logits).at[order].set(logits)
 
 
-def test(task: Task, state: TrainState, values: dict, ids: Array) -> tuple[Array, ...]:
-  """`predict` by the last parameters, and by the best where the task selects them."""
-  tested = (state.params, state.best_params) if task.selects else (state.params,)
-  return tuple(predict(task, params, values, ids) for params in tested)
+def test(task: Task, state: TrainState, values: dict, ids: Array) -> tuple[Array, Array]:
+  """`predict` by the last parameters, and by the best."""
+  return tuple(predict(task, params, values, ids) for params in (state.params, state.best_params))
 
 
 def end_epoch(
   task: Task, state: TrainState, values: dict, ids: Array, labels: Array, epoch
-) -> tuple[TrainState, tuple[metrics.Totals, metrics.Totals]]:
-  """The state that `epoch` (from 1) leaves to the next, and the totals of training and validation.
+) -> tuple[TrainState, tuple[metrics.Totals, metrics.Totals], Array]:
+  """The state that `epoch` (from 1) leaves to the next, totals, and the validation split's logits.
 
-  `ids [N, T]`, `labels [N]` are the validation split, every example of which is counted once.
+  `ids [N, T]`, `labels [N]` are that split, every example of which is counted once; the totals are
+  those of training and of validation. What it leaves, it leaves as it is, if done again.
   """
   logits = predict(task, state.params, values, ids)
   sums = metrics.totals(logits, labels, jnp.ones(len(ids), jnp.float32))
@@ -228,11 +232,11 @@ def end_epoch(
   best = first_if_better(best, (state.best_params, state.best_accuracy, state.best_epoch))
   names = 'best_params', 'best_accuracy', 'best_epoch'
   after = state._replace(totals=metrics.zeros(), **dict(zip(names, best, strict=True)))
-  return after, (state.totals, sums)
+  return after, (state.totals, sums), logits
 
 
 train_steps = jax.jit(advance, static_argnums=0, donate_argnums=1)
-_end_epoch = jax.jit(end_epoch, static_argnums=0, donate_argnums=1)
+close_epoch = jax.jit(end_epoch, static_argnums=0, donate_argnums=1)
 
 
 def fit(
@@ -267,9 +271,9 @@ def fit(
       if int(state.bad_step) >= 0:
         raise NonFiniteLoss(diagnosis(int(state.bad_step), float(state.last_loss), steps))
       if step < epoch * steps:
-        yield Progress(state, epoch, None)
-    state, sums = _end_epoch(task, state, values, *validation, epoch)
-    yield Progress(state, epoch, row_of(step, epoch, sums))
+        yield Progress(state, epoch)
+    state, sums, logits = close_epoch(task, state, values, *validation, epoch)
+    yield Progress(state, epoch, row_of(step, epoch, sums), logits)
 
 
 def row_of(step: int, epoch: int, sums: tuple[metrics.Totals, metrics.Totals]) -> dict:

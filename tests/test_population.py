@@ -277,3 +277,24 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   # An accelerator's block holds all of a device's members: as many as need that memory.
   assert capacity(needs[4], 'gpu') // 2 in (3, 4, 5)
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
+
+
+@pytest.mark.parametrize('executor', ['serial', 'population'])
+def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
+  executor, reviews, tmp_path
+):
+  """Also after a break between the last checkpoint and the result, to the bit."""
+  runs = specs(reviews, MEMBERS[:2], **{'data.validation_fraction': 0.0})
+  do(executor, runs, tmp_path)
+  whole, told = finals(tmp_path), {}
+  for run in runs:
+    final, best, rows, _ = whole[run.id]
+    assert best is None
+    for metric in ('loss', 'accuracy'):
+      assert final[f'test_{metric}'] == pytest.approx(rows[-1][f'validation_{metric}'], rel=1e-6)
+    told[run.id] = (tmp_path / run.id / 'predictions.npz').read_bytes()
+    (tmp_path / run.id / 'result.json').unlink()
+  do(executor, runs, tmp_path)
+  assert finals(tmp_path) == whole
+  for run in runs:
+    assert (tmp_path / run.id / 'predictions.npz').read_bytes() == told[run.id]
