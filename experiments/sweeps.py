@@ -47,12 +47,6 @@ def sweep(add):
       add({{'model.cell': cell, 'seed': seed}})
 """
 
-flags.DEFINE_integer('seeds', 8, 'How many seeds of each cell.', lower_bound=1)
-flags.DEFINE_integer('epochs', 2, 'How many epochs.', lower_bound=1)
-flags.DEFINE_list('ways', WAYS, 'What to measure: the loop, and executors.')
-flags.DEFINE_integer('examples', 0, 'How many reviews of each split; 0: all.', lower_bound=0)
-flags.DEFINE_string('out', 'runs/sweeps', 'Where results go.')
-
 
 class Failed(Exception):
   """A program that was to be timed ended badly."""
@@ -209,4 +203,10 @@ def main(_):
 
 
 if __name__ == '__main__':
+  # Here, as some of the names are those of other experiments, which tests import beside this.
+  flags.DEFINE_integer('seeds', 8, 'How many seeds of each cell.', lower_bound=1)
+  flags.DEFINE_integer('epochs', 2, 'How many epochs.', lower_bound=1)
+  flags.DEFINE_list('ways', WAYS, 'What to measure: the loop, and executors.')
+  flags.DEFINE_integer('examples', 0, 'How many reviews of each split; 0: all.', lower_bound=0)
+  flags.DEFINE_string('out', 'runs/sweeps', 'Where results go.')
   app.run(main)
