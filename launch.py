@@ -117,9 +117,7 @@ def launch():
 
     check_executor()
     config = flags.FLAGS.config
-    over = of_experiment(path, 'sweep', preset) if flags.FLAGS.sweep else None
-    claims = of_experiment(path, 'claims', preset) if flags.FLAGS.sweep else None
-    claims = claims() if claims else []
+    over, claims = of_experiment(path, preset) if flags.FLAGS.sweep else (None, [])
     pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
     # A mistake is better told before any data are looked for.
     sweep.expand(config, over, pinned)
@@ -157,12 +155,18 @@ def launch():
     fail('\n  '.join(lines), code=1)
 
 
-def of_experiment(path, name, preset):
-  """A function of an experiment's file, or None; one that has a use for the preset is given it."""
-  function = runpy.run_path(path).get(name)
-  if function and 'preset' in inspect.signature(function).parameters:
-    return functools.partial(function, preset=preset)
-  return function
+def of_experiment(path, preset):
+  """An experiment's sweep, or None, and its claims; each may take the preset."""
+  functions = runpy.run_path(path)
+
+  def find(name):
+    function = functions.get(name)
+    if function and 'preset' in inspect.signature(function).parameters:
+      return functools.partial(function, preset=preset)
+    return function
+
+  claims = find('claims')
+  return find('sweep'), claims() if claims else []
 
 
 def check_executor():

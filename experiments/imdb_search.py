@@ -8,7 +8,7 @@ which alone are compared. 72 epochs a cell for the search, 50 for the comparison
 
     python launch.py --config=experiments/imdb_search.py:smoke
 
-Everything, tiny, within a minute; it reaches nothing.
+Everything, tiny; it reaches nothing.
 """
 
 from experiments import imdb

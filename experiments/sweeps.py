@@ -10,8 +10,8 @@ Each way is a program of its own, started by its command in a fresh workdir, and
 start to its end: what it imports, loads and writes is in the time. What it compiles is not: before,
 the same program has filled the cache of compiled programs by a shorter run of the same shapes
 (one epoch, one seed a cell; for `population`, whose programs hold all seeds, of all of them; for
-the loop, a few batches), and has encoded the reviews. On two cores all of it takes an hour;
---examples=300 --seeds=1 shows in a few minutes that it works.
+the loop, a few batches), and has encoded the reviews. --examples=300 --seeds=1 shows
+that it works.
 """
 
 import json
