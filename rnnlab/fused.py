@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from rnnlab import kernels
-from rnnlab.cells.base import Array, Carry, Cell, Params
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
 
 ROWS = 16  # of a program's block: the fewest that a tensor core's product takes
 WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # by hidden size, a power of two as Triton's blocks are
@@ -137,7 +137,7 @@ class Inputs(NamedTuple):
   drop: Array | None  # [1, B, H] or [G, B, H], what multiplies h in the products
 
 
-def supports(cell: Cell, params: Params, xs: Array) -> bool:
+def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   """Whether `unroll` may run `cell` over `xs [B, T, D]`, and runs it as a kernel.
 
   So it is for an LSTM or a GRU in float32 of 16, 32, 64 or 128 hidden units where JAX computes on
@@ -150,16 +150,16 @@ def supports(cell: Cell, params: Params, xs: Array) -> bool:
     cell.fused in CELLS
     and platform in ('gpu', 'cuda')
     and params['w_h'].shape[0] in WARPS
-    and jnp.result_type(xs, *params.values()) == jnp.float32
+    and jnp.result_type(xs.dtype, *params.values()) == jnp.float32
     and jax.config.jax_default_matmul_precision in (None, 'default', 'tensorfloat32')
-    and xs.size > 0
+    and 0 not in xs.shape
   )
 
 
 def unroll(
   cell: Cell,
   params: Params,
-  xs: Array,
+  xs: Array | Lookup,
   *,
   mask: Array | None = None,
   reverse: bool = False,
@@ -173,6 +173,7 @@ def unroll(
   Off NVIDIA GPUs it is a scan of the same equations; interpret runs the kernels' own code anywhere,
   slowly, for tests.
   """
+  xs = xs.rows() if isinstance(xs, Lookup) else xs
   dtype = jnp.result_type(xs, *params.values())
   batch, hidden = xs.shape[0], params['w_h'].shape[0]
   gates = params['w_h'].shape[1] // hidden

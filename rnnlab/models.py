@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import recurrence
-from rnnlab.cells.base import Array, Cell
+from rnnlab.cells.base import Array, Cell, Lookup
 
 POOLINGS = ('last', 'mean', 'max', 'concat')
 PRECISIONS = ('float32', 'bfloat16')
@@ -14,7 +14,8 @@ PRECISIONS = ('float32', 'bfloat16')
 class Recurrent(nn.Module):
   """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
 
-  `xs [B, T, D]`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where bidirectional.
+  `xs [B, T, D]`, or a `Lookup`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where
+  bidirectional.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
   gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
   'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat and truncate are here too.
@@ -30,7 +31,9 @@ class Recurrent(nn.Module):
   truncate: tuple[int, int] | None = None
 
   @nn.compact
-  def __call__(self, xs: Array, mask: Array | None = None, deterministic: bool = True) -> Array:
+  def __call__(
+    self, xs: Array | Lookup, mask: Array | None = None, deterministic: bool = True
+  ) -> Array:
     batch_size, _, input_size = xs.shape
 
     def direction(name):
@@ -145,10 +148,13 @@ class SequenceClassifier(nn.Module):
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
     mask = ids != 0 if self.mask else None
     uniform = nn.initializers.uniform(scale=0.1)
-    xs = nn.Embed(
+    embed = nn.Embed(
       self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
-    )(ids)
-    xs = Dropout(self.embed_dropout)(xs, deterministic=deterministic)
+    )
+    if deterministic:
+      xs = Lookup(embed.embedding, ids)
+    else:
+      xs = Dropout(self.embed_dropout)(embed(ids), deterministic=False)
     for _ in range(self.layers):
       xs = Recurrent(
         self.cell,

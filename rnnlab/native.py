@@ -25,7 +25,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from rnnlab import fused, kernels
-from rnnlab.cells.base import Array, Carry, Cell, Params
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
 
 KINDS = 'lstm', 'gru-after', 'gru-before'  # by Cell.fused
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
@@ -448,13 +448,17 @@ def _copy_real(x, xs, r, t, real):
 
 
 @_jit
-def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept):
+def _forward(
+  kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept
+):  # fmt: skip
   """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
 
   h, c `[B, H]` are the first carry, and then the last. Before each step hs and cs are the carry;
-  kept are the gates. real `[B or 0, T]`.
+  kept are the gates. real `[B or 0, T]`. Where there are ids `[B or 0, T]`, row `ids[r, t]` of
+  xs `[1, V, G H]` is what x W_x + b would be.
   """
-  (rows, steps, inputs), units = xs.shape, h.shape[1]
+  (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
+  known = len(ids) > 0
   gates = w_x.shape[1] // units
   save = len(hs) > 0
   x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
@@ -469,18 +473,22 @@ def _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, 
     if s < steps - 1:
       ahead = t - 1 if reverse else t + 1
       for r in range(rows):
-        _prefetch(xs[r, ahead])
+        _prefetch(xs[0, ids[r, ahead]] if known else xs[r, ahead])
     for r in range(rows):
       if save:
         _copy(hs[t, r], h[r], units)
         if kind == LSTM:
           _copy(cs[t, r], c[r], units)
-      _copy_real(x[r], xs, r, t, real)  # at once, as its rows are far apart
-      _copy(pre[r], b, gates * units)
+      if known:
+        _copy(pre[r], xs[0, ids[r, t]], gates * units)
+      else:
+        _copy_real(x[r], xs, r, t, real)  # at once, as its rows are far apart
+        _copy(pre[r], b, gates * units)
       if kind == GRU_AFTER:
         _copy(pre[r, gates * units :], b_hn, units)
     out, state = _address(pre), _address(h)
-    _multiply(out, width, _address(x), inputs, of_x, 0, gates, units, drop_x, room_x)
+    if not known:
+      _multiply(out, width, _address(x), inputs, of_x, 0, gates, units, drop_x, room_x)
     _multiply(out, width, state, units, of_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
     if kind == GRU_AFTER:
       _multiply(out + 12 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
@@ -671,25 +679,26 @@ def _flags(frame):
 
 
 @_jit
-def _real(frame):
-  buffer = _buffer(frame, False, 2)
+def _table(frame, number, dtype):
+  buffer = _buffer(frame, False, number)
   shape = _size(buffer, 0), _size(buffer, 1)
-  return numba.carray(_pointer(_load(buffer + 24)), shape, np.uint8)
+  return numba.carray(_pointer(_load(buffer + 24)), shape, dtype)
 
 
 def _forward_target(frame):
   if _is_question(frame):
     return 0
   kind, reverse = _flags(frame)
-  xs, real = _array_3(frame, False, 1), _real(frame)
-  w_x, b = _array_2(frame, False, 3), _array_1(frame, False, 4)
-  w_h, b_hn = _array_2(frame, False, 5), _array_1(frame, False, 6)
-  drop_x, drop_h = _array_3(frame, False, 9), _array_3(frame, False, 10)
+  xs = _array_3(frame, False, 1)
+  real, ids = _table(frame, 2, np.uint8), _table(frame, 3, np.int32)
+  w_x, b = _array_2(frame, False, 4), _array_1(frame, False, 5)
+  w_h, b_hn = _array_2(frame, False, 6), _array_1(frame, False, 7)
+  drop_x, drop_h = _array_3(frame, False, 10), _array_3(frame, False, 11)
   ys, h, c = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_2(frame, True, 2)
   hs, cs, kept = _array_3(frame, True, 3), _array_3(frame, True, 4), _array_3(frame, True, 5)
-  _copy_rows(h, _array_2(frame, False, 7))
-  _copy_rows(c, _array_2(frame, False, 8))
-  _forward(kind, reverse, xs, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
+  _copy_rows(h, _array_2(frame, False, 8))
+  _copy_rows(c, _array_2(frame, False, 9))
+  _forward(kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
   return 0
 
 
@@ -697,7 +706,7 @@ def _backward_target(frame):
   if _is_question(frame):
     return 0
   kind, reverse = _flags(frame)
-  xs, real = _array_3(frame, False, 1), _real(frame)
+  xs, real = _array_3(frame, False, 1), _table(frame, 2, np.uint8)
   w_x, w_h = _array_2(frame, False, 3), _array_2(frame, False, 4)
   drop_x, drop_h = _array_3(frame, False, 5), _array_3(frame, False, 6)
   hs, cs, kept = _array_3(frame, False, 7), _array_3(frame, False, 8), _array_3(frame, False, 9)
@@ -729,8 +738,8 @@ def _register():
   return compiled
 
 
-# As JAX calls them: `kernels.Kernels` of `data`, the mask [B, T] and the dropout masks of x and of
-# h, and of `Inputs`; what is saved is hs, cs and kept.
+# As JAX calls them: `kernels.Kernels` of `data`, the mask [B, T], the dropout masks of x and of h,
+# and the ids [B, T] of a `Lookup`, and of `Inputs`; what is saved is hs, cs and kept.
 
 
 class Plan(NamedTuple):
@@ -743,7 +752,7 @@ class Plan(NamedTuple):
 class Inputs(NamedTuple):
   """What derivatives are taken by."""
 
-  xs: Array  # [B, T, D]
+  xs: Array  # [B, T, D], or a table [V, D]
   w_x: Array  # [D, G * H]
   b: Array  # [G * H]
   w_h: Array  # [H, G * H]
@@ -751,7 +760,7 @@ class Inputs(NamedTuple):
   carry: tuple[Array, ...]  # the states [B, H] before the first step
 
 
-def supports(cell: Cell, params: Params, xs: Array) -> bool:
+def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   """Whether `unroll` may run `cell` over `xs [B, T, D]` as a kernel: where JAX computes on a CPU.
 
   For an LSTM or a GRU in float32 whose hidden size is a multiple of LANES.
@@ -761,15 +770,15 @@ def supports(cell: Cell, params: Params, xs: Array) -> bool:
     cell.fused in KINDS
     and (getattr(device, 'platform', device) or jax.default_backend()) == 'cpu'
     and params['w_h'].shape[0] % LANES == 0
-    and jnp.result_type(xs, *params.values()) == jnp.float32
-    and xs.size > 0
+    and jnp.result_type(xs.dtype, *params.values()) == jnp.float32
+    and 0 not in xs.shape
   )
 
 
 def unroll(
   cell: Cell,
   params: Params,
-  xs: Array,
+  xs: Array | Lookup,
   *,
   mask: Array | None = None,
   reverse: bool = False,
@@ -787,8 +796,9 @@ def unroll(
   drop_x, *drops_h = dropout or (None, None)
   drops = fused.stacked(drop_x), fused.stacked_of_state(drops_h, (batch, hidden))
   states, structure = jax.tree.flatten(initial_carry)
+  xs, ids = xs if isinstance(xs, Lookup) else (xs, None)
   inputs = Inputs(xs, *(params.get(name) for name in ('w_x', 'b', 'w_h', 'b_hn')), tuple(states))
-  data = mask, *jax.tree.map(lambda drop: drop.astype(jnp.float32), drops)
+  data = mask, *jax.tree.map(lambda drop: drop.astype(jnp.float32), drops), ids
   inputs = jax.tree.map(lambda a: a.astype(jnp.float32), inputs)
   plan = _kernels(Plan(cell.fused, reverse))
   ((*carry, ys), _) = kernels.run(plan, False, data, inputs)
@@ -803,7 +813,7 @@ def _kernels(plan):
 
 def _scan(plan, data, inputs):
   """The same in plain JAX."""
-  real, drop_x, drop_h = data
+  (real, drop_x, drop_h), inputs = _looked_up(data, inputs)
   gates = inputs.w_x.shape[1] // inputs.w_h.shape[0]
   xs = inputs.xs if real is None else jnp.where(real[..., None], inputs.xs, 0)
   xp = fused.products(inputs.w_x, drop_x, [(jnp.swapaxes(xs, 0, 1), gates)]) + inputs.b
@@ -814,15 +824,20 @@ def _scan(plan, data, inputs):
   return (*carry, jnp.swapaxes(ys, 0, 1)), (hs, cs, jnp.concatenate(kept, axis=-1))
 
 
-def _operands(plan, data, inputs):
-  """What both targets take: flags, xs, real, the dropout masks; where there is none, no rows."""
+def _looked_up(data, inputs):
+  """Data without ids, and inputs with the rows that they stand for."""
+  *data, ids = data
+  return data, inputs if ids is None else inputs._replace(xs=inputs.xs[ids])
+
+
+def _operands(plan, data, inputs, steps):
+  """What both targets take: flags, the mask, the dropout masks; where there is none, no rows."""
   real, *drops = data
-  batch, steps, size = inputs.xs.shape
-  widths = size, inputs.w_h.shape[0]
+  batch = len(inputs.carry[0])
   flags = np.array([KINDS.index(plan.name), plan.reverse], np.int32)
   drops = [
-    jnp.zeros((0, batch, width), jnp.float32) if drop is None else drop
-    for drop, width in zip(drops, widths, strict=True)
+    jnp.zeros((0, batch, len(w)), jnp.float32) if drop is None else drop
+    for drop, w in zip(drops, (inputs.w_x, inputs.w_h), strict=True)
   ]
   return flags, jnp.zeros((0, steps), bool) if real is None else real, drops
 
@@ -839,26 +854,36 @@ def _states(carry):
 
 
 def _call_forward(plan, save, data, inputs):
-  flags, real, drops = _operands(plan, data, inputs)
-  (batch, steps, _), (h, c) = inputs.xs.shape, _states(inputs.carry)
+  *masks, ids = data
+  if ids is not None and not save and masks[1] is None and len(inputs.xs) < ids.size:
+    xs = (inputs.xs @ inputs.w_x + inputs.b)[None]  # the product of a row of the table, once
+  else:
+    masks, inputs = _looked_up(data, inputs)
+    xs, ids = inputs.xs, jnp.zeros((0, inputs.xs.shape[1]), jnp.int32)
+  steps, (h, c) = ids.shape[1], _states(inputs.carry)
+  flags, real, drops = _operands(plan, masks, inputs, steps)
   b_hn = jnp.zeros(0, jnp.float32) if inputs.b_hn is None else inputs.b_hn
-  hidden, long = h.shape[1], steps if save else 0
+  (batch, hidden), long = h.shape, steps if save else 0
   blocks = BLOCKS[KINDS.index(plan.name)]
   shapes = [(batch, steps, hidden), h.shape, c.shape]
   shapes += [(long, batch, hidden), (long, *c.shape), (long, batch, blocks * hidden)]
   weights = inputs.w_x, inputs.b, inputs.w_h, b_hn
-  ys, *after = _call('forward', shapes, flags, inputs.xs, real, *weights, h, c, *drops)
+  ys, *after = _call('forward', shapes, flags, xs, real, ids, *weights, h, c, *drops)
   carry, saved = after[: len(inputs.carry)], after[2:]
   return (*carry, ys), tuple(saved) if save else None
 
 
 def _call_backward(plan, data, inputs, saved, d_outputs):
-  flags, real, drops = _operands(plan, data, inputs)
+  table, ids = inputs.xs, data[-1]
+  masks, inputs = _looked_up(data, inputs)
+  flags, real, drops = _operands(plan, masks, inputs, inputs.xs.shape[1])
   *d_carry, d_ys = d_outputs
   d_h, d_c = _states(tuple(d_carry))
   shapes = [inputs.xs.shape, inputs.w_x.shape, inputs.b.shape, inputs.w_h.shape]
   shapes += [(0,) if inputs.b_hn is None else inputs.b_hn.shape, d_h.shape, d_c.shape]
   operands = flags, inputs.xs, real, inputs.w_x, inputs.w_h, *drops, *saved, d_ys, d_h, d_c
   d_xs, d_w_x, d_b, d_w_h, d_b_hn, *d_first = _call('backward', shapes, *operands)
+  if ids is not None:
+    d_xs = jnp.zeros_like(table).at[ids].add(d_xs)
   d_b_hn = None if inputs.b_hn is None else d_b_hn
   return Inputs(d_xs, d_w_x, d_b, d_w_h, d_b_hn, tuple(d_first[: len(inputs.carry)]))

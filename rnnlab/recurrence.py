@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnlab import devices, engine, fused
-from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
 TRUNCATION = '(k1, k2), steps from 1 up, with k2 a multiple of k1'
@@ -31,7 +31,7 @@ class Product(NamedTuple):
 def unroll(
   cell: Cell,
   params: Params,
-  xs: Array,
+  xs: Array | Lookup,
   *,
   lengths: Array | None = None,
   mask: Array | None = None,
@@ -44,6 +44,8 @@ def unroll(
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
 
+  xs may be a `Lookup` in a table, as of an embedding: where that has fewer rows than there are
+    steps, a kernel takes the products of inputs once a row.
   lengths: int `[B]`, the real steps of each row, the rest being padding on the right; or
   mask: bool `[B, T]`, True at the real steps, in any pattern. A padded step leaves the carry as it
     is, gives y = 0, and takes no part in any gradient, whatever xs holds there.
@@ -73,16 +75,19 @@ def unroll(
   if truncate is not None and not is_truncation(truncate):
     raise ValueError(f'truncate must be {TRUNCATION}, not {truncate!r}')
   if initial_carry is None:
-    kind = jnp.result_type(xs, *jax.tree.leaves(params))
+    kind = jnp.result_type(xs.dtype, *jax.tree.leaves(params))
     initial_carry = cell.initial_carry(xs.shape[:1], kind)
   plain = dtype is None and not remat and truncate is None
   in_one_kernel = _kernel(cell, params, xs) if plain else None
+  table_and_xs = xs if isinstance(xs, Lookup) else (None, xs)
 
-  def run(params, carry, xs, mask, dropout):
+  def run(params, carry, table, xs, mask, dropout):
+    xs = xs if table is None else Lookup(table, xs)
     if in_one_kernel:
       return in_one_kernel(
         cell, params, xs, mask=mask, reverse=reverse, initial_carry=carry, dropout=dropout
       )
+    xs = xs.rows() if isinstance(xs, Lookup) else xs
     xs, real = jnp.swapaxes(xs, 0, 1), None
     if mask is not None:
       real = jnp.swapaxes(mask, 0, 1)
@@ -101,8 +106,8 @@ def unroll(
     carry, ys = scan(carry, (xs, real))
     return carry, jnp.swapaxes(ys, 0, 1)
 
-  arguments = params, initial_carry, xs, mask, dropout
-  return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, -2), out_axes=(0, 0))
+  arguments = params, initial_carry, *table_and_xs, mask, dropout
+  return devices.over_batch(run, arguments, axes=(None, 0, None, 0, 0, -2), out_axes=(0, 0))
 
 
 def _kernel(cell, params, xs):
@@ -318,7 +323,7 @@ def _check_dropout(dropout, cell, params, xs):
 
 def _check(xs, lengths, mask):
   """The boolean mask that `lengths` or `mask` stand for, or None; raises for wrong shapes."""
-  if xs.ndim != 3:
+  if len(xs.shape) != 3:
     raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
   batch, steps = xs.shape[:2]
   if lengths is not None and mask is not None:

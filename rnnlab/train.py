@@ -13,7 +13,7 @@ from rnnlab import metrics
 from rnnlab.cells.base import Array
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
-EVAL_BATCH = 128
+EVAL_BATCH = 256
 
 
 class Task(NamedTuple):

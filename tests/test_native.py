@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, engine, native, recurrence
+from rnnlab.cells.base import Lookup
 
 HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
 NAMES = [name for name in OPTIONS if name != 'elman']
@@ -122,6 +123,43 @@ def test_padding_reaches_nothing(name):
     return f(*single((p.params, xs, p.carry, (p.d_carry, np.nan_to_num(d_ys)), HOLES)))
 
   jax.tree.map(assert_array_equal, padded(np.nan), padded(0.0))
+
+
+@pytest.mark.parametrize('rows', [4, 40], ids=['few-rows', 'more-rows-than-steps'])
+@pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask'])
+@each_cell
+def test_inputs_may_be_looked_up_in_a_table(name, dropout, rows):
+  """Products are looked up where rows are few; where gradients are asked for, the inputs."""
+  p = problem(name)
+  rng = np.random.default_rng(0)
+  table, ids = rng.normal(size=(rows, INPUTS)), rng.integers(0, rows, (BATCH, STEPS))
+  p = p._replace(xs=table[ids])
+
+  def f(params, table, *rest):
+    return in_kernel(name, rows == 40)(params, Lookup(table, ids), *rest)
+
+  masks = drops_of_products(name, p, dropout)
+  args = single((p.params, table, p.carry, (p.d_carry, p.d_ys), HOLES, masks))
+  outputs, (d_params, d_xs, d_carry) = loop_on(name, p, HOLES, rows == 40, *drops(p, dropout))
+  d_table = np.zeros_like(table)
+  np.add.at(d_table, ids, d_xs)
+  compare(jax.jit(f)(*args[:3], *args[4:]), outputs)
+  compare(jax.jit(with_gradients(f))(*args), (outputs, (d_params, d_table, d_carry)))
+
+
+@each_cell
+def test_a_product_is_taken_once_a_row_of_the_table(name):
+  cell, key = make(name, 16), jax.random.key(0)
+  ids = jnp.zeros((BATCH, STEPS), jnp.int32)
+  params = cell.init(key, INPUTS)
+
+  def program(rows):
+    xs = Lookup(jnp.zeros((rows, INPUTS)), ids)
+    return jax.jit(lambda xs: recurrence.unroll(cell, params, xs)).lower(xs).compile().as_text()
+
+  of_steps = f'f32[{BATCH},{STEPS},{INPUTS}]'
+  assert of_steps not in program(BATCH * STEPS - 1)
+  assert of_steps in program(BATCH * STEPS)
 
 
 @each_cell

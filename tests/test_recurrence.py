@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from programs import as_for_a_user
 
 from rnnlab import cells
-from rnnlab.cells.base import Cell
+from rnnlab.cells.base import Cell, Lookup
 from rnnlab.recurrence import (
   Product,
   bidirectional,
@@ -566,6 +566,29 @@ def test_two_halves_are_the_whole(name, reverse):
   halves = (ys_second, ys_first) if reverse else (ys_first, ys_second)
   whole = f(params, xs, mask=mask)
   assert_near((carry, jnp.concatenate(halves, 1)), whole)
+
+
+@each_direction
+@each_cell
+def test_inputs_may_be_looked_up_in_a_table(name, reverse):
+  p = problem(name)
+  rng = np.random.default_rng(0)
+  table, ids = rng.normal(size=(4, INPUTS)), rng.integers(0, 4, (BATCH, STEPS))
+  run = tupled(name, reverse)
+
+  def looked_up(params, table, *rest):
+    return run(params, Lookup(table, jnp.array(ids)), *rest)
+
+  with jax.enable_x64(True):
+    args = arguments(name, 'float64', p._replace(xs=table), mask='holes')
+    outputs, (d_params, d_table, d_carry) = differentiated(looked_up)(*args)
+  desired, (d_params_loop, d_xs, d_carry_loop) = loop_on(
+    name, p._replace(xs=table[ids]), MASKS['holes'], reverse
+  )
+  d_rows = np.zeros_like(table)
+  np.add.at(d_rows, ids, d_xs)
+  actual = outputs, (d_params, d_table, d_carry)
+  assert_close(actual, (desired, (d_params_loop, d_rows, d_carry_loop)), 'float64')
 
 
 @each_cell

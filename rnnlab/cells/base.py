@@ -34,6 +34,28 @@ class Cell(NamedTuple):
   fused: str | None = None
 
 
+class Lookup(NamedTuple):
+  """Inputs `[B, T, D]` that are rows of a table: `xs[b, t]` is `table[ids[b, t]]`.
+
+  What is computed of an input alone need then be computed once for a row of the table.
+  """
+
+  table: Array  # [V, D]
+  ids: Array  # int [B, T], from 0 to V - 1
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return *self.ids.shape, self.table.shape[1]
+
+  @property
+  def dtype(self):
+    return self.table.dtype
+
+  def rows(self) -> Array:
+    """The inputs themselves."""
+    return self.table[self.ids]
+
+
 def matmul(w: Array, v: Array) -> Array:
   """The plain `dot` of a step: `v [B, K] @ w [K, M] -> [B, M]`."""
   return v @ w
