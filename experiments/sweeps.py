@@ -108,8 +108,9 @@ def accuracies(way, out) -> pd.Series:
   return pd.read_csv(out / way / 'runs.csv').groupby('model.cell')['test_accuracy'].mean()
 
 
-def compared(table: pd.DataFrame) -> pd.DataFrame:
-  """The table with the time of the loop and of `serial` as multiples of each way's, or NaN."""
+def compared(rows: list[dict]) -> pd.DataFrame:
+  """A table with the time of the loop and of `serial` as multiples of each way's, or NaN."""
+  table = pd.DataFrame(rows)
   of_way = table.set_index('way')['seconds']
   return table.assign(
     times_loop=of_way.get(LOOP, math.nan) / table['seconds'],
@@ -117,8 +118,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
   )
 
 
-def grid(table: pd.DataFrame) -> pd.DataFrame:
+def grid(rows: list[dict]) -> pd.DataFrame:
   """The figures as words, a row a way."""
+  table = compared(rows)
   return pd.DataFrame(
     {
       'way': table['way'],
@@ -131,6 +133,30 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
       },
     }
   ).replace('nan x', '')
+
+
+def write(rows: list[dict], notes: list[str], out, title: str) -> None:
+  """Writes sweeps.csv and summary.md, of the ways that were measured."""
+  runlog.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
+  versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
+  looped = LOOP in {row['way'] for row in rows}
+  about = [
+    f'Command: `{COMMAND}`',
+    f'Device: {provenance.device()}; commit {provenance.commit()}',
+    f'rnnlab: {versions}',
+    *([f'{LOOP}: {peers.PEERS[LOOP].versions()}'] if looped else []),
+    f'{rows[0]["runs"]} runs: {" and ".join(CELLS)}, {rows[0]["runs"] // len(CELLS)} a cell,'
+    f" {rows[0]['epochs']} epochs of the tutorial's model at batch 32, evaluated after each",
+    title,
+    *notes,
+  ]
+  parts = ['# Sweeps', '\n'.join(f'- {line}' for line in about), speed_report.markdown(grid(rows))]
+  parts += [
+    'seconds: wall time of the program, its start and its writing with it, its programs compiled'
+    f' before. `{LOOP} takes` and `serial takes`: their time as a multiple of this one. Accuracy:'
+    ' on the test split after the last epoch, mean over seeds.'
+  ]
+  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
 
 
 def main(_):
@@ -150,7 +176,9 @@ def main(_):
   config.data.max_examples = args.examples
   config.data.source = imdb.resolve(config.data)
   data = {'source': config.data.source, 'max_examples': args.examples}
-  title = imdb.load(config.data).title
+  title = imdb.load(config.data).title + (
+    f', {args.examples} of each split' if args.examples else ''
+  )
   count = len(CELLS) * args.seeds
   rows, notes = [], []
 
@@ -175,29 +203,10 @@ def main(_):
       | {f'{cell}_accuracy': reached[cell] for cell in CELLS}
     )
     say(f'{way}: {seconds:.1f} s')
+    write(rows, notes, out, title)  # each time: a way takes long, and what is measured stays
   if not rows:
     sys.exit(1)
-  table = compared(pd.DataFrame(rows))
-  runlog.write_atomic(out / 'sweeps.csv', table.to_csv(index=False))
-  versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
-  about = [
-    f'Command: `{COMMAND}`',
-    f'Device: {provenance.device()}; commit {provenance.commit()}',
-    f'rnnlab: {versions}',
-    *([f'{LOOP}: {peers.PEERS[LOOP].versions()}'] if LOOP in set(table['way']) else []),
-    f'{count} runs: {" and ".join(CELLS)}, {args.seeds} seeds each, {args.epochs} epochs of the'
-    " tutorial's model at batch 32, evaluated after each; float32",
-    f'{title}' + (f', {args.examples} of each split' if args.examples else ''),
-    *notes,
-  ]
-  parts = ['# Sweeps', '\n'.join(f'- {line}' for line in about), speed_report.markdown(grid(table))]
-  parts += [
-    'seconds: wall time of the program, its start and its writing with it, its programs compiled'
-    f' before. `{LOOP} takes` and `serial takes`: their time as a multiple of this one. Accuracy:'
-    ' on the test split after the last epoch, mean over seeds.'
-  ]
-  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
-  console.print(speed_report.markdown(grid(table)), markup=False, soft_wrap=True)
+  console.print(speed_report.markdown(grid(rows)), markup=False, soft_wrap=True)
   say(f'in {out}: sweeps.csv, summary.md')
   sys.exit(1 if notes else 0)
 
