@@ -2,7 +2,7 @@
 
   python launch.py                           the main job, experiments/imdb.py
   python launch.py --config=FILE.py[:PRESET] [--config.FIELD=VALUE ...]
-  python launch.py --status [--workdir=DIR]  what is done, running, failed, left
+  python launch.py --status [--workdir=DIR]  what is done, and what is left
   python launch.py --help --config=FILE.py   what an experiment is; its fields
 
 What to run
@@ -37,7 +37,7 @@ Many machines
 Examples
   python launch.py --config=experiments/imdb.py:smoke
   python launch.py --config.model.cell=gru --config.seed=7 --nosweep
-  python launch.py --json --quiet | jq '.summary[] | {group, test_accuracy_mean}'
+  python launch.py --quiet --json | jq '.summary[].test_accuracy_mean'
 
 Give the same command again after a crash, and it goes on. The exit status is 0
 where every run ended well, 1 where some failed, 2 for a mistake.

@@ -1,4 +1,4 @@
-"""What `launch.py --help` says of an experiment: the words of its file, the fields of its config."""
+"""What `launch.py --help` says of an experiment: the words of its file, its config's fields."""
 
 import ast
 import pathlib
@@ -21,7 +21,7 @@ def page(path, config: dict) -> str:
   imported = {pathlib.Path(getattr(m, '__file__', None) or '/') for m in [*sys.modules.values()]}
   beside = sorted(p for p in imported if p.suffix == '.py' and p.resolve().parent == path.parent)
   said = {}
-  for file in (path, *beside):
+  for file in (*beside, path):
     for name, comment in FIELD.findall(file.read_text()):
       said.setdefault(name, comment)
   lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
