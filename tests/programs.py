@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import pty
 import re
 import subprocess
 
@@ -45,7 +44,7 @@ def read_until(text, process):
 
 def in_a_terminal(words, env, folder):
   """Runs a program in a pseudo-terminal: its exit status, and all that it wrote there."""
-  ours, theirs = pty.openpty()
+  ours, theirs = os.openpty()
   process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=env)
   os.close(theirs)
   output = b''
@@ -63,7 +62,7 @@ def in_a_terminal(words, env, folder):
 def colours(output):
   """The escape sequences of a terminal's output that set a colour."""
   codes = re.findall(r'\x1b\[([\d;]*)m', output)
-  return [code for code in codes if {*re.split(';', code)} & COLOURS]
+  return [code for code in codes if {*code.split(';')} & COLOURS]
 
 
 def finals(workdir):
