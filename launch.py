@@ -17,11 +17,11 @@ What to run
       cores                    one run after the other, each on all cores
       process                  a run a core
       population               runs that share a program, as one
-      ray                      a run a core, a population a GPU, of many machines
+      ray                      a run a core or a population a GPU, of a cluster
       distributed              one after the other, on all devices of many hosts
 
 What is said
-  --status                   only what is done, running, failed, and what is left
+  --status                   only what is done, running, failed and left
   --quiet                    nothing but the table; errors go to standard error
   --json                     an object in place of the table, or of the status;
                              progress to standard error, with --quiet nowhere
@@ -30,7 +30,7 @@ What is said
 
 Many machines
   --ray_address=HEAD:6379    the Ray cluster; default: this machine alone
-  --coordinator=HOST:PORT    for distributed: the first process, unless JAX knows,
+  --coordinator=HOST:PORT    for distributed: the first, unless JAX knows it,
   --processes=N              how many there are,
   --process_id=N             and which one this is, from 0
 
