@@ -1,17 +1,52 @@
-"""Runs an experiment.
+"""Trains recurrent networks: the runs of an experiment that are not done yet.
 
-    python launch.py [--config=experiments/FILE.py[:PRESET]] [--config.a.b=VALUE ...]
+  python launch.py                           the main job, experiments/imdb.py
+  python launch.py --config=FILE.py[:PRESET] [--config.FIELD=VALUE ...]
+  python launch.py --status [--workdir=DIR]  what is done, and what is left
+  python launch.py --help --config=FILE.py   what an experiment is; its fields
 
-Does the runs of its sweep that are not done yet, then shows the report.
+What to run
+  --config=FILE.py[:PRESET]  the experiment; default: experiments/imdb.py
+  --config.FIELD=VALUE       sets a field of its config, which then is not swept
+  --nosweep                  does the config alone, not the experiment's sweep
+  --retry_failed             does runs again that failed of themselves
+  --workdir=DIR              where results go, a path or a URL known to fsspec;
+                             default: runs/<experiment>[-<preset>]
+  --executor=NAME            how; default: auto, which says what it took and why
+      serial                   one run after the other, on one device
+      cores                    one run after the other, each on all cores
+      process                  a run a core
+      population               runs that share a program, as one
+      ray                      a run a core or a population a GPU, of a cluster
+      distributed              one after the other, on all devices of many hosts
 
-    python launch.py --status [--workdir=DIR]
+What is said
+  --status                   only what is done, running, failed and left
+  --quiet                    nothing but the table; errors go to standard error
+  --json                     an object in place of the table, or of the status;
+                             progress to standard error, with --quiet nowhere
+  --wandb                    tells Weights & Biases of the runs too
+  In the environment: NO_COLOR=1, TERM=dumb, COLUMNS=80.
 
-Says what is done, running and failed, and how long is left.
+Many machines
+  --ray_address=HEAD:6379    the Ray cluster; default: this machine alone
+  --coordinator=HOST:PORT    for distributed: the first, unless JAX knows it,
+  --processes=N              how many there are,
+  --process_id=N             and which one this is, from 0
+
+Examples
+  python launch.py --config=experiments/imdb.py:smoke
+  python launch.py --config.model.cell=gru --config.seed=7 --nosweep
+  python launch.py --quiet --json | jq '.summary[].test_accuracy_mean'
+
+Give the same command again after a crash, and it goes on. The exit status is 0
+where every run ended well, 1 where some failed, 2 for a mistake.
 """
 
 import functools
 import importlib.util
 import inspect
+import json
 import pathlib
 import re
 import runpy
@@ -19,41 +54,42 @@ import shlex
 import signal
 import sys
 
-import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-# Rooms that load JAX are imported where they are used, so that --status answers at once.
-from rnnlab import executors, runlog, status, storage
+# Rooms that load JAX are imported where they are used: --status and --help answer at once.
+from rnnlab import executors, runlog, status, storage, usage
 from rnnlab.data import DataError
 
 COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
 
-config_flags.DEFINE_config_file('config', None, 'The experiment, FILE.py[:PRESET].')
-flags.DEFINE_string(
-  'workdir', None, 'Where results go, a path or a URL; default runs/<experiment>[-<preset>].'
-)
-flags.DEFINE_boolean('sweep', True, "Whether to do the experiment's sweep or its config alone.")
-flags.DEFINE_boolean('status', False, 'Only says what is done, running, failed, and what is left.')
-flags.DEFINE_boolean('retry_failed', False, 'Whether to do runs again that failed of themselves.')
-flags.DEFINE_boolean('wandb', False, 'Whether to tell Weights & Biases of the runs too.')
-flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], 'How to do the runs.')
-flags.DEFINE_string(
-  'ray_address',
-  '',
-  'The cluster for --executor=ray, HEAD:6379; default: a local one, started here.',
-)
-flags.DEFINE_string(
-  'coordinator', '', "For --executor=distributed: HOST:PORT of the first process; default: JAX's."
-)
-flags.DEFINE_integer('processes', None, 'For --executor=distributed: how many there are.')
-flags.DEFINE_integer('process_id', None, 'For --executor=distributed: which one this is, from 0.')
+HELP = {'--help', '-help', '--helpshort', '-h'}
+
+# What each of them does is said above.
+config_flags.DEFINE_config_file('config', None)
+flags.DEFINE_boolean('sweep', True, None)
+flags.DEFINE_boolean('retry_failed', False, None)
+flags.DEFINE_string('workdir', None, None)
+flags.DEFINE_enum('executor', 'auto', ['auto', *executors.NAMES], None)
+flags.DEFINE_boolean('status', False, None)
+flags.DEFINE_boolean('quiet', False, None)
+flags.DEFINE_boolean('json', False, None)
+flags.DEFINE_boolean('wandb', False, None)
+flags.DEFINE_string('ray_address', '', None)
+flags.DEFINE_string('coordinator', '', None)
+flags.DEFINE_integer('processes', None, None)
+flags.DEFINE_integer('process_id', None, None)
 
 
 def parse(argv):
   """Parses the flags; a mistake is a line or two for people, and exit status 2."""
   program, *words = argv
+  asks = not HELP.isdisjoint(words)
+  words = [word for word in words if word not in HELP]
+  if asks and not any(re.match(r'--?config\b', word) for word in words):
+    print(__doc__, end='')
+    sys.exit()
   given = [word for word in words if re.match(r'--?config=', word)]
   # The config's fields are known only once its file is read: the file goes first.
   first = given or [f'--config={MAIN_JOB}']
@@ -64,6 +100,9 @@ def parse(argv):
     rest = flags.FLAGS(argv)
     if rest[1:]:
       raise ValueError(f'what is {rest[1]!r}? A flag begins with --, as in --config.seed=1')
+    if asks:
+      print(usage.page(first[-1].partition('=')[2].partition(':')[0], flags.FLAGS.config.to_dict()))
+      sys.exit()
     return rest
   except (KeyError, AttributeError) as error:
     field, *near = re.findall(r'[\'"](\w+)\\*[\'"]', str(error.args[0]))
@@ -100,8 +139,8 @@ def main(_):
 
 def launch():
   """Does what the command asks for, and ends the program unless all is well."""
-  console = rich.console.Console(width=None if sys.stdout.isatty() else 100)
-  stop = Stop()
+  messages, output = runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json)
+  stop, told = Stop(), None
   runlog.plain_warnings()
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   name = pathlib.Path(path).stem
@@ -111,7 +150,9 @@ def launch():
     if flags.FLAGS.status:
       if url:
         storage.pull(url, workdir)
-      return status.show(workdir, console)
+      if flags.FLAGS.json:
+        return print(json.dumps(status.record(workdir)))
+      return status.show(workdir, output)
     from rnnlab import conduct, report, results, sweep
     from rnnlab.data import imdb
 
@@ -127,13 +168,13 @@ def launch():
     conduct.claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
       if url:
-        console.print(f'{url}, mirrored here:', highlight=False, soft_wrap=True)
+        say(messages, f'{url}, mirrored here:')
         storage.pull(url, workdir)
       plan, failed = conduct.conduct(
         asked,
         workdir,
         url,
-        console,
+        messages,
         stop,
         executor=flags.FLAGS.executor,
         options={'address': flags.FLAGS.ray_address} if flags.FLAGS.ray_address else {},
@@ -141,16 +182,21 @@ def launch():
         wandb=flags.FLAGS.wandb,
       )
       if any(not run.stage and run.id not in failed for run in plan.runs):
-        console.print(report.write(workdir))
+        told = report.write(workdir)
+        if not flags.FLAGS.json:
+          output.print(told)
         files = 'report.html, summary.md, summary.tex, *.csv, figures/*.png'
-        console.print(f'in {workdir}: {files}', highlight=False, soft_wrap=True)
+        say(messages, f'in {workdir}: {files}')
       if url:
         storage.push_report(workdir, url)
   except KeyboardInterrupt:
-    console.print(f'stopped, nothing lost; to go on: {COMMAND}', highlight=False, soft_wrap=True)
+    say(messages, f'stopped, nothing lost; to go on: {COMMAND}')
     sys.exit(128 + (stop.signal or signal.SIGINT))
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(runlog.say(error))
+  if flags.FLAGS.json:
+    counts = {'runs': len(plan.runs), 'done': len(plan.runs) - len(plan.todo), 'failed': failed}
+    print(json.dumps({'workdir': url or str(workdir)} | counts | report.record(told)))
   if lines := conduct.failures(plan, failed, workdir):
     fail('\n  '.join(lines), code=1)
 
@@ -203,6 +249,11 @@ class Stop:
       raise SystemExit(128 + number)
     self.signal = number
     print('\nstopping, as soon as a checkpoint is saved', file=sys.stderr, flush=True)
+
+
+def say(console, words):
+  """Says a line, as long as it is."""
+  console.print(words, highlight=False, soft_wrap=True)
 
 
 def fail(words, code=2):

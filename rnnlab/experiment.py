@@ -80,29 +80,41 @@ class Setup(NamedTuple):
   state: train.TrainState
 
 
-def run(config: ConfigDict, workdir=None) -> Result:
+def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
   """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
 
   In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
   --nosweep`: a run begun before goes on from its last checkpoint.
+  progress: whether to show how far it is and how long is left, on standard error: a bar in a
+  notebook and in a terminal, lines in a log. None: a bar, but no lines.
   Raises ValueError for a config that does not describe a run, DataError where there is no data, and
   NonFiniteLoss.
   """
   config = config.copy_and_resolve_references()
   configs.check(config)
   config.data.source = imdb.resolve(config.data)
-  if workdir is not None:
-    return _last(events(configs.specify(config), workdir))
-  program = prepare(config)
-  setup = begin(program, config)
+  spec = configs.specify(config)
+  steps = _in_memory(spec) if workdir is None else events(spec, workdir)
+  with runlog.watch([spec], progress) as display:
+    return _last(steps, display)
+
+
+def _in_memory(spec):
+  program = prepare(spec.config)
+  setup = begin(program, spec.config)
   rows, state, logits = [], setup.state, None
-  for progress, seconds in _timed(_fit(config, program, setup, state)):
-    state, logits = progress.state, progress.logits
+  total = spec.config.train.epochs * steps_of(program)
+  for progress, seconds in _timed(_fit(spec.config, program, setup, state)):
+    state, logits, text = progress.state, progress.logits, ''
     if progress.row:
       rows.append(progress.row | {'seconds': seconds})
+      text = say(progress.row, spec.config.train.epochs)
+    yield Event(spec.id, 'progress', int(state.step) / total, text)
   logits = _test(program, setup, state, logits)
   seconds = sum(row['seconds'] for row in rows)
-  return finish(configs.specify(config), program, state, rows, logits, seconds)
+  done = finish(spec, program, state, rows, logits, seconds)
+  yield Event(spec.id, 'done', 1.0, say_result(done.result))
+  return done
 
 
 def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterator[Event]:
@@ -334,10 +346,10 @@ def _timed(progresses, seconds=0.0):
       seconds = 0.0
 
 
-def _last(generator):
+def _last(generator, display):
   while True:
     try:
-      next(generator)
+      display.update(next(generator))
     except StopIteration as stop:
       return stop.value
 

@@ -1,6 +1,7 @@
 """Results to a table, figures and one page for people."""
 
 import html
+import math
 import pathlib
 import string
 import urllib.parse
@@ -67,21 +68,26 @@ class Block(NamedTuple):
 
 
 class Report(NamedTuple):
-  """All that a report says, before it is set as a page, as Markdown or as LaTeX.
+  """All that a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal.
 
-  claims: rows of results.claims. trials: of the search, as `_trials` gives them. drawings: (name,
-  caption, svg) of each figure. missing: as results.missing_runs gives it. made_by: what made the
-  numbers, as name -> lines.
+  summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
+  trials: of the search, as `_trials` gives them. drawings: (name, caption, svg) of each figure.
+  missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
   """
 
   title: str
   finding: str
+  summary: pd.DataFrame
+  comparisons: pd.DataFrame
   claims: pd.DataFrame
   blocks: list[Block]
   trials: pd.DataFrame
   drawings: list[tuple[str, str, str]]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]
+
+  def __rich__(self):
+    return _table(self.blocks, self.claims)
 
 
 def table(runs):
@@ -94,8 +100,9 @@ def table(runs):
 def write(workdir):
   """Writes the tables *.csv, summary.md, summary.tex, report.html and figures/*.png.
 
-  Runs of a search take no part in the tables and figures of the comparison. Returns `table` of the
-  others, under the verdicts of the sweep's claims. Raises as `load_runs`.
+  Runs of a search take no part in the tables and figures of the comparison. Returns the Report, of
+  which Rich shows `table` of the others, under the verdicts of the sweep's claims. Raises as
+  `load_runs`.
   """
   workdir = pathlib.Path(workdir)
   every, sweep = results.load_runs(workdir), results.sweep_of(workdir)
@@ -118,6 +125,8 @@ def write(workdir):
   told = Report(
     f'{name}, {len(every)} of {len(every) + len(missing)} runs',
     _finding(summary, pairs, claims, sweep['claims_after']),
+    summary,
+    pairs,
     claims,
     blocks,
     trials,
@@ -128,7 +137,23 @@ def write(workdir):
   runlog.write_atomic(workdir / 'summary.md', _markdown(told))
   runlog.write_atomic(workdir / 'summary.tex', _latex(told))
   runlog.write_atomic(workdir / 'report.html', _page(told, workdir))
-  return _table(blocks, claims)
+  return told
+
+
+def record(told: Report | None) -> dict[str, list[dict]]:
+  """The rows of a report's summary, comparisons and claims, as JSON holds them; none without one.
+
+  What is not a number, or not finite, is None.
+  """
+  names = 'summary', 'comparisons', 'claims'
+  return {name: _records(getattr(told, name)) if told else [] for name in names}
+
+
+def _records(frame):
+  def value_of(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+  return [{k: value_of(v) for k, v in row.items()} for row in frame.to_dict('records')]
 
 
 def _table(blocks, claims):

@@ -1,5 +1,6 @@
 """What a run leaves on disk, and what it shows while it runs."""
 
+import collections
 import contextlib
 import errno
 import json
@@ -7,17 +8,22 @@ import logging as stdlib_logging
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import time
 
 import rich.console
 import rich.progress
+import rich.table
+import rich.text
 from absl import logging
 
 try:
   import fcntl
 except ImportError:  # Windows
   fcntl = None
+
+LOG_WIDTH = 100  # columns of what is no terminal
 
 
 def write_atomic(path, content: str | bytes) -> None:
@@ -94,7 +100,7 @@ class TensorBoard:
       old.unlink()
     self._writer = SummaryWriter(str(folder), flush_secs=1)
     # Of the plugin's three records the one that a run needs: it finds the metrics by itself.
-    _, session_start, _ = hparams(dict(_flat(config)), {})
+    _, session_start, _ = hparams(dict(flat(config)), {})
     self._writer.file_writer.add_summary(session_start)
     for row in rows:
       self.write(row)
@@ -154,11 +160,11 @@ def _scalars(row):
   }
 
 
-def _flat(config, prefix=''):
-  """A nested config's fields under dotted names; what is no scalar as text."""
+def flat(config: dict, prefix: str = ''):
+  """A nested config's fields under dotted names, as pairs; what is no scalar as text."""
   for name, value in config.items():
     if isinstance(value, dict):
-      yield from _flat(value, f'{prefix}{name}.')
+      yield from flat(value, f'{prefix}{name}.')
     else:
       yield f'{prefix}{name}', value if isinstance(value, (bool, int, float)) else str(value)
 
@@ -222,8 +228,36 @@ def holder(folder) -> str | None:
   return None
 
 
+def consoles(quiet: bool = False, json: bool = False) -> tuple:
+  """Two rich Consoles: one for messages and progress, one for what the user asked to see.
+
+  Both write to standard output; with `json`, which leaves that to a program, messages go to
+  standard error, and with `quiet` nowhere.
+  """
+
+  def console(stream, **options):
+    columns = os.environ.get('COLUMNS', '')
+    width = int(columns) if columns.isdigit() else None if stream.isatty() else LOG_WIDTH
+    # Of a terminal that is dumb Rich takes a width only with a height.
+    height = 25 if width else None
+    return rich.console.Console(file=stream, width=width, height=height, **options)
+
+  return console(sys.stderr if json else sys.stdout, quiet=quiet), console(sys.stdout)
+
+
+def watch(runs: list, progress: bool | None = None) -> 'Display':
+  """A Display of `runs` for who calls from Python, on standard error or in the notebook.
+
+  progress: whether there is one; None: in a notebook and in a terminal.
+  """
+  console = rich.console.Console(stderr=True)
+  if progress is None:
+    progress = console.is_jupyter or _is_live(console)
+  return Display(runs, console if progress else rich.console.Console(quiet=True))
+
+
 class Display:
-  """One progress display for a list of runs: a live bar in a terminal, lines in a log file.
+  """One progress display for a list of runs: a live bar in a terminal or notebook, lines in a log.
 
   `update(event)` takes the executors' Events. A log gets a line at each epoch's end, and else one
   every `every` seconds.
@@ -240,24 +274,34 @@ class Display:
     self._start = self._said = time.monotonic()
     self._first = None  # when the first Event came
     self._begun = {}  # how much of a run was done at its first Event
-    self._bar = None
-    if console.is_terminal:
+    self._bar = self._cell = None
+    self._in_notebook = console.is_jupyter and not console.quiet
+    self._texts = collections.deque(maxlen=10)  # what a notebook shows above the bar
+    if self._in_notebook or _is_live(console):
       self._bar = rich.progress.Progress(
-        rich.progress.TextColumn('{task.description}'),
+        rich.progress.TextColumn('{task.description}', markup=False),
         rich.progress.BarColumn(),
         rich.progress.TextColumn('{task.percentage:>4.0f}% {task.fields[left]}'),
         console=console,
       )
-      self._overall = self._bar.add_task(f'all {len(runs)} runs', total=1.0, left='')
+      name = f'all {len(runs)} runs' if len(runs) > 1 else ''.join(self._labels.values())
+      self._overall = self._bar.add_task(name, total=1.0, left='')
       self._tasks = {}
 
   def __enter__(self):
-    if self._bar:
+    if self._in_notebook:
+      from IPython.display import display
+
+      # Not by Rich's own way, which takes ipywidgets: this stays in a notebook that is saved.
+      self._cell = display(self._picture(), display_id=True)
+    elif self._bar:
       self._bar.start()
     return self
 
   def __exit__(self, *_):
-    if self._bar:
+    if self._in_notebook:
+      self._cell.update(self._picture())
+    elif self._bar:
       self._bar.stop()
 
   def update(self, event) -> None:
@@ -273,13 +317,27 @@ class Display:
       text = f'{self._labels[event.run]}: failed: {event.text}'
     if self._bar:
       self._bar.update(self._overall, completed=done, left=self._left(now, done))
-      self._live(event)
+      if len(self._labels) > 1:
+        self._live(event)
+    if self._in_notebook:
+      self._texts += [text] * bool(event.text)
+      if event.text or now - self._said > 0.1:
+        self._said = now
+        self._cell.update(self._picture())
+    elif self._bar:
       if event.text:
         self._console.print(text, highlight=False, markup=False)
     elif event.text or now - self._said > self._every:
       self._said = now
       head = f'[{clock(now - self._start)}] {done:4.0%} {self._left(now, done)}'.rstrip()
       self._console.print(f'{head} | {text}', highlight=False, markup=False, soft_wrap=True)
+
+  def _picture(self):
+    picture = rich.table.Table.grid()
+    for text in self._texts:
+      picture.add_row(rich.text.Text(text))
+    picture.add_row(self._bar)
+    return picture
 
   def _left(self, now, done):
     """The time left, by the pace since the first steps, before which programs are compiled."""
@@ -296,6 +354,11 @@ class Display:
       self._bar.update(self._tasks[event.run], completed=event.fraction)
     elif event.run in self._tasks:
       self._bar.remove_task(self._tasks.pop(event.run))
+
+
+def _is_live(console):
+  """Whether lines can be drawn again; a log cannot, though it asks for colours (FORCE_COLOR)."""
+  return console.is_interactive and console.file.isatty() and not console.quiet
 
 
 def label(overrides: dict) -> str:

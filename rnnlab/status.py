@@ -125,6 +125,24 @@ def show(workdir, console: rich.console.Console) -> None:
     _say_left(workdir, runs, say)
 
 
+def record(workdir) -> dict[str, Any]:
+  """What `show` says, for a program: JSON of the Runs, how many are in each state, and the rest.
+
+  seconds_left: None where it is not known. launch: the number of the process at work there, or
+  None. command: what goes on with it, or None. Raises as `load`.
+  """
+  runs = load(workdir)
+  counts = collections.Counter(run.state for run in runs)
+  return {
+    'workdir': str(workdir),
+    'counts': {state: counts[state] for state in STATES},
+    'seconds_left': seconds_left(runs),
+    'launch': runlog.holder(workdir),
+    'command': _recorded(workdir).get('command'),
+    'runs': [run._asdict() for run in runs],
+  }
+
+
 def _recorded(workdir):
   return runlog.read_json(pathlib.Path(workdir) / 'sweep.json') or {}
 

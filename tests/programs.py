@@ -2,7 +2,10 @@
 
 import functools
 import json
+import os
 import pathlib
+import re
+import subprocess
 
 import jax
 import numpy as np
@@ -18,6 +21,8 @@ as_for_a_user = functools.partial(
 )
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs
+
+COLOURS = {f'{tens}{ones}' for tens in (3, 4, 9, 10) for ones in range(9)}  # 38 and 48: any other
 
 
 def launched(experiment='made', preset='', command='python launch.py', claims=()):
@@ -35,6 +40,29 @@ def read_until(text, process):
   for line in process.stdout:
     if text in line:
       return
+
+
+def in_a_terminal(words, env, folder):
+  """Runs a program in a pseudo-terminal: its exit status, and all that it wrote there."""
+  ours, theirs = os.openpty()
+  process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=env)
+  os.close(theirs)
+  output = b''
+  while True:
+    try:
+      output += (read := os.read(ours, 65536))
+    except OSError:  # EIO: nobody has the other end open
+      break
+    if not read:
+      break
+  os.close(ours)
+  return process.wait(), output.decode()
+
+
+def colours(output):
+  """The escape sequences of a terminal's output that set a colour."""
+  codes = re.findall(r'\x1b\[([\d;]*)m', output)
+  return [code for code in codes if {*code.split(';')} & COLOURS]
 
 
 def finals(workdir):

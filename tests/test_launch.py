@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
-from programs import ROOT, SMOKE, without
+from programs import ROOT, SMOKE, colours, in_a_terminal, without
 
 
 def test_smoke_sweep_leaves_the_files_of_the_contract(finished):
@@ -31,12 +32,50 @@ def test_smoke_sweep_leaves_the_files_of_the_contract(finished):
   assert '100%' in output and 'epoch 2/2' in output
 
 
+def test_a_log_has_lines_with_the_time_left_and_nothing_else(finished):
+  _, output = finished
+  assert not re.search(r'[\r\x1b\b]', output)
+  assert re.search(
+    r'^\[\d+:\d\d\] +\d+% \d+:\d\d left \| (lstm|gru) seed=\d: epoch 1/2: ', output, re.M
+  )
+
+
 def test_a_second_launch_does_nothing_and_shows_the_report(finished, launch):
   workdir, _ = finished
   before = {path: path.stat().st_mtime_ns for path in workdir.glob('*/result.json')}
-  done = launch(SMOKE, f'--workdir={workdir}', check=0)
-  assert '6 runs, 6 done' in done.stdout and 'GRU' in done.stdout
+  done = launch(SMOKE, f'--workdir={workdir}', '--json', check=0)
+  assert '6 runs, 6 done' in done.stderr and f'in {workdir}: report.html' in done.stderr
   assert before == {path: path.stat().st_mtime_ns for path in workdir.glob('*/result.json')}
+  (line,) = done.stdout.splitlines()
+  told = json.loads(line)
+  assert {name: told[name] for name in ('workdir', 'runs', 'done', 'failed')} == {
+    'workdir': str(workdir),
+    'runs': 6,
+    'done': 6,
+    'failed': {},
+  }
+  assert [row['group'] for row in told['summary']] == ['LSTM', 'GRU'] and told['claims'] == []
+  for name in ('summary', 'comparisons'):
+    frame = pd.DataFrame(told[name])
+    assert len(frame) == 2
+    written = pd.read_csv(workdir / f'{name}.csv').dropna(axis=1, how='all')
+    pd.testing.assert_frame_equal(frame[written.columns], written, check_dtype=False)
+
+
+def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment, tmp_path):
+  """And is as wide as COLUMNS says."""
+  workdir, _ = finished
+  words = SMOKE, f'--workdir={workdir}'
+  data = '--config.data.source=directory', f'--config.data.dir={reviews}'
+  env = environment | {'NO_COLOR': '1', 'TERM': 'xterm-256color', 'COLUMNS': '90'}
+  for more, said in ((data, '6 runs, 6 done'), (['--status'], '6 runs: 6 done')):
+    status, output = in_a_terminal(
+      [sys.executable, ROOT / 'launch.py', *words, *more], env, tmp_path
+    )
+    assert status == 0 and said in output
+    assert not colours(output)
+    table = [line for line in re.sub(r'\x1b\[[\d;]*m', '', output).splitlines() if '─' in line]
+    assert table and max(map(len, table)) <= 90
 
 
 MISTAKES = {
@@ -180,8 +219,10 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
     f"  add({{'optim.learning_rate': 1e38}})\n"
     f"  add({{'optim.learning_rate': 1e-3}})\n"
   )
-  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial')
+  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial', '--quiet')
   assert done.returncode == 1
+  assert done.stdout.startswith('Data: ') and 'epoch 1/2' not in done.stdout
+  assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
   assert 'Traceback' not in done.stdout + done.stderr
   assert 'not finite at step' in done.stderr and 'lower optim.learning_rate' in done.stderr
   assert len(list((tmp_path / 'out').glob('*/result.json'))) == 1
@@ -196,9 +237,15 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   assert done.returncode == 1 and path.stat().st_mtime_ns == first
   assert '2 runs, 1 done, 1 failed before' in done.stdout
   assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
-  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial', '--retry_failed')
+  words = '--workdir=out', '--executor=serial', '--retry_failed', '--quiet', '--json'
+  done = launch(f'--config={experiment}', *words)
   assert done.returncode == 1 and path.stat().st_mtime_ns != first
-  assert '2 runs, 1 done\n' in done.stdout and 'not finite at step' in done.stderr
+  assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
+  told = json.loads(done.stdout)
+  assert (told['runs'], told['done'], len(told['summary'])) == (2, 1, 1)
+  ((run, why),) = told['failed'].items()
+  assert run == path.parent.name and 'not finite at step' in why
+  assert told['summary'][0]['test_accuracy_std'] is None  # of a single run
 
 
 def test_a_cell_in_one_new_file_trains_by_name(launch, tmp_path):

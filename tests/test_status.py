@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 
 import pytest
 import rich.console
@@ -115,6 +116,17 @@ def test_show_counts_groups_and_names_what_failed_and_the_way_on(workdir):
   assert 'left: about 0:12, by 1 process\n' in said
 
 
+def test_record_says_for_a_program_what_show_says(workdir):
+  told = status.record(workdir)
+  assert told['counts'] == {'done': 3, 'running': 0, 'waiting': 1, 'failed': 2, 'left': 0}
+  assert (told['seconds_left'], told['launch'], told['command']) == (12, None, 'python launch.py x')
+  names = [run['id'] for run in runlog.read_json(workdir / 'sweep.json')['runs']]
+  assert [run['id'] for run in told['runs']] == names
+  assert told['runs'][4]['error'] == 'the loss was not finite' and not told['runs'][4]['again']
+  with runlog.lock(workdir, ''):
+    assert status.record(workdir)['launch'] == str(os.getpid())
+
+
 def test_a_trial_that_a_search_has_left_behind_is_not_waited_for(workdir):
   recorded = runlog.read_json(workdir / 'sweep.json')
   recorded['runs'][2]['left'] = True
@@ -159,6 +171,10 @@ def test_status_needs_neither_jax_nor_pandas_and_changes_nothing(workdir, launch
   done = launch('--status', f'--workdir={workdir}', env={'PYTHONPATH': str(heavy)}, check=0)
   assert '6 runs: 3 done' in done.stdout
   assert sorted(workdir.rglob('*')) == before
+  done = launch(
+    '--status', '--json', f'--workdir={workdir}', env={'PYTHONPATH': str(heavy)}, check=0
+  )
+  assert json.loads(done.stdout) == json.loads(json.dumps(status.record(workdir)))
   # Without --workdir, where a launch of the same config would put it.
   done = launch('--status', env={'PYTHONPATH': str(heavy)})
   assert done.returncode == 2 and 'runs/imdb: no such folder' in done.stderr

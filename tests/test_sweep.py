@@ -201,7 +201,8 @@ def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
   assert chosen(runs[:1], 'gpu') == chosen(runs[:2], 'gpu') == 'serial'
 
 
-def test_run_in_memory_is_the_run_of_launch_py(tmp_path):
+def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
+  """With progress, which a log has where it is asked for, as without."""
   import rnnlab
 
   folder = tmp_path / 'aclImdb'
@@ -213,7 +214,12 @@ def test_run_in_memory_is_the_run_of_launch_py(tmp_path):
         words = ' '.join(f'w{k}' for k in draw.integers(0, 30, 12))
         (folder / split / label / f'{i}_1.txt').write_text(words)
   made = config(data__source='directory', data__dir=str(folder), data__max_len=12)
-  memory, disk = rnnlab.run(made), rnnlab.run(made, tmp_path / 'runs')
+  memory = rnnlab.run(made, progress=True)
+  output, lines = capsys.readouterr()
+  assert output == '' and '\r' not in lines
+  assert ['epoch 1/2' in lines, 'epoch 2/2' in lines, 'test accuracy' in lines] == [True] * 3
+  disk = rnnlab.run(made, tmp_path / 'runs')
+  assert capsys.readouterr() == ('', '')
   assert memory.result['final'] == disk.result['final'] and memory.result['best']['epoch'] in (1, 2)
   assert [r['train_loss'] for r in memory.metrics] == [r['train_loss'] for r in disk.metrics]
   runs = rnnlab.load_runs(tmp_path / 'runs')

@@ -1,8 +1,14 @@
 """What TensorBoard and Weights & Biases are told of a run, read back by their own protocols."""
 
-import pytest
+import importlib.util
+import json
+import runpy
 
-from rnnlab import runlog
+import numpy as np
+import pytest
+from programs import ROOT
+
+from rnnlab import configs, experiment, runlog
 
 CONFIG = {'seed': 3, 'model': {'cell': 'gru', 'dropout': 0.5, 'mask': True, 'truncate': ()}}
 ROWS = [
@@ -54,6 +60,80 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
   ]
   losses = [(step, value) for step, tag, value in values if tag == 'train/loss']
   assert losses == [(5, 1.0), (10, 0.5), (20, 0.25)]
+
+
+def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
+  tmp_path, reviews, monkeypatch
+):
+  """A run that is stopped within its second epoch of three, and gone on with; W&B if it is here."""
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  monkeypatch.setenv('WANDB_ERROR_REPORTING', 'false')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  config = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']('smoke')
+  config.data.update(source='directory', dir=str(reviews), buckets=1)
+  config.model.update(cell='elman', hidden_size=3, embed_size=2)
+  config.train.update(epochs=3, batch_size=4)  # an epoch is more than one chunk of steps
+  spec = configs.specify(config)._replace(wandb=bool(importlib.util.find_spec('wandb')))
+  folder = tmp_path / 'sweep' / spec.id
+  events, rows = experiment.events(spec, folder.parent), []
+  for event in events:
+    if rows and not event.text:
+      with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)
+      break
+    rows = runlog.read_rows(folder / 'metrics.jsonl')
+  assert len(rows) == 1
+  agree(folder, rows, {})
+  for path in folder.glob('events.out.tfevents.*'):  # its name has the second it was made in
+    path.rename(f'{path}.earlier')
+  for _ in experiment.events(spec, folder.parent):
+    pass
+  rows, result = (
+    runlog.read_rows(folder / 'metrics.jsonl'),
+    runlog.read_json(folder / 'result.json'),
+  )
+  assert [row['epoch'] for row in rows] == [1, 2, 3]
+  tested = {name: v for name, v in result['final'].items() if name.startswith('test_')}
+  assert len(tested) == 2
+  agree(folder, rows, tested)
+
+
+def agree(folder, rows, tested):
+  """Asserts that both trackers have, each once, the numbers of the rows and of the test."""
+  expected = [
+    {
+      name.replace('_', '/', 1): value
+      for name, value in row.items()
+      if name not in ('step', 'epoch')
+    }
+    for row in rows
+  ]
+  if tested:
+    expected[-1] |= {name.replace('_', '/', 1): value for name, value in tested.items()}
+  expected = dict(zip((row['step'] for row in rows), expected, strict=True))
+  assert {'train/loss', 'validation/accuracy', 'seconds'} <= expected[rows[0]['step']].keys()
+  board = [(e.step, v.tag, v.simple_value) for e in board_events(folder) for v in e.summary.value]
+  board = [(step, tag, value) for step, tag, value in board if not tag.startswith('_')]
+  assert len(board) == sum(map(len, expected.values()))
+  for step, tag, value in board:
+    assert value == np.float32(expected[step][tag])
+  if importlib.util.find_spec('wandb'):
+    assert wandb_history(folder) == expected
+
+
+def wandb_history(folder):
+  """A run's rows in W&B, by step."""
+  rows = [
+    {'/'.join(item.nested_key) or item.key: json.loads(item.value_json) for item in r.history.item}
+    for r in wandb_records(folder)
+    if r.WhichOneof('record_type') == 'history'
+  ]
+  history = {row.pop('_step'): row for row in rows}
+  assert len(history) == len(rows)
+  return {
+    step: {name: value for name, value in row.items() if not name.startswith('_')}
+    for step, row in history.items()
+  }
 
 
 def test_tensorboard_has_the_run_s_config_as_hyper_parameters_without_a_folder_of_their_own(

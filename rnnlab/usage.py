@@ -1,0 +1,38 @@
+"""What `launch.py --help` says of an experiment: the words of its file, its config's fields."""
+
+import ast
+import pathlib
+import re
+import shlex
+import sys
+
+from rnnlab import runlog
+
+FIELD = re.compile(r'^\s*config\.([\w.]+) = .*?(?:\s# (.*))?$', re.MULTILINE)
+
+
+def page(path, config: dict) -> str:
+  """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
+
+  config: as the file and the command line make it. A field's comment is that of the line that first
+  sets it, in the file or in one beside it that it imports. Needs neither JAX nor pandas.
+  """
+  path = pathlib.Path(path).resolve()
+  imported = {pathlib.Path(getattr(m, '__file__', None) or '/') for m in [*sys.modules.values()]}
+  beside = sorted(p for p in imported if p.suffix == '.py' and p.resolve().parent == path.parent)
+  said = {}
+  for file in (*beside, path):
+    for name, comment in FIELD.findall(file.read_text()):
+      said.setdefault(name, comment)
+  lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
+  order = {name: number for number, name in enumerate(said)}
+
+  def line_of(name):
+    # A dict that is set as one, as a cell's options, has its line there.
+    return name if name in said else name.rpartition('.')[0]
+
+  fields = dict(runlog.flat(config))
+  for name in sorted(fields, key=lambda name: order.get(line_of(name), len(order))):
+    flag, comment = f'--config.{name}={shlex.quote(str(fields[name]))}', said.get(line_of(name))
+    lines.append(f'  {flag:<42}# {comment}' if comment else f'  {flag}')
+  return '\n'.join(lines)
