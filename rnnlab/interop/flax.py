@@ -27,7 +27,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnnlab.interop.layers import GATES, check_cell, check_names, check_shape, read
+from rnnlab.interop.layers import (
+  GATES,
+  check_cell,
+  check_names,
+  check_pair,
+  check_shape,
+  read,
+)
 
 LINEN_LSTM = {
   'w_x': ['ii/kernel', 'if/kernel', 'ig/kernel', 'io/kernel'],
@@ -70,6 +77,7 @@ def import_layer(cell: str, weights, *, reset: str = 'after'):
   """
   check_cell(cell, reset, 'after', 'Flax')
   if not isinstance(weights, Mapping):
+    check_pair('the weights', weights)
     forward, backward = weights
     return import_layer(cell, forward), import_layer(cell, backward)
   arrays = _flat(weights)
@@ -105,6 +113,7 @@ def export_layer(cell: str, layer, *, form: str = 'linen', reset: str = 'after')
   if form not in PARTS[cell]:
     raise ValueError(f'{cell} has no form {form!r}; it has {", ".join(map(repr, PARTS[cell]))}')
   if not isinstance(layer, Mapping):
+    check_pair('the layer', layer)
     forward, backward = layer
     return export_layer(cell, forward, form=form), export_layer(cell, backward, form=form)
   parts = PARTS[cell][form]

@@ -17,7 +17,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rnnlab.interop.layers import GATES, check_cell, check_names, check_recurrent, check_shape, read
+from rnnlab.interop.layers import (
+  GATES,
+  check_cell,
+  check_dict,
+  check_names,
+  check_recurrent,
+  check_shape,
+  read,
+)
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,6 +47,7 @@ def import_layer(
   {'w_x': (3, 16), 'w_h': (4, 16), 'b': (16,)}
   """
   module, names = _module(cell, name, reset)
+  check_dict('the params', weights)
   if module not in weights:
     raise ValueError(
       f'the params have no {module!r}, but {", ".join(map(repr, weights))}: give the name of the'

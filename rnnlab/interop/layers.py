@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 GATES = {'elman': 1, 'lstm': 4, 'gru': 3}  # how many blocks of H columns w_x, w_h and b have
+RESETS = (
+  'GRUs that reset before and after are different functions, and weights of the one do not make it'
+  ' compute the other'
+)
 
 
 def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
@@ -21,14 +25,30 @@ def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
   if cell == 'gru' and reset != theirs:
     raise ValueError(
       f"{library}'s GRU applies the reset gate {theirs} the product of state and weights, a gru of"
-      f' reset={reset!r} {reset} it: these are different functions, and no weights make the one'
-      f" compute the other. Use a gru of reset='{theirs}'"
+      f' reset={reset!r} {reset} it: {RESETS}. Use a gru of reset={theirs!r}'
     )
 
 
-def check_names(where: str, given: Iterable[str], expected: Iterable[str]) -> None:
+def check_dict(where: str, given) -> None:
+  """Raises ValueError where `given` is no dict."""
+  if not isinstance(given, Mapping):
+    raise ValueError(f'{where} must be a dict of arrays by name, not a {type(given).__name__}')
+
+
+def check_pair(where: str, given) -> None:
+  """Raises ValueError where `given` is no pair."""
+  two = isinstance(given, tuple | list)
+  if not two or len(given) != 2:
+    raise ValueError(
+      f'{where} must be a dict of arrays by name, or a pair (forward, backward) of them, not a'
+      f' {type(given).__name__}{f" of {len(given)}" if two else ""}'
+    )
+
+
+def check_names(where: str, given: Mapping, expected: Iterable[str]) -> None:
   """Raises ValueError where names of `expected` are missing or others are given, naming them."""
-  given, expected = list(given), list(expected)
+  check_dict(where, given)
+  expected = list(expected)
   missing = [name for name in expected if name not in given]
   unknown = [str(name) for name in given if name not in expected]
   found = [f'lacks {", ".join(missing)}'] if missing else []
@@ -57,7 +77,7 @@ def check_recurrent(name: str, cell: str, w_h: np.ndarray, axis: int) -> int:
   if cell in cells:
     return w_h.shape[1 - axis]
   shape = ['H', 'H']
-  shape[axis] = f'{GATES[cell]} * H'
+  shape[axis] = f'{GATES[cell]} * H'.removeprefix('1 * ')
   raise ValueError(
     f'{name} must be of shape [{", ".join(shape)}] for the cell {cell}, not {list(w_h.shape)}'
     + (f', which is of {cells[0]}' if cells else '')
@@ -69,15 +89,14 @@ def read(cell: str, reset: str, layer: Mapping, where: str = 'the layer') -> dic
 
   Raises ValueError for other names and shapes than those of `cell`.
   """
+  check_dict(where, layer)
   names = ['w_x', 'w_h', 'b']
-  if cell == 'gru':
-    other = 'before' if reset == 'after' else 'after'
-    if ('b_hn' in layer) == (other == 'after'):
-      raise ValueError(
-        f'{where} {"has a" if other == "after" else "has no"} b_hn: it is of a gru of'
-        f' reset={other!r}, whose weights do not make one of reset={reset!r}'
-      )
-    names += ['b_hn'] if reset == 'after' else []
+  if cell == 'gru' and reset == 'after':
+    if 'b_hn' not in layer:
+      raise ValueError(f"{where} has no b_hn, as one of a gru of reset='after' has: {RESETS}")
+    names.append('b_hn')
+  elif cell == 'gru' and 'b_hn' in layer:
+    raise ValueError(f"{where} has a b_hn, so it is of a gru of reset='after': {RESETS}")
   check_names(where, layer, names)
   p = {name: np.asarray(layer[name]) for name in names}
   hidden = check_recurrent(f'w_h of {where}', cell, p['w_h'], axis=1)

@@ -22,7 +22,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rnnlab.interop.layers import check_cell, check_names, check_recurrent, check_shape, read
+from rnnlab.interop.layers import (
+  check_cell,
+  check_dict,
+  check_names,
+  check_recurrent,
+  check_shape,
+  read,
+)
 
 NAME = re.compile(r'(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?')
 
@@ -44,6 +51,7 @@ def import_module(cell: str, weights: Mapping, *, reset: str = 'after') -> list:
   {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
   """
   check_cell(cell, reset, 'after', 'PyTorch')
+  check_dict("the module's state_dict", weights)
   found = [match for match in map(NAME.fullmatch, weights) if match]
   for match in found:
     if match[2] == 'hr':
