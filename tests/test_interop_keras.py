@@ -12,7 +12,6 @@ import zipfile
 import jax
 import jax.numpy as jnp
 import keras
-import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
-from programs import ROOT, as_for_a_user
+from programs import ROOT
 
 import rnnlab
 from experiments import imdb as experiment
@@ -40,7 +39,9 @@ OPTIONS = {
 MASKS = {
   'lengths': np.arange(STEPS) < np.array([[6], [3], [1], [0]]),
   'left-padding': np.arange(STEPS) >= np.array([[0], [3], [5], [6]]),
-  'holes': np.array([[1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0]]),
+  'holes': np.array(
+    [[1, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 1, 0, 0, 0]]
+  ),
 }
 TFDS_ROOT = pathlib.Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 each_cell = pytest.mark.parametrize('name', list(OPTIONS))
@@ -187,7 +188,7 @@ def test_what_is_imported_comes_back(given):
     ('lstm', {}, [(3, 12), (4, 12), (12,)], r'\[H, 4 \* H\] .*not \[4, 12\], which is of gru'),
     ('lstm', {}, [(3, 12), (4, 16), (16,)], r'the kernel must be of shape \[D, 16\]'),
     ('lstm', {}, [(3, 16), (4, 16), (12,)], r'the bias must be of shape \[16\]'),
-    ('lstm', {}, [(3, 16)] + [(4, 16)] * 3, r'the backward kernel|kernel'),
+    ('lstm', {}, [(3, 16)] + [(4, 16)] * 3, r'the backward kernel must be of shape \[3, 16\]'),
     ('lstm', {}, [(3, 16)], '3 arrays of weights, 2 without biases'),
     ('gru', {'reset': 'never'}, [], "'before' or 'after'"),
     ('mgu', {}, [], "no conversion for the cell 'mgu'"),
@@ -250,7 +251,7 @@ def ours(model, params, ids=IDS, activation='sigmoid'):
 
 def assert_equal_models(theirs, model, params, activation='sigmoid'):
   expected = kerass(theirs)
-  assert np.ptp(expected) > 0.05  # says something
+  assert np.ptp(expected) > 0.01  # says something
   assert_allclose(ours(model, params, activation=activation), expected, rtol=0, atol=1e-5)
 
 
@@ -296,11 +297,11 @@ def test_a_classifier_of_keras_predicts_the_same(name, shape, tmp_path):
   assert_same(again[1], params)
 
 
-@pytest.mark.parametrize(('name', 'shape'), CLASSIFIERS)
+@pytest.mark.parametrize(
+  ('name', 'shape'), [(n, s) for n, s in CLASSIFIERS if s not in ('no-bias', 'logits')]
+)
 def test_a_classifier_of_rnnlab_predicts_the_same_in_keras(name, shape, tmp_path):
   shape = SHAPES[shape]
-  if not shape.get('bias', True) or 'activation' in shape and shape['activation'] is None:
-    pytest.skip('rnnlab has biases and logits, which come out as probabilities')
   model = SequenceClassifier(
     make(name),
     vocab_size=20,
@@ -352,7 +353,12 @@ def test_a_functional_model_is_imported_with_its_mask(mask, tmp_path):
   theirs = functional(mask)
   theirs.save(tmp_path / 'theirs.keras')
   model, params = ik.load(tmp_path / 'theirs.keras')
-  assert (model.mask, model.embed_dropout, model.layers, model.bidirectional) == (mask, 0.25, 2, True)
+  assert (model.mask, model.embed_dropout, model.layers, model.bidirectional) == (
+    mask,
+    0.25,
+    2,
+    True,
+  )
   assert_equal_models(theirs, model, params)
   assert_same(ik.import_classifier(theirs.get_config(), theirs.get_weights())[1], params)
 
@@ -383,3 +389,316 @@ def test_a_model_of_ones_own_class_is_imported_by_its_layers(tmp_path):
     ik.load(tmp_path / 'theirs.keras')
   with pytest.raises(ValueError, match='serialize_keras_object'):
     ik.import_classifier(theirs.get_config(), theirs.get_weights())
+
+
+def told(**changes):
+  """The config of two masked LSTM layers, with changes: `lstm__units=3` is one of the first's."""
+  config = classifier('lstm', layers=2, mask=True).get_config()
+  parts = dict(zip(('input', 'embedding', 'lstm', 'last', 'head'), config['layers'], strict=True))
+  for name, value in changes.items():
+    part, _, field = name.partition('__')
+    if field in ('class_name', 'config', 'module', 'registered_name'):
+      parts[part][field] = value
+    else:
+      parts[part]['config'][field] = value
+  return config
+
+
+@pytest.mark.parametrize(
+  ('changes', 'says'),
+  [
+    ({'lstm__activation': 'relu'}, "activation='relu'.*'tanh'.*no weights make"),
+    ({'lstm__recurrent_activation': 'hard_sigmoid'}, "recurrent_activation='hard_sigmoid'"),
+    ({'last__go_backwards': True}, 'go_backwards=True.*bidirectional ones alone'),
+    ({'last__stateful': True}, 'stateful=True.*starts each row from a state of zeros'),
+    ({'last__return_state': True}, 'return_state=True'),
+    ({'last__return_sequences': True}, 'return_sequences=True.*must be False'),
+    ({'lstm__return_sequences': False}, 'return_sequences=False.*must be True'),
+    ({'last__zero_output_for_mask': True}, 'zero_output_for_mask=True.*after padding'),
+    ({'last__units': 9}, 'units=5 and .* units=9.*one by one, by import_layer'),
+    ({'last__class_name': 'GRU'}, "kind='LSTM' and .* kind='GRU'"),
+    ({'last__recurrent_dropout': 0.5}, 'recurrent_dropout=0.0 and .*0.5'),
+    ({'last__class_name': 'ConvLSTM1D'}, 'Embedding -> LSTM -> ConvLSTM1D -> Dense; what can be'),
+    ({'lstm__module': 'mine', 'lstm__registered_name': 'mine>LSTM'}, "of mine, not one of Keras's"),
+    ({'lstm__dtype': {'config': {'name': 'mixed_bfloat16'}}}, 'mixed_bfloat16'),
+    ({'head__dtype': 'float16'}, 'float16'),
+    ({'head__activation': 'softmax'}, "Dense of 1 has activation='softmax'.*sigmoid"),
+    ({'head__units': 2}, "Dense of 2 has activation='sigmoid'.*softmax"),
+    ({'embedding__input_dim': 21}, r'Embedding.*\[21, 6\], not \[20, 6\]'),
+    ({'head__use_bias': False}, 'has 8 arrays, not 9'),
+    ({'lstm__config': None}, 'not as Keras 3 writes it'),
+  ],
+  ids=lambda value: None if isinstance(value, dict) else value[:30],
+)
+def test_a_classifier_that_rnnlab_has_not_is_refused(changes, says):
+  weights = classifier('lstm', layers=2, mask=True).get_weights()
+  ik.import_classifier(told(), weights)
+  with pytest.raises(ValueError, match=f'(?s){says}'):
+    ik.import_classifier(told(**changes), weights)
+
+
+def test_a_bidirectional_that_rnnlab_has_not_is_refused():
+  def changed(change):
+    config = classifier('lstm', both=True).get_config()
+    change(config['layers'][2]['config'])
+    return config
+
+  for change, says in (
+    (lambda c: c.update(merge_mode='sum'), "merge_mode='sum'"),
+    (lambda c: c['backward_layer']['config'].update(activation='relu'), "backward.*'relu'"),
+    (lambda c: c['backward_layer']['config'].update(units=4), 'units=5 and .* units=4'),
+    (lambda c: c['layer']['config'].update(go_backwards=True), 'forward.*go_backwards=True'),
+    (lambda c: c['layer'].update(class_name='ConvLSTM1D'), 'of ConvLSTM1D'),
+  ):
+    with pytest.raises(ValueError, match=says):
+      ik.import_classifier(changed(change), [])
+
+
+def test_a_functional_model_that_is_no_line_is_refused():
+  lstm = keras_layer('lstm', units=10)
+  for spoil, says in (
+    (
+      lambda ids, xs: keras.layers.Add()([xs, lstm(keras.layers.Embedding(20, 6)(ids))]),
+      'one line',
+    ),
+    (lambda ids, xs: keras.layers.Dropout(0.5)(xs, training=True), 'called with training=True'),
+  ):
+    theirs = functional(spoil=spoil)
+    with pytest.raises(ValueError, match=says):
+      ik.import_classifier(theirs.get_config(), theirs.get_weights())
+
+
+def small(**fields):
+  """A model, and params of it."""
+  fields = {'vocab_size': 20, 'embed_size': 6} | fields
+  model = SequenceClassifier(fields.pop('cell', make('gru-after')), **fields)
+  return model, jax.tree.map(np.asarray, model.init(jax.random.key(0), IDS)['params'])
+
+
+def test_a_classifier_that_keras_has_not_is_refused():
+  def step(params, carry, x_t, dot):
+    return carry, carry
+
+  model, params = small()
+  for changes, says in (
+    ({'pooling': 'mean'}, "pooling='mean'"),
+    ({'precision': 'bfloat16'}, "precision='bfloat16'"),
+    ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
+    ({'cell': make('lstm')}, 'has b_hn'),
+    ({'cell': make('gru-before')}, "of a gru of reset='after'"),
+    ({'layers': 2}, 'lacks Recurrent_1'),
+    ({'bidirectional': True}, 'lacks cell_backward'),
+    ({'classes': 3}, r'Dense_0/kernel must be of shape \[5, 3\]'),
+    ({'vocab_size': 7}, r'Embed_0/embedding must be of shape \[7, 6\]'),
+  ):
+    with pytest.raises(ValueError, match=says):
+      ik.export_classifier(model.clone(**changes), params)
+
+
+# Files.
+
+
+def test_a_file_for_keras_is_called_keras(tmp_path):
+  with pytest.raises(ValueError, match='.keras, unlike .*model.h5'):
+    ik.save(tmp_path / 'model.h5', *small())
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope='module')
+def file_of_keras(tmp_path_factory):
+  """The content of a .keras file, and what is in it."""
+  path = tmp_path_factory.mktemp('files') / 'theirs.keras'
+  classifier('gru-after').save(path)
+  return path.read_bytes(), ik.load(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_of_keras_is_said_to_be_or_is_read_right(
+  file_of_keras, data, tmp_path_factory
+):
+  content, (model, params) = file_of_keras
+  at = data.draw(st.integers(0, len(content) - 1))
+  if data.draw(st.booleans()):
+    damaged = content[:at]
+  else:
+    damaged = (
+      content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
+    )
+  path = tmp_path_factory.getbasetemp() / 'damaged.keras'
+  path.write_bytes(damaged)
+  try:
+    found = ik.load(path)
+  except ValueError as error:
+    assert str(path) in str(error)
+  else:
+    assert len(damaged) == len(content) and found[0] == model
+    assert_same(found[1], params)
+
+
+def test_a_file_that_is_of_another_kind_is_said_to_be(tmp_path, file_of_keras):
+  with pytest.raises(FileNotFoundError):
+    ik.load(tmp_path / 'none.keras')
+  path = tmp_path / 'other.keras'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('config.json', json.dumps({'class_name': 'Sequential', 'config': {}}))
+  with pytest.raises(ValueError, match='other.keras is damaged, or no .keras file'):
+    ik.load(path)
+  with zipfile.ZipFile(path, 'w') as archive:
+    config = classifier('lstm').get_config()
+    archive.writestr('config.json', json.dumps({'class_name': 'Sequential', 'config': config}))
+    archive.writestr('model.weights.h5', b'not this')
+  with pytest.raises(ValueError, match='other.keras: its model.weights.h5 is damaged'):
+    ik.load(path)
+
+
+names = st.text(st.characters(exclude_characters='/', exclude_categories=['Cs']), min_size=1)
+leaves = hnp.arrays(
+  st.sampled_from(['bool', 'int8', 'uint16', 'int64', 'float16', 'float32', 'float64']),
+  hnp.array_shapes(min_dims=0, max_dims=3, min_side=0),
+)
+trees = st.recursive(leaves, lambda inner: st.dictionaries(names, inner, min_size=1, max_size=3))
+
+
+@settings(max_examples=50, deadline=None)
+@given(tree=st.dictionaries(names, trees, max_size=3), fortran=st.booleans())
+def test_a_tree_comes_back_from_its_file(tree, fortran, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / 'tree.safetensors'
+  files.save(path, jax.tree.map(lambda a: np.array(a, order='F' if fortran else 'C'), tree))
+  assert_same(files.load(path), tree)
+
+
+def test_params_in_a_file_have_readable_names_and_are_safetensors(tmp_path):
+  _, params = small(bidirectional=True)
+  path = tmp_path / 'params.safetensors'
+  files.save(path, jax.tree.map(jnp.asarray, params))
+  found = safetensors.numpy.load_file(path)
+  assert sorted(found) == [
+    'Dense_0/bias',
+    'Dense_0/kernel',
+    'Embed_0/embedding',
+    *(
+      f'Recurrent_0/{d}/{w}' for d in ('cell', 'cell_backward') for w in ('b', 'b_hn', 'w_h', 'w_x')
+    ),
+  ]
+  assert_array_equal(found['Recurrent_0/cell/w_h'], params['Recurrent_0']['cell']['w_h'])
+  assert_same(files.load(path), params)
+  assert [p.name for p in tmp_path.iterdir()] == ['params.safetensors']  # written atomically
+
+
+@pytest.mark.parametrize(
+  ('tree', 'says'),
+  [
+    ({'a': {'b/c': np.zeros(1)}}, "a/'b/c' is no name"),
+    ({'': np.zeros(1)}, 'is no name'),
+    ({'__metadata__': np.zeros(1)}, '__metadata__ is no name'),
+    ({0: np.zeros(1)}, '0 is no name'),
+    ({'a': {'b': {}}}, 'a/b is an empty dict'),
+    ({'a': 'text'}, 'a is of type <U4'),
+    ({'a': (np.zeros(2), np.zeros(2))}, 'a is not one array but a tuple'),
+    ({'a': jnp.zeros(2, jnp.bfloat16)}, 'a is of type bfloat16: cast it to float32'),
+    ([np.zeros(1)], 'not a list'),
+  ],
+)
+def test_a_tree_that_would_not_come_back_is_refused(tree, says, tmp_path):
+  with pytest.raises(ValueError, match=says):
+    files.save(tmp_path / 'tree.safetensors', tree)
+  assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / 'cut.safetensors'
+  files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
+  content = path.read_bytes()
+  path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+  with pytest.raises(ValueError, match='cut.safetensors is damaged, or no safetensors file'):
+    files.load(path)
+
+
+def test_a_safetensors_file_of_others_is_read_or_refused(tmp_path):
+  path = tmp_path / 'theirs.safetensors'
+  with pytest.raises(FileNotFoundError):
+    files.load(path)
+  arrays = {'lstm.weight': np.ones((2, 3)), 'head/b': np.arange(2)}
+  path.write_bytes(safetensors.numpy.save(arrays, metadata={'made': 'elsewhere'}))
+  assert_same(files.load(path), {'head': {'b': np.arange(2)}, 'lstm.weight': np.ones((2, 3))})
+  path.write_bytes(safetensors.numpy.save({'a': np.ones(1), 'a/b': np.ones(1)}))
+  with pytest.raises(ValueError, match="'a/b'"):
+    files.load(path)
+  header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + b'\0\0')
+  with pytest.raises(ValueError, match="type 'BF16', which NumPy has not"):
+    files.load(path)
+
+
+def test_importing_interop_imports_no_library():
+  code = """
+import sys, rnnlab.interop
+assert not {'jax', 'numpy', 'h5py', 'safetensors'} & set(sys.modules)
+from rnnlab.interop import files, flax, haiku, keras, torch
+assert not {'keras', 'tensorflow', 'torch', 'haiku'} & set(sys.modules)
+assert rnnlab.interop.keras is keras
+"""
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  with pytest.raises(AttributeError, match='tensorflow'):
+    interop.tensorflow  # noqa: B018
+
+
+# The tutorial's model.
+
+
+@pytest.fixture(scope='module')
+def tutorial(tmp_path_factory):
+  """The tutorial's config for one epoch, and its data: the official reviews."""
+  if not list(TFDS_ROOT.glob('imdb_reviews/plain_text/*/dataset_info.json')):
+    pytest.skip(f'TFDS has no imdb_reviews prepared in {TFDS_ROOT}')
+  config = experiment.get_config('tutorial')
+  config.data.source, config.data.dir = 'tfds', str(TFDS_ROOT)
+  config.train.epochs = 1
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    yield config, imdb.load(config.data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['lstm', 'gru-after', 'gru-before'])
+def test_the_tutorials_model_trained_in_keras_predicts_the_same(name, tutorial, tmp_path):
+  _, data = tutorial
+  theirs = keras.Sequential(
+    [
+      keras.Input((200,), dtype='int32'),
+      keras.layers.Embedding(10_000, 128),
+      keras_layer(name, 64, dropout=0.2, recurrent_dropout=0.2),
+      keras.layers.Dense(1, activation='sigmoid'),
+    ]
+  )
+  theirs.compile('adam', 'binary_crossentropy', metrics=['accuracy'])
+  theirs.fit(data.train.ids, data.train.labels, batch_size=32, epochs=1, verbose=0)
+  expected = theirs.predict(data.test.ids, batch_size=500, verbose=0)
+  assert ((expected[:, 0] > 0.5) == data.test.labels).mean() > 0.7
+  theirs.save(tmp_path / 'theirs.keras')
+  model, params = ik.load(tmp_path / 'theirs.keras')
+  assert (model.dropout, model.recurrent_dropout, model.dropout_per_gate) == (0.2, 0.2, True)
+  batches = [ours(model, params, ids) for ids in np.split(data.test.ids, 50)]
+  difference = np.abs(np.concatenate(batches) - expected)
+  print(f'{name}, Keras to rnnlab: {difference.max():.2e} of {len(difference):,} at most')
+  assert difference.shape == (25_000, 1) and difference.max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['lstm', 'gru-after', 'gru-before'])
+def test_the_tutorials_model_trained_here_predicts_the_same_in_keras(name, tutorial, tmp_path):
+  config, data = tutorial
+  config.model.cell, options = OPTIONS[name]
+  config.model.gru.reset = options.get('reset', 'after')
+  done = rnnlab.run(config)
+  assert done.result['final']['test_accuracy'] > 0.7
+  ik.save(tmp_path / 'ours.keras', done.model, done.params)
+  theirs = keras.saving.load_model(tmp_path / 'ours.keras')
+  probabilities = theirs.predict(data.test.ids, batch_size=500, verbose=0)[:, 0]
+  difference = np.abs(probabilities - jax.nn.sigmoid(done.predictions['final']))
+  print(f'{name}, rnnlab to Keras: {difference.max():.2e} of {len(difference):,} at most')
+  assert difference.shape == (25_000,) and difference.max() < 1e-5

@@ -58,9 +58,13 @@ def load(path) -> dict[str, Any]:
 def _named(tree: Mapping, above: str = '') -> Iterator[tuple[str, np.ndarray]]:
   """The arrays of a tree under their paths."""
   for name, value in tree.items():
+    path = f'{above}{name}'
     if not isinstance(name, str) or not name or '/' in name:
       raise ValueError(f"{above}{name!r} is no name for a file: it must be a word without '/'")
-    path = above + name
+    if path == '__metadata__':
+      raise ValueError(f'{path} is no name for an array: safetensors has other things under it')
+    if isinstance(value, list | tuple):
+      raise ValueError(f'{path} is not one array but a {type(value).__name__}: name its items')
     if isinstance(value, Mapping):
       if not value:
         raise ValueError(f'{path} is an empty dict, which the file could not hold')

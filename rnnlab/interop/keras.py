@@ -62,7 +62,9 @@ def import_layer(cell: str, weights: Sequence, *, reset: str = 'after') -> dict 
   if len(arrays) in (4, 6):
     half = len(arrays) // 2
     forward = _import(cell, reset, arrays[:half], 'the forward')
-    return forward, _import(cell, reset, arrays[half:], 'the backward')
+    backward = _import(cell, reset, arrays[half:], 'the backward')
+    layers.check_shape('the backward kernel', backward['w_x'], forward['w_x'].shape)
+    return forward, backward
   raise ValueError(
     f'a layer has 3 arrays of weights, 2 without biases, a Bidirectional twice as many; these are'
     f' {len(arrays)}'
@@ -235,7 +237,7 @@ def load(path) -> tuple[SequenceClassifier, dict]:
         for group, _ in _groups(_chain(config))
         for i in range(len(file[group]))
       ]
-  except Exception as error:  # nor does h5py say which
+  except Exception as error:  # nor has h5py one kind
     raise ValueError(f'{path}: its {WEIGHTS} is damaged: {error}') from None
   return _import_classifier(parsed, weights)
 
@@ -287,6 +289,15 @@ class Parsed(NamedTuple):
 
 def _parse(config) -> Parsed:
   """Reads a model's config; raises ValueError for what a SequenceClassifier is not."""
+  try:
+    return _read(config)
+  except (AttributeError, IndexError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'the config is not as Keras 3 writes it ({type(error).__name__}: {error})'
+    ) from error
+
+
+def _read(config):
   chain = _chain(config)
   kinds = [kind for kind, _ in chain]
   if not re.fullmatch(CHAIN, ' '.join(kinds)):
@@ -300,18 +311,18 @@ def _parse(config) -> Parsed:
   mask = embedding.get('mask_zero', False)
   recurrent = [(k, c) for k, c in chain if k == 'Bidirectional' or k in CELLS]
   last = len(recurrent) - 1
-  read = [_recurrence(k, c, i == last, mask) for i, (k, c) in enumerate(recurrent)]
+  found = [_recurrence(k, c, i == last, mask) for i, (k, c) in enumerate(recurrent)]
   names = [_name(kind, layer) for kind, layer in recurrent]
-  shared = read[0][0]
-  for name, (other, _) in zip(names, read, strict=True):
+  shared = found[0][0]
+  for name, (other, _) in zip(names, found, strict=True):
     _check_same(names[0], shared, name, other)
   cell, reset = CELLS[shared.kind], 'after' if shared.reset_after else 'before'
   options = {'reset': reset} if cell == 'gru' else {}
   per_gate = shared.recurrent_dropout > 0 and cell != 'elman'
   model = SequenceClassifier(
     cell=cells.get(cell, hidden_size=shared.units, **options),
-    vocab_size=_field(embedding, 'input_dim'),
-    embed_size=_field(embedding, 'output_dim'),
+    vocab_size=embedding['input_dim'],
+    embed_size=embedding['output_dim'],
     layers=len(recurrent),
     bidirectional=shared.bidirectional,
     mask=mask,
@@ -322,7 +333,7 @@ def _parse(config) -> Parsed:
     dropout_per_gate=per_gate,
     output_dropout=_rate(chain[-2]),
   )
-  biases = [biases for _, biases in read]
+  biases = [biases for _, biases in found]
   return Parsed(model, shared, list(zip(names, biases, strict=True)), head.get('use_bias', True))
 
 
@@ -339,11 +350,11 @@ def _chain(config) -> list[tuple[str, Mapping]]:
     line = _line(config) if 'output_layers' in config else config['layers']
   chain = []
   for layer in line:
-    kind = _field(layer, 'class_name')
+    kind = layer['class_name']
     if layer.get('module', 'keras.layers') != 'keras.layers' or layer.get('registered_name'):
       raise ValueError(f"the layer {kind} is of {layer.get('module')}, not one of Keras's own")
     if kind != 'InputLayer':
-      chain.append((kind, _field(layer, 'config')))
+      chain.append((kind, layer['config']))
   return chain
 
 
@@ -358,7 +369,7 @@ def _line(config) -> list[Mapping]:
     if len(nodes) != 1:
       raise ValueError(f'the layer {name} is used {len(nodes)} times, not once')
     args, kwargs = nodes[0]['args'], nodes[0]['kwargs']
-    if kind == 'NotEqual' and _source(args[0]) in inputs and args[1:] == [0]:
+    if kind == 'NotEqual' and _source(args[0]) in inputs and list(args[1:]) == [0]:
       masks.append(name)  # what mask_zero becomes
       continue
     before = [line[-1]['name']] if line else inputs
@@ -374,7 +385,7 @@ def _line(config) -> list[Mapping]:
         raise ValueError(f"the layer {name} has a mask without the Embedding's mask_zero=True")
     line.append(layer)
   outputs = config['output_layers']
-  outputs = outputs if outputs and isinstance(outputs[0], list) else [outputs]
+  outputs = outputs if outputs and isinstance(outputs[0], list | tuple) else [outputs]
   if len(inputs) != 1 or not line or [output[0] for output in outputs] != [line[-1]['name']]:
     raise ValueError(
       'the model must have one input, of ids, and one output, that of its last layer; it has'
@@ -401,7 +412,7 @@ def _recurrence(kind, config, last, mask) -> tuple[Recurrence, list[bool]]:
       f"{name} has merge_mode={config['merge_mode']!r}; rnnlab has the two directions' outputs side"
       " by side, which is 'concat'"
     )
-  forward = _field(config, 'layer')
+  forward = config['layer']
   mirrored = {**forward, 'config': {**forward['config'], 'go_backwards': True}}
   both = forward, config.get('backward_layer') or mirrored
   chain = _chain(both)
@@ -434,7 +445,7 @@ def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurre
   recurrence = Recurrence(
     kind,
     config.get('reset_after', True),
-    _field(config, 'units'),
+    config['units'],
     False,
     config.get('dropout', 0.0),
     config.get('recurrent_dropout', 0.0),
@@ -464,7 +475,7 @@ def _check_precision(config, name):
 
 def _classes(head) -> int:
   """How many classes the logits of a Dense are of, as SequenceClassifier counts them."""
-  units, activation = _field(head, 'units'), head.get('activation', 'linear')
+  units, activation = head['units'], head.get('activation', 'linear')
   known = 'sigmoid' if units == 1 else 'softmax'
   if activation not in (known, 'linear', None):
     raise ValueError(
@@ -483,17 +494,11 @@ def _rate(layer) -> float:
     raise ValueError(
       f'{_name(kind, config)} has noise_shape={config["noise_shape"]!r}; rnnlab drops single units'
     )
-  return _field(config, 'rate')
+  return config['rate']
 
 
 def _name(kind, config) -> str:
   return config.get('name') or kind
-
-
-def _field(config, name):
-  if not isinstance(config, Mapping) or name not in config:
-    raise ValueError(f'the config, or a part of it, has no {name}: {str(config)[:200]}')
-  return config[name]
 
 
 def _import_classifier(parsed, weights):
@@ -548,6 +553,7 @@ def _config(model, cell, reset, units) -> dict[str, Any]:
     return [layer('Dropout', rate=float(rate))] if rate else []
 
   return {
+    'name': 'classifier',
     'layers': [
       layer('InputLayer', batch_shape=[None, None], dtype='int32'),
       layer(
@@ -562,7 +568,7 @@ def _config(model, cell, reset, units) -> dict[str, Any]:
       layer(
         'Dense', units=model.classes, activation='sigmoid' if model.classes == 1 else 'softmax'
       ),
-    ]
+    ],
   }
 
 
