@@ -118,11 +118,12 @@ def _check_shapes(cell, arrays):
   check_shape('weight_ih_l0', arrays['weight_ih_l0'], (rows, 'D'))
   inputs = arrays['weight_ih_l0'].shape[1]
   directions = 1 + ('weight_ih_l0_reverse' in arrays)
+  why = f', as H is {hidden} and there {("is 1 direction", "are 2 directions")[directions - 1]}'
   for name, array in arrays.items():
     kind, of, layer, _ = NAME.fullmatch(name).groups()
     columns = hidden if of == 'hh' else inputs if layer == '0' else directions * hidden
     shape = (rows, columns) if kind == 'weight' else (rows,)
-    check_shape(name, array, shape, f', as H is {hidden} in directions: {directions}')
+    check_shape(name, array, shape, why)
 
 
 def _import(cell, arrays):
