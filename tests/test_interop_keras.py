@@ -456,12 +456,19 @@ def test_a_bidirectional_that_rnnlab_has_not_is_refused():
 
 def test_a_functional_model_that_is_no_line_is_refused():
   lstm = keras_layer('lstm', units=10)
+  dropout = keras.layers.Dropout(0.5)
+
+  def masked(ids, xs):
+    return lstm(keras.layers.Embedding(20, 6)(ids), mask=keras.ops.not_equal(ids, 0))
+
   for spoil, says in (
     (
       lambda ids, xs: keras.layers.Add()([xs, lstm(keras.layers.Embedding(20, 6)(ids))]),
       'one line',
     ),
     (lambda ids, xs: keras.layers.Dropout(0.5)(xs, training=True), 'called with training=True'),
+    (lambda ids, xs: dropout(dropout(xs)), 'is used 2 times'),
+    (masked, "a mask without the Embedding's mask_zero=True"),
   ):
     theirs = functional(spoil=spoil)
     with pytest.raises(ValueError, match=says):
@@ -583,7 +590,27 @@ def test_params_in_a_file_have_readable_names_and_are_safetensors(tmp_path):
   ]
   assert_array_equal(found['Recurrent_0/cell/w_h'], params['Recurrent_0']['cell']['w_h'])
   assert_same(files.load(path), params)
-  assert [p.name for p in tmp_path.iterdir()] == ['params.safetensors']  # written atomically
+
+
+@pytest.mark.parametrize('name', ['params.safetensors', 'model.keras'])
+def test_a_file_is_written_whole_or_not_at_all(name, tmp_path, monkeypatch):
+  def write(path, model, params):
+    if path.suffix == '.keras':
+      ik.save(path, model, params)
+    else:
+      files.save(path, params)
+
+  path = tmp_path / name
+  write(path, *small())
+  before = path.read_bytes()
+
+  def full(descriptor):
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='No space'):
+    write(path, *small(vocab_size=30))
+  assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,17 @@ def import_classifier(
 
   Raises ValueError, with the reason, for a model of other parts, for activations, states or
   directions that rnnlab has not, and for weights of other shapes than the config's.
+
+  >>> parts = [
+  ...   ('Embedding', {'input_dim': 9, 'output_dim': 3, 'mask_zero': True}),
+  ...   ('LSTM', {'units': 4, 'dropout': 0.2}),
+  ...   ('Dense', {'units': 1, 'activation': 'sigmoid'}),
+  ... ]
+  >>> config = [{'class_name': name, 'config': config} for name, config in parts]
+  >>> weights = [np.ones(shape) for shape in ((9, 3), (3, 16), (4, 16), 16, (4, 1), 1)]
+  >>> model, params = import_classifier(config, weights)
+  >>> model.mask, model.dropout, params['Recurrent_0']['cell']['w_h'].shape
+  (True, 0.2, (4, 16))
   """
   return _import_classifier(_parse(config), weights)
 
@@ -175,6 +186,13 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
 
   Raises ValueError for a cell that Keras has not, a pooling but 'last', a precision but 'float32',
   and params that are not the model's.
+
+  >>> import jax
+  >>> model = SequenceClassifier(cells.get('lstm', hidden_size=4), vocab_size=9, embed_size=3)
+  >>> params = model.init(jax.random.key(0), np.ones((1, 5), np.int32))['params']
+  >>> config, weights = export_classifier(model, params)
+  >>> [layer['class_name'] for layer in config['layers']], [w.shape for w in weights]
+  (['InputLayer', 'Embedding', 'LSTM', 'Dense'], [(9, 3), (3, 16), (4, 16), (16,), (4, 1), (1,)])
   """
   cell, reset = _cell_of(model.cell)
   for field, known, why in (
@@ -247,6 +265,14 @@ def save(path, model: SequenceClassifier, params: Mapping) -> None:
 
   It holds what `export_classifier` gives, and raises what that raises; ValueError for another
   ending of `path`, which Keras would not read.
+
+  >>> import jax, tempfile
+  >>> model = SequenceClassifier(cells.get('lstm', hidden_size=4), vocab_size=9, embed_size=3)
+  >>> params = model.init(jax.random.key(0), np.ones((1, 5), np.int32))['params']
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   save(f'{folder}/lstm.keras', model, params)
+  ...   load(f'{folder}/lstm.keras')[0] == model
+  True
   """
   if not str(path).endswith('.keras'):
     raise ValueError(f'Keras reads models from files whose name ends in .keras, unlike {path}')
