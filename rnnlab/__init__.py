@@ -18,7 +18,7 @@ _HOMES = {
   'results': ('load_metrics', 'load_runs'),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(['cells', *_HOME])
+__all__ = sorted(['cells', 'interop', *_HOME])
 
 
 def __getattr__(name):

@@ -1,0 +1,19 @@
+"""Weights to and from other libraries, as plain arrays; none of these libraries is imported.
+
+`keras`, `torch`, `flax` and `haiku` are of the library that they are named for, `files` is of
+safetensors files. A module is loaded at its first use.
+"""
+
+import importlib
+
+__all__ = ['files', 'flax', 'haiku', 'keras', 'torch']
+
+
+def __getattr__(name):
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return importlib.import_module(f'{__name__}.{name}')
+
+
+def __dir__():
+  return sorted({*globals(), *__all__})

@@ -1,0 +1,80 @@
+"""Parameters as safetensors files: each array under its path, such as `Recurrent_0/cell/w_h`."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from rnnlab import runlog
+
+
+def save(path, tree: Mapping) -> None:
+  """Writes a nested dict of arrays, or of what becomes one, atomically.
+
+  The arrays may have any shape, and NumPy's booleans, integers and floats of 16 to 64 bits as their
+  type. Raises ValueError, before anything is written, for another type, and for a tree that would
+  not come back as it is: one with a name that is empty, no string or has a '/', or with an empty
+  dict in it.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   save(f'{folder}/lstm.safetensors', {'cell': {'b': np.zeros(2)}})
+  ...   load(f'{folder}/lstm.safetensors')
+  {'cell': {'b': array([0., 0.])}}
+  """
+  if not isinstance(tree, Mapping):
+    raise ValueError(f'what is saved must be a nested dict of arrays, not a {type(tree).__name__}')
+  runlog.write_atomic(path, safetensors.numpy.save(dict(_named(tree))))
+
+
+def load(path) -> dict[str, Any]:
+  """The nested dict of NumPy arrays that is in a safetensors file.
+
+  Raises ValueError for a file that is damaged, that is of another kind, or whose arrays are of a
+  type that NumPy has not, as bfloat16.
+  """
+  content = pathlib.Path(path).read_bytes()
+  try:
+    arrays = safetensors.numpy.load(content)
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from None
+  except KeyError as error:
+    raise ValueError(f'{path} has arrays of type {error}, which NumPy has not') from None
+  tree = {}
+  for name, array in sorted(arrays.items()):
+    *above, last = name.split('/')
+    inner = tree
+    for part in above:
+      inner = inner.setdefault(part, {})
+      if not isinstance(inner, dict):
+        raise ValueError(f'{path} has an array {name!r}, and one whose name that continues')
+    inner[last] = array
+  return tree
+
+
+def _named(tree: Mapping, above: str = '') -> Iterator[tuple[str, np.ndarray]]:
+  """The arrays of a tree under their paths."""
+  for name, value in tree.items():
+    path = f'{above}{name}'
+    if not isinstance(name, str) or not name or '/' in name:
+      raise ValueError(f"{above}{name!r} is no name for a file: it must be a word without '/'")
+    if path == '__metadata__':
+      raise ValueError(f'{path} is no name for an array: safetensors has other things under it')
+    if isinstance(value, list | tuple):
+      raise ValueError(f'{path} is not one array but a {type(value).__name__}: name its items')
+    if isinstance(value, Mapping):
+      if not value:
+        raise ValueError(f'{path} is an empty dict, which the file could not hold')
+      yield from _named(value, f'{path}/')
+    else:
+      # safetensors writes the buffer as it lies: Fortran's order would come back transposed.
+      array = np.array(value, order='C')
+      if array.dtype.kind not in 'biuf' or array.dtype.itemsize > 8:
+        raise ValueError(
+          f'{path} is of type {array.dtype}: cast it to float32, say, as the file holds NumPy'
+          "'s booleans, integers and floats alone"
+        )
+      yield path, array

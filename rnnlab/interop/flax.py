@@ -1,0 +1,144 @@
+"""Flax's recurrent cells, linen's and nnx's: their parameters to and from rnnlab's, as arrays.
+
+Flax is not imported. What is taken and given are nested dicts of arrays: of a linen cell its
+'params', of an nnx one `nnx.to_pure_dict(nnx.state(cell, nnx.Param))`.
+
+    form            cells                        rnnlab              parameters
+    'linen'         LSTMCell, OptimizedLSTMCell  lstm                a kernel a gate: ii, if, ig, io
+                                                                     and hi, hf, hg, ho, with biases
+                    GRUCell                      gru, reset='after'  ir, iz, in with biases; hr, hz,
+                                                                     and hn, which alone has a bias
+                    SimpleCell                   elman               i, with a bias, and h
+    'nnx'           OptimizedLSTMCell            lstm                dense_i; dense_h with the bias
+                                                                     (i, f, g, o in each)
+                    GRUCell                      gru, reset='after'  dense_i with the bias; dense_h
+                                                                     (r, z, n in each); no b_hn
+                    SimpleCell                   elman               dense_i with the bias; dense_h
+    'nnx.LSTMCell'  LSTMCell                     lstm                as linen's, but if_ for if
+
+The order of the gates is rnnlab's own, and everything comes back exactly. nnx.GRUCell lacks the
+recurrent bias b_hn: it is imported as zeros, and a layer in which it is not zero is refused.
+
+A carry of an LSTM is (c, h) in Flax and (h, c) in rnnlab. Other functions than the default ones,
+and SimpleCell's residual=True, cannot be told from the parameters: rnnlab has no cells for these.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rnnlab.interop.layers import (
+  GATES,
+  check_cell,
+  check_names,
+  check_pair,
+  check_shape,
+  read,
+)
+
+LINEN_LSTM = {
+  'w_x': ['ii/kernel', 'if/kernel', 'ig/kernel', 'io/kernel'],
+  'w_h': ['hi/kernel', 'hf/kernel', 'hg/kernel', 'ho/kernel'],
+  'b': ['hi/bias', 'hf/bias', 'hg/bias', 'ho/bias'],
+}
+LINEN_GRU = {
+  'w_x': ['ir/kernel', 'iz/kernel', 'in/kernel'],
+  'w_h': ['hr/kernel', 'hz/kernel', 'hn/kernel'],
+  'b': ['ir/bias', 'iz/bias', 'in/bias'],
+  'b_hn': ['hn/bias'],
+}
+NNX = {'w_x': ['dense_i/kernel'], 'w_h': ['dense_h/kernel'], 'b': ['dense_i/bias']}
+# By cell and form: which arrays of Flax, side by side, are a parameter.
+PARTS = {
+  'lstm': {
+    'linen': LINEN_LSTM,
+    'nnx': NNX | {'b': ['dense_h/bias']},
+    'nnx.LSTMCell': LINEN_LSTM | {'w_x': ['ii/kernel', 'if_/kernel', 'ig/kernel', 'io/kernel']},
+  },
+  'gru': {'linen': LINEN_GRU, 'nnx': NNX},
+  'elman': {'linen': {'w_x': ['i/kernel'], 'w_h': ['h/kernel'], 'b': ['i/bias']}, 'nnx': NNX},
+}
+
+
+def import_layer(cell: str, weights, *, reset: str = 'after'):
+  """The layer that a Flax cell is; of which form it is shows in its names.
+
+  weights: the parameters of a cell, such as `{'hn': {'kernel': [H, H], 'bias': [H]}, ...}`, or a
+  pair (forward, backward) of them, as Flax's Bidirectional has them under forward_rnn/cell and
+  backward_rnn/cell. The result is a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` and, of
+  a gru, b_hn `[H]`; for a pair, a pair of such dicts.
+
+  Raises ValueError for missing or unknown names, for wrong shapes, and for a gru of
+  reset='before', which Flax has not.
+
+  >>> weights = {'i': {'kernel': np.ones((3, 4)), 'bias': np.ones(4)}, 'h': {'kernel': np.eye(4)}}
+  >>> {name: w.shape for name, w in import_layer('elman', weights).items()}
+  {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
+  """
+  check_cell(cell, reset, 'after', 'Flax')
+  if not isinstance(weights, Mapping):
+    check_pair('the weights', weights)
+    forward, backward = weights
+    return import_layer(cell, forward), import_layer(cell, backward)
+  arrays = _flat(weights)
+  form = max(PARTS[cell], key=lambda form: len(arrays.keys() & _paths(cell, form)))
+  check_names(f'the {form} cell', arrays, _paths(cell, form))
+  parts = PARTS[cell][form]
+  first = parts['w_h'][0], parts['w_x'][0]
+  for path, shape in zip(first, [('H', 'columns'), ('D', 'columns')], strict=True):
+    check_shape(path, arrays[path], shape)
+  hidden, inputs = (len(arrays[path]) for path in first)
+  for name, paths in parts.items():
+    width = (hidden if name == 'b_hn' else GATES[cell] * hidden) // len(paths)
+    shape = {'w_x': (inputs, width), 'w_h': (hidden, width)}.get(name, (width,))
+    for path in paths:
+      check_shape(path, arrays[path], shape, f', as {first[0]} has {hidden} rows')
+  p = {name: np.concatenate([arrays[path] for path in paths], -1) for name, paths in parts.items()}
+  return p | {'b_hn': np.zeros_like(p['b'][:hidden])} if (cell, form) == ('gru', 'nnx') else p
+
+
+def export_layer(cell: str, layer, *, form: str = 'linen', reset: str = 'after'):
+  """The parameters of a Flax cell, or a pair of them for a pair: what `import_layer` takes.
+
+  form: 'linen', 'nnx' or 'nnx.LSTMCell', as above. Raises ValueError for another form, for a
+  layer that does not fit the cell, for a b_hn that is not zero where the form has none, and for a
+  gru of reset='before', which Flax has not.
+
+  >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
+  >>> weights = export_layer('elman', layer, form='nnx')
+  >>> weights['dense_i']['kernel'].shape
+  (3, 4)
+  """
+  check_cell(cell, reset, 'after', 'Flax')
+  if form not in PARTS[cell]:
+    raise ValueError(f'{cell} has no form {form!r}; it has {", ".join(map(repr, PARTS[cell]))}')
+  if not isinstance(layer, Mapping):
+    check_pair('the layer', layer)
+    forward, backward = layer
+    return export_layer(cell, forward, form=form), export_layer(cell, backward, form=form)
+  parts = PARTS[cell][form]
+  weights = {}
+  for name, array in read(cell, reset, layer).items():
+    if name in parts:
+      for path, part in zip(parts[name], np.split(array, len(parts[name]), -1), strict=True):
+        module, leaf = path.split('/')
+        weights.setdefault(module, {})[leaf] = part.copy()
+    elif np.any(array):
+      raise ValueError(
+        'the layer has a b_hn that is not zero, and nnx.GRUCell has no such bias: export it to'
+        " form='linen', or train with b_hn held at zero"
+      )
+  return weights
+
+
+def _paths(cell, form):
+  return [path for paths in PARTS[cell][form].values() for path in paths]
+
+
+def _flat(tree, prefix=''):
+  if not isinstance(tree, Mapping):
+    return {prefix: np.asarray(tree)}
+  found = {}
+  for name, inner in tree.items():
+    found |= _flat(inner, f'{prefix}/{name}' if prefix else str(name))
+  return found

@@ -1,0 +1,144 @@
+"""PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`: their weights to and from rnnlab's, as arrays.
+
+PyTorch is not imported. What is taken is `module.state_dict()`, with its tensors on the CPU, or
+arrays by the same names; what is given is such arrays.
+
+    module   rnnlab              rows of a weight   biases
+    LSTM     lstm                i, f, g, o         b = bias_ih + bias_hh
+    GRU      gru, reset='after'  r, z, n            so for r and z; of n, b is bias_ih, b_hn bias_hh
+    RNN      elman               all                b = bias_ih + bias_hh
+
+The order of the gates is rnnlab's own; weights are its transposes. Where PyTorch adds two biases
+rnnlab has their sum, and it is given back as bias_ih, beside a bias_hh of zeros: what comes from
+PyTorch and goes back computes the same by other biases, and what comes from rnnlab is exactly
+what it was.
+
+An nn.RNN of nonlinearity='relu' has weights like those of one of 'tanh', so it cannot be told here
+that it is no elman.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rnnlab.interop.layers import (
+  check_cell,
+  check_dict,
+  check_names,
+  check_recurrent,
+  check_shape,
+  read,
+)
+
+NAME = re.compile(r'(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?')
+
+
+def import_module(cell: str, weights: Mapping, *, reset: str = 'after') -> list:
+  """The layers of a PyTorch module, as `rnnlab.stacked` takes them.
+
+  weights: the `state_dict()` of an nn.LSTM for cell 'lstm', nn.GRU for 'gru', nn.RNN for 'elman',
+  of any num_layers, bias and bidirectional. Each layer is a dict of w_x `[D, G * H]`, w_h
+  `[H, G * H]`, b `[G * H]` (zeros where the module has no bias) and, of a gru, b_hn `[H]`; where
+  the module is bidirectional, a pair (forward, backward) of such dicts.
+
+  Raises ValueError for missing or unknown names, for wrong shapes, for a module with proj_size,
+  and for a gru of reset='before', which PyTorch has not.
+
+  >>> weights = {'weight_ih_l0': np.ones((4, 3)), 'weight_hh_l0': np.ones((4, 4))}
+  >>> [layer] = import_module('elman', weights)
+  >>> {name: w.shape for name, w in layer.items()}
+  {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
+  """
+  check_cell(cell, reset, 'after', 'PyTorch')
+  check_dict("the module's state_dict", weights)
+  found = [match for match in map(NAME.fullmatch, weights) if match]
+  for match in found:
+    if match[2] == 'hr':
+      raise ValueError(
+        f'{match[0]} is the projection of an LSTM with proj_size, whose state is smaller than its'
+        ' memory: no cell here computes that. Use a module without proj_size'
+      )
+  count = 1 + max((int(match[3]) for match in found), default=0)
+  suffixes = ['', '_reverse'] if any(match[4] for match in found) else ['']
+  bias = any(match[1] == 'bias' for match in found)
+  names = [[_names(k, suffix, bias) for suffix in suffixes] for k in range(count)]
+  check_names("the module's state_dict", weights, [n for k in names for pair in k for n in pair])
+  arrays = {name: np.asarray(w) for name, w in weights.items()}
+  _check_shapes(cell, arrays)
+  layers = [[_import(cell, [arrays[n] for n in pair]) for pair in layer] for layer in names]
+  return [layer[0] if len(layer) == 1 else tuple(layer) for layer in layers]
+
+
+def export_module(
+  cell: str, layers: Sequence, *, bias: bool = True, reset: str = 'after'
+) -> dict[str, np.ndarray]:
+  """The arrays for a PyTorch module's `load_state_dict`: what `import_module` takes.
+
+  layers: as `import_module` gives them. bias: what the module was made with. Before a module can
+  load the arrays they are made tensors, by `torch.from_numpy`.
+
+  Raises ValueError for layers that do not fit the cell or each other, for bias=False where a bias
+  is not zero, and for a gru of reset='before', which PyTorch has not.
+
+  >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
+  >>> {name: w.shape for name, w in export_module('elman', [layer]).items()}
+  {'weight_ih_l0': (4, 3), 'weight_hh_l0': (4, 4), 'bias_ih_l0': (4,), 'bias_hh_l0': (4,)}
+  """
+  check_cell(cell, reset, 'after', 'PyTorch')
+  pairs = [(layer,) if isinstance(layer, Mapping) else tuple(layer) for layer in layers]
+  if {len(pair) for pair in pairs} not in ({1}, {2}):
+    raise ValueError(
+      'layers must be one or more dicts of parameters, or else one or more pairs (forward,'
+      ' backward) of them: all layers of a PyTorch module have as many directions'
+    )
+  weights = {}
+  for k, pair in enumerate(pairs):
+    for params, suffix in zip(pair, ('', '_reverse'), strict=False):
+      p = read(cell, reset, params, f'layer {k}{suffix.replace("_", ", ")}')
+      if not bias and (np.any(p['b']) or np.any(p.get('b_hn', 0))):
+        raise ValueError(
+          f'layer {k} has a bias that is not zero, which a module of bias=False cannot hold: make'
+          ' it with bias=True'
+        )
+      weights |= zip(_names(k, suffix, bias), _export(p), strict=False)
+  _check_shapes(cell, weights)
+  return weights
+
+
+def _names(layer, suffix, bias):
+  kinds = ['weight_ih', 'weight_hh'] + ['bias_ih', 'bias_hh'] * bias
+  return [f'{kind}_l{layer}{suffix}' for kind in kinds]
+
+
+def _check_shapes(cell, arrays):
+  """Raises ValueError where the arrays, by PyTorch's names, do not fit the cell or each other."""
+  hidden = check_recurrent('weight_hh_l0', cell, arrays['weight_hh_l0'], axis=0)
+  rows = len(arrays['weight_hh_l0'])
+  check_shape('weight_ih_l0', arrays['weight_ih_l0'], (rows, 'D'))
+  inputs = arrays['weight_ih_l0'].shape[1]
+  directions = 1 + ('weight_ih_l0_reverse' in arrays)
+  why = f', as H is {hidden} and there {("is 1 direction", "are 2 directions")[directions - 1]}'
+  for name, array in arrays.items():
+    kind, of, layer, _ = NAME.fullmatch(name).groups()
+    columns = hidden if of == 'hh' else inputs if layer == '0' else directions * hidden
+    shape = (rows, columns) if kind == 'weight' else (rows,)
+    check_shape(name, array, shape, why)
+
+
+def _import(cell, arrays):
+  w_x, w_h = (np.array(w.T, order='C') for w in arrays[:2])  # copies: a state_dict is alive
+  b_x, b_h = arrays[2:] or [np.zeros_like(w_x[0])] * 2
+  if cell != 'gru':
+    return {'w_x': w_x, 'w_h': w_h, 'b': b_x + b_h}
+  of_n = slice(2 * len(w_h), None)
+  b = b_x + b_h
+  b[of_n] = b_x[of_n]
+  return {'w_x': w_x, 'w_h': w_h, 'b': b, 'b_hn': b_h[of_n].copy()}
+
+
+def _export(p):
+  b_h = np.zeros_like(p['b'])
+  if 'b_hn' in p:
+    b_h[-len(p['b_hn']) :] = p['b_hn']
+  return [np.array(p[name].T, order='C') for name in ('w_x', 'w_h')] + [p['b'].copy(), b_h]

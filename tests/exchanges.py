@@ -1,0 +1,65 @@
+"""What the tests of weights from other libraries share: the inputs, the loss, and rnnlab's answer.
+
+A recurrent module of another library is held equal to `rnnlab.stacked` with its weights imported:
+outputs, final states, and the gradients by inputs and by its own weights of
+
+    loss = sum(outputs * LOSS) + sum(final states ** 2)
+
+in which the outputs of padded steps are zeros.
+"""
+
+import functools
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab import cells
+from rnnlab.recurrence import stacked
+
+BATCH, STEPS, INPUTS, HIDDEN = 3, 5, 3, 4
+LENGTHS = np.array([4, 5, 1])
+
+
+def draw(*shape, seed=0):
+  """Numbers that are the same with every version of NumPy, as recorded answers depend on them."""
+  return (0.6 * np.random.RandomState(seed).normal(size=shape)).astype('float32')
+
+
+XS = draw(BATCH, STEPS, INPUTS, seed=1)
+
+
+def loss_weights(outputs: int) -> np.ndarray:
+  return draw(BATCH, STEPS, outputs, seed=2)
+
+
+class Answer(typing.NamedTuple):
+  """ys `[B, T, H or 2 * H]`; states `[states, layers * directions, B, H]`; the gradients."""
+
+  ys: np.ndarray
+  states: np.ndarray
+  xs: np.ndarray  # of the inputs
+  layers: typing.Any  # of the parameters
+
+
+def answer(cell: str, layers, *, masked: bool, reset: str = 'after') -> Answer:
+  """Of rnnlab, with gradients of `layers` in their own structure."""
+  options = {'reset': reset} if cell == 'gru' else {}
+  lengths = LENGTHS if masked else None
+  return jax.tree.map(
+    np.asarray, _answer(cells.get(cell, hidden_size=HIDDEN, **options), layers, lengths)
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answer(cell, layers, lengths):
+  def loss(layers, xs):
+    carries, ys = stacked(cell, layers, xs, lengths=lengths)
+    flat = jax.tree.leaves(carries)
+    kinds = len(jax.tree.leaves(cell.initial_carry((1,))))
+    states = jnp.stack([jnp.stack(flat[kind::kinds]) for kind in range(kinds)])
+    return (ys * loss_weights(ys.shape[-1])).sum() + (states**2).sum(), (ys, states)
+
+  (_, (ys, states)), (of_layers, of_xs) = jax.value_and_grad(loss, (0, 1), has_aux=True)(layers, XS)
+  return Answer(ys, states, of_xs, of_layers)
