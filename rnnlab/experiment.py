@@ -217,7 +217,8 @@ def prepare(config: ConfigDict) -> Program:
   widths = ()
   if shape.data.buckets > 1:
     widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
-  build = _build(shape, train.epoch_steps(len(dataset.train.ids), shape.train.batch_size))
+  steps = train.epoch_steps(len(dataset.train.ids), shape.train.batch_size)
+  build = _build(shape, steps, cells.find(shape.model.cell))
   selects = bool(shape.data.validation_fraction)
   task = train.Task(build, shape.train.batch_size, widths, selects=selects)
   return Program(task, dataset, splits)
@@ -233,8 +234,8 @@ def _on_device(data, mesh):
   return devices.place(tuple((split.ids, split.labels) for split in _load(data)[-3:]))
 
 
-@functools.cache
-def _build(shape, steps):
+@functools.cache  # by the factory too: a notebook may give a name that `shape` has to another
+def _build(shape, steps, factory):
   def build(values):
     def part(name):
       fields = shape[name].items()
