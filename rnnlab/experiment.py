@@ -53,6 +53,11 @@ class Result(NamedTuple):
 
   predictions: what predictions.npz holds, labels int32 `[N]` of the test split and the log-odds
   float32 `[N]` that the last parameters give, final, and the best, best, where there are such.
+
+  >>> from experiments import imdb
+  >>> done = rnnlab.run(imdb.get_config('smoke'))
+  >>> done.params['Recurrent_0']['cell']['w_h'].shape
+  (16, 64)
   """
 
   result: dict[str, Any]
@@ -87,6 +92,11 @@ def run(config: ConfigDict, workdir=None) -> Result:
   --nosweep`: a run begun before goes on from its last checkpoint.
   Raises ValueError for a config that does not describe a run, DataError where there is no data, and
   NonFiniteLoss.
+
+  >>> from experiments import imdb
+  >>> done = rnnlab.run(imdb.get_config('smoke'))
+  >>> [row['epoch'] for row in done.metrics]
+  [1, 2]
   """
   config = config.copy_and_resolve_references()
   configs.check(config)

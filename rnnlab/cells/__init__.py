@@ -16,7 +16,11 @@ _added = {}
 
 
 def names() -> list[str]:
-  """The names of all cells: the files of this folder but `base`, and what was added."""
+  """The names of all cells: the files of this folder but `base`, and what was added.
+
+  >>> 'lstm' in rnnlab.cells.names()
+  True
+  """
   return sorted({*_files(), *_added})
 
 
@@ -49,6 +53,9 @@ def find(name: str):
   """The factory called `name`: that of a file here, or one that was added.
 
   Raises ValueError for an unknown name, naming the near match.
+
+  >>> rnnlab.cells.find('gru') is rnnlab.gru
+  True
   """
   if name in _added:
     return _added[name]
@@ -81,6 +88,10 @@ def get(name: str, **options) -> Cell:
 
 
 def near(word: str, words) -> str:
-  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near."""
+  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near.
+
+  >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
+  " (did you mean 'lstm'?)"
+  """
   match = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
   return f' (did you mean {match[0]!r}?)' if match else ''
