@@ -27,6 +27,10 @@ def use_cores() -> None:
   """Makes each core that this process may use a device of JAX's CPU back end.
 
   Raises RuntimeError where JAX has computed already: its devices then stay as they are.
+
+  >>> rnnlab.use_cores()  # first of all
+  >>> rnnlab.mesh().axis_names
+  ('batch',)
   """
   if jax.config.jax_num_cpu_devices != len(provenance.cores()):
     jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
@@ -60,6 +64,12 @@ def mesh() -> Mesh:
 
   The matrices of this field are too small to gain from a second accelerator; under jax.distributed
   it is the user who says otherwise, and the mesh is of all devices of all processes.
+
+  >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
+  >>> with jax.set_mesh(rnnlab.mesh()):  # a row a device, where there are two
+  ...   carry, ys = rnnlab.unroll(cell, cell.init(jax.random.key(0), 3), xs)
+  >>> ys.shape
+  (2, 5, 4)
   """
   every = jax.default_backend() == 'cpu' or jax.distributed.is_initialized()
   devices = jax.devices() if every else jax.devices()[:1]

@@ -53,6 +53,11 @@ class Result(NamedTuple):
 
   predictions: what predictions.npz holds, labels int32 `[N]` of the test split and the log-odds
   float32 `[N]` that the last parameters give, final, and the best, best, where there are such.
+
+  >>> from experiments import imdb
+  >>> done = rnnlab.run(imdb.get_config('smoke'))
+  >>> done.params['Recurrent_0']['cell']['w_h'].shape
+  (16, 64)
   """
 
   result: dict[str, Any]
@@ -89,6 +94,11 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   notebook and in a terminal, lines in a log. None: a bar, but no lines.
   Raises ValueError for a config that does not describe a run, DataError where there is no data, and
   NonFiniteLoss.
+
+  >>> from experiments import imdb
+  >>> done = rnnlab.run(imdb.get_config('smoke'))
+  >>> [row['epoch'] for row in done.metrics]
+  [1, 2]
   """
   config = config.copy_and_resolve_references()
   configs.check(config)
@@ -229,7 +239,8 @@ def prepare(config: ConfigDict) -> Program:
   widths = ()
   if shape.data.buckets > 1:
     widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
-  build = _build(shape, train.epoch_steps(len(dataset.train.ids), shape.train.batch_size))
+  steps = train.epoch_steps(len(dataset.train.ids), shape.train.batch_size)
+  build = _build(shape, steps, cells.find(shape.model.cell))
   selects = bool(shape.data.validation_fraction)
   task = train.Task(build, shape.train.batch_size, widths, selects=selects)
   return Program(task, dataset, splits)
@@ -245,8 +256,8 @@ def _on_device(data, mesh):
   return devices.place(tuple((split.ids, split.labels) for split in _load(data)[-3:]))
 
 
-@functools.cache
-def _build(shape, steps):
+@functools.cache  # by the factory too: a notebook may give a name that `shape` has to another
+def _build(shape, steps, factory):
   def build(values):
     def part(name):
       fields = shape[name].items()

@@ -19,6 +19,11 @@ class Recurrent(nn.Module):
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
   gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
   'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat and truncate are here too.
+
+  >>> layer = rnnlab.Recurrent(rnnlab.gru(hidden_size=4), bidirectional=True)
+  >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+  >>> ys.shape
+  (2, 5, 8)
   """
 
   cell: Cell
@@ -92,6 +97,10 @@ def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -
 
   Only the steps where mask is True count; a row with none gives zeros. 'last' is where the
   recurrence ended: the last real step, and the first one for the backward half.
+
+  >>> ys, mask = jnp.arange(3.0)[None, :, None], jnp.array([[True, True, False]])
+  >>> rnnlab.pool(ys, mask, 'concat').tolist()
+  [[1.0, 0.5, 1.0]]
   """
   if mask is None:
     halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
@@ -125,6 +134,11 @@ class SequenceClassifier(nn.Module):
   `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
   what has the name of a field of `Recurrent` is that. Initialisers are Keras's.
+
+  >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
+  >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
+  >>> logits.shape, sorted(variables['params'])
+  ((2,), ['Dense_0', 'Embed_0', 'Recurrent_0'])
   """
 
   cell: Cell

@@ -69,6 +69,12 @@ def unroll(
 
   Raises ValueError for shapes that do not fit, for a truncate that is not as said, and for lengths
   outside 0..T where they are known (not traced).
+
+  >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
+  >>> params = cell.init(jax.random.key(0), 3)
+  >>> carry, ys = rnnlab.unroll(cell, params, xs, lengths=jnp.array([5, 2]))
+  >>> carry.h.shape, ys.shape, ys[1, 2:].any().item()
+  ((2, 4), (2, 5, 4), False)
   """
   mask = _check(xs, lengths, mask)
   _check_dropout(dropout, cell, params, xs)
@@ -194,6 +200,12 @@ def bidirectional(
   Returns both carries and `ys [B, T, 2H]`, forward then backward. The backward pass starts at each
   row's last real step, not at the array's end. `options`: lengths or mask,
   dtype, remat and truncate, as in `unroll`.
+
+  >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
+  >>> params = tuple(cell.init(key, 3) for key in jax.random.split(jax.random.key(0)))
+  >>> (forward, backward), ys = rnnlab.bidirectional(cell, params, xs)
+  >>> ys.shape
+  (2, 5, 8)
   """
   passes = [
     unroll(cell, p, xs, reverse=reverse, initial_carry=carry, dropout=masks, **options)
@@ -209,6 +221,12 @@ def stacked(cell: Cell, params: Sequence, xs: Array, **options) -> tuple[list, A
   `params` has an item a layer: a dict of parameters, or a pair of them for a bidirectional layer.
   Returns the list of the layers' carries and the last layer's ys. `options` as in
   `bidirectional`.
+
+  >>> cell, (a, b) = rnnlab.gru(hidden_size=4), jax.random.split(jax.random.key(0))
+  >>> layers = [cell.init(a, 3), cell.init(b, 4)]
+  >>> carries, ys = rnnlab.stacked(cell, layers, jnp.ones((2, 5, 3)))
+  >>> len(carries), ys.shape
+  (2, (2, 5, 4))
   """
   carries = []
   for layer in params:
@@ -258,6 +276,12 @@ def dropout_masks(
   rate applies to the products of the input, recurrent_rate to those of a state; both in [0, 1), or
   traced, and kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with
   `per_gate` each gate has its own, `[G, B, K]`, as Keras 3 draws them.
+
+  >>> cell, key = rnnlab.lstm(hidden_size=4), jax.random.key(0)
+  >>> sizes, rates = (2, 3), {'rate': 0.2, 'recurrent_rate': 0.2}
+  >>> masks = rnnlab.dropout_masks(key, cell, cell.init(key, 3), *sizes, **rates)
+  >>> [mask.shape for mask in masks]  # for `rnnlab.unroll(..., dropout=masks)`
+  [(2, 3), (2, 4)]
   """
   for name, p in {'rate': rate, 'recurrent_rate': recurrent_rate}.items():
     if not isinstance(p, jax.core.Tracer) and not 0 <= p < 1:

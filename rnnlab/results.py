@@ -47,6 +47,11 @@ def load_runs(workdir):
   parameters, seconds, and what made the run; stage: 'search' for the trials of a search, which are
   not to be compared, and ''. A run whose files are damaged is left out with a
   warning. Raises FileNotFoundError without the folder, ValueError without a finished run.
+
+  >>> runs = rnnlab.load_runs('runs/imdb')
+  >>> means = runs.groupby('model.cell')['best_test_accuracy'].mean()
+  >>> means.between(0, 1).all().item()
+  True
   """
   workdir = pathlib.Path(workdir)
   start = f'python launch.py --workdir={workdir}'
@@ -88,6 +93,11 @@ def load_metrics(workdir):
   """A DataFrame with a row per epoch of each finished run: id, settings, seed, data, metrics.
 
   A damaged line of a metrics.jsonl is left out with a warning. Raises as `load_runs`.
+
+  >>> metrics = rnnlab.load_metrics('runs/imdb')
+  >>> curves = metrics.pivot_table('validation_accuracy', 'epoch', 'model.cell')
+  >>> curves.index.tolist()
+  [1, 2]
   """
   return metrics_of(workdir, load_runs(workdir))
 

@@ -382,3 +382,11 @@ def test_a_file_without_its_factory_says_so(drop_file):
   drop_file('peephole', 'def lstm(hidden_size):\n  pass\n')
   with pytest.raises(ValueError, match=r'peephole\.py must define a function peephole'):
     cells.get('peephole', hidden_size=HIDDEN)
+
+
+def test_a_cell_of_a_notebook_does_not_hide_a_file():
+  def lstm(hidden_size):
+    pass
+
+  with pytest.raises(ValueError, match=r'rnnlab/cells/lstm\.py'):
+    cells.add(lstm)

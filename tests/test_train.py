@@ -208,6 +208,45 @@ def test_a_run_in_buckets_takes_the_widths_of_its_data(reviews, monkeypatch, tmp
   assert run.metrics[0]['step'] == 8
 
 
+def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
+  reviews, monkeypatch, tmp_path
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(cells, '_added', {})
+  config = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']('smoke')
+  config.data.update(source='directory', dir=str(reviews))
+  config.model.update(cell='leaky', hidden_size=3, leaky={'keep': 0.9})
+  config.train.epochs = 1
+
+  def run():
+    return rnnlab.run(config).predictions['final']
+
+  with pytest.raises(ValueError, match="'leaky'"):
+    run()
+
+  @cells.add
+  def leaky(hidden_size, keep):
+    elman = rnnlab.elman(hidden_size)
+
+    def step(params, h, x_t, dot):
+      h = keep * h + (1 - keep) * elman.step(params, h, x_t, dot)[0]
+      return h, h
+
+    return elman._replace(step=step)
+
+  first = run()
+  np.testing.assert_array_equal(run(), first)
+
+  @cells.add
+  def leaky(hidden_size, keep):  # noqa: F811
+    return rnnlab.elman(hidden_size)
+
+  again = run()
+  config.model.cell = 'elman'
+  np.testing.assert_array_equal(again, run())
+  assert (again != first).any()
+
+
 def test_a_step_is_the_gradient_step_of_its_batch(plain):
   model, _, (ids, labels) = plain
   tx = optax.sgd(0.5)

@@ -1,6 +1,7 @@
 """Recurrent cells, one file each, found by file name: a new cell is one new file here.
 
-A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`.
+A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`. A factory of
+a notebook is made known by `add`.
 """
 
 import difflib
@@ -11,10 +12,59 @@ import pkgutil
 
 from rnnlab.cells.base import Cell
 
+_added = {}
+
 
 def names() -> list[str]:
-  """The names of all cells: the files of this folder but `base`."""
-  return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base')
+  """The names of all cells: the files of this folder but `base`, and what was added.
+
+  >>> 'lstm' in rnnlab.cells.names()
+  True
+  """
+  return sorted({*_files(), *_added})
+
+
+def _files():
+  return [m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base']
+
+
+def add(factory):
+  """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
+
+  For a notebook, where `@rnnlab.cells.add` before the function lets a config name it; defined anew,
+  it takes the place of the one before. Other processes, as those of `launch.py`, know files alone.
+  Returns the factory. Raises ValueError where a file has the name.
+
+  >>> @rnnlab.cells.add
+  ... def mine(hidden_size):
+  ...   return rnnlab.elman(hidden_size)
+  >>> 'mine' in rnnlab.cells.names()
+  True
+  """
+  name = factory.__name__
+  if name in _files():
+    raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: call it otherwise')
+  _added[name] = factory
+  get.cache_clear()
+  return factory
+
+
+def find(name: str):
+  """The factory called `name`: that of a file here, or one that was added.
+
+  Raises ValueError for an unknown name, naming the near match.
+
+  >>> rnnlab.cells.find('gru') is rnnlab.gru
+  True
+  """
+  if name in _added:
+    return _added[name]
+  if name not in names():
+    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
+  factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
+  if factory is None:
+    raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
+  return factory
 
 
 @functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
@@ -22,12 +72,12 @@ def get(name: str, **options) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 
   Raises ValueError for an unknown name or option, naming the near match.
+
+  >>> cell = rnnlab.cells.get('gru', hidden_size=4)
+  >>> cell.init(jax.random.key(0), 3)['w_h'].shape
+  (4, 12)
   """
-  if name not in names():
-    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
-  factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
-  if factory is None:
-    raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
+  factory = find(name)
   known = list(inspect.signature(factory).parameters)
   for option in options:
     if option not in known:
@@ -38,6 +88,10 @@ def get(name: str, **options) -> Cell:
 
 
 def near(word: str, words) -> str:
-  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near."""
+  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near.
+
+  >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
+  " (did you mean 'lstm'?)"
+  """
   match = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
   return f' (did you mean {match[0]!r}?)' if match else ''

@@ -26,6 +26,12 @@ class Cell(NamedTuple):
 
   In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
   `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.
+
+  >>> cell = rnnlab.gru(hidden_size=4)
+  >>> params, carry = cell.init(jax.random.key(0), 3), cell.initial_carry((2,), jnp.float32)
+  >>> carry, y_t = cell.step(params, carry, jnp.ones((2, 3)), lambda w, v: v @ w)
+  >>> y_t.shape
+  (2, 4)
   """
 
   init: Callable[[Array, int], Params]

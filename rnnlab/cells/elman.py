@@ -15,6 +15,10 @@ def elman(
   """h_t = tanh(W_x x_t + W_h h_{t-1} + b) (Elman 1990, with tanh). The carry is h `[B, H]`.
 
   Raises ValueError for a hidden_size below 1.
+
+  >>> params = rnnlab.elman(hidden_size=4).init(jax.random.key(0), 3)
+  >>> {name: p.shape for name, p in params.items()}
+  {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
   """
   base.check_size(hidden_size)
 

@@ -22,6 +22,10 @@ def gru(
 
   The two are different functions: weights of one do not fit the other. The carry is h `[B, H]`.
   Raises ValueError for a hidden_size below 1 or another `reset`.
+
+  >>> params = rnnlab.gru(hidden_size=4, reset='before').init(jax.random.key(0), 3)
+  >>> {name: p.shape for name, p in params.items()}
+  {'w_x': (3, 12), 'w_h': (4, 12), 'b': (12,)}
   """
   base.check_size(hidden_size)
   if reset not in ('before', 'after'):

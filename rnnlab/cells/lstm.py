@@ -9,7 +9,12 @@ from rnnlab.cells import base
 
 
 class LSTMCarry(NamedTuple):
-  """h, the output, and c, the memory: both `[B, H]`."""
+  """h, the output, and c, the memory: both `[B, H]`.
+
+  >>> h, c = rnnlab.lstm(hidden_size=4).initial_carry((2,))
+  >>> rnnlab.LSTMCarry(h=h, c=c + 1).c.shape
+  (2, 4)
+  """
 
   h: base.Array
   c: base.Array
@@ -30,6 +35,10 @@ def lstm(
 
   `forget_bias` is the initial bias of f (1: Jozefowicz et al. 2015). The carry is `LSTMCarry`.
   Raises ValueError for a hidden_size below 1.
+
+  >>> params = rnnlab.lstm(hidden_size=4).init(jax.random.key(0), 3)
+  >>> {name: p.shape for name, p in params.items()}
+  {'w_x': (3, 16), 'w_h': (4, 16), 'b': (16,)}
   """
   base.check_size(hidden_size)
 

@@ -1,0 +1,108 @@
+"""The examples of the documentation run: of every public name, and the README's Python.
+
+An example finds `jax`, `jnp`, `np` and `rnnlab` imported, and a finished sweep in `runs/imdb`.
+"""
+
+import doctest
+import importlib.util
+import pkgutil
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from programs import ROOT
+
+import rnnlab
+from experiments import imdb
+from rnnlab import cells, provenance, search, sweep
+
+
+def public():
+  """Every public object by its name; of the public modules, interop's too, what is in them."""
+  found = {name: getattr(rnnlab, name) for name in rnnlab.__all__}
+  modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
+  if importlib.util.find_spec('rnnlab.interop'):
+    package = modules['interop'] = importlib.import_module('rnnlab.interop')
+    for module in pkgutil.iter_modules(package.__path__, 'interop.'):
+      modules[module.name] = importlib.import_module(f'rnnlab.{module.name}')
+  return {name: value for name, value in found.items() if name not in modules} | {
+    f'{name}.{function}': value
+    for name, module in modules.items()
+    for function, value in functions(module).items()
+  }
+
+
+def functions(module):
+  """The public functions and classes that are defined in a module."""
+  return {
+    name: value
+    for name, value in vars(module).items()
+    if callable(value)
+    and not name.startswith('_')
+    and getattr(value, '__module__', '') == module.__name__
+  }
+
+
+PUBLIC = public()
+
+
+@pytest.fixture
+def names(monkeypatch):
+  """What an example finds."""
+  monkeypatch.setattr(provenance, 'cores', jax.devices)  # as conftest.py would have them
+  monkeypatch.setattr(cells, '_added', {})
+  yield {'jax': jax, 'jnp': jnp, 'np': np, 'rnnlab': rnnlab}
+  cells.get.cache_clear()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, reviews):
+  """Where the smoke config has the tests' reviews, and `runs/imdb` is finished."""
+  folder = tmp_path_factory.mktemp('docs')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(folder))
+    patch.setattr(imdb, 'get_config', with_data(imdb.get_config, reviews))
+    patch.chdir(folder)
+    rnnlab.run(imdb.get_config('smoke'), 'runs/imdb')
+    yield folder
+
+
+def with_data(get_config, reviews):
+  def get(preset=''):
+    config = get_config(preset)
+    config.data.update(source='directory', dir=str(reviews))
+    return config
+
+  return get
+
+
+@pytest.mark.parametrize('name', PUBLIC)
+def test_a_public_name_has_an_example_and_it_runs(name, names, folder):
+  value = PUBLIC[name]
+  found = doctest.DocTestFinder(recurse=False).find(value, name, globs=names)
+  assert found and found[0].examples, f'{name}: no >>> example in its docstring'
+  said = []
+  doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(found[0], out=said.append)
+  assert not said, ''.join(said)
+
+
+def blocks():
+  return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+
+
+@pytest.mark.parametrize('code', blocks(), ids=lambda code: code.splitlines()[0])
+def test_the_python_of_the_readme_runs(code, names, folder):
+  xs, lengths = jnp.ones((2, 5, 128)), jnp.array([5, 2])
+  asked = []
+  add = types.SimpleNamespace(search=lambda *args, **options: asked.append((args, options)))
+  names |= {'xs': xs, 'lengths': lengths, 'add': add}
+  exec(code, names)
+  if 'ys' in names:
+    assert names['ys'].shape == (2, 5, 64)
+  if 'sweep' in names:
+    assert len(sweep.expand(names['get_config'](), names['sweep'])) == 30
+  for args, options in asked:
+    search.check(search.Search(*args, **options), ())
