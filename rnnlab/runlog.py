@@ -19,6 +19,9 @@ try:
 except ImportError:  # Windows
   fcntl = None
 
+PARAMS = 'params.safetensors'  # of a finished run: the best by validation, else the last
+VOCABULARY = 'vocabulary.txt'  # its words, one a line, in id order
+
 
 def write_atomic(path, content: str | bytes) -> None:
   """Writes a file so that a reader, or a crash, sees all of the old content or all of the new."""
