@@ -235,8 +235,11 @@ def _widths(data):
 
 
 def _portable(model):
-  """The same without the kernels of a CPU or a GPU: quick to compile, and nothing but StableHLO."""
-  return model.clone(cell=model.cell._replace(fused=None))
+  """The same function, without the kernels of a CPU or a GPU and without what training asks for.
+
+  So it is quick to compile and nothing but StableHLO, and no gradient is cut.
+  """
+  return model.clone(cell=model.cell._replace(fused=None), remat=False, truncate=None)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -262,7 +265,7 @@ def _weights(model, params, ids):
   steps = len(ids)
   table = params['Embed_0']['embedding']
   # Each step looks up an embedding of its own, in a table of this text's steps.
-  model = _portable(model).clone(vocab_size=steps + 1, truncate=None)
+  model = _portable(model).clone(vocab_size=steps + 1)
   places = jnp.where(ids != 0, jnp.arange(1, steps + 1), 0)
 
   def log_odds(xs):
@@ -415,7 +418,8 @@ def _printable(words):
 
 def main() -> None:
   """Does what the command line asks for; a mistake is a line for people and exit status 2."""
-  given = _parser().parse_args()
+  given = _parser().parse_intermixed_args()
+  logging.use_absl_handler()
   runlog.plain_warnings()
   devices.keep_programs()
   sys.stdout.reconfigure(errors='backslashreplace')
