@@ -11,6 +11,7 @@ import collections
 import functools
 import io
 import json
+import logging as stdlib_logging
 import os
 import pathlib
 import queue
@@ -419,8 +420,7 @@ def _printable(words):
 def main() -> None:
   """Does what the command line asks for; a mistake is a line for people and exit status 2."""
   given = _parser().parse_intermixed_args()
-  logging.use_absl_handler()
-  runlog.plain_warnings()
+  stdlib_logging.basicConfig(format='warning: %(message)s', force=True)
   devices.keep_programs()
   sys.stdout.reconfigure(errors='backslashreplace')
   try:
