@@ -14,6 +14,7 @@ _HOMES = {
   'devices': ('mesh', 'use_cores'),
   'experiment': ('Result', 'run'),
   'models': ('Recurrent', 'SequenceClassifier', 'pool'),
+  'predict': ('Ensemble', 'Predictor', 'export', 'load', 'load_ensembles'),
   'recurrence': ('bidirectional', 'dropout_masks', 'stacked', 'unroll'),
   'results': ('load_metrics', 'load_runs'),
 }

@@ -33,6 +33,7 @@ from rnnlab import (
 )
 from rnnlab.configs import RunSpec
 from rnnlab.data import batching, imdb
+from rnnlab.interop import files
 
 
 class Event(NamedTuple):
@@ -53,6 +54,7 @@ class Result(NamedTuple):
 
   predictions: what predictions.npz holds, labels int32 `[N]` of the test split and the log-odds
   float32 `[N]` that the last parameters give, final, and the best, best, where there are such.
+  vocabulary: the words that the model knows, in id order; the first has id 4.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -66,6 +68,7 @@ class Result(NamedTuple):
   params: Any
   best_params: Any
   predictions: dict[str, np.ndarray]
+  vocabulary: tuple[str, ...]
 
 
 class Program(NamedTuple):
@@ -221,7 +224,10 @@ class Folder:
       board.write(row)
 
   def finish(self, done: Result) -> None:
-    """Writes predictions.npz and, last, result.json."""
+    """Writes what `predict` needs, predictions.npz and, last, result.json."""
+    params = done.best_params if done.result['best'] else done.params
+    files.save(self._path / runlog.PARAMS, params)
+    runlog.write_atomic(self._path / runlog.VOCABULARY, '\n'.join(done.vocabulary) + '\n')
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
     runlog.write_atomic(self._path / 'predictions.npz', predictions.getvalue())
@@ -266,12 +272,13 @@ def _build(shape, steps, factory):
       )
 
     tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
-    return _model(part('model'), shape.data.vocab_size, shape.data.mask), tx
+    return model_of(part('model'), shape.data.vocab_size, shape.data.mask), tx
 
   return build
 
 
-def _model(config, vocab_size, mask):
+def model_of(config, vocab_size: int, mask: bool) -> models.SequenceClassifier:
+  """The model that the `model` part of a config describes."""
   options = getattr(config, config.cell, {})
   return models.SequenceClassifier(
     cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
@@ -412,7 +419,8 @@ def finish(
     'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
   model, _ = program.task.build(configs.split(config)[1])
-  return Result(result, rows, model, state.params, state.best_params, predictions)
+  params = state.params, state.best_params
+  return Result(result, rows, model, *params, predictions, dataset.vocabulary)
 
 
 def say(row: dict, epochs: int) -> str:

@@ -24,6 +24,8 @@ except ImportError:  # Windows
   fcntl = None
 
 LOG_WIDTH = 100  # columns of what is no terminal
+PARAMS = 'params.safetensors'  # of a finished run: the best by validation, else the last
+VOCABULARY = 'vocabulary.txt'  # its words, one a line, in id order
 
 
 def write_atomic(path, content: str | bytes) -> None:

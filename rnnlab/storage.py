@@ -120,8 +120,11 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
   return root / 'rnnlab' / 'workdirs' / urllib.parse.quote(url, safe=''), url
 
 
-def pull(url: str, workdir) -> None:
-  """Makes the mirror as the remote is; finished runs come without the checkpoints it lacks."""
+def pull(url: str, workdir, params: bool = False) -> None:
+  """Makes the mirror as the remote is.
+
+  Finished runs come without the checkpoints it lacks, and unless `params` without their parameters.
+  """
   workdir = pathlib.Path(workdir)
   fs, root = fsspec.url_to_fs(url)
   if not fs.exists(root):
@@ -134,7 +137,11 @@ def pull(url: str, workdir) -> None:
       continue
     index = _index(fs, path)
     done = LAST in index
-    wanted = {name: of for name, of in index.items() if not (done and _step(name))}
+    wanted = {
+      name: of
+      for name, of in index.items()
+      if not (done and (_step(name) or name == runlog.PARAMS and not params))
+    }
     new = changed(wanted, digests(read(target, checkpoints=not done)))
     found = fs.cat([f'{path}/{name}' for name in new]) if new else {}
     write(target, {name: found[f'{path}/{name}'] for name in new})

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rnnlab import checkpoint, conduct
+from rnnlab import checkpoint, conduct, runlog
+from rnnlab.interop import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA's own choice, where conftest.py has another.
@@ -73,8 +74,19 @@ def finals(workdir):
     rows = [json.loads(line) for line in (path.parent / 'metrics.jsonl').read_text().splitlines()]
     for row in rows:
       del row['seconds']
-    found[result['id']] = result['final'], result['best'], rows, parameters(path.parent)
+    at, arrays = parameters(path.parent)
+    found[result['id']] = result['final'], result['best'], rows, (at, arrays)
+    reported = "['best_params']" if result['best'] else "['params']"
+    for name, array in reported_parameters(path.parent).items():
+      assert array == arrays[reported + name]
   return found
+
+
+def reported_parameters(folder):
+  """The bytes of the arrays that a finished run keeps to predict with."""
+  leaves = jax.tree_util.tree_leaves_with_path(files.load(folder / runlog.PARAMS))
+  assert leaves
+  return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}
 
 
 def parameters(folder):

@@ -320,5 +320,5 @@ def test_a_config_chooses_them():
 
 
 def made(config):
-  model = experiment._model(FrozenConfigDict(config.model), 10, False)
+  model = experiment.model_of(FrozenConfigDict(config.model), 10, False)
   return model.precision, model.remat, model.truncate

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from programs import ROOT, SMOKE, finals
 
-from rnnlab import storage
+from rnnlab import runlog, storage
 from rnnlab.experiment import Event
 
 FILES = {
@@ -111,8 +111,9 @@ def test_a_sending_that_was_cut_off_leaves_what_was_there(url, tmp_path, monkeyp
   assert storage.read(tmp_path / 'other' / 'run') == UNFINISHED
 
 
-def test_of_finished_runs_checkpoints_are_not_fetched(url, tmp_path):
-  storage.write(tmp_path / 'mirror' / 'run', FILES)
+def test_of_finished_runs_checkpoints_are_not_fetched_nor_unasked_the_parameters(url, tmp_path):
+  files = FILES | {runlog.PARAMS: b'1'}
+  storage.write(tmp_path / 'mirror' / 'run', files)
   storage.push(tmp_path / 'mirror', url, 'run')
   storage.pull(url, tmp_path / 'other')
   assert sorted(storage.read(tmp_path / 'other' / 'run')) == [
@@ -121,7 +122,9 @@ def test_of_finished_runs_checkpoints_are_not_fetched(url, tmp_path):
     'result.json',
   ]
   storage.pull(url, tmp_path / 'mirror')
-  assert storage.read(tmp_path / 'mirror' / 'run') == FILES
+  assert storage.read(tmp_path / 'mirror' / 'run') == files
+  storage.pull(url, tmp_path / 'other', params=True)
+  assert (tmp_path / 'other' / 'run' / runlog.PARAMS).read_bytes() == b'1'
 
 
 def test_what_a_stop_left_is_sent_too(url, tmp_path):
@@ -150,7 +153,7 @@ def test_a_path_and_a_file_url_are_local_and_an_unknown_url_is_an_error(tmp_path
 # fsspec's memory is that of a process: the launch, and what is asked of it after, are in one.
 PROGRAM = """
 import pathlib, runpy, shutil, sys
-from rnnlab import storage
+from rnnlab import runlog, storage
 program, copy, *words = sys.argv[1:]
 sys.argv = [program, *words]
 try:

@@ -186,7 +186,8 @@ class _Folder:
     self._do(self._own.add, row, hosts.fetch(state), seconds)
 
   def finish(self, done):
-    self._do(self._own.finish, done)
+    params, best_params = hosts.fetch((done.params, done.best_params))
+    self._do(self._own.finish, done._replace(params=params, best_params=best_params))
 
   def _do(self, function, *arguments):
     def do():

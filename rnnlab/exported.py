@@ -1,0 +1,54 @@
+"""A model in a zip, as `rnnlab.export` writes it: JAX and NumPy are all it needs.
+
+    python MODEL.zip "text" ...
+
+For each text, or each line of standard input: its label, a tab, the probability that it is
+positive. In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
+
+`function.stablehlo` is what `jax.export.deserialize` takes, ids int32 `[B, max_len]` ->
+probabilities float32 `[B]`; `text.json` says how a text becomes ids, and `text.py` does it.
+"""
+
+import json
+import pathlib
+import sys
+import zipfile
+from collections.abc import Callable
+
+import jax.export
+import numpy as np
+
+if __package__:
+  from rnnlab.data import batching, text
+else:  # in the zip, beside this file
+  import batching
+  import text
+
+BATCH = 64
+
+
+def load(path) -> Callable:
+  """What reads texts by a zip's model: `texts -> probabilities that they are positive [N]`."""
+  with zipfile.ZipFile(path) as archive:
+    function = jax.export.deserialize(bytearray(archive.read('function.stablehlo')))
+    encoding = json.loads(archive.read('text.json'))
+  words = encoding.pop('words')
+
+  def predict(texts):
+    ids = batching.pad(text.encode(texts, words), **encoding)
+    found = [function.call(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+  return predict
+
+
+def main():
+  """Predicts what the command line, or else standard input, has."""
+  predict = load(pathlib.Path(__file__).parent)
+  given = sys.argv[1:] or [line.decode(errors='replace') for line in sys.stdin.buffer]
+  for probability in predict(given):
+    print(f'{"positive" if probability > 0.5 else "negative"}\t{probability:.6f}')
+
+
+if __name__ == '__main__':
+  main()
