@@ -19,9 +19,9 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import (
-  cells,
   checkpoint,
   configs,
+  conventions,
   devices,
   hosts,
   metrics,
@@ -249,9 +249,9 @@ def _build(shape, steps):
 
 
 def _model(config, vocab_size, mask):
-  options = getattr(config, config.cell, {})
+  options = dict(getattr(config, config.cell, {}))
   return models.SequenceClassifier(
-    cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
+    cell=conventions.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
     vocab_size=vocab_size,
     embed_size=config.embed_size,
     layers=config.layers,
@@ -266,6 +266,7 @@ def _model(config, vocab_size, mask):
     precision=config.precision,
     remat=config.remat,
     truncate=config.truncate or None,
+    convention=config.init,
   )
 
 

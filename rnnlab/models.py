@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnlab import recurrence
+from rnnlab import conventions, recurrence
 from rnnlab.cells.base import Array, Cell
 
 POOLINGS = ('last', 'mean', 'max', 'concat')
@@ -31,7 +31,7 @@ class Recurrent(nn.Module):
 
   @nn.compact
   def __call__(self, xs: Array, mask: Array | None = None, deterministic: bool = True) -> Array:
-    batch_size, _, input_size = xs.shape
+    batch_size, input_size = xs.shape[0], xs.shape[-1]
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
@@ -121,7 +121,8 @@ class SequenceClassifier(nn.Module):
 
   `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
-  what has the name of a field of `Recurrent` is that. Initialisers are Keras's.
+  what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
+  embedding and head have, one of `conventions.NAMES`; the cell has its own.
   """
 
   cell: Cell
@@ -140,14 +141,13 @@ class SequenceClassifier(nn.Module):
   precision: str = 'float32'
   remat: bool = False
   truncate: tuple[int, int] | None = None
+  convention: str = 'keras'
 
   @nn.compact
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
     mask = ids != 0 if self.mask else None
-    uniform = nn.initializers.uniform(scale=0.1)
-    xs = nn.Embed(
-      self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
-    )(ids)
+    start = conventions.get(self.convention)
+    xs = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)(ids)
     xs = Dropout(self.embed_dropout)(xs, deterministic=deterministic)
     for _ in range(self.layers):
       xs = Recurrent(
@@ -162,6 +162,6 @@ class SequenceClassifier(nn.Module):
       )(xs, mask, deterministic)
     pooled = pool(xs, mask, self.pooling, self.bidirectional)
     pooled = Dropout(self.output_dropout)(pooled, deterministic=deterministic)
-    head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform())
-    logits = head(pooled)
+    kernel_init, bias_init = start.head(pooled.shape[-1])
+    logits = nn.Dense(self.classes, kernel_init=kernel_init, bias_init=bias_init)(pooled)
     return logits[:, 0] if self.classes == 1 else logits

@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 
 from rnnlab.cells.base import Cell
 
@@ -23,18 +24,26 @@ def get(name: str, **options) -> Cell:
 
   Raises ValueError for an unknown name or option, naming the near match.
   """
-  if name not in names():
-    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
-  factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
-  if factory is None:
-    raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
-  known = list(inspect.signature(factory).parameters)
+  factory, known = find(name)
   for option in options:
     if option not in known:
       raise ValueError(
         f'the cell {name} has no option {option!r}{near(option, known)}; it has {", ".join(known)}'
       )
   return factory(**options)
+
+
+def find(name: str) -> tuple[Callable[..., Cell], list[str]]:
+  """The factory of the cell called `name`, and what options it has.
+
+  Raises ValueError where there is none, naming the near match.
+  """
+  if name not in names():
+    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
+  factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
+  if factory is None:
+    raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
+  return factory, list(inspect.signature(factory).parameters)
 
 
 def near(word: str, words) -> str:
