@@ -71,5 +71,5 @@ def weights(
   else:
     w_x = kernel_init(k_x, (input_size, columns))
     w_h = recurrent_init(k_h, (hidden_size, columns))
-  k_x, k_h = jax.random.split(jax.random.fold_in(key, 2))  # 0 and 1 may be the split above
+  k_x, k_h = jax.random.split(jax.random.fold_in(key, 2))  # 0 and 1 are those above
   return w_x, w_h, bias_init(k_x, (columns,)), bias_init(k_h, (columns,))
