@@ -20,6 +20,7 @@ Everything, tiny, in half a minute; it reaches nothing.
 import difflib
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 PRESETS = ('', 'tutorial', 'smoke')
 
@@ -48,8 +49,9 @@ def get_config(preset=''):
   config.model.precision = 'float32'  # float32 | bfloat16, of the operands of the cell's products
   config.model.remat = False  # memory that grows as the root of max_len, for one more run forward
   config.model.truncate = ()  # (k1, k2): gradients of k1 steps go back k2; (): to the first step
-  config.model.lstm = ConfigDict({'forget_bias': 1.0})
-  config.model.gru = ConfigDict({'reset': 'after'})  # after | before
+  config.model.init = 'keras'  # keras | torch | flax | haiku: whose initial weights and GRU
+  config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: as init has it
+  config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: as init has it
 
   config.data = ConfigDict()
   config.data.name = 'imdb'

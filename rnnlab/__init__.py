@@ -7,6 +7,7 @@ import importlib
 
 __version__ = '0.1.0'
 _HOMES = {
+  'adapters': ('LinenCell', 'NNXCell'),
   'cells.base': ('Cell',),
   'cells.elman': ('elman',),
   'cells.gru': ('gru',),
@@ -19,7 +20,7 @@ _HOMES = {
   'results': ('load_metrics', 'load_runs'),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(['cells', 'interop', *_HOME])
+__all__ = sorted(['cells', 'conventions', 'interop', *_HOME])
 
 
 def __getattr__(name):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from rnnlab import cells, models, optim, recurrence
+from rnnlab import cells, conventions, models, optim, recurrence
 from rnnlab.data import imdb
 
 # Fields that a compiled program takes as arguments: runs that differ in these alone share one. Of
@@ -110,6 +110,7 @@ def check(config: ConfigDict) -> None:
   choice('data.padding', ('pre', 'post'))
   choice('data.truncation', ('pre', 'post'))
   choice('model.cell', cells.names())
+  choice('model.init', conventions.NAMES)
   choice('model.pooling', models.POOLINGS)
   choice('model.precision', models.PRECISIONS)
   choice('optim.name', optim.OPTIMIZERS)
@@ -152,7 +153,8 @@ def check(config: ConfigDict) -> None:
       ' above 0: without it the test split would say when to stop'
     )
   need('seed', lambda seed: 0 <= seed < 2**32, 'from 0 to 2**32 - 1')
-  cells.get(
+  conventions.cell(
+    config.model.init,
     config.model.cell,
     hidden_size=config.model.hidden_size,
     **dict(config.model.get(config.model.cell, {})),

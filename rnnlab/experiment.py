@@ -22,6 +22,7 @@ from rnnlab import (
   cells,
   checkpoint,
   configs,
+  conventions,
   devices,
   hosts,
   metrics,
@@ -279,9 +280,9 @@ def _build(shape, steps, factory):
 
 def model_of(config, vocab_size: int, mask: bool) -> models.SequenceClassifier:
   """The model that the `model` part of a config describes."""
-  options = getattr(config, config.cell, {})
+  options = dict(getattr(config, config.cell, {}))
   return models.SequenceClassifier(
-    cell=cells.get(config.cell, hidden_size=config.hidden_size, **dict(options)),
+    cell=conventions.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
     vocab_size=vocab_size,
     embed_size=config.embed_size,
     layers=config.layers,
@@ -296,6 +297,7 @@ def model_of(config, vocab_size: int, mask: bool) -> models.SequenceClassifier:
     precision=config.precision,
     remat=config.remat,
     truncate=config.truncate or None,
+    convention=config.init,
   )
 
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rnnlab import recurrence
+from rnnlab import conventions, recurrence
 from rnnlab.cells.base import Array, Cell, Lookup
 
 POOLINGS = ('last', 'mean', 'max', 'concat')
@@ -39,7 +39,7 @@ class Recurrent(nn.Module):
   def __call__(
     self, xs: Array | Lookup, mask: Array | None = None, deterministic: bool = True
   ) -> Array:
-    batch_size, _, input_size = xs.shape
+    batch_size, input_size = xs.shape[0], xs.shape[-1]
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
@@ -133,7 +133,8 @@ class SequenceClassifier(nn.Module):
 
   `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
-  what has the name of a field of `Recurrent` is that. Initialisers are Keras's.
+  what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
+  embedding and head have, one of `conventions.NAMES`; the cell has its own.
 
   >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
   >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
@@ -157,14 +158,13 @@ class SequenceClassifier(nn.Module):
   precision: str = 'float32'
   remat: bool = False
   truncate: tuple[int, int] | None = None
+  convention: str = 'keras'
 
   @nn.compact
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
     mask = ids != 0 if self.mask else None
-    uniform = nn.initializers.uniform(scale=0.1)
-    embed = nn.Embed(
-      self.vocab_size, self.embed_size, embedding_init=lambda *args: uniform(*args) - 0.05
-    )
+    start = conventions.get(self.convention)
+    embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
     if deterministic:
       xs = Lookup(embed.embedding, ids)
     else:
@@ -182,6 +182,6 @@ class SequenceClassifier(nn.Module):
       )(xs, mask, deterministic)
     pooled = pool(xs, mask, self.pooling, self.bidirectional)
     pooled = Dropout(self.output_dropout)(pooled, deterministic=deterministic)
-    head = nn.Dense(self.classes, kernel_init=nn.initializers.glorot_uniform())
-    logits = head(pooled)
+    kernel_init, bias_init = start.head(pooled.shape[-1])
+    logits = nn.Dense(self.classes, kernel_init=kernel_init, bias_init=bias_init)(pooled)
     return logits[:, 0] if self.classes == 1 else logits

@@ -1,11 +1,12 @@
 """The model around the recurrence: pooling against NumPy, masks, dropout, parameters."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import cells, models
+from rnnlab import adapters, cells, models, recurrence
 
 
 def classifier(**fields):
@@ -140,3 +141,111 @@ def test_dropout_keeps_the_mean_of_the_linear_head():
   )
   plain = model.apply({'params': params}, IDS)
   np.testing.assert_allclose(apply(keys).mean(0), plain, atol=0.02)
+
+
+# `Recurrent` in a model of somebody else's.
+
+XS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), 'float32')
+
+
+def recurrent(**fields):
+  return models.Recurrent(cells.get('gru', hidden_size=6), **fields)
+
+
+def run(params, xs=XS, **options):
+  return recurrence.unroll(cells.get('gru', hidden_size=6), params['cell'], xs, **options)[1]
+
+
+def same(actual, desired):
+  np.testing.assert_allclose(actual, desired, 1e-5, 1e-6)
+
+
+def test_recurrent_in_a_sequential_that_is_shown_by_tabulate():
+  model = nn.Sequential([nn.Embed(20, 6), recurrent(), recurrent(), nn.Dense(2)])
+  variables = jax.jit(model.init)(jax.random.key(0), IDS)
+  params = variables['params']
+  assert set(params) == {'layers_0', 'layers_1', 'layers_2', 'layers_3'}
+  xs = params['layers_0']['embedding'][IDS]
+  ys = run(params['layers_2'], run(params['layers_1'], xs))
+  expected = ys @ params['layers_3']['kernel'] + params['layers_3']['bias']
+  same(jax.jit(model.apply)(variables, IDS), expected)
+  table = nn.tabulate(model, jax.random.key(0), console_kwargs={'width': 200})(IDS)
+  assert table.count('Recurrent') == 2 and 'w_h' in table
+  assert f'{sum(p.size for p in jax.tree.leaves(params)):,}' in table
+
+
+def test_recurrent_with_a_mask_and_dropout_among_a_stranger_s_layers():
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, xs, mask, train):
+      ys = recurrent(dropout=0.5, bidirectional=True)(nn.LayerNorm()(xs), mask, not train)
+      return nn.Dense(1)(jnp.where(mask[..., None], ys, 0).sum(1))
+
+  mask = jnp.array([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]], bool)
+  variables = Model().init(jax.random.key(0), XS, mask, False)
+  assert set(variables['params']) == {'LayerNorm_0', 'Recurrent_0', 'Dense_0'}
+  apply = jax.jit(Model().apply, static_argnums=3)
+  plain = apply(variables, XS, mask, False)
+  same(apply(variables, jnp.where(mask[..., None], XS, 9.0), mask, False), plain)
+  assert (apply(variables, XS, jnp.ones_like(mask), False)[1:] != plain[1:]).all()
+  first, again, other = (
+    apply(variables, XS, mask, True, rngs={'dropout': jax.random.key(seed)}) for seed in (1, 1, 2)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != plain).any() and (first != other).any()
+
+
+def test_recurrent_lifted_by_vmap_is_an_ensemble():
+  over = {'variable_axes': {'params': 0}, 'split_rngs': {'params': True, 'dropout': True}}
+  several = nn.vmap(models.Recurrent, in_axes=None, axis_size=3, **over)
+  model = several(cells.get('gru', hidden_size=6))
+  variables = model.init(jax.random.key(0), XS)
+  params = variables['params']
+  assert (params['cell']['w_h'][0] != params['cell']['w_h'][1]).any()
+  members = [run(jax.tree.map(lambda w, i=i: w[i], params)) for i in range(3)]
+  same(jax.jit(model.apply)(variables, XS), jnp.stack(members))
+
+
+def test_recurrent_lifted_by_scan_is_a_stack_of_layers():
+  class Stack(nn.Module):
+    @nn.compact
+    def __call__(self, xs):
+      layers = nn.scan(
+        lambda layer, xs, _: (layer(xs), None),
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        length=3,
+      )
+      return layers(recurrent(name='layer'), xs, None)[0]
+
+  variables = Stack().init(jax.random.key(0), XS)
+  params, expected = variables['params']['layer'], XS
+  assert (params['cell']['w_h'][0] != params['cell']['w_h'][1]).any()
+  for i in range(3):
+    expected = run(jax.tree.map(lambda w, i=i: w[i], params), expected)
+  same(jax.jit(Stack().apply)(variables, XS), expected)
+
+
+def test_recurrent_lifted_by_remat_and_jit_has_the_same_gradients():
+  variables = recurrent().init(jax.random.key(0), XS)
+
+  def gradients(lift):
+    model = lift(models.Recurrent)(cells.get('gru', hidden_size=6))
+    return jax.grad(lambda v: jnp.sin(model.apply(v, XS)).sum())(variables)['params']['cell']
+
+  expected = jax.grad(lambda p: jnp.sin(run(p)).sum())(variables['params'])['cell']
+  for lift in (lambda module: module, nn.remat, nn.jit):
+    jax.tree.map(same, gradients(lift), expected)
+
+
+def test_recurrent_holds_what_an_rnn_of_linen_with_the_cell_holds():
+  cell = cells.get('lstm', hidden_size=6)
+  rnn = nn.RNN(adapters.LinenCell(cell))
+  variables = models.Recurrent(cell).init(jax.random.key(0), XS)
+  same(rnn.apply(variables, XS), models.Recurrent(cell).apply(variables, XS))
+
+
+def test_recurrent_says_what_shape_it_takes():
+  for shape in ((4, 6), (2, 3, 4, 6)):
+    with pytest.raises(ValueError, match=r'xs must be \[batch, time, features\], not of shape'):
+      recurrent().init(jax.random.key(0), jnp.zeros(shape))

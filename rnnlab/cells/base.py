@@ -81,3 +81,23 @@ def check_size(hidden_size: int) -> None:
 # Keras's defaults, over the whole kernel of all gates together as Keras takes them.
 kernel_init = jax.nn.initializers.glorot_uniform()
 recurrent_init = jax.nn.initializers.orthogonal()
+bias_init = jax.nn.initializers.zeros
+
+
+def weights(
+  key: Array, input_size: int, hidden_size: int, gates: int, kernel_init, recurrent_init, bias_init
+) -> tuple[Array, Array, Array, Array]:
+  """Draws w_x `[D, G * H]`, w_h `[H, G * H]`, and a bias `[G * H]` of the product of each.
+
+  The three initialisers are functions (key, shape) of the whole of an array, all gates together.
+  Where recurrent_init is None one matrix `[D + H, G * H]`, of kernel_init, is cut into w_x and w_h.
+  """
+  columns = gates * hidden_size
+  k_x, k_h = jax.random.split(key)
+  if recurrent_init is None:
+    w_x, w_h = jnp.split(kernel_init(k_x, (input_size + hidden_size, columns)), [input_size])
+  else:
+    w_x = kernel_init(k_x, (input_size, columns))
+    w_h = recurrent_init(k_h, (hidden_size, columns))
+  k_x, k_h = jax.random.split(jax.random.fold_in(key, 2))  # 0 and 1 are those above
+  return w_x, w_h, bias_init(k_x, (columns,)), bias_init(k_h, (columns,))

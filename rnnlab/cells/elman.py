@@ -1,6 +1,5 @@
 """The simple recurrent network of Elman (1990)."""
 
-import jax
 import jax.numpy as jnp
 
 from rnnlab.cells import base
@@ -11,9 +10,11 @@ def elman(
   *,
   kernel_init=base.kernel_init,
   recurrent_init=base.recurrent_init,
+  bias_init=base.bias_init,
 ) -> base.Cell:
   """h_t = tanh(W_x x_t + W_h h_{t-1} + b) (Elman 1990, with tanh). The carry is h `[B, H]`.
 
+  The initialisers are those of `base.weights`; b is the sum of the two biases.
   Raises ValueError for a hidden_size below 1.
 
   >>> params = rnnlab.elman(hidden_size=4).init(jax.random.key(0), 3)
@@ -23,12 +24,9 @@ def elman(
   base.check_size(hidden_size)
 
   def init(key, input_size):
-    k_x, k_h = jax.random.split(key)
-    return {
-      'w_x': kernel_init(k_x, (input_size, hidden_size)),
-      'w_h': recurrent_init(k_h, (hidden_size, hidden_size)),
-      'b': jnp.zeros(hidden_size),
-    }
+    sizes = input_size, hidden_size, 1
+    w_x, w_h, b_x, b_h = base.weights(key, *sizes, kernel_init, recurrent_init, bias_init)
+    return {'w_x': w_x, 'w_h': w_h, 'b': b_x + b_h}
 
   def initial_carry(batch_shape, dtype=jnp.float32):
     return jnp.zeros((*batch_shape, hidden_size), dtype)

@@ -12,6 +12,7 @@ def gru(
   reset: str = 'after',
   kernel_init=base.kernel_init,
   recurrent_init=base.recurrent_init,
+  bias_init=base.bias_init,
 ) -> base.Cell:
   """GRU (Cho et al. 2014); `reset` says where the reset gate acts on the candidate n.
 
@@ -21,7 +22,8 @@ def gru(
       h_t = z * h_{t-1} + (1 - z) * n
 
   The two are different functions: weights of one do not fit the other. The carry is h `[B, H]`.
-  Raises ValueError for a hidden_size below 1 or another `reset`.
+  The initialisers are those of `base.weights`; b is the sum of the two biases, but where b_hn is
+  the state's own. Raises ValueError for a hidden_size below 1 or another `reset`.
 
   >>> params = rnnlab.gru(hidden_size=4, reset='before').init(jax.random.key(0), 3)
   >>> {name: p.shape for name, p in params.items()}
@@ -32,13 +34,12 @@ def gru(
     raise ValueError(f"gru's reset must be 'before' or 'after', not {reset!r}")
 
   def init(key, input_size):
-    k_x, k_h = jax.random.split(key)
-    params = {
-      'w_x': kernel_init(k_x, (input_size, 3 * hidden_size)),
-      'w_h': recurrent_init(k_h, (hidden_size, 3 * hidden_size)),
-      'b': jnp.zeros(3 * hidden_size),
-    }
-    return params | {'b_hn': jnp.zeros(hidden_size)} if reset == 'after' else params
+    sizes = input_size, hidden_size, 3
+    w_x, w_h, b_x, b_h = base.weights(key, *sizes, kernel_init, recurrent_init, bias_init)
+    if reset == 'before':
+      return {'w_x': w_x, 'w_h': w_h, 'b': b_x + b_h}
+    b_hn = b_h[2 * hidden_size :]
+    return {'w_x': w_x, 'w_h': w_h, 'b': b_x + b_h.at[2 * hidden_size :].set(0), 'b_hn': b_hn}
 
   def initial_carry(batch_shape, dtype=jnp.float32):
     return jnp.zeros((*batch_shape, hidden_size), dtype)

@@ -26,6 +26,7 @@ def lstm(
   forget_bias: float = 1.0,
   kernel_init=base.kernel_init,
   recurrent_init=base.recurrent_init,
+  bias_init=base.bias_init,
 ) -> base.Cell:
   """LSTM (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000), no peepholes.
 
@@ -33,7 +34,8 @@ def lstm(
       c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
       h_t = sigmoid(o) * tanh(c_t)
 
-  `forget_bias` is the initial bias of f (1: Jozefowicz et al. 2015). The carry is `LSTMCarry`.
+  `forget_bias` is added to the initial bias of f (1: Jozefowicz et al. 2015). The initialisers are
+  those of `base.weights`; b is the sum of the two biases. The carry is `LSTMCarry`.
   Raises ValueError for a hidden_size below 1.
 
   >>> params = rnnlab.lstm(hidden_size=4).init(jax.random.key(0), 3)
@@ -43,12 +45,10 @@ def lstm(
   base.check_size(hidden_size)
 
   def init(key, input_size):
-    k_x, k_h = jax.random.split(key)
-    return {
-      'w_x': kernel_init(k_x, (input_size, 4 * hidden_size)),
-      'w_h': recurrent_init(k_h, (hidden_size, 4 * hidden_size)),
-      'b': jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(forget_bias),
-    }
+    sizes = input_size, hidden_size, 4
+    w_x, w_h, b_x, b_h = base.weights(key, *sizes, kernel_init, recurrent_init, bias_init)
+    b = (b_x + b_h).at[hidden_size : 2 * hidden_size].add(forget_bias)
+    return {'w_x': w_x, 'w_h': w_h, 'b': b}
 
   def initial_carry(batch_shape, dtype=jnp.float32):
     zeros = jnp.zeros((*batch_shape, hidden_size), dtype)

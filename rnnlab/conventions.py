@@ -1,0 +1,123 @@
+"""What other libraries' models start from: their initialisers, GRU and forget bias.
+
+For who compares with a model of such a library: nothing says so where two of them differ, and
+results do. Of the optimiser, whose epsilon differs too, nothing is here.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from rnnlab import cells
+from rnnlab.cells import base
+
+Initializer = Callable[..., base.Array]  # (key, shape, dtype) -> array
+
+
+class Convention(NamedTuple):
+  """A library's defaults.
+
+  embed: the initialiser of the embedding `[V, E]`.
+  cell: hidden_size -> the initialisers of a cell: of kernel, recurrent kernel and biases.
+  head: input size -> those of the head: of kernel and bias.
+  own: further options of cells of rnnlab, by name: their variant, or another initialiser.
+  """
+
+  embed: Initializer
+  cell: Callable[[int], tuple[Initializer, Initializer, Initializer]]
+  head: Callable[[int], tuple[Initializer, Initializer]]
+  own: dict[str, dict[str, Any]]
+
+
+@functools.cache  # one object a bound, as cells.get and jit know an option by identity
+def _uniform(bound):
+  def init(key, shape, dtype=float):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def _keras_uniform(key, shape, dtype=float):
+  return jax.random.uniform(key, shape, dtype) * 0.1 - 0.05
+
+
+def _orthogonal_per_gate(key, shape, dtype=float):
+  hidden_size, columns = shape
+  keys = jax.random.split(key, columns // hidden_size)
+  square = (hidden_size, hidden_size)
+  return jnp.concatenate([base.recurrent_init(k, square, dtype) for k in keys], axis=-1)
+
+
+def _truncated_normal(key, shape, dtype=float):
+  """N(0, 1 / fan-in) cut at two standard deviations, which leaves a deviation of 0.88 of it."""
+  return jax.random.truncated_normal(key, -2, 2, shape, dtype) / shape[0] ** 0.5
+
+
+_LECUN = initializers.lecun_normal()
+
+CONVENTIONS = {
+  # keras.layers: Embedding, SimpleRNN, LSTM, GRU, Dense.
+  'keras': Convention(
+    embed=_keras_uniform,
+    cell=lambda hidden_size: (base.kernel_init, base.recurrent_init, base.bias_init),
+    head=lambda size: (base.kernel_init, base.bias_init),
+    own={'lstm': {'forget_bias': 1.0}, 'gru': {'reset': 'after'}},
+  ),
+  # torch.nn: Embedding, RNN, LSTM, GRU, Linear. Both biases of a gate are drawn.
+  'torch': Convention(
+    embed=initializers.normal(1.0),
+    cell=lambda hidden_size: (_uniform(hidden_size**-0.5),) * 3,
+    head=lambda size: (_uniform(size**-0.5),) * 2,
+    own={'lstm': {'forget_bias': 0.0}, 'gru': {'reset': 'after'}},
+  ),
+  # flax.linen: Embed, SimpleCell, LSTMCell, GRUCell, Dense.
+  'flax': Convention(
+    embed=initializers.variance_scaling(1.0, 'fan_in', 'normal', out_axis=0),
+    cell=lambda hidden_size: (_LECUN, _orthogonal_per_gate, base.bias_init),
+    head=lambda size: (_LECUN, base.bias_init),
+    own={'lstm': {'forget_bias': 0.0}, 'gru': {'reset': 'after'}},
+  ),
+  # haiku: Embed, VanillaRNN (of which the initialisers; it has ReLU), LSTM, GRU, Linear. LSTM is
+  # one Linear of input and state together, and adds the forget bias as it runs.
+  'haiku': Convention(
+    embed=initializers.truncated_normal(1.0),
+    cell=lambda hidden_size: (_truncated_normal, _truncated_normal, base.bias_init),
+    head=lambda size: (_truncated_normal, base.bias_init),
+    own={
+      'lstm': {'forget_bias': 1.0, 'recurrent_init': None},
+      'gru': {'reset': 'before', 'kernel_init': _LECUN, 'recurrent_init': _LECUN},
+    },
+  ),
+}
+NAMES = tuple(CONVENTIONS)
+
+
+_OPTIONS = 'kernel_init', 'recurrent_init', 'bias_init'
+
+
+def get(name: str) -> Convention:
+  """The convention called `name`; raises ValueError, naming the near match, where there is none."""
+  if name not in CONVENTIONS:
+    raise ValueError(f'no convention {name!r}{cells.near(name, NAMES)}: {", ".join(NAMES)}')
+  return CONVENTIONS[name]
+
+
+def cell(convention: str, name: str, *, hidden_size: int, **options) -> base.Cell:
+  """The cell called `name` as the library `convention`, one of NAMES, would make it.
+
+  An option that is given goes before the convention's, unless it is None. A convention chooses the
+  variant of lstm and gru, and the initialisers of any cell whose factory has the options
+  kernel_init, recurrent_init or bias_init; a cell that has none of them starts as it always does.
+  Raises ValueError for a convention there is not, and where `cells.get` does.
+  """
+  start, known = get(convention), inspect.signature(cells.find(name)).parameters
+  base.check_size(hidden_size)
+  initial = zip(_OPTIONS, start.cell(hidden_size), strict=True)
+  chosen = {option: init for option, init in initial if option in known} | start.own.get(name, {})
+  chosen |= {option: value for option, value in options.items() if value is not None}
+  return cells.get(name, hidden_size=hidden_size, **chosen)
