@@ -21,6 +21,12 @@ class LinenCell(nn.RNNCellBase):
   carry: LSTM's is `LSTMCarry(h, c)`, where Flax's is `(c, h)`.
   param_dtype: of the parameters and the carry; JAX's float where None. carry_init: an initialiser
   of each array of the carry, in place of the cell's own start.
+
+  >>> import flax.linen as nn
+  >>> layer = nn.RNN(rnnlab.LinenCell(rnnlab.gru(hidden_size=4)))
+  >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+  >>> ys.shape, variables['params']['cell']['w_h'].shape
+  ((2, 5, 4), (4, 12))
   """
 
   cell: Cell
@@ -57,6 +63,11 @@ class NNXCell(nnx.RNNCellBase):
   As `LinenCell`, with the number of inputs given beforehand; each parameter is an nnx.Param under
   its name, so that `nnx.to_pure_dict(nnx.state(cell, nnx.Param))` is what `rnnlab.unroll` takes.
   Raises ValueError where a parameter's name is taken by nnx.Module.
+
+  >>> from flax import nnx
+  >>> layer = nnx.RNN(rnnlab.NNXCell(rnnlab.gru(hidden_size=4), 3, rngs=nnx.Rngs(0)))
+  >>> layer(jnp.ones((2, 5, 3))).shape
+  (2, 5, 4)
   """
 
   def __init__(self, cell: Cell, in_features: int, *, param_dtype=None, rngs: nnx.Rngs):

@@ -26,6 +26,9 @@ class Convention(NamedTuple):
   cell: hidden_size -> the initialisers of a cell: of kernel, recurrent kernel and biases.
   head: input size -> those of the head: of kernel and bias.
   own: further options of cells of rnnlab, by name: their variant, or another initialiser.
+
+  >>> rnnlab.conventions.CONVENTIONS['torch'].own['lstm']
+  {'forget_bias': 0.0}
   """
 
   embed: Initializer
@@ -101,7 +104,12 @@ _OPTIONS = 'kernel_init', 'recurrent_init', 'bias_init'
 
 
 def get(name: str) -> Convention:
-  """The convention called `name`; raises ValueError, naming the near match, where there is none."""
+  """The convention called `name`; raises ValueError, naming the near match, where there is none.
+
+  >>> kernel_init, bias_init = rnnlab.conventions.get('torch').head(16)
+  >>> bool(abs(kernel_init(jax.random.key(0), (16, 2))).max() < 1 / 4)
+  True
+  """
   if name not in CONVENTIONS:
     raise ValueError(f'no convention {name!r}{cells.near(name, NAMES)}: {", ".join(NAMES)}')
   return CONVENTIONS[name]
@@ -114,6 +122,10 @@ def cell(convention: str, name: str, *, hidden_size: int, **options) -> base.Cel
   variant of lstm and gru, and the initialisers of any cell whose factory has the options
   kernel_init, recurrent_init or bias_init; a cell that has none of them starts as it always does.
   Raises ValueError for a convention there is not, and where `cells.get` does.
+
+  >>> cell = rnnlab.conventions.cell('haiku', 'gru', hidden_size=4)
+  >>> 'b_hn' in cell.init(jax.random.key(0), 3)  # as where the reset gate acts after the product
+  False
   """
   start, known = get(convention), inspect.signature(cells.find(name)).parameters
   base.check_size(hidden_size)

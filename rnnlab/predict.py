@@ -61,6 +61,11 @@ class Predictor(NamedTuple):
   """A trained classifier, with all that it needs to read a text.
 
   params: the ones a run reports. vocabulary: in id order, the first word having id 4.
+
+  >>> (ensemble,) = rnnlab.load_ensembles('runs/imdb').values()
+  >>> (predictor,) = ensemble.members
+  >>> [word.text for word in predictor.explain('A good film!')]
+  ['a', 'good', 'film']
   """
 
   config: ConfigDict
@@ -87,7 +92,12 @@ class Predictor(NamedTuple):
 
 
 class Ensemble(NamedTuple):
-  """Runs of one setting, which differ in the seed, or one."""
+  """Runs of one setting, which differ in the seed, or one.
+
+  >>> (ensemble,) = rnnlab.load_ensembles('runs/imdb').values()
+  >>> ensemble.predict(['a good film', '']).shape, ensemble.each(['a good film', '']).shape
+  ((2,), (1, 2))
+  """
 
   members: tuple[Predictor, ...]
 
@@ -111,6 +121,10 @@ def load(run_dir) -> Predictor:
   """The model of a finished run.
 
   Raises FileNotFoundError without the folder and ValueError where there is no finished run in it.
+
+  >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
+  >>> rnnlab.load(f'runs/imdb/{run}').config.model.cell
+  'lstm'
   """
   folder = pathlib.Path(run_dir)
   config = runlog.read_json(folder / 'config.json')
@@ -147,6 +161,9 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
   A name tells the cell, and each field of the config but the seed in which settings differ. Trials
   of a search take no part. Raises FileNotFoundError without the folder and ValueError where there
   is no finished run in it.
+
+  >>> list(rnnlab.load_ensembles('runs/imdb'))
+  ['lstm']
   """
   workdir = pathlib.Path(workdir)
   folders = _runs(workdir)
@@ -283,6 +300,8 @@ def export(predictor: Predictor | Ensemble, path) -> None:
   `python PATH "text"` runs it; see `rnnlab.exported`, which is in the zip. The function is
   StableHLO of ids `[B, max_len]`, B being any, for CPUs, NVIDIA's and AMD's GPUs, and TPUs. Raises
   ValueError where the members read texts by different vocabularies.
+
+  >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
   members = predictor.members
   if len({member.vocabulary for member in members}) > 1:

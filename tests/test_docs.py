@@ -4,9 +4,8 @@ An example finds `jax`, `jnp`, `np` and `rnnlab` imported, and a finished sweep 
 """
 
 import doctest
-import importlib.util
-import pkgutil
 import re
+import sys
 import types
 
 import jax
@@ -24,10 +23,8 @@ def public():
   """Every public object by its name; of the public modules, interop's too, what is in them."""
   found = {name: getattr(rnnlab, name) for name in rnnlab.__all__}
   modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
-  if importlib.util.find_spec('rnnlab.interop'):
-    package = modules['interop'] = importlib.import_module('rnnlab.interop')
-    for module in pkgutil.iter_modules(package.__path__, 'interop.'):
-      modules[module.name] = importlib.import_module(f'rnnlab.{module.name}')
+  for name in rnnlab.interop.__all__:
+    modules[f'interop.{name}'] = getattr(rnnlab.interop, name)
   return {name: value for name, value in found.items() if name not in modules} | {
     f'{name}.{function}': value
     for name, module in modules.items()
@@ -82,7 +79,8 @@ def with_data(get_config, reviews):
 @pytest.mark.parametrize('name', PUBLIC)
 def test_a_public_name_has_an_example_and_it_runs(name, names, folder):
   value = PUBLIC[name]
-  found = doctest.DocTestFinder(recurse=False).find(value, name, globs=names)
+  own = vars(sys.modules[value.__module__])
+  found = doctest.DocTestFinder(recurse=False).find(value, name, globs=own | names)
   assert found and found[0].examples, f'{name}: no >>> example in its docstring'
   said = []
   doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(found[0], out=said.append)

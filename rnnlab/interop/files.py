@@ -35,6 +35,10 @@ def load(path) -> dict[str, Any]:
 
   Raises ValueError for a file that is damaged, that is of another kind, or whose arrays are of a
   type that NumPy has not, as bfloat16.
+
+  >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
+  >>> sorted(load(f'runs/imdb/{run}/params.safetensors'))
+  ['Dense_0', 'Embed_0', 'Recurrent_0']
   """
   content = pathlib.Path(path).read_bytes()
   try:

@@ -231,6 +231,13 @@ def load(path) -> tuple[SequenceClassifier, dict]:
   """The classifier that is in a .keras file, as `import_classifier` gives it.
 
   Raises ValueError for a file that is damaged or of another kind, and what that raises.
+
+  >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
+  >>> trained = rnnlab.load(f'runs/imdb/{run}')
+  >>> save('lstm.keras', trained.model, trained.params)
+  >>> model, params = load('lstm.keras')
+  >>> model.mask, params['Recurrent_0']['cell']['w_h'].shape
+  (True, (16, 64))
   """
   content = io.BytesIO(pathlib.Path(path).read_bytes())
   try:
@@ -293,7 +300,7 @@ def save(path, model: SequenceClassifier, params: Mapping) -> None:
   runlog.write_atomic(path, archive.getvalue())
 
 
-class Recurrence(NamedTuple):
+class _Recurrence(NamedTuple):
   """What a config says of a recurrent layer, as far as all layers of a classifier must agree."""
 
   kind: str
@@ -304,16 +311,16 @@ class Recurrence(NamedTuple):
   recurrent_dropout: float
 
 
-class Parsed(NamedTuple):
+class _Parsed(NamedTuple):
   """A config: the model, its recurrence, each layer's name and which directions have a bias."""
 
   model: SequenceClassifier
-  recurrence: Recurrence
+  recurrence: _Recurrence
   layers: list[tuple[str, list[bool]]]
   head_bias: bool
 
 
-def _parse(config) -> Parsed:
+def _parse(config) -> _Parsed:
   """Reads a model's config; raises ValueError for what a SequenceClassifier is not."""
   try:
     return _read(config)
@@ -360,7 +367,7 @@ def _read(config):
     output_dropout=_rate(chain[-2]),
   )
   biases = [biases for _, biases in found]
-  return Parsed(model, shared, list(zip(names, biases, strict=True)), head.get('use_bias', True))
+  return _Parsed(model, shared, list(zip(names, biases, strict=True)), head.get('use_bias', True))
 
 
 def _chain(config) -> list[tuple[str, Mapping]]:
@@ -427,7 +434,7 @@ def _source(argument) -> str | None:
   return argument['config']['keras_history'][0]
 
 
-def _recurrence(kind, config, last, mask) -> tuple[Recurrence, list[bool]]:
+def _recurrence(kind, config, last, mask) -> tuple[_Recurrence, list[bool]]:
   """What a recurrent layer is, and for each of its directions whether it has a bias."""
   name = _name(kind, config)
   if kind != 'Bidirectional':
@@ -453,7 +460,7 @@ def _recurrence(kind, config, last, mask) -> tuple[Recurrence, list[bool]]:
   return one._replace(bidirectional=True), [bias, backward_bias]
 
 
-def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurrence, bool]:
+def _direction(kind, config, name, last, mask, backwards=False) -> tuple[_Recurrence, bool]:
   differs = 'no weights make the one function the other'
   checks = [
     ('activation', 'tanh', differs),
@@ -468,7 +475,7 @@ def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurre
   for field, known, why in checks:
     if config.get(field, known) != known:
       raise ValueError(f'{name} has {field}={config[field]!r}, where it must be {known!r}: {why}')
-  recurrence = Recurrence(
+  recurrence = _Recurrence(
     kind,
     config.get('reset_after', True),
     config['units'],
@@ -481,7 +488,7 @@ def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurre
 
 def _check_same(name, one, other_name, other):
   """Raises ValueError where two layers differ in what they have in common in a classifier."""
-  for field, a, b in zip(Recurrence._fields, one, other, strict=True):
+  for field, a, b in zip(_Recurrence._fields, one, other, strict=True):
     if a != b:
       raise ValueError(
         f"{name} has {field}={a!r} and {other_name} {field}={b!r}: a SequenceClassifier's layers"
