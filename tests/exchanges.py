@@ -14,6 +14,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rnnlab import cells
 from rnnlab.recurrence import stacked
@@ -25,6 +26,14 @@ LENGTHS = np.array([4, 5, 1])
 def draw(*shape, seed=0):
   """Numbers that are the same with every version of NumPy, as recorded answers depend on them."""
   return (0.6 * np.random.RandomState(seed).normal(size=shape)).astype('float32')
+
+
+def few_quick(cases) -> list:
+  """Parameters of a test: a quarter as they are, those of two layers both ways, the others slow."""
+  return [
+    pytest.param(case, id=str(case), marks=() if case[1:3] == (2, 2) else pytest.mark.slow)
+    for case in cases
+  ]
 
 
 XS = draw(BATCH, STEPS, INPUTS, seed=1)

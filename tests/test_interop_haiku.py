@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exchanges import BATCH, HIDDEN, INPUTS, LENGTHS, STEPS, XS, answer, draw, loss_weights
+from exchanges import (
+  BATCH,
+  HIDDEN,
+  INPUTS,
+  LENGTHS,
+  STEPS,
+  XS,
+  answer,
+  draw,
+  few_quick,
+  loss_weights,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 
 from rnnlab.interop import haiku as interop
@@ -33,7 +44,7 @@ class Case(typing.NamedTuple):
 
 
 CASES = [Case(*c) for c in itertools.product(('lstm', 'gru'), (1, 2), (1, 2), (False, True))]
-cases = pytest.mark.parametrize('case', CASES, ids=str)
+cases = pytest.mark.parametrize('case', few_quick(CASES))
 
 
 def names(case):

@@ -24,6 +24,7 @@ def shown(notebook):
   ]
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_from_top_to_bottom(path, environment, monkeypatch):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
