@@ -36,13 +36,19 @@ def config_of(init, name, **options):
   return config
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def over(draw, keys):
+  """One after the other: a vmap of so many QR decompositions may hang in XLA's pool of threads."""
+  return jax.lax.map(draw, keys)
+
+
 @functools.cache
 def drawn(init, name):
   """What DRAWS runs start from, by part: each [DRAWS, ...]."""
-  model = experiment._model(FrozenConfigDict(config_of(init, name).model), VOCABULARY, False)
+  model = experiment.model_of(FrozenConfigDict(config_of(init, name).model), VOCABULARY, False)
   ids = jnp.zeros((1, 2), int)
   keys = jax.random.split(jax.random.key(0), DRAWS)
-  params = jax.jit(jax.vmap(lambda key: model.init(key, ids)['params']))(keys)
+  params = over(lambda key: model.init(key, ids)['params'], keys)
   cell = params['Recurrent_0']['cell']
   return parts(
     name,
@@ -99,7 +105,7 @@ def live_flax(name):
     return embed['embedding'], cell.init(key, carry, x)['params'], head
 
   keys = jax.random.split(jax.random.key(9), DRAWS)
-  embed, params, head = jax.jit(jax.vmap(init))(keys)
+  embed, params, head = over(init, keys)
   w_x, w_h = (
     np.concatenate([params[k]['kernel'] for k in params if k[0] == letter], -1) for letter in 'ih'
   )
@@ -140,7 +146,7 @@ def live_haiku(name):
     hk.Linear(1, name='head')(jnp.zeros((1, HIDDEN)))
 
   keys = jax.random.split(jax.random.key(9), DRAWS)
-  params = jax.jit(jax.vmap(hk.transform(run).init))(keys)
+  params = over(hk.transform(run).init, keys)
   embed, head = params.pop('embed')['embeddings'], params.pop('head')
   params = {k.split('/')[-1]: v for k, v in params.items()}
   if name == 'elman':
@@ -259,7 +265,7 @@ def test_the_default_is_keras_s_as_it_was_to_the_bit(name):
   if name == 'gru':
     expected['b_hn'] = np.zeros(HIDDEN, 'float32')
   assert imdb.get_config().model.init == 'keras'
-  model = experiment._model(FrozenConfigDict(config_of('keras', name).model), VOCABULARY, False)
+  model = experiment.model_of(FrozenConfigDict(config_of('keras', name).model), VOCABULARY, False)
   for cell in (cells.get(name, hidden_size=HIDDEN), model.cell):
     jax.tree.map(assert_array_equal, cell.init(key, INPUTS), expected)
   embed = conventions.get(model.convention).embed(key, (VOCABULARY, INPUTS))
@@ -273,7 +279,7 @@ def test_the_default_is_keras_s_as_it_was_to_the_bit(name):
 def test_a_value_in_the_config_goes_before_the_convention_s():
   def cell(init, name, **options):
     model = FrozenConfigDict(config_of(init, name, **options).model)
-    return experiment._model(model, VOCABULARY, False).cell
+    return experiment.model_of(model, VOCABULARY, False).cell
 
   variants = {init: cell(init, 'gru').fused for init in conventions.NAMES}
   assert variants == {init: 'gru-after' for init in conventions.NAMES} | {'haiku': 'gru-before'}
@@ -351,7 +357,7 @@ def test_a_cell_that_has_some_of_the_options_is_given_them(init, new_cell):
 
   new_cell(fresh)
   ours = conventions.cell(init, 'fresh', hidden_size=HIDDEN, size=2)
-  draws = jax.vmap(lambda key: ours.init(key, 1)['w_h'])(jax.random.split(jax.random.key(0), 32))
+  draws = over(lambda key: ours.init(key, 1)['w_h'], jax.random.split(jax.random.key(0), 32))
   law = {'torch': uniform(HIDDEN**-0.5), 'haiku': truncated(HIDDEN**-0.5)}.get(init)
   if law:
     assert scipy.stats.kstest(np.ravel(draws), law.cdf).pvalue > 1e-3
