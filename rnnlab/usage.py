@@ -15,7 +15,8 @@ def page(path, config: dict) -> str:
   """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
 
   config: as the file and the command line make it. A field's comment is that of the line that first
-  sets it, in the file or in one beside it that it imports. Needs neither JAX nor pandas.
+  sets it, in the file or in one beside it that it imports. The flag of a field that is None is a
+  comment itself. Needs neither JAX nor pandas.
   """
   path = pathlib.Path(path).resolve()
   imported = {pathlib.Path(getattr(m, '__file__', None) or '/') for m in [*sys.modules.values()]}
@@ -33,6 +34,10 @@ def page(path, config: dict) -> str:
 
   fields = dict(runlog.flat(config))
   for name in sorted(fields, key=lambda name: order.get(line_of(name), len(order))):
-    flag, comment = f'--config.{name}={shlex.quote(str(fields[name]))}', said.get(line_of(name))
+    comment = said.get(line_of(name))
+    if fields[name] == 'None':  # a placeholder, which takes a value but not this one
+      lines.append(f'  # --config.{name}=: {comment}' if comment else f'  # --config.{name}=')
+      continue
+    flag = f'--config.{name}={shlex.quote(str(fields[name]))}'
     lines.append(f'  {flag:<42}# {comment}' if comment else f'  {flag}')
   return '\n'.join(lines)

@@ -91,12 +91,26 @@ def blocks():
   return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
 
 
+def of_others():
+  """What the README has of other libraries, by what is asked of it, and a trained model."""
+  lstm, gru = rnnlab.lstm(64), rnnlab.gru(64)
+  layer = gru.init(jax.random.key(0), 128)
+  layers = [(lstm.init(jax.random.key(i), 128),) * 2 for i in range(2)]
+  state_dict = rnnlab.interop.torch.export_module('lstm', layers)
+  weights = rnnlab.interop.keras.export_layer('gru', layer)
+  return {
+    'module': types.SimpleNamespace(state_dict=lambda: state_dict),
+    'layer': types.SimpleNamespace(get_weights=lambda: weights),
+    'model': rnnlab.load('runs/imdb/' + rnnlab.load_runs('runs/imdb')['id'][0]),
+  }
+
+
 @pytest.mark.parametrize('code', blocks(), ids=lambda code: code.splitlines()[0])
 def test_the_python_of_the_readme_runs(code, names, folder):
   xs, lengths = jnp.ones((2, 5, 128)), jnp.array([5, 2])
   asked = []
   add = types.SimpleNamespace(search=lambda *args, **options: asked.append((args, options)))
-  names |= {'xs': xs, 'lengths': lengths, 'add': add}
+  names |= {'xs': xs, 'lengths': lengths, 'add': add, **of_others()}
   exec(code, names)
   if 'ys' in names:
     assert names['ys'].shape == (2, 5, 64)
