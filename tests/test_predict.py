@@ -16,8 +16,9 @@ from programs import ROOT, reported_parameters
 
 import rnnlab
 from experiments import imdb
-from rnnlab import configs, executors, experiment, exported, predict, runlog, sweep
+from rnnlab import configs, executors, experiment, predict, runlog, sweep
 from rnnlab.data import sources, text
+from rnnlab.predict import exported
 
 WORDS = tuple(f'w{i}' for i in range(20))
 

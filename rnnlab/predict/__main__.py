@@ -1,0 +1,273 @@
+"""What trained models say of texts.
+
+    python -m rnnlab.predict RUN_DIR "text" ...
+
+For each text, or each line of standard input, a line: its label and the probability that it is
+positive. Given the folder of a sweep: a line for each setting, of the ensemble of its seeds.
+"""
+
+import argparse
+import collections
+import json
+import logging as stdlib_logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import flax.errors
+import rich.console
+import rich.text
+
+from rnnlab import cells, devices, runlog, storage
+from rnnlab.data import text
+from rnnlab.predict import (
+  Ensemble,
+  Word,
+  encode,
+  export,
+  label,
+  load,
+  load_ensembles,
+  probabilities_by,
+)
+
+COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
+SHOWN = 60  # characters of a text, where people read
+
+
+class Answer(NamedTuple):
+  """What an ensemble says of a text.
+
+  number: of the text, from 1. probability: the mean of the seeds'; std: theirs (n - 1), None of
+  one; agree: how many have the mean's label. words: how many the text has; known: to the model.
+  """
+
+  number: int
+  text: str
+  setting: str
+  label: str
+  probability: float
+  seeds: int
+  std: float | None
+  agree: int
+  words: int
+  known: int
+  explained: list[Word] | None
+
+
+def answers(
+  ensembles: dict[str, Ensemble], texts: Sequence[str], explain: bool = False, first: int = 1
+) -> Iterator[Answer]:
+  """What each ensemble says of each text, text by text; these are numbered from `first`."""
+  encoded = encode([member for of in ensembles.values() for member in of.members], texts)
+  each = {name: probabilities_by(of.members, encoded) for name, of in ensembles.items()}
+  for i, words in enumerate(texts):
+    for name, ensemble in ensembles.items():
+      found = each[name][:, i]
+      probability = float(found.mean())
+      ids = encoded[ensemble.members[0].vocabulary][i]
+      yield Answer(
+        number=first + i,
+        text=words,
+        setting=name,
+        label=label(probability),
+        probability=probability,
+        seeds=len(found),
+        std=float(found.std(ddof=1)) if len(found) > 1 else None,
+        agree=int(((found > 0.5) == (probability > 0.5)).sum()),
+        words=len(ids) - 1,
+        known=len(ids) - 1 - ids.count(text.UNKNOWN),
+        explained=ensemble.explain(words) if explain else None,
+      )
+
+
+def as_json(answer: Answer) -> str:
+  """A line of JSON."""
+  fields = answer._asdict()
+  del fields['text']
+  if not answer.setting:
+    del fields['setting'], fields['seeds'], fields['std'], fields['agree']
+  fields['probability'] = round(answer.probability, 6)
+  if answer.explained is None:
+    del fields['explained']
+  else:
+    fields['explained'] = [[w.text, round(w.weight, 6), w.known] for w in answer.explained]
+  return json.dumps(fields, ensure_ascii=False)
+
+
+def as_tsv(answer: Answer) -> str:
+  """A line of fields between tabs: label, probability; of a sweep std, agree, setting; words."""
+  fields = [answer.label, f'{answer.probability:.6f}']
+  if answer.setting:
+    std = '' if answer.std is None else f'{answer.std:.6f}'
+    fields += [std, f'{answer.agree}/{answer.seeds}', answer.setting]
+  if answer.explained is not None:
+    fields.append(' '.join(f'{_printable(w.text)}:{w.weight:+.3f}' for w in answer.explained))
+  return '\t'.join(fields)
+
+
+def as_text(answer: Answer, colours: bool) -> rich.text.Text:
+  """Lines for people; without colours a word's weight is told by a number."""
+  colour = COLOURS[answer.label == 'positive']
+  line = rich.text.Text.assemble((f'{answer.label:8}', f'bold {colour}'))
+  line.append(f'  {answer.probability:.3f}')
+  if answer.setting:
+    std = '' if answer.std is None else f' ± {answer.std:.3f}'
+    line.append(f'{std}, {answer.agree} of {answer.seeds} seeds, {answer.setting}')
+  if not answer.known:
+    line.append('  no words' if not answer.words else '  no word that the model knows')
+  if answer.explained is None:
+    words = _printable(' '.join(answer.text.split()))
+    line.append(f'  {words[:SHOWN]}{"..." * (len(words) > SHOWN)}', 'dim')
+    return line
+  line.append('\n ')
+  most = max([abs(word.weight) for word in answer.explained], default=0) or 1
+  for word in answer.explained:
+    share = abs(word.weight) / most
+    colour = COLOURS[word.weight > 0]
+    style = f'bold {colour}' if share > 0.5 else colour if share > 0.1 else 'dim'
+    line.append(' ')
+    line.append(_printable(word.text), style if colours else '')
+    if not colours and share > 0.1:
+      line.append(f'({word.weight:+.2f})')
+  return line
+
+
+def _printable(words):
+  return ''.join(c if c.isprintable() else '?' for c in words)
+
+
+def main() -> None:
+  """Does what the command line asks for; a mistake is a line for people and exit status 2."""
+  given = _parser().parse_intermixed_args()
+  stdlib_logging.basicConfig(format='warning: %(message)s', force=True)
+  devices.keep_programs()
+  sys.stdout.reconfigure(errors='backslashreplace')
+  try:
+    ensembles = _loaded(given.run_dir, given.setting)
+    if given.export:
+      _export(ensembles, given.export)
+    if given.texts or not given.export:
+      _answer(ensembles, given)
+    sys.stdout.flush()
+  except (ValueError, OSError, flax.errors.FlaxError) as error:
+    if isinstance(error, BrokenPipeError):  # of `| head`
+      os._exit(0)
+    words = runlog.say(error)
+    if isinstance(error, flax.errors.FlaxError):
+      words = f'the parameters do not fit the model; has its code changed? {words}'
+    sys.stdout.flush()
+    print(f'rnnlab.predict: {words}', file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+def _parser():
+  parser = argparse.ArgumentParser(
+    prog='python -m rnnlab.predict',
+    description='What a trained model says of texts: a line each, of the label and the'
+    ' probability that it is positive. Given a sweep, a line for each setting: of the mean of its'
+    " seeds, with the standard deviation of these and how many have the mean's label.",
+    epilog='Where the output is no terminal, the fields have tabs between them: label,'
+    ' probability; of a sweep standard deviation, seeds that agree, setting; with --explain words'
+    ' and weights.',
+  )
+  add = parser.add_argument
+  add('run_dir', metavar='RUN_DIR', help='the folder of a run, or of a sweep: a path or a URL')
+  add('texts', metavar='TEXT', nargs='*', help='default: the lines of standard input')
+  add('--explain', action='store_true', help='show the words that moved it, green to positive')
+  add('--json', action='store_true', help='a JSON object a line')
+  add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
+  add('--export', metavar='FILE.zip', help='write the model as a program that needs JAX alone')
+  return parser
+
+
+def _loaded(run_dir, setting):
+  folder, url = storage.local(run_dir)
+  if url:
+    storage.pull(url, folder, params=True)
+  if (folder / 'config.json').exists():
+    if setting:
+      raise ValueError(f'--setting={setting}: {run_dir} is one run, not a sweep')
+    return {'': Ensemble((load(folder),))}
+  ensembles = load_ensembles(folder)
+  if setting is None:
+    return ensembles
+  if setting not in ensembles:
+    near = cells.near(setting, ensembles)
+    raise ValueError(f'--setting={setting}{near}: there are {", ".join(ensembles)}')
+  return {setting: ensembles[setting]}
+
+
+def _export(ensembles, path):
+  if len(ensembles) > 1:
+    raise ValueError(f'--export is of one setting: give --setting, of {", ".join(ensembles)}')
+  (ensemble,) = ensembles.values()
+  export(ensemble, path)
+  print(f'wrote {path}; to use it: python {path} "text"', file=sys.stderr)
+
+
+def _answer(ensembles, given):
+  console = rich.console.Console()
+  people = console.is_terminal and not given.json
+  if people:
+    console.print('label     P(positive)', style='dim', highlight=False)
+  count, notes = 0, collections.defaultdict(list)
+  for texts in [given.texts] if given.texts else _lines(sys.stdin.fileno()):
+    texts = [os.fsencode(words) if isinstance(words, str) else words for words in texts]
+    decoded = [words.decode(errors='replace') for words in texts]
+    for i, words in enumerate(texts):
+      if words != decoded[i].encode():
+        notes['not UTF-8: each broken byte is read as \ufffd'].append(count + i + 1)
+    for answer in answers(ensembles, decoded, given.explain, count + 1):
+      if people:
+        console.print(as_text(answer, colours=not console.no_color), highlight=False)
+      else:
+        print(as_json(answer) if given.json else as_tsv(answer))
+      if not answer.known:
+        which = 'no word that the model knows' if answer.words else 'no words'
+        notes[f'{which}: the answer is that to nothing'].append(answer.number)
+    sys.stdout.flush()
+    count += len(texts)
+  if not count:
+    print('rnnlab.predict: no texts: standard input was empty', file=sys.stderr)
+  for what, numbers in notes.items():
+    numbers = list(dict.fromkeys(numbers))
+    shown = ', '.join(map(str, numbers[:5])) + (', ...' if len(numbers) > 5 else '')
+    of = f'text{"s" * (len(numbers) > 1)} {shown}'
+    print(f'rnnlab.predict: {len(numbers)} of {count}, {of}: {what}', file=sys.stderr)
+
+
+def _lines(descriptor) -> Iterator[list[bytes]]:
+  """The lines of a file, as many at a time as have come by then; one, where a person types."""
+  blocks, failed = queue.Queue(32), []
+
+  def read():
+    try:
+      while block := os.read(descriptor, 2**16):
+        blocks.put(block)
+    except OSError as error:
+      failed.append(error)
+    blocks.put(b'')
+
+  threading.Thread(target=read, daemon=True).start()
+  arrived, rest = [b' '], b''
+  while arrived[-1]:
+    arrived = [blocks.get()]
+    while arrived[-1] and not blocks.empty():
+      arrived.append(blocks.get())
+    *lines, rest = (rest + b''.join(arrived)).split(b'\n')
+    if lines:
+      yield [line.removesuffix(b'\r') for line in lines]
+  if rest:
+    yield [rest]
+  if failed:
+    raise failed[0]
+
+
+if __name__ == '__main__':
+  main()
