@@ -140,11 +140,10 @@ MODELS = {
 TEXT = 'W0 w3, w19; w7... (unheard-of) w11 w5'  # of eight words, each once
 
 
-@pytest.mark.parametrize('fields', MODELS.values(), ids=MODELS)
-def test_the_weight_of_a_word_is_what_the_log_odds_change_by_as_its_embedding_grows(fields):
-  if fields.get('model.precision') == 'bfloat16':
-    pytest.skip('rounds too much for a quotient of differences')
-  predictor = made(**fields)
+# Rounded operands are too coarse for a quotient of differences.
+@pytest.mark.parametrize('name', [name for name in MODELS if name != 'bfloat16'])
+def test_the_weight_of_a_word_is_what_the_log_odds_change_by_as_its_embedding_grows(name):
+  predictor = made(**MODELS[name])
   words = [word.text for word in predictor.explain(TEXT)]
   expected = ['w0', 'w3', 'w19', 'w7', 'unheard', 'of', 'w11', 'w5']
   if predictor.config.data.max_len == 5:

@@ -35,7 +35,7 @@ from rnnlab.predict import (
 )
 
 COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
-SHOWN = 60  # characters of a text, where people read
+SHOWN = 300  # characters of a text at most, where people read
 
 
 class Answer(NamedTuple):
@@ -115,13 +115,13 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
   line = rich.text.Text.assemble((f'{answer.label:8}', f'bold {colour}'))
   line.append(f'  {answer.probability:.3f}')
   if answer.setting:
-    std = '' if answer.std is None else f' ± {answer.std:.3f}'
-    line.append(f'{std}, {answer.agree} of {answer.seeds} seeds, {answer.setting}')
+    if answer.std is not None:
+      line.append(f' ± {answer.std:.3f}, {answer.agree} of {answer.seeds} seeds')
+    line.append(f', {answer.setting}')
   if not answer.known:
     line.append('  no words' if not answer.words else '  no word that the model knows')
   if answer.explained is None:
-    words = _printable(' '.join(answer.text.split()))
-    line.append(f'  {words[:SHOWN]}{"..." * (len(words) > SHOWN)}', 'dim')
+    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}', 'dim')
     return line
   line.append('\n ')
   most = max([abs(word.weight) for word in answer.explained], default=0) or 1
@@ -225,7 +225,12 @@ def _answer(ensembles, given):
         notes['not UTF-8: each broken byte is read as \ufffd'].append(count + i + 1)
     for answer in answers(ensembles, decoded, given.explain, count + 1):
       if people:
-        console.print(as_text(answer, colours=not console.no_color), highlight=False)
+        console.print(
+          as_text(answer, colours=not console.no_color),
+          highlight=False,
+          no_wrap=not given.explain,
+          overflow=None if given.explain else 'ellipsis',
+        )
       else:
         print(as_json(answer) if given.json else as_tsv(answer))
       if not answer.known:
