@@ -8,7 +8,7 @@ import importlib
 __version__ = '0.1.0'
 _HOMES = {
   'adapters': ('LinenCell', 'NNXCell'),
-  'cells.base': ('Cell',),
+  'cells.base': ('Cell', 'Lookup'),
   'cells.elman': ('elman',),
   'cells.gru': ('gru',),
   'cells.lstm': ('LSTMCarry', 'lstm'),

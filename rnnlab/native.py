@@ -857,6 +857,7 @@ def _call_forward(plan, save, data, inputs):
   *masks, ids = data
   if ids is not None and not save and masks[1] is None and len(inputs.xs) < ids.size:
     xs = (inputs.xs @ inputs.w_x + inputs.b)[None]  # the product of a row of the table, once
+    ids = jnp.clip(ids, 0, len(inputs.xs) - 1).astype(jnp.int32)  # the kernel reads where they say
   else:
     masks, inputs = _looked_up(data, inputs)
     xs, ids = inputs.xs, jnp.zeros((0, inputs.xs.shape[1]), jnp.int32)

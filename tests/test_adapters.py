@@ -319,7 +319,7 @@ def test_a_carry_that_is_drawn_is_drawn_for_each_of_its_arrays():
   carry = LinenCell(make('lstm'), carry_init=normal).initialize_carry(jax.random.key(0), (2, 5))
   assert type(carry).__name__ == 'LSTMCarry' and (carry.h != carry.c).all()
   ours = NNXCell(make('lstm'), INPUTS, rngs=nnx.Rngs(0))
-  rngs = nnx.Rngs(0)
+  rngs = nnx.Rngs(carry=0)
   first, second = (ours.initialize_carry((2, 5), rngs, normal) for _ in range(2))
   assert (first.h != first.c).all() and (first.h != second.h).all()
   with pytest.raises(ValueError, match='needs rngs'):

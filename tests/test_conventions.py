@@ -36,10 +36,14 @@ def config_of(init, name, **options):
   return config
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def over(draw, keys):
-  """One after the other: a vmap of so many QR decompositions may hang in XLA's pool of threads."""
-  return jax.lax.map(draw, keys)
+def draws_of(init, seed=0):
+  """DRAWS results of a function of a key.
+
+  One after the other: where a program has several of jaxlib's QR, each of a batch, they may wait
+  for each other for ever.
+  """
+  keys = jax.random.split(jax.random.key(seed), DRAWS)
+  return jax.jit(lambda keys: jax.lax.map(init, keys))(keys)
 
 
 @functools.cache
@@ -47,8 +51,7 @@ def drawn(init, name):
   """What DRAWS runs start from, by part: each [DRAWS, ...]."""
   model = experiment.model_of(FrozenConfigDict(config_of(init, name).model), VOCABULARY, False)
   ids = jnp.zeros((1, 2), int)
-  keys = jax.random.split(jax.random.key(0), DRAWS)
-  params = over(lambda key: model.init(key, ids)['params'], keys)
+  params = draws_of(lambda key: model.init(key, ids)['params'])
   cell = params['Recurrent_0']['cell']
   return parts(
     name,
@@ -104,8 +107,7 @@ def live_flax(name):
     head = nn.Dense(1).init(key, jnp.zeros((1, HIDDEN)))['params']
     return embed['embedding'], cell.init(key, carry, x)['params'], head
 
-  keys = jax.random.split(jax.random.key(9), DRAWS)
-  embed, params, head = over(init, keys)
+  embed, params, head = draws_of(init, seed=9)
   w_x, w_h = (
     np.concatenate([params[k]['kernel'] for k in params if k[0] == letter], -1) for letter in 'ih'
   )
@@ -145,8 +147,7 @@ def live_haiku(name):
     hk.Embed(VOCABULARY, INPUTS)(jnp.zeros(1, int))
     hk.Linear(1, name='head')(jnp.zeros((1, HIDDEN)))
 
-  keys = jax.random.split(jax.random.key(9), DRAWS)
-  params = over(hk.transform(run).init, keys)
+  params = draws_of(hk.transform(run).init, seed=9)
   embed, head = params.pop('embed')['embeddings'], params.pop('head')
   params = {k.split('/')[-1]: v for k, v in params.items()}
   if name == 'elman':
@@ -357,7 +358,7 @@ def test_a_cell_that_has_some_of_the_options_is_given_them(init, new_cell):
 
   new_cell(fresh)
   ours = conventions.cell(init, 'fresh', hidden_size=HIDDEN, size=2)
-  draws = over(lambda key: ours.init(key, 1)['w_h'], jax.random.split(jax.random.key(0), 32))
+  draws = draws_of(lambda key: ours.init(key, 1)['w_h'])
   law = {'torch': uniform(HIDDEN**-0.5), 'haiku': truncated(HIDDEN**-0.5)}.get(init)
   if law:
     assert scipy.stats.kstest(np.ravel(draws), law.cdf).pvalue > 1e-3

@@ -96,6 +96,7 @@ MISTAKES = {
   'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be above 0'),
   'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),
   'cell option': (['--config.model.cell=gru', '--config.model.gru.reset=befor'], "'befor'"),
+  'convention': (['--config.model.init=karas'], "did you mean 'keras'"),
   'missing config': (['--config=experiments/imbd.py'], 'there is no config file'),
   'not a flag': (['smoke'], "what is 'smoke'?"),
   'unknown flag': (['--confg=x'], 'Did you mean: config'),

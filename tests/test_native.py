@@ -148,6 +148,23 @@ def test_inputs_may_be_looked_up_in_a_table(name, dropout, rows):
 
 
 @each_cell
+def test_ids_may_be_of_any_type_and_none_reads_beside_the_table(name):
+  p = problem(name)
+  table = p.xs[0]
+  ids = np.random.default_rng(0).integers(0, len(table), (BATCH, STEPS))
+
+  def f(ids):
+    return in_kernel(name)(single(p.params), Lookup(single(table), ids), single(p.carry))
+
+  desired = f(ids.astype('int32'))
+  for dtype in ('int8', 'uint8', 'int16', 'int64'):
+    with jax.enable_x64(dtype == 'int64'):
+      jax.tree.map(assert_array_equal, f(jnp.asarray(ids, dtype)), desired)
+  last = np.where(ids == len(table) - 1, 10**9, ids).astype('int32')
+  jax.tree.map(assert_array_equal, f(last), desired)
+
+
+@each_cell
 def test_a_product_is_taken_once_a_row_of_the_table(name):
   cell, key = make(name, 16), jax.random.key(0)
   ids = jnp.zeros((BATCH, STEPS), jnp.int32)

@@ -44,6 +44,11 @@ class Lookup(NamedTuple):
   """Inputs `[B, T, D]` that are rows of a table: `xs[b, t]` is `table[ids[b, t]]`.
 
   What is computed of an input alone need then be computed once for a row of the table.
+
+  >>> xs = rnnlab.Lookup(table=jnp.eye(3), ids=jnp.array([[2, 0, 0, 1, 2]]))
+  >>> cell = rnnlab.gru(hidden_size=4)
+  >>> rnnlab.unroll(cell, cell.init(jax.random.key(0), 3), xs)[1].shape
+  (1, 5, 4)
   """
 
   table: Array  # [V, D]
