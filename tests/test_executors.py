@@ -9,6 +9,7 @@ from programs import SMOKE, SWEEP, finals, read_until
 from rnnlab import executors
 
 
+@pytest.mark.slow
 def test_serial_gives_the_figures_of_processes(whole):
   """To rounding: a process has one core, and products split over two add in another order."""
   serial, processes = (finals(whole(executor)) for executor in ('serial', 'process'))
@@ -17,6 +18,7 @@ def test_serial_gives_the_figures_of_processes(whole):
     assert final == pytest.approx(processes[run][0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_run_on_all_cores_goes_on_to_the_bit(start, launch, for_a_user, tmp_path):
   words = SMOKE, '--nosweep', '--executor=cores'
   launch(*words, '--workdir=whole', env=for_a_user, check=0)
@@ -40,6 +42,7 @@ def test_two_launches_cannot_share_a_workdir(whole, start, launch, for_a_user, t
   assert finals(tmp_path / 'shared') == finals(whole('process'))
 
 
+@pytest.mark.slow
 def test_a_dead_worker_fails_its_run_alone(launch, for_a_user, tmp_path):
   (tmp_path / 'deadly').mkdir()
   (tmp_path / 'deadly' / 'sitecustomize.py').write_text(

@@ -455,6 +455,7 @@ def sweep(add):
 """
 
 
+@pytest.mark.slow
 def test_a_search_runs_to_its_end_from_one_command(launch, tmp_path):
   experiment, workdir = tmp_path / 'tuned.py', tmp_path / 'out'
   experiment.write_text(SEARCH.format(imdb=str(ROOT / 'experiments' / 'imdb.py')))

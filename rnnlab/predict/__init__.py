@@ -284,7 +284,7 @@ def _weights(model, params, ids):
 
 
 def export(predictor: Predictor | Ensemble, path) -> None:
-  """Writes a model, or the mean of an ensemble, as a zip that needs JAX and NumPy alone.
+  """Writes a model, or the mean of an ensemble, as a zip that needs jax and flatbuffers alone.
 
   `python PATH "text"` runs it; see `exported.py`, which is in the zip. The function is
   StableHLO of ids `[B, max_len]`, B being any, for CPUs, NVIDIA's and AMD's GPUs, and TPUs. Raises

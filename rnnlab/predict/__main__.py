@@ -182,7 +182,7 @@ def _parser():
   add('--explain', action='store_true', help='show the words that moved it, green to positive')
   add('--json', action='store_true', help='a JSON object a line')
   add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
-  add('--export', metavar='FILE.zip', help='write the model as a program that needs JAX alone')
+  add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
   return parser
 
 

@@ -1,4 +1,4 @@
-"""A model in a zip, as `rnnlab.export` writes it: JAX and NumPy are all it needs.
+"""A model in a zip, as `rnnlab.export` writes it: jax and flatbuffers are all it needs.
 
     python MODEL.zip "text" ...
 
