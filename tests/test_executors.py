@@ -30,6 +30,7 @@ def test_one_run_on_all_cores_goes_on_to_the_bit(start, launch, for_a_user, tmp_
   assert finals(tmp_path / 'killed') == finals(tmp_path / 'whole')
 
 
+@pytest.mark.slow
 def test_two_launches_cannot_share_a_workdir(whole, start, launch, for_a_user, tmp_path):
   first = start(*SWEEP, '--workdir=shared', '--executor=process')
   read_until('epoch', first)

@@ -63,6 +63,7 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
   assert (tmp_path / 'out' / 'speed.png').read_bytes().startswith(b'\x89PNG')
 
 
+@pytest.mark.slow
 def test_long_sequences_are_measured_with_each_option(environment, tmp_path):
   done = subprocess.run(
     [sys.executable, '-m', 'experiments.long', '--smoke', '--rounds=2', f'--out={tmp_path}'],
