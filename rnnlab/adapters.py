@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnnlab import checks
 from rnnlab.cells.base import Array, Carry, Cell, Params, matmul
 
 
@@ -119,7 +120,11 @@ def _carry(cell, input_shape, dtype, carry_init, key):
 
 def _step(cell, params, carry, inputs):
   """A step for any number of batch dimensions, of which a cell's own has one."""
-  batch = inputs.shape[:-1]
+  batch, inputs = inputs.shape[:-1], checks.array('inputs', inputs)
+  if not inputs.ndim:
+    raise ValueError(f'inputs must be [..., features], not {checks.said(inputs)}')
+  params = checks.params(cell, params, inputs.shape[-1])
+  carry = checks.carry(cell, carry, batch, checks.kind(params, inputs), 'carry')
 
   def flat(a):
     return a.reshape(math.prod(batch), *a.shape[len(batch) :])

@@ -24,6 +24,7 @@ A step that can't be taken apart, as its weights change from step to step, is sc
 import collections
 import functools
 import itertools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -75,10 +76,10 @@ def _products(blocks, v, mask, dtype, transposed=False):
     if dtype is not None:
       v, w = v.astype(dtype), w.astype(dtype)
     # Flat, as XLA's products of arrays of three axes are slower on a CPU.
-    flat = v.reshape(-1, v.shape[-1])
+    flat = v.reshape(math.prod(v.shape[:-1]), v.shape[-1])
     axes = ((1,), (1 if transposed else 0,)), ((), ())
     out = jax.lax.dot_general(*_promoted(flat, w), axes, preferred_element_type=kind)
-    return out.reshape(*v.shape[:-1], -1)
+    return out.reshape(*v.shape[:-1], out.shape[-1])
 
   if mask is None:
     return [matmul(blocks[0], v)]

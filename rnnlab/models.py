@@ -1,10 +1,9 @@
 """What is around the recurrence, in Flax linen: embedding, dropout, pooling, head."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from rnnlab import conventions, recurrence
+from rnnlab import cells, checks, conventions, recurrence
 from rnnlab.cells.base import Array, Cell, Lookup
 
 POOLINGS = ('last', 'mean', 'max', 'concat')
@@ -39,23 +38,25 @@ class Recurrent(nn.Module):
   def __call__(
     self, xs: Array | Lookup, mask: Array | None = None, deterministic: bool = True
   ) -> Array:
-    batch_size, input_size = xs.shape[0], xs.shape[-1]
+    xs = checks.xs(xs)
+    *batch, _, input_size = xs.shape
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
       if deterministic or _all_off(self.dropout, self.recurrent_dropout):
         return params, None
-      return params, recurrence.dropout_masks(
+      masks = recurrence.dropout_masks(
         self.make_rng('dropout'),
         self.cell,
         params,
-        batch_size,
+        *(batch or [1]),
         input_size,
         rate=self.dropout,
         recurrent_rate=self.recurrent_dropout,
         per_gate=self.dropout_per_gate,
         dtype=xs.dtype,
       )
+      return params, masks if batch else tuple(m if m is None else m[..., 0, :] for m in masks)
 
     options = {
       'mask': mask,
@@ -88,8 +89,7 @@ class Dropout(nn.Module):
   def __call__(self, xs: Array, deterministic: bool = True) -> Array:
     if deterministic or _all_off(self.rate):
       return xs
-    kept = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.rate, xs.shape)
-    return jnp.where(kept, xs / (1 - self.rate), 0)
+    return recurrence.drop(self.make_rng('dropout'), xs, self.rate)
 
 
 def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
@@ -101,7 +101,12 @@ def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -
   >>> ys, mask = jnp.arange(3.0)[None, :, None], jnp.array([[True, True, False]])
   >>> rnnlab.pool(ys, mask, 'concat').tolist()
   [[1.0, 0.5, 1.0]]
+
+  Raises ValueError for another `how`.
   """
+  if how not in POOLINGS:
+    choices = ', '.join(POOLINGS)
+    raise ValueError(f'how must be one of {choices}, not {how!r}{cells.near(how, POOLINGS)}')
   if mask is None:
     halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
     last = jnp.concatenate([halves[0][:, -1], halves[1][:, 0]], axis=-1)

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rnnlab import devices, engine, fused
+from rnnlab import checks, devices, engine, fused
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
@@ -76,16 +75,28 @@ def unroll(
   >>> carry.h.shape, ys.shape, ys[1, 2:].any().item()
   ((2, 4), (2, 5, 4), False)
   """
-  mask = _check(xs, lengths, mask)
-  _check_dropout(dropout, cell, params, xs)
+  checks.cell(cell)
+  xs = checks.xs(xs)
+  *batch, steps, input_size = xs.shape
+  batch = tuple(batch)
+  params = checks.params(cell, params, input_size)
+  kind = checks.kind(params, xs)
+  mask = checks.mask(lengths, mask, batch, steps)
+  dtype = checks.float_dtype(dtype)
+  if dropout is not None:
+    dropout = checks.dropout(dropout, products(cell, params, input_size), batch, kind)
   if truncate is not None and not is_truncation(truncate):
     raise ValueError(f'truncate must be {TRUNCATION}, not {truncate!r}')
   if initial_carry is None:
-    kind = jnp.result_type(xs.dtype, *jax.tree.leaves(params))
-    initial_carry = cell.initial_carry(xs.shape[:1], kind)
+    initial_carry = cell.initial_carry(batch, kind)
+  else:
+    initial_carry = checks.carry(cell, initial_carry, batch, kind)
   plain = dtype is None and not remat and truncate is None
   in_one_kernel = _kernel(cell, params, xs) if plain else None
-  table_and_xs = xs if isinstance(xs, Lookup) else (None, xs)
+  table, xs = xs if isinstance(xs, Lookup) else (None, xs)
+  if not batch:
+    xs, mask, initial_carry = jax.tree.map(lambda a: a[None], (xs, mask, initial_carry))
+    dropout = jax.tree.map(lambda a: jnp.expand_dims(a, -2), dropout)
 
   def run(params, carry, table, xs, mask, dropout):
     xs = xs if table is None else Lookup(table, xs)
@@ -112,8 +123,9 @@ def unroll(
     carry, ys = scan(carry, (xs, real))
     return carry, jnp.swapaxes(ys, 0, 1)
 
-  arguments = params, initial_carry, *table_and_xs, mask, dropout
-  return devices.over_batch(run, arguments, axes=(None, 0, None, 0, 0, -2), out_axes=(0, 0))
+  arguments = params, initial_carry, table, xs, mask, dropout
+  out = devices.over_batch(run, arguments, axes=(None, 0, None, 0, 0, -2), out_axes=(0, 0))
+  return out if batch else jax.tree.map(lambda a: a[0], out)
 
 
 def _kernel(cell, params, xs):
@@ -170,7 +182,8 @@ def _truncated(scan, reverse, k1, k2, carry, inputs):
     real = jnp.ones((steps, batch), bool) if real is None else real
 
   def windows(a):
-    blocks = jnp.pad(a, [pad] + [(0, 0)] * (a.ndim - 1)).reshape(-1, k1, *a.shape[1:])
+    blocks = jnp.pad(a, [pad] + [(0, 0)] * (a.ndim - 1))
+    blocks = blocks.reshape(count + back - 1, k1, *a.shape[1:])
     return jnp.concatenate([blocks[i : i + count] for i in range(back)], axis=1)
 
   def window(starts, inputs):
@@ -191,8 +204,8 @@ def bidirectional(
   params: tuple[Params, Params],
   xs: Array,
   *,
-  initial_carry: tuple[Carry, Carry] = (None, None),
-  dropout: tuple[Masks | None, Masks | None] = (None, None),
+  initial_carry: tuple[Carry, Carry] | None = None,
+  dropout: tuple[Masks | None, Masks | None] | None = None,
   **options,
 ) -> tuple[tuple[Carry, Carry], Array]:
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
@@ -207,33 +220,81 @@ def bidirectional(
   >>> ys.shape
   (2, 5, 8)
   """
-  passes = [
-    unroll(cell, p, xs, reverse=reverse, initial_carry=carry, dropout=masks, **options)
-    for p, reverse, carry, masks in zip(params, (False, True), initial_carry, dropout, strict=True)
-  ]
+  ways = 'the two directions'
+  passes = []
+  for way, reverse, p, carry, masks in zip(
+    ('forward', 'backward'),
+    (False, True),
+    checks.each('params', params, 2, ways),
+    checks.each('initial_carry', initial_carry, 2, ways),
+    checks.each('dropout', dropout, 2, ways),
+    strict=True,
+  ):
+    with checks.within(way):
+      run = functools.partial(unroll, reverse=reverse, initial_carry=carry, dropout=masks)
+      passes.append(run(cell, p, xs, **options))
   (forward, ys), (backward, ys_backward) = passes
   return (forward, backward), jnp.concatenate([ys, ys_backward], axis=-1)
 
 
-def stacked(cell: Cell, params: Sequence, xs: Array, **options) -> tuple[list, Array]:
-  """Runs layers of `cell`, each over the outputs of the one before.
+def stacked(
+  cell: Cell | Sequence[Cell],
+  params: Sequence,
+  xs: Array | Lookup,
+  *,
+  initial_carry: Sequence | None = None,
+  dropout: Sequence | None = None,
+  layer_dropout: float = 0.0,
+  key: Array | None = None,
+  **options,
+) -> tuple[list, Array]:
+  """Runs layers of cells, each over the outputs of the one before.
 
-  `params` has an item a layer: a dict of parameters, or a pair of them for a bidirectional layer.
-  Returns the list of the layers' carries and the last layer's ys. `options` as in
-  `bidirectional`.
+  cell: of all layers, or a list with one for each, which may be of any kinds and sizes.
+  params: an item for each layer: a dict of parameters, or a pair of them for a layer that is
+    bidirectional.
+  initial_carry, dropout: None, or an item for each layer, as `unroll` or `bidirectional` has it;
+    the carries that are returned are a next call's initial_carry.
+  layer_dropout: the rate at which the outputs of each layer but the last are dropped, each value
+    for itself, as PyTorch's and Keras's stacks do it; above 0, or traced, it needs a `key`.
+  options: lengths or mask, resets, backend, return_carries, dtype, remat and truncate, as in
+    `unroll`; and reverse, where no layer is bidirectional.
 
-  >>> cell, (a, b) = rnnlab.gru(hidden_size=4), jax.random.split(jax.random.key(0))
-  >>> layers = [cell.init(a, 3), cell.init(b, 4)]
-  >>> carries, ys = rnnlab.stacked(cell, layers, jnp.ones((2, 5, 3)))
-  >>> len(carries), ys.shape
-  (2, (2, 5, 4))
+  Returns the list of the layers' carries and the last layer's ys. Raises as `unroll`, naming the
+  layer.
+
+  >>> cells = rnnlab.gru(hidden_size=4), rnnlab.lstm(hidden_size=6)
+  >>> keys, sizes = jax.random.split(jax.random.key(0)), (3, 4)
+  >>> layers = [cell.init(*of) for cell, *of in zip(cells, keys, sizes)]
+  >>> carries, ys = rnnlab.stacked(cells, layers, jnp.ones((2, 5, 3)))
+  >>> ys.shape, [type(carry).__name__ for carry in carries]
+  ((2, 5, 6), ['ArrayImpl', 'LSTMCarry'])
   """
+  if not isinstance(params, list | tuple):
+    raise TypeError(f'params must be a list of the layers\' own, not {type(params).__name__}')
+  count, layers = len(params), 'the layers'
+  cells = [cell] * count if isinstance(cell, Cell) else checks.each('cell', cell, count, layers)
+  starts = checks.each('initial_carry', initial_carry, count, layers)
+  masks = checks.each('dropout', dropout, count, layers)
+  _check_rate('layer_dropout', layer_dropout)
+  drops = not is_off(layer_dropout)
+  if drops and key is None:
+    raise ValueError('layer_dropout needs a key, as jax.random.key(0)')
   carries = []
-  for layer in params:
-    run = unroll if isinstance(layer, dict) else bidirectional
-    carry, xs = run(cell, layer, xs, **options)
+  for i, layer in enumerate(params):
+    if drops and i:
+      xs = drop(jax.random.fold_in(key, i), xs, layer_dropout)
+    run = bidirectional if isinstance(layer, list | tuple) else unroll
+    with checks.within(f'layer {i}'):
+      carry, xs = run(cells[i], layer, xs, initial_carry=starts[i], dropout=masks[i], **options)
     carries.append(carry)
   return carries, xs
+
+
+def drop(key: Array, xs: Array, rate) -> Array:
+  """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate)."""
+  kept = jax.random.bernoulli(key, 1 - rate, xs.shape)
+  return jnp.where(kept, xs / (1 - rate), 0)
 
 
 def products(cell: Cell, params: Params, input_size: int) -> list[Product]:
@@ -284,8 +345,7 @@ def dropout_masks(
   [(2, 3), (2, 4)]
   """
   for name, p in {'rate': rate, 'recurrent_rate': recurrent_rate}.items():
-    if not isinstance(p, jax.core.Tracer) and not 0 <= p < 1:
-      raise ValueError(f'{name} must be at least 0 and below 1, not {p}')
+    _check_rate(name, p)
   shared = {}
   masks = []
   for i, product in enumerate(products(cell, params, input_size)):
@@ -308,6 +368,11 @@ def is_off(rate) -> bool:
   return not isinstance(rate, jax.core.Tracer) and rate == 0
 
 
+def _check_rate(name, rate):
+  if not isinstance(rate, jax.core.Tracer) and not 0 <= rate < 1:
+    raise ValueError(f'{name} must be at least 0 and below 1, not {rate}')
+
+
 def is_truncation(value) -> bool:
   """Whether `value` is a `truncate` of `unroll`."""
   return (
@@ -318,59 +383,6 @@ def is_truncation(value) -> bool:
   )
 
 
-def lengths_to_mask(lengths: Array, steps: int) -> Array:
-  """`lengths [B]` -> bool `[B, steps]`, True at the first `lengths` steps of each row."""
-  return jnp.arange(steps) < lengths[:, None]
-
-
 def _bernoulli(key, rate, shape, dtype):
   keep = jnp.asarray(1 - rate, dtype)
   return jax.random.bernoulli(key, 1 - rate, shape).astype(dtype) / keep
-
-
-def _check_dropout(dropout, cell, params, xs):
-  """Raises where the masks are not those of the step's products."""
-  if dropout is None:
-    return
-  found = products(cell, params, xs.shape[-1])
-  if len(dropout) != len(found):
-    raise ValueError(
-      f'dropout must have a mask for each of the {len(found)} products of a step,'
-      f' not {len(dropout)}'
-    )
-  for i, (mask, product) in enumerate(zip(dropout, found, strict=True)):
-    shape = xs.shape[0], product.width
-    per_gate = product.gates, *shape
-    if mask is not None and mask.shape not in (shape, per_gate):
-      raise ValueError(f'dropout[{i}] must be of shape {shape} or {per_gate}, not {mask.shape}')
-
-
-def _check(xs, lengths, mask):
-  """The boolean mask that `lengths` or `mask` stand for, or None; raises for wrong shapes."""
-  if len(xs.shape) != 3:
-    raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
-  batch, steps = xs.shape[:2]
-  if lengths is not None and mask is not None:
-    raise ValueError('give lengths or mask, not both')
-  if lengths is not None:
-    lengths = jnp.asarray(lengths)
-    if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
-      raise ValueError(
-        f'lengths must be {batch} integers, one a row of xs, not {lengths.dtype}{lengths.shape}'
-      )
-    if not isinstance(lengths, jax.core.Tracer):
-      values = np.asarray(lengths)
-      wrong = np.flatnonzero((values < 0) | (values > steps))
-      if wrong.size:
-        raise ValueError(
-          f'row {wrong[0]} has length {values[wrong[0]]}, but xs has {steps} time steps:'
-          f' lengths must be from 0 to {steps}'
-        )
-    return lengths_to_mask(lengths, steps)
-  if mask is not None:
-    mask = jnp.asarray(mask)
-    if mask.shape != (batch, steps) or mask.dtype != bool:
-      raise ValueError(
-        f'mask must be bool[{batch}, {steps}], True at real steps, not {mask.dtype}{mask.shape}'
-      )
-  return mask

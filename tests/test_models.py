@@ -246,6 +246,6 @@ def test_recurrent_holds_what_an_rnn_of_linen_with_the_cell_holds():
 
 
 def test_recurrent_says_what_shape_it_takes():
-  for shape in ((4, 6), (2, 3, 4, 6)):
-    with pytest.raises(ValueError, match=r'xs must be \[batch, time, features\], not of shape'):
+  for shape in ((6,), (2, 3, 4, 6)):
+    with pytest.raises(ValueError, match=r'xs must be \[batch, time, features\] or'):
       recurrent().init(jax.random.key(0), jnp.zeros(shape))

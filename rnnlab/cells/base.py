@@ -64,7 +64,7 @@ class Lookup(NamedTuple):
 
   def rows(self) -> Array:
     """The inputs themselves."""
-    return self.table[self.ids]
+    return jnp.asarray(self.table)[self.ids]  # as NumPy has no look-up by traced ids
 
 
 def matmul(w: Array, v: Array) -> Array:

@@ -1,0 +1,277 @@
+"""What a call of the recurrence is given, held against its cell and its inputs, in words.
+
+Each function returns its argument as JAX arrays, or raises ValueError (TypeError for a wrong type)
+that names the argument, what it is, and what it must be. All look at shapes and dtypes alone, and
+so do for traced arrays what they do for others; values are looked at where a docstring says so.
+`batch` is the shape of the batch: (B,), or () for a sequence without that axis.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
+
+_shapes = weakref.WeakKeyDictionary()  # by a cell's function: its results by the arguments
+
+
+def said(a) -> str:
+  """An array as an error names it, such as float32[32, 64]."""
+  return f'{a.dtype.name}{list(a.shape)}'
+
+
+@contextlib.contextmanager
+def within(where: str):
+  """Puts `where` before the message of an error that is raised inside."""
+  try:
+    yield
+  except (ValueError, TypeError) as error:
+    error.args = (f'{where}: {error}', *error.args[1:])
+    raise
+
+
+def array(name: str, value) -> Array:
+  """`value` as a JAX array; TypeError for what is no array, as a list or a table of pandas."""
+  if isinstance(value, jax.Array):
+    return value
+  if isinstance(value, np.ndarray | np.generic) or hasattr(value, '__jax_array__'):
+    with within(name):
+      return jnp.asarray(value)
+  raise TypeError(f'{name} must be an array, not {type(value).__name__}')
+
+
+def cell(value) -> Cell:
+  """A cell, as `rnnlab.lstm(64)` is and `rnnlab.lstm` is not."""
+  if isinstance(value, Cell):
+    return value
+  raise TypeError(f'cell must be a Cell, as rnnlab.lstm(64) makes one, not {value!r}')
+
+
+def each(name: str, values, count: int, of_what: str) -> Sequence:
+  """`values`, a list or tuple of `count` items; None stands for None `count` times."""
+  if values is None:
+    return [None] * count
+  if not isinstance(values, list | tuple):
+    raise TypeError(
+      f'{name} must be a list with an item for each of {of_what}, not {_form(values)}'
+    )
+  if len(values) != count:
+    raise ValueError(f'{name} must have {count} items, for {of_what}, not {len(values)}')
+  return values
+
+
+def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
+  """Floats `[B, T, D]` or `[T, D]`, or a `Lookup` of such.
+
+  Raises ValueError too for ids outside the table, where they are known (not traced).
+  """
+  if isinstance(value, Lookup):
+    table, found = array(f'{name}.table', value.table), array(f'{name}.ids', value.ids)
+    if table.ndim != 2 or not jnp.issubdtype(table.dtype, jnp.floating):
+      raise ValueError(f'{name}.table must be floats [rows, features], not {said(table)}')
+    if found.ndim not in (1, 2):
+      raise ValueError(f'{name}.ids must be [batch, time] or [time], not {said(found)}')
+    return Lookup(table, ids(found, len(table), f'{name}.ids'))
+  found = array(name, value)
+  if found.ndim not in (2, 3):
+    raise ValueError(
+      f'{name} must be [batch, time, features] or [time, features], not {said(found)}'
+    )
+  if not jnp.issubdtype(found.dtype, jnp.floating):
+    raise ValueError(
+      f'{name} must be floats, not {said(found)}: cast them, or look ids up in a table,'
+      ' rnnlab.Lookup(table, ids)'
+    )
+  return found
+
+
+def ids(value: Array, rows: int, name: str = 'ids') -> Array:
+  """Integers from 0 to rows - 1, which is looked at where they are known (not traced)."""
+  value = array(name, value)
+  if not jnp.issubdtype(value.dtype, jnp.integer):
+    raise ValueError(f'{name} must be integers, not {said(value)}')
+  if not isinstance(value, jax.core.Tracer) and value.size:
+    known = np.asarray(value)
+    for one in (known.min(), known.max()):
+      if not 0 <= one < rows:
+        at = tuple(int(i) for i in np.argwhere(known == one)[0])
+        raise ValueError(
+          f'{name}{list(at)} is {one}, but there are {rows} rows: ids must be from 0 to {rows - 1}'
+        )
+  return value
+
+
+def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> Params:
+  """Those that `cell.init` makes for `input_size`, by names and shapes; any float dtype."""
+  if not isinstance(value, Mapping):
+    raise TypeError(
+      f'{name} must be a dict of arrays, as cell.init makes it, not {type(value).__name__}'
+    )
+
+  def make():
+    return _named(cell.init(jax.random.key(0), input_size))[0]
+
+  wanted = _known(cell.init, input_size, make)
+  found, tree = _named(dict(value))
+  if found.keys() != wanted.keys():
+    wrong = [f'lack {key}' for key in wanted.keys() - found.keys()]
+    wrong += [f'have {key}, which is none of them' for key in found.keys() - wanted.keys()]
+    raise ValueError(
+      f'{name} {" and ".join(sorted(wrong))}: the parameters of this cell are {", ".join(wanted)}'
+    )
+  leaves = []
+  for key, leaf in found.items():
+    leaf, want = array(f'{name}{key}', leaf), wanted[key]
+    if leaf.shape != want.shape:
+      raise ValueError(
+        f'{name}{key} is {said(leaf)}, but for inputs of {input_size} features this cell has'
+        f' {list(want.shape)} there'
+      )
+    if jnp.issubdtype(want.dtype, jnp.floating) != jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise ValueError(f'{name}{key} is {said(leaf)}, but this cell has {want.dtype.name} there')
+    leaves.append(leaf)
+  return tree.unflatten(leaves)
+
+
+def kind(params: Params, xs: Array | Lookup):
+  """The dtype that a carry has beside these: what they are promoted to."""
+  with within('params and xs'):
+    return jnp.result_type(xs.dtype, *jax.tree.leaves(params))
+
+
+def carry(cell: Cell, value: Carry, batch: tuple, kind, name: str = 'initial_carry') -> Carry:
+  """A carry as `cell.initial_carry(batch, kind)` is one, by structure, shapes and dtypes."""
+  given = batch, jnp.dtype(kind)
+  wanted = _known(cell.initial_carry, given, lambda: cell.initial_carry(*given))
+  if jax.tree.structure(value) != jax.tree.structure(wanted):
+    raise TypeError(
+      f'{name} must be {_form(wanted)}, as cell.initial_carry makes it, not {_form(value)}'
+    )
+  found, tree = _named(value)
+  leaves = []
+  for (key, leaf), want in zip(found.items(), jax.tree.leaves(wanted), strict=True):
+    leaf = array(f'{name}{key}', leaf)
+    if leaf.shape != want.shape:
+      raise ValueError(
+        f'{name}{key} is {said(leaf)}, but must be {said(want)} here{_hint(leaf, batch, name)}'
+      )
+    if leaf.dtype != want.dtype:
+      raise ValueError(
+        f'{name}{key} is {said(leaf)}, but beside these xs and params it must be {said(want)}:'
+        f' cast it, jax.tree.map(lambda a: a.astype({want.dtype.name!r}), {name})'
+      )
+    leaves.append(leaf)
+  return tree.unflatten(leaves)
+
+
+def _hint(leaf, batch, name):
+  """What to do with the carry of another batch."""
+  if not batch or not leaf.ndim or leaf.shape[0] == batch[0]:
+    return ''
+  hint = f': it has {leaf.shape[0]} rows, and xs {batch[0]}'
+  if leaf.shape[0] > batch[0] > 0:
+    hint += (
+      '. Of the carry of a larger batch take the rows that go on, as in'
+      f' jax.tree.map(lambda a: a[:{batch[0]}], {name})'
+    )
+  return hint
+
+
+def mask(lengths, value, batch: tuple, steps: int) -> Array | None:
+  """The bool mask `[B, T]` that `lengths` or `mask` stand for, or None.
+
+  Raises ValueError too for lengths outside 0..T, where they are known (not traced).
+  """
+  if lengths is not None and value is not None:
+    raise ValueError('give lengths or mask, not both')
+  if lengths is None:
+    return None if value is None else flags('mask', value, batch, steps, 'at real steps')
+  lengths = jnp.asarray(lengths) if isinstance(lengths, list | tuple) else array('lengths', lengths)
+  if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
+    count = f'{batch[0]} integers, one a row of xs' if batch else 'an integer'
+    raise ValueError(f'lengths must be {count}, not {said(lengths)}')
+  if not isinstance(lengths, jax.core.Tracer):
+    known = np.asarray(lengths).reshape(-1)
+    wrong = np.flatnonzero((known < 0) | (known > steps))
+    if wrong.size:
+      raise ValueError(
+        f'row {wrong[0]} has length {known[wrong[0]]}, but xs has {steps} time steps:'
+        f' lengths must be from 0 to {steps}'
+      )
+  return jnp.arange(steps) < lengths[..., None]
+
+
+def flags(name: str, value, batch: tuple, steps: int, where: str) -> Array:
+  """bool `[B, T]`."""
+  value = array(name, value)
+  if value.shape != (*batch, steps) or value.dtype != bool:
+    raise ValueError(f'{name} must be bool{[*batch, steps]}, True {where}, not {said(value)}')
+  return value
+
+
+def dropout(value, products: Sequence, batch: tuple, kind) -> tuple:
+  """A mask or None for each of a step's products: `[B, K]`, or `[G, B, K]` for one a gate."""
+  if not isinstance(value, list | tuple):
+    raise TypeError(f'dropout must be a tuple of masks, not {_form(value)}')
+  if len(value) != len(products):
+    raise ValueError(
+      f'dropout must have a mask for each of the {len(products)} products of a step,'
+      f' not {len(value)}'
+    )
+  masks = []
+  for i, (found, product) in enumerate(zip(value, products, strict=True)):
+    if found is not None:
+      found = array(f'dropout[{i}]', found)
+      shape = *batch, product.width
+      if found.shape not in (shape, (product.gates, *shape)):
+        raise ValueError(
+          f'dropout[{i}] is {said(found)}, but must be of shape {list(shape)} or'
+          f' {[product.gates, *shape]}'
+        )
+      floats = jnp.issubdtype(found.dtype, jnp.floating)
+      if not floats or jnp.promote_types(found.dtype, kind) != kind:
+        raise ValueError(
+          f'dropout[{i}] is {said(found)}, but beside these xs and params it must be'
+          f' {jnp.dtype(kind).name}: cast it'
+        )
+    masks.append(found)
+  return tuple(masks)
+
+
+def float_dtype(value):
+  """`dtype` of `unroll`: a float dtype, or None."""
+  if value is None:
+    return None
+  try:
+    found = jnp.dtype(value)
+  except TypeError:
+    raise TypeError(f'dtype must be a dtype, as jnp.bfloat16, or None, not {value!r}') from None
+  if not jnp.issubdtype(found, jnp.floating):
+    raise ValueError(f'dtype must be a float dtype, as jnp.bfloat16, or None, not {found.name}')
+  return found
+
+
+def _known(function, arguments, make):
+  """`jax.eval_shape(make)`, once for the arguments of a cell's function."""
+  known = _shapes.setdefault(function, {})
+  key = arguments, jax.config.jax_enable_x64  # by which the integers of a carry differ
+  if key not in known:
+    known[key] = jax.eval_shape(make)
+  return known[key]
+
+
+def _named(tree):
+  """The leaves of a tree by their paths, as ['w_x'] or .h, and its structure."""
+  leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, structure
+
+
+def _form(tree):
+  """The structure of a carry, as LSTMCarry(h, c)."""
+  if hasattr(tree, '_fields'):
+    return f'{type(tree).__name__}({", ".join(tree._fields)})'
+  return 'an array' if jax.tree_util.all_leaves([tree]) else f'a {type(tree).__name__}'
