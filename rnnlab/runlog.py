@@ -213,9 +213,9 @@ def verify(folder, quick: bool = False) -> list[str]:
     return []
   except (ValueError, OSError):
     return ['result.json']
-  if not isinstance(result, dict) or not is_sealed(result):
-    return ['result.json']
-  if ('digests' in result) != ('digest' in result):  # its name is what was damaged
+  # Where one of the two digests is missing, its name is what was damaged.
+  both = fits(result, dict) and ('digests' in result) == ('digest' in result)
+  if not both or not fits(result, {'final': dict}) or not is_sealed(result):
     return ['result.json']
   elsewhere = {}
   if (folder / INDEX).exists():

@@ -55,8 +55,10 @@ def state_of(workdir, name):
   return {run.id: run.state for run in status.load(workdir)}[name]
 
 
-def same(path, content):
-  """Whether a file says the same, as JSON does with another blank."""
+def same(path, content, name):
+  """Whether a file says the same, as one that is sealed does with another blank."""
+  if name not in ('result.json', 'sweep.json'):
+    return path.read_bytes() == content
   try:
     return json.loads(path.read_bytes()) == json.loads(content)
   except (ValueError, RecursionError):
@@ -71,7 +73,7 @@ def test_every_damage_to_a_file_of_a_run_is_noticed_by_all_who_read_it(name, cop
   assert runlog.verify(folder) == [] and state_of(copy, folder.name) == 'done'
   for kind in [*DAMAGES, *['flip', 'hole', 'swap'] * 3]:
     (folder / name).write_bytes(DAMAGES[kind](whole, draw))
-    if name == 'result.json' and same(folder / name, whole):
+    if same(folder / name, whole, name):
       continue
     assert runlog.verify(folder) == [name], kind
     assert runlog.verify(folder, quick=True) == [name], kind
@@ -93,7 +95,7 @@ def test_every_damage_to_the_record_of_a_sweep_is_taken_as_its_loss(copy):
   whole = (copy / 'sweep.json').read_bytes()
   for kind in [*DAMAGES, *['flip', 'hole', 'swap'] * 3]:
     (copy / 'sweep.json').write_bytes(DAMAGES[kind](whole, draw))
-    if same(copy / 'sweep.json', whole):
+    if same(copy / 'sweep.json', whole, 'sweep.json'):
       continue
     assert runlog.read_sweep(copy)['runs'] == [], kind
     assert [run.state for run in status.load(copy)] == ['done'] * 6, kind
