@@ -187,6 +187,17 @@ def say(error: BaseException) -> str:
   return f'{type(error).__name__}: {text.splitlines()[0][:300]}'
 
 
+class Unheard(BrokenPipeError):
+  """Nobody reads any more what is said, as after `| head`."""
+
+
+class Console(rich.console.Console):
+  """A console that raises Unheard, where Rich would end the program."""
+
+  def on_broken_pipe(self):
+    raise Unheard('nobody reads the output any more')
+
+
 class Busy(Exception):
   """A folder is locked by another process."""
 
@@ -242,7 +253,7 @@ def consoles(quiet: bool = False, json: bool = False) -> tuple:
     width = int(columns) if columns.isdigit() else None if stream.isatty() else LOG_WIDTH
     # Of a terminal that is dumb Rich takes a width only with a height.
     height = 25 if width else None
-    return rich.console.Console(file=stream, width=width, height=height, **options)
+    return Console(file=stream, width=width, height=height, **options)
 
   return console(sys.stderr if json else sys.stdout, quiet=quiet), console(sys.stdout)
 
@@ -252,7 +263,7 @@ def watch(runs: list, progress: bool | None = None) -> 'Display':
 
   progress: whether there is one; None: in a notebook and in a terminal.
   """
-  console = rich.console.Console(stderr=True)
+  console = Console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
   return Display(runs, console if progress else rich.console.Console(quiet=True))
