@@ -1,4 +1,4 @@
-"""Where a sweep can't go on: locks are free, no process is left, and it goes on to the same bits."""
+"""Where a sweep can't go on: locks are free, no process is left, and it ends with the same bits."""
 
 import functools
 import io
