@@ -43,16 +43,22 @@ Give the same command again after a crash, and it goes on. The exit status is 0
 where every run ended well, 1 where some failed, 2 for a mistake.
 """
 
+import contextlib
 import functools
 import importlib.util
 import inspect
 import json
+import os
 import pathlib
 import re
 import runpy
 import shlex
 import signal
 import sys
+
+if __name__ == '__main__':
+  # Where nothing has begun yet Ctrl-C ends the program as it does others, not in a traceback.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -141,7 +147,16 @@ def main(_):
 
 def launch():
   """Does what the command asks for, and ends the program unless all is well."""
-  messages, output = runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json)
+  try:
+    _launch(*runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
+  except runlog.Unheard:
+    # What is left in a stream's buffer has no reader either. A signal would give this status.
+    for stream in (sys.stdout, sys.stderr):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(128 + 13)  # SIGPIPE
+
+
+def _launch(messages, output):
   stop, told = Stop(), None
   runlog.plain_warnings()
   path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
@@ -153,7 +168,7 @@ def launch():
       if url:
         storage.pull(url, workdir)
       if flags.FLAGS.json:
-        return print(json.dumps(status.record(workdir)))
+        return output.out(json.dumps(status.record(workdir)), highlight=False)
       return status.show(workdir, output)
     from rnnlab import conduct, report, results, sweep
     from rnnlab.data import imdb
@@ -194,11 +209,14 @@ def launch():
   except KeyboardInterrupt:
     say(messages, f'stopped, nothing lost; to go on: {COMMAND}')
     sys.exit(128 + (stop.signal or signal.SIGINT))
+  except runlog.Unheard:
+    raise
   except (ValueError, DataError, OSError, runlog.Busy) as error:
     fail(runlog.say(error))
   if flags.FLAGS.json:
     counts = {'runs': len(plan.runs), 'done': len(plan.runs) - len(plan.todo), 'failed': failed}
-    print(json.dumps({'workdir': url or str(workdir)} | counts | report.record(told)))
+    told = {'workdir': url or str(workdir)} | counts | report.record(told)
+    output.out(json.dumps(told), highlight=False)
   if lines := conduct.failures(plan, failed, workdir):
     fail('\n  '.join(lines), code=1)
 
@@ -235,13 +253,18 @@ def check_executor():
 
 
 class Stop:
-  """Whether Ctrl-C or SIGTERM was given, so that runs stop at a checkpoint; twice ends at once."""
+  """Whether Ctrl-C or SIGTERM was given, so that runs stop at a checkpoint; twice ends at once.
+
+  So does the terminal's end, unless `nohup` has the program go on without it.
+  """
 
   signal = 0
 
   def __init__(self):
     signal.signal(signal.SIGINT, self._take)
     signal.signal(signal.SIGTERM, self._take)
+    if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+      signal.signal(signal.SIGHUP, self._take)
 
   def __call__(self):
     return bool(self.signal)
@@ -250,7 +273,9 @@ class Stop:
     if self.signal:
       raise SystemExit(128 + number)
     self.signal = number
-    print('\nstopping, as soon as a checkpoint is saved', file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # of a terminal or a reader that is gone
+      # Not by print, which may be what the signal came in the middle of.
+      os.write(2, b'\nstopping, as soon as a checkpoint is saved\n')
 
 
 def say(console, words):

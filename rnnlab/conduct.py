@@ -1,5 +1,8 @@
 """A sweep from what was asked for to its end, stage by stage, and what people see of it."""
 
+import collections
+import contextlib
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable
@@ -88,12 +91,32 @@ def conduct(
       _show_data(imdb.load(asked.config.data), console)
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
-    events = executors.get(name)(todo, workdir, stop, **options)
-    with runlog.Display(todo, console) as display:
-      for event in storage.pushing(events, workdir, url) if url else events:
-        display.update(event)
-        if event.kind == 'failed':
-          failed[event.run] = event.text
+    execute = functools.partial(executors.get(name), todo, workdir, **options)
+    failed |= _follow(execute, runlog.Display(todo, console), stop, workdir, url)
+
+
+def _follow(execute, display, stop, workdir, url):
+  """Shows what happens in runs, to their end; returns the errors of those that failed, by id.
+
+  Where that can't be shown, or sent to the URL, the runs at work save a checkpoint and stop too.
+  """
+  failed, broken = {}, False
+  events = execute(stop=lambda: broken or stop())
+  watched = storage.pushing(events, workdir, url) if url else events
+  with contextlib.closing(events), contextlib.closing(watched):
+    try:
+      with display:
+        for event in watched:
+          display.update(event)
+          if event.kind == 'failed':
+            failed[event.run] = event.text
+    except Exception:
+      broken = True
+      for left in (watched, events):
+        with contextlib.suppress(KeyboardInterrupt, Exception):
+          collections.deque(left, maxlen=0)
+      raise
+  return failed
 
 
 def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:

@@ -367,12 +367,20 @@ def _timed(progresses, seconds=0.0):
       seconds = 0.0
 
 
-def _last(generator, display):
-  while True:
-    try:
-      display.update(next(generator))
-    except StopIteration as stop:
-      return stop.value
+def _last(events, display):
+  """What `events` returns in the end; where they can't be shown a checkpoint is saved."""
+  with contextlib.closing(events):
+    while True:
+      try:
+        event = next(events)
+      except StopIteration as stop:
+        return stop.value
+      try:
+        display.update(event)
+      except BaseException:
+        with contextlib.suppress(KeyboardInterrupt):
+          events.throw(KeyboardInterrupt)
+        raise
 
 
 def finish(

@@ -348,6 +348,17 @@ def say(error: BaseException) -> str:
   return f'{type(error).__name__}: {text.splitlines()[0][:300]}'
 
 
+class Unheard(BrokenPipeError):
+  """Nobody reads any more what is said, as after `| head`."""
+
+
+class Console(rich.console.Console):
+  """A console that raises Unheard, where Rich would end the program."""
+
+  def on_broken_pipe(self):
+    raise Unheard('nobody reads the output any more')
+
+
 class Busy(Exception):
   """A folder is locked by another process."""
 
@@ -393,7 +404,7 @@ def holder(folder) -> str | None:
 
 def plain_console(**options) -> rich.console.Console:
   """A Console that shows text as it is: in a path or a label nothing is markup, nor an emoji."""
-  return rich.console.Console(markup=False, emoji=False, highlight=False, **options)
+  return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 def consoles(quiet: bool = False, json: bool = False) -> tuple:

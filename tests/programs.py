@@ -16,9 +16,10 @@ from rnnlab.interop import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA's own choice, where conftest.py has another.
+OPTIONS = {'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True}
 as_for_a_user = functools.partial(
   jax.jit,
-  compiler_options={'xla_backend_optimization_level': 3, 'xla_cpu_use_fusion_emitters': True},
+  compiler_options={name: OPTIONS[name] for name in OPTIONS if name in os.environ['XLA_FLAGS']},
 )
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs

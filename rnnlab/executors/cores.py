@@ -1,5 +1,6 @@
 """One run after the other, each on all cores: the batch is split over them."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import jax
@@ -14,11 +15,11 @@ def execute(
   runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
   """Does `runs` in order; see `rnnlab.executors`. After `devices.use_cores`."""
-  events = serial.execute(runs, workdir, stop)
   mesh = devices.mesh()
-  while True:
-    with jax.set_mesh(mesh):
-      event = next(events, None)
-    if event is None:
-      return
-    yield event
+  with contextlib.closing(serial.execute(runs, workdir, stop)) as events:
+    while True:
+      with jax.set_mesh(mesh):
+        event = next(events, None)
+      if event is None:
+        return
+      yield event

@@ -134,21 +134,21 @@ def follow(stop: Callable[[], bool]) -> int:
 def _execute(runs, workdir, stop):
   mesh = devices.mesh()
   for spec in runs:
-    events = experiment.events(spec, workdir, _Folder)
-    while True:
-      with _heard():
-        try:
-          with jax.set_mesh(mesh):
-            stopping = hosts.agree(stop())
-            event = events.throw(KeyboardInterrupt) if stopping else next(events, None)
-        except Exception as error:
-          # One that may be this process's alone ends all: the others would wait for it.
-          if not (isinstance(error, train.NonFiniteLoss) or hosts.is_common(error)):
-            raise
-          event = hosts.first(serial.failed, spec, workdir, error)
-      if event is None:
-        break
-      yield event
+    with contextlib.closing(experiment.events(spec, workdir, _Folder)) as events:
+      while True:
+        with _heard():
+          try:
+            with jax.set_mesh(mesh):
+              stopping = hosts.agree(stop())
+              event = events.throw(KeyboardInterrupt) if stopping else next(events, None)
+          except Exception as error:
+            # One that may be this process's alone ends all: the others would wait for it.
+            if not (isinstance(error, train.NonFiniteLoss) or hosts.is_common(error)):
+              raise
+            event = hosts.first(serial.failed, spec, workdir, error)
+        if event is None:
+          break
+        yield event
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -13,6 +14,9 @@ from rnnlab import devices, provenance, runlog
 from rnnlab.configs import RunSpec
 from rnnlab.executors import serial
 from rnnlab.experiment import Event
+
+# Of those that there are here: they are for the launcher alone.
+SIGNALS = [getattr(signal, f'SIG{name}', signal.SIGINT) for name in ('INT', 'TERM', 'HUP')]
 
 
 class WorkerDied(Exception):
@@ -73,10 +77,25 @@ def _start(core, spec, workdir, busy):
   context = multiprocessing.get_context('spawn')
   ours, theirs = context.Pipe()
   process = context.Process(target=_work, args=(theirs, core), daemon=True)
-  process.start()
+  with _blocked():  # a worker inherits it, until it can ignore them
+    process.start()
   theirs.close()
-  ours.send((spec, workdir))
   busy[ours] = process, core, spec
+  _send(ours, (spec, workdir))
+
+
+@contextlib.contextmanager
+def _blocked():
+  """Holds SIGNALS back for the time of a `with`."""
+  if not hasattr(signal, 'pthread_sigmask'):  # Windows
+    yield
+    return
+  multiprocessing.resource_tracker.ensure_running()  # whose own start would let them through
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(connection, message):
@@ -88,24 +107,26 @@ def _work(connection: Connection, core: int) -> None:
   """A worker's life: a run at a time from the pipe, its events into the pipe, None at its end."""
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, {core})  # before JAX counts the cores
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher says when to stop
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_IGN)  # the launcher says when to stop
+  if hasattr(signal, 'pthread_sigmask'):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
   runlog.plain_warnings()
   devices.keep_programs()
   threading.Thread(target=_die_with_parent, daemon=True).start()
-  while True:
-    try:
+  with contextlib.suppress(EOFError, OSError):  # the launcher is gone
+    while True:
       task = connection.recv()
-    except EOFError:
-      return
-    if task is None:
-      continue
-    spec, workdir = task
-    try:
-      for event in serial.execute([spec], workdir, stop=connection.poll):
-        connection.send(event)
-    except KeyboardInterrupt:
-      pass
-    connection.send(None)
+      if task is None:
+        continue
+      spec, workdir = task
+      try:
+        with contextlib.closing(serial.execute([spec], workdir, stop=connection.poll)) as events:
+          for event in events:
+            connection.send(event)
+      except KeyboardInterrupt:
+        pass
+      connection.send(None)
 
 
 def _die_with_parent():

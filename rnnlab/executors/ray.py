@@ -28,6 +28,7 @@ elsewhere, from their last gathered checkpoint, and to the same bits on a machin
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
@@ -256,11 +257,12 @@ def work(specs, files, executor, origin, stopped, hold):
       known[run] = now
       return News(run, event, new, list(now))
 
+    todo = executors.get(executor)(specs, scratch, lambda: ray.get(stopped.up.remote()))
     try:
-      todo = executors.get(executor)(specs, scratch, lambda: ray.get(stopped.up.remote()))
-      for event in todo:
-        telling = event.text or event.kind != 'progress'
-        yield news(event.run, event) if telling else News(event.run, event, {}, None)
+      with contextlib.closing(todo):
+        for event in todo:
+          telling = event.text or event.kind != 'progress'
+          yield news(event.run, event) if telling else News(event.run, event, {}, None)
     except KeyboardInterrupt:
       for spec in specs:
         yield news(spec.id)

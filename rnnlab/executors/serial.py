@@ -17,12 +17,12 @@ def execute(
   for spec in runs:
     if stop():
       raise KeyboardInterrupt
-    events = experiment.events(spec, workdir)
     try:
-      for event in events:
-        yield event
-        if stop():
-          events.throw(KeyboardInterrupt)
+      with contextlib.closing(experiment.events(spec, workdir)) as events:
+        for event in events:
+          yield event
+          if stop():
+            events.throw(KeyboardInterrupt)
     except Exception as error:
       yield failed(spec, workdir, error)
 
