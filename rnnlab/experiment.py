@@ -104,8 +104,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   >>> [row['epoch'] for row in done.metrics]
   [1, 2]
   """
-  config = config.copy_and_resolve_references()
-  configs.check(config)
+  config = configs.check(config)
   config.data.source = imdb.resolve(config.data)
   spec = configs.specify(config)
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)

@@ -33,7 +33,7 @@ def add(factory):
 
   For a notebook, where `@rnnlab.cells.add` before the function lets a config name it; defined anew,
   it takes the place of the one before. Other processes, as those of `launch.py`, know files alone.
-  Returns the factory. Raises ValueError where a file has the name.
+  Returns the factory. Raises ValueError where a file has the name, or for what is no such function.
 
   >>> @rnnlab.cells.add
   ... def mine(hidden_size):
@@ -41,7 +41,13 @@ def add(factory):
   >>> 'mine' in rnnlab.cells.names()
   True
   """
-  name = factory.__name__
+  name = getattr(factory, '__name__', '')
+  if not callable(factory) or not name.isidentifier():
+    raise ValueError(
+      f'rnnlab.cells.add takes a function with a name, factory(hidden_size) -> Cell, not {factory!r}'
+    )
+  if 'hidden_size' not in inspect.signature(factory).parameters:
+    raise ValueError(f'the factory of the cell {name} must take hidden_size')
   if name in _files():
     raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: call it otherwise')
   _added[name] = factory
@@ -93,5 +99,6 @@ def near(word: str, words) -> str:
   >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
   " (did you mean 'lstm'?)"
   """
-  match = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
-  return f' (did you mean {match[0]!r}?)' if match else ''
+  known = {known.lower(): known for known in words}
+  match = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+  return f' (did you mean {known[match[0]]!r}?)' if match else ''
