@@ -120,7 +120,7 @@ def parse(argv):
   except flags.UnrecognizedFlagError as error:
     known = [f'--{name}' for name in (*flags.FLAGS, 'config')]
     known += [f'--config.{name}' for name in configs.FIELDS]
-    fail(f'there is no flag --{error.flagname}{configs.near(f"--{error.flagname}", known)}')
+    fail(f'there is no flag --{error.flagname}{configs.near(f".{error.flagname}", known)}')
   except (flags.Error, ValueError, OSError) as error:
     fail(error)
 
@@ -164,13 +164,12 @@ def set_fields(config, given):
 
 def check_file(path):
   """Raises ValueError, naming the near match, unless `path` is a file of Python."""
-  if path.endswith('.py') and pathlib.Path(path).is_file():
+  file = pathlib.Path(path)
+  if path.endswith('.py') and file.is_file():
     return
-  what = f'{path} is a folder' if path and pathlib.Path(path).is_dir() else ''
   near = configs.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
-  raise ValueError(
-    f'{what or f"there is no config file {path}{near}"}; --config takes FILE.py[:PRESET]'
-  )
+  what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{near}'
+  raise ValueError(f'{what if path else "it names no file"}; --config takes FILE.py[:PRESET]')
 
 
 def main(asked):
@@ -213,7 +212,8 @@ def launch(given, experiment):
     if flags.FLAGS.sweep:
       over, claims = experiment.sweep, experiment.claims()
     # A mistake is better told before any data are looked for.
-    sweep.expand(config, over, pinned)
+    runs = sweep.expand(config, over, pinned)
+    check_cells(runs)
     claims = results.check_claims(claims, config)
     config.data.source = imdb.resolve(config.data)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
@@ -268,6 +268,17 @@ def check_executor():
       '--wandb needs Weights & Biases, which is not installed: pip install -r'
       ' experiments/trackers.txt'
     )
+
+
+def check_cells(runs):
+  """Raises ValueError for a cell that the executor's workers would not know."""
+  for run in runs:
+    if run.source and flags.FLAGS.executor == 'ray':
+      cell, (file, _) = run.config.model.cell, run.source
+      raise ValueError(
+        f'--executor=ray: its workers do not read {file}, which adds the cell {cell}: put it in'
+        f' rnnlab/cells/{cell}.py'
+      )
 
 
 class Stop:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from rnnlab import experiment_file
+
 TINY = float(np.finfo(np.float32).tiny)  # programs compute in float32, which has nothing below
 
 
@@ -60,7 +62,7 @@ def _number(right, what):
       kept = np.float32(value)
     return (value == 0 or TINY <= abs(kept) < np.inf) and bool(right(kept))
 
-  return Kind(fits, lambda: f'{what}, as float32 has it')
+  return Kind(fits, lambda: f'{what}, in float32')
 
 
 def _choice(words):
@@ -186,7 +188,8 @@ class RunSpec(NamedTuple):
 
   overrides: what sets it apart in its sweep. command: the one given. until: the epoch after which
   it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for what is compared. wandb:
-  whether Weights & Biases is told of it too.
+  whether Weights & Biases is told of it too. source: the file, and the preset, of the experiment
+  that adds its cell, None where rnnlab has it.
   """
 
   id: str
@@ -196,6 +199,7 @@ class RunSpec(NamedTuple):
   until: int = 0
   stage: str = ''
   wandb: bool = False
+  source: tuple[str, str | None] | None = None
 
 
 def default() -> ConfigDict:
@@ -206,7 +210,8 @@ def default() -> ConfigDict:
 def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:
   """The run of `config`, named by its cell, its seed and `overrides`."""
   named = {'model.cell': config.model.cell, 'seed': config.seed} | (overrides or {})
-  return RunSpec(run_id(named, config), named, config, command)
+  source = experiment_file.adding(config.model.cell)
+  return RunSpec(run_id(named, config), named, config, command, source=source)
 
 
 def run_id(overrides: dict, config: ConfigDict) -> str:
@@ -260,7 +265,7 @@ def change(config: ConfigDict, overrides: dict[str, Any]) -> tuple[ConfigDict, d
 
 
 def check_fields(config: ConfigDict) -> ConfigDict:
-  """As `check` of each field, but not of what fields are together, which a sweep may yet change."""
+  """As `check` of each field, but not of what they are together, which a sweep may yet change."""
   return ConfigDict(nested(_fields(flat(config))))
 
 
@@ -287,25 +292,26 @@ def take(name: str, value) -> Any:
 
 
 def parse(name: str, text: str) -> Any:
-  """The value that a flag's text stands for in a field. Raises as `take`."""
-  default = FIELDS[name].default if name in FIELDS else _default_of(name)
-  value = text
+  """The value that a flag's text stands for in a field, by the type of what it is by default.
+
+  Raises ValueError where it stands for none; whether it is in range, `take` says.
+  """
+  default = FIELDS[name].default if name in FIELDS else _option(name)[2].default
   try:
     if isinstance(default, bool):
-      value = {'true': True, 't': True, '1': True, 'false': False, 'f': False, '0': False}.get(
-        text.lower(), text
-      )
-    elif isinstance(default, int) and name in FIELDS:
-      value = int(text)
-    elif isinstance(default, (int, float)):
-      value = float(text)
-    elif not isinstance(default, str):
-      value = ast.literal_eval(text)
-      if isinstance(default, tuple) and not isinstance(value, tuple | list):
-        value = (value,)
-  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-    pass  # a text, which `take` refuses where it may not be one
-  return take(name, value)
+      return {'true': True, 't': True, '1': True, 'false': False, 'f': False, '0': False}[
+        text.lower()
+      ]
+    if isinstance(default, int) and name in FIELDS:
+      return int(text)
+    if isinstance(default, int | float):
+      return float(text)
+    if isinstance(default, str):
+      return text
+    value = ast.literal_eval(text)
+    return value if isinstance(value, tuple) or name not in FIELDS else (value,)
+  except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    return take(name, text)  # which says what it must be, or has a text where it may be one
 
 
 def plain(value) -> Any:
@@ -439,10 +445,10 @@ def memory() -> float:
 
 def size_words(count: int) -> str:
   """So many bytes, for people."""
-  for unit, size in (('EB', 10**18), ('TB', 10**12), ('GB', 10**9)):
-    if count >= size:
-      break
-  return f'{count // size:,} {unit}' if count < 10**30 else 'more than 10^12 EB'
+  if count >= 10**30:
+    return 'more than 10^12 EB'
+  size, unit = (10**18, 'EB') if count >= 10**18 else (10**9, 'GB')
+  return f'{count // size:,} {unit}'
 
 
 def _option(name):
@@ -466,10 +472,6 @@ def _option(name):
       f' {option!r}{near(option, options)}; {has}'
     )
   return cell, option, options[option]
-
-
-def _default_of(name):
-  return _option(name)[2].default
 
 
 def _take_option(name, value):

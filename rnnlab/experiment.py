@@ -24,6 +24,7 @@ from rnnlab import (
   configs,
   conventions,
   devices,
+  experiment_file,
   hosts,
   metrics,
   models,
@@ -137,6 +138,7 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
   None of a run that pauses. folder_of: what makes the Folder, `Folder` unless given.
   """
   began = time.perf_counter()
+  experiment_file.know(spec.config.model.cell, spec.source)
   with (folder_of or Folder)(spec, workdir) as folder:
     program = prepare(spec.config)
     setup = begin(program, spec.config)

@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 
+_read = []  # (file, preset) of the experiments that this process has read
+
+
 class Experiment(NamedTuple):
   """What a file says for a preset. sweep: add -> None, or None where it has none."""
 
@@ -35,6 +38,7 @@ def read(path, preset: str | None = None) -> Experiment:
 
   Raises ValueError, with the file and the line, for a file that is none.
   """
+  _read.append((str(pathlib.Path(path).resolve()), preset))
   names = vars(execute(path))
   found = {name: _function(path, names, name) for name in ('get_config', 'sweep', 'claims')}
   if not found['get_config']:
@@ -53,9 +57,8 @@ def read(path, preset: str | None = None) -> Experiment:
       try:
         signature.bind(*arguments, **options)
       except TypeError as error:
-        kinds = {'sweep': 'sweep(add) or sweep(add, preset)', 'claims': 'claims() or claims(preset)'}
-        line = function.__code__.co_firstlineno if hasattr(function, '__code__') else '?'
-        raise ValueError(f'{path}:{line}: must be {kinds[name]}: {error}') from None
+        must = {'sweep': 'sweep(add) or sweep(add, preset)', 'claims': 'claims() or claims(preset)'}
+        raise _Blamed(f'{path}: {name} must be {must[name]}: {error}') from None
       return function(*arguments, **options)
 
   return Experiment(
@@ -76,6 +79,20 @@ def execute(path) -> types.ModuleType:
   return module
 
 
+def adding(cell: str) -> tuple[str, str | None] | None:
+  """The file, and the preset, with which `cell` was added here, or None."""
+  cells = sys.modules.get('rnnlab.cells')
+  return _read[-1] if _read and cells and cells.added(cell) else None
+
+
+def know(cell: str, source: tuple[str, str | None] | None) -> None:
+  """Reads the experiment that adds `cell` elsewhere, unless the cell is known here."""
+  from rnnlab import cells
+
+  if source and cell not in cells.names():
+    read(*source)
+
+
 @contextlib.contextmanager
 def blamed(path) -> Iterator[None]:
   """Code of the file `path` is at work: its folder is on the path, its errors say where."""
@@ -83,9 +100,7 @@ def blamed(path) -> Iterator[None]:
   sys.path.insert(0, str(folder))
   try:
     yield
-  except _Blamed:
-    raise
-  except KeyboardInterrupt:
+  except (_Blamed, KeyboardInterrupt):
     raise
   except SyntaxError as error:
     where = f'{error.filename or path}{f":{error.lineno}" if error.lineno else ""}'

@@ -125,7 +125,8 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
     shown = f'{name}: {configs.words(given)}'
     need(
       isinstance(given, tuple) and given and given[0] in RANGES,
-      f'{shown} is no range: must be (log, low, high), (uniform, low, high) or (choice, value, ...)',
+      f'{shown} is no range: must be (log, low, high), (uniform, low, high) or'
+      ' (choice, value, ...)',
     )
     kind, *values = given
     if kind == 'choice':
@@ -154,7 +155,7 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
   )
   need(seeds, 'seeds is empty; fresh ones, as range(100, 105)')
   for seed in (search.seed, *search.seeds):
-    need(whole(seed, 0), f'seed {configs.words(seed)}: must be a whole number from 0 to 2**32 - 1')
+    configs.take('seed', seed)
   need(
     search.seed not in search.seeds,
     f"seeds: {search.seed} is the trials' seed; the best settings need fresh ones",

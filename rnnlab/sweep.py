@@ -209,7 +209,11 @@ def _asked(sweep, config, specify, pinned):
     searches.append(asked)
 
   add.search = search
-  returned = sweep(add) if sweep else None
+  try:
+    returned = sweep(add) if sweep else None
+  except ValueError as error:
+    _blame(config, error)
+    raise
   if returned is not None and not (isinstance(returned, list) and all(x is None for x in returned)):
     raise ValueError(
       'the sweep must call add(overrides) for each run, and return nothing, but it returns'
@@ -218,6 +222,15 @@ def _asked(sweep, config, specify, pinned):
   if sweep and not specs and not searches:
     raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
   return specs, searches
+
+
+def _blame(config, error):
+  """Raises what is wrong with the config by itself, where that is what the sweep's `error` says."""
+  try:
+    configs.check(config)
+  except ValueError as own:
+    if str(own) in str(error):
+      raise own from None
 
 
 def _specify(config, pinned, command, override):

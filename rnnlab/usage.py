@@ -15,8 +15,8 @@ def page(path, config: dict) -> str:
   """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
 
   config: as the file and the command line make it. A field's comment is that of the line that first
-  sets it, in the file or in one beside it that it imports, or else its help. The flag of a field that is None is a
-  comment itself. Needs neither JAX nor pandas.
+  sets it, in the file or in one beside it that it imports, or else its help. The flag of a field
+  that is None is a comment itself. Needs neither JAX nor pandas.
   """
   path = pathlib.Path(path).resolve()
   imported = {

@@ -24,6 +24,11 @@ def names() -> list[str]:
   return sorted({*_files(), *_added})
 
 
+def added(name: str) -> bool:
+  """Whether the cell called `name` was added, and is not a file here."""
+  return name in _added
+
+
 def _files():
   return [m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base']
 
@@ -31,8 +36,9 @@ def _files():
 def add(factory):
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
-  For a notebook, where `@rnnlab.cells.add` before the function lets a config name it; defined anew,
-  it takes the place of the one before. Other processes, as those of `launch.py`, know files alone.
+  For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a config
+  name it; defined anew, it takes the place of the one before. The processes of a launch know it
+  from the experiment's file; `rnnlab.predict` is given that file, or needs it executed before.
   Returns the factory. Raises ValueError where a file has the name, or for what is no such function.
 
   >>> @rnnlab.cells.add
@@ -44,7 +50,8 @@ def add(factory):
   name = getattr(factory, '__name__', '')
   if not callable(factory) or not name.isidentifier():
     raise ValueError(
-      f'rnnlab.cells.add takes a function with a name, factory(hidden_size) -> Cell, not {factory!r}'
+      'rnnlab.cells.add takes a function with a name, factory(hidden_size) -> Cell, not'
+      f' {factory!r}'
     )
   if 'hidden_size' not in inspect.signature(factory).parameters:
     raise ValueError(f'the factory of the cell {name} must take hidden_size')
@@ -66,7 +73,10 @@ def find(name: str):
   if name in _added:
     return _added[name]
   if name not in names():
-    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
+    raise ValueError(
+      f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}. One that an'
+      " experiment's file or a notebook adds is known once that has been executed"
+    )
   factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
   if factory is None:
     raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
