@@ -44,36 +44,34 @@ where every run ended well, 1 where some failed, 2 for a mistake.
 """
 
 import contextlib
-import functools
 import importlib.util
-import inspect
 import json
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import signal
 import sys
+from typing import NamedTuple
 
 if __name__ == '__main__':
   # Where nothing has begun yet Ctrl-C ends the program as it does others, not in a traceback.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
-from rnnlab import executors, runlog, status, storage, usage
+from rnnlab import configs, executors, experiment_file, runlog, status, storage, usage
 from rnnlab.data import DataError
 
 COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
 
-HELP = {'--help', '-help', '--helpshort', '-h'}
+CONFIG = re.compile(r'--?(no)?config(|\.[^=]+)(?:(=)(.*))?$', re.DOTALL)
+HELP = re.compile(r'--?h(elp)?(short|full|xml)?$')
 
 # What each of them does is said above.
-config_flags.DEFINE_config_file('config', None)
 flags.DEFINE_boolean('sweep', True, None)
 flags.DEFINE_boolean('retry_failed', False, None)
 flags.DEFINE_string('workdir', None, None)
@@ -88,50 +86,103 @@ flags.DEFINE_integer('processes', None, None)
 flags.DEFINE_integer('process_id', None, None)
 
 
+class Given(NamedTuple):
+  """What the command line says of the experiment: its file, preset, and the fields it sets."""
+
+  path: str
+  preset: str | None
+  fields: dict[str, str | bool]
+
+
 def parse(argv):
-  """Parses the flags; a mistake is a line or two for people, and exit status 2."""
+  """Parses the flags; a mistake is a line or two for people, and exit status 2.
+
+  Returns what `main` needs: the Given, and the Experiment with the fields as they are set.
+  """
   for stream in (sys.stdout, sys.stderr):  # which may be ASCII
     stream.reconfigure(errors='replace')
   program, *words = argv
-  asks = not HELP.isdisjoint(words)
-  words = [word for word in words if word not in HELP]
-  if asks and not any(re.match(r'--?config\b', word) for word in words):
-    print(__doc__, end='')
-    sys.exit()
-  given = [word for word in words if re.match(r'--?config=', word)]
-  # The config's fields are known only once its file is read: the file goes first.
-  first = given or [f'--config={MAIN_JOB}']
-  sys.argv = argv = [program, *first, *(word for word in words if word not in given)]
+  asks = any(map(HELP.match, words))
+  words = [word for word in words if not HELP.match(word)]
   try:
-    for word in first:
-      check_file(word.partition('=')[2].partition(':')[0])
-    rest = flags.FLAGS(argv)
-    if rest[1:]:
-      raise ValueError(f'what is {rest[1]!r}? A flag begins with --, as in --config.seed=1')
-    if asks:
-      print(usage.page(first[-1].partition('=')[2].partition(':')[0], flags.FLAGS.config.to_dict()))
+    words = flags.FLAGS.read_flags_from_files(words, force_gnu=False)
+    given, rest = split(words)
+    if unknown := flags.FLAGS([program, *rest])[1:]:
+      raise ValueError(f'what is {unknown[0]!r}? A flag begins with --, as in --config.seed=1')
+    if asks and not any(map(CONFIG.match, words)):
+      print(__doc__, end='')
       sys.exit()
-    return rest
-  except (KeyError, AttributeError) as error:
-    field, *near = re.findall(r'[\'"](\w+)\\*[\'"]', str(error.args[0]))
-    fail(f'the config has no field {field!r}' + (f' (did you mean {near[0]!r}?)' if near else ''))
-  except (flags.Error, TypeError, ValueError) as error:
-    # Where the config file itself fails, its traceback's last line says why.
-    fail(str(error).strip().splitlines()[-1] if 'Traceback' in str(error) else error)
+    if not (asks or flags.FLAGS.status):
+      # An experiment's file may compute with JAX, which then has its devices and keeps them.
+      from rnnlab import devices
+
+      check_executor()
+      devices.use_cores()
+    check_file(given.path)
+    experiment = experiment_file.read(given.path, given.preset)
+    experiment = experiment._replace(config=set_fields(experiment.config, given.fields))
+    if asks:
+      print(__doc__, usage.page(given.path, experiment.config.to_dict()), sep='\n')
+      sys.exit()
+    return given, experiment
+  except flags.UnrecognizedFlagError as error:
+    known = [f'--{name}' for name in (*flags.FLAGS, 'config')]
+    known += [f'--config.{name}' for name in configs.FIELDS]
+    fail(f'there is no flag --{error.flagname}{configs.near(f".{error.flagname}", known)}')
+  except (flags.Error, ValueError, OSError) as error:
+    fail(error)
+
+
+def split(words):
+  """The Given of a command line, and its other words."""
+  rest, files, fields, words = [], [], {}, iter(words)
+  for word in words:
+    match = CONFIG.match(word)
+    if not match:
+      rest.append(word)
+      continue
+    no, field, is_given, value = match.groups()
+    field = field[1:]
+    is_flag = field in configs.FIELDS and isinstance(configs.FIELDS[field].default, bool)
+    if no and (is_given or not is_flag):
+      raise ValueError(f'what is {word!r}? --noconfig.FIELD is for a field that is True or False')
+    if not is_given:
+      value = not no if is_flag else next(words, '')
+    if not field:
+      files.append(value)
+    elif fields.setdefault(field, value) != value:
+      raise ValueError(f'--config.{field} is given twice: as {fields[field]} and as {value}')
+  if len({*files}) > 1:
+    raise ValueError(f'--config is given twice: as {files[0]} and as {files[1]}')
+  path, preset = (files or [str(MAIN_JOB)])[0], None
+  if '.py:' in path:
+    path, _, preset = path.rpartition(':')
+  return Given(path, preset, fields), rest
+
+
+def set_fields(config, given):
+  """The config with the fields that flags set; raises ValueError for what no code would read."""
+  fields = configs.flat(config)
+  for name, text in given.items():
+    if name not in fields:
+      raise ValueError(f'the config has no field {name!r}{configs.near(name, fields)}')
+    fields[name] = text if isinstance(text, bool) else configs.parse(name, text)
+  return ConfigDict(configs.nested(fields))
 
 
 def check_file(path):
   """Raises ValueError, naming the near match, unless `path` is a file of Python."""
-  if path and not (path.endswith('.py') and pathlib.Path(path).is_file()):
-    from rnnlab import cells
+  file = pathlib.Path(path)
+  if path.endswith('.py') and file.is_file():
+    return
+  near = configs.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
+  what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{near}'
+  raise ValueError(f'{what if path else "it names no file"}; --config takes FILE.py[:PRESET]')
 
-    near = cells.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
-    raise ValueError(f'there is no config file {path}{near}; --config takes FILE.py[:PRESET]')
 
-
-def main(_):
+def main(asked):
   if flags.FLAGS.executor != 'distributed' or flags.FLAGS.status:
-    return launch()
+    return launch(*asked)
   from rnnlab import devices
   from rnnlab.executors import distributed
 
@@ -140,15 +191,15 @@ def main(_):
   given = flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process_id
   try:
     with distributed.together(*given) as leads:
-      launch() if leads else sys.exit(distributed.follow(Stop()))
+      launch(*asked) if leads else sys.exit(distributed.follow(Stop()))
   except (ValueError, OSError) as error:
     fail(runlog.say(error))
 
 
-def launch():
+def launch(given, experiment):
   """Does what the command asks for, and ends the program unless all is well."""
   try:
-    _launch(*runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
+    _launch(given, experiment, *runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
   except runlog.Unheard:
     # What is left in a stream's buffer has no reader either. A signal would give this status.
     for stream in (sys.stdout, sys.stderr):
@@ -156,11 +207,10 @@ def launch():
     sys.exit(128 + 13)  # SIGPIPE
 
 
-def _launch(messages, output):
+def _launch(given, experiment, messages, output):
   stop, told = Stop(), None
   runlog.plain_warnings()
-  path, _, preset = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
-  name = pathlib.Path(path).stem
+  name, preset = pathlib.Path(given.path).stem, given.preset or ''
   default = f'runs/{name}{"-" if preset else ""}{preset}'
   try:
     workdir, url = storage.local(flags.FLAGS.workdir or default)
@@ -173,13 +223,15 @@ def _launch(messages, output):
     from rnnlab import conduct, report, results, sweep
     from rnnlab.data import imdb
 
-    check_executor()
-    config = flags.FLAGS.config
-    over, claims = of_experiment(path, preset) if flags.FLAGS.sweep else (None, [])
-    pinned = tuple(config_flags.get_override_values(flags.FLAGS['config']))
+    pinned = tuple(given.fields)
+    config = configs.check_fields(experiment.config)
+    over, claims = None, []
+    if flags.FLAGS.sweep:
+      over, claims = experiment.sweep, experiment.claims()
     # A mistake is better told before any data are looked for.
-    sweep.expand(config, over, pinned)
-    results.check_claims(claims, config.to_dict())
+    runs = sweep.expand(config, over, pinned)
+    check_cells(runs)
+    claims = results.check_claims(claims, config)
     config.data.source = imdb.resolve(config.data)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
     conduct.claim(workdir)
@@ -221,20 +273,6 @@ def _launch(messages, output):
     fail('\n  '.join(lines), code=1)
 
 
-def of_experiment(path, preset):
-  """An experiment's sweep, or None, and its claims; each may take the preset."""
-  functions = runpy.run_path(path)
-
-  def find(name):
-    function = functions.get(name)
-    if function and 'preset' in inspect.signature(function).parameters:
-      return functools.partial(function, preset=preset)
-    return function
-
-  claims = find('claims')
-  return find('sweep'), claims() if claims else []
-
-
 def check_executor():
   """Raises ValueError for an executor, or a writer, that can't be had."""
   name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
@@ -250,6 +288,17 @@ def check_executor():
       '--wandb needs Weights & Biases, which is not installed: pip install -r'
       ' experiments/trackers.txt'
     )
+
+
+def check_cells(runs):
+  """Raises ValueError for a cell that the executor's workers would not know."""
+  for run in runs:
+    if run.source and flags.FLAGS.executor == 'ray':
+      cell, (file, _) = run.config.model.cell, run.source
+      raise ValueError(
+        f'--executor=ray: its workers do not read {file}, which adds the cell {cell}: put it in'
+        f' rnnlab/cells/{cell}.py'
+      )
 
 
 class Stop:

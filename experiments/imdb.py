@@ -22,6 +22,8 @@ import difflib
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from rnnlab import configs
+
 PRESETS = ('', 'tutorial', 'smoke')
 
 
@@ -31,56 +33,10 @@ def get_config(preset=''):
     near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise ValueError(f'no preset {preset!r} in experiments/imdb.py{hint}: tutorial or smoke')
-  config = ConfigDict()
-  config.seed = 0
-
-  config.model = ConfigDict()
-  config.model.cell = 'lstm'  # any file in rnnlab/cells/
-  config.model.hidden_size = 64
-  config.model.embed_size = 128
-  config.model.layers = 1
-  config.model.bidirectional = False
-  config.model.pooling = 'last'  # last | mean | max | concat
-  config.model.embed_dropout = 0.0
-  config.model.dropout = 0.2
-  config.model.recurrent_dropout = 0.2
-  config.model.dropout_per_gate = False
-  config.model.output_dropout = 0.0
-  config.model.precision = 'float32'  # float32 | bfloat16, of the operands of the cell's products
-  config.model.remat = False  # memory that grows as the root of max_len, for one more run forward
-  config.model.truncate = ()  # (k1, k2): gradients of k1 steps go back k2; (): to the first step
-  config.model.init = 'keras'  # keras | torch | flax | haiku: whose initial weights and GRU
+  # The main job is every field as it is by default: see rnnlab/configs.py, or launch.py --help.
+  config = configs.default()
   config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: as init has it
   config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: as init has it
-
-  config.data = ConfigDict()
-  config.data.name = 'imdb'
-  config.data.source = 'auto'  # auto | tfds | directory | package
-  config.data.dir = ''  # TFDS's data_dir; or an aclImdb folder or tar.gz for source=directory
-  config.data.vocab_size = 10_000
-  config.data.max_len = 200
-  config.data.padding = 'pre'  # pre | post
-  config.data.truncation = 'pre'  # pre | post
-  config.data.mask = True  # the padding takes no part
-  config.data.buckets = 4  # widths that batches are padded to, by length; above 1 needs mask
-  config.data.validation_fraction = 0.2  # of train; 0: the test split is the validation split
-  config.data.split_seed = 0
-  config.data.max_examples = 0  # in each split; 0: all
-  config.data.label_noise = 0.0  # the share of the train labels that are turned round
-
-  config.optim = ConfigDict()
-  config.optim.name = 'adam'
-  config.optim.learning_rate = 1e-3
-  config.optim.epsilon = 1e-8
-  config.optim.schedule = 'constant'  # constant | linear | cosine
-  config.optim.warmup_steps = 0
-  config.optim.clip_norm = 0.0  # 0: no clipping
-  config.optim.weight_decay = 0.0
-
-  config.train = ConfigDict()
-  config.train.batch_size = 32
-  config.train.epochs = 10
-  config.train.patience = 0  # epochs without a better validation accuracy to stop after; 0: none
 
   if preset == 'tutorial':
     config.data.mask = False

@@ -24,6 +24,7 @@ from rnnlab import (
   configs,
   conventions,
   devices,
+  experiment_file,
   hosts,
   metrics,
   models,
@@ -104,8 +105,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   >>> [row['epoch'] for row in done.metrics]
   [1, 2]
   """
-  config = config.copy_and_resolve_references()
-  configs.check(config)
+  config = configs.check(config)
   config.data.source = imdb.resolve(config.data)
   spec = configs.specify(config)
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)
@@ -138,6 +138,7 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
   None of a run that pauses. folder_of: what makes the Folder, `Folder` unless given.
   """
   began = time.perf_counter()
+  experiment_file.know(spec.config.model.cell, spec.source)
   with (folder_of or Folder)(spec, workdir) as folder:
     program = prepare(spec.config)
     setup = begin(program, spec.config)

@@ -13,7 +13,7 @@ import pandas as pd
 from absl import logging
 from scipy import stats
 
-from rnnlab import runlog, statistics, status
+from rnnlab import configs, runlog, statistics, status
 
 LAST = (
   'test_accuracy',
@@ -199,40 +199,73 @@ def compare(runs, workdir=None, over=('model.cell',)):
 
 
 def check_claims(claims, config=None):
-  """Raises ValueError, for people, unless `claims` is a list of claims that can be tested.
+  """The claims in plain Python; raises ValueError, for people, unless they can be tested.
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
   a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
-  NEEDS_MARGIN. With `config`, nested dicts, the fields of a and b have to be in it.
+  NEEDS_MARGIN alone. With `config`, the fields of a and b have to be in it, and their values such
+  as a run may have.
   """
-  fields = None if config is None else {*flatten([config])}
-  for number, claim in enumerate(claims, 1):
-    where = f'claim {number}'
-    if not isinstance(claim, dict):
-      raise ValueError(f'{where}: must be a dict, and is {claim!r}')
-    known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
-    for name in known[:-1]:
-      if not claim.get(name):
-        raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known)}')
-    where += f', {claim["claim"]!r}'
-    for name in claim:
-      _one_of(where, 'entry', name, known)
-    _one_of(where, 'metric', claim['metric'], METRICS + COUNTS + TIMES)
-    _one_of(where, 'says', claim['says'], SAYS)
-    for side in 'ab':
-      if not isinstance(claim[side], dict):
-        raise ValueError(f"{where}: {side} must be overrides, as {{'model.cell': 'gru'}}")
-      for field in claim[side]:
-        if fields is not None:
-          _one_of(where, f'field in {side}', field, fields)
-    if claim['a'] == claim['b']:
-      raise ValueError(f'{where}: a and b pick the same runs')
-    margin = claim.get('margin')
-    if claim['says'] in NEEDS_MARGIN and not (isinstance(margin, (int, float)) and margin > 0):
-      raise ValueError(
-        f'{where}: {claim["says"]!r} needs a margin above 0, in the unit of {claim["metric"]}, '
-        f'and has {margin!r}'
-      )
+  if not isinstance(claims, list | tuple):
+    raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
+  fields = None if config is None else configs.flat(config)
+  return [_checked(f'claim {number}', claim, fields) for number, claim in enumerate(claims, 1)]
+
+
+def _checked(where, claim, fields):
+  if not isinstance(claim, dict):
+    raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
+  known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
+  checked = {}
+  for name, value in claim.items():
+    _one_of(where, 'entry', name, known)
+    if name in ('a', 'b'):
+      if not isinstance(value, dict):
+        raise ValueError(f"{where}: {name} must be overrides, as {{'model.cell': 'gru'}}")
+      checked[name] = _side(where, name, value, fields)
+      continue
+    try:
+      checked[name] = configs.plain(value)
+    except ValueError as error:
+      raise ValueError(f'{where}: {name}={error}') from None
+    if name != 'margin' and not isinstance(checked[name], str):
+      raise ValueError(f'{where}: {name} must be a text, not {configs.words(value)}')
+  for name in known[:-1]:
+    if not checked.get(name):
+      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known)}')
+  where += f', {configs.words(checked["claim"])}'
+  _one_of(where, 'metric', checked['metric'], METRICS + COUNTS + TIMES)
+  _one_of(where, 'says', checked['says'], SAYS)
+  if checked['a'] == checked['b']:
+    raise ValueError(f'{where}: a and b pick the same runs')
+  margin = checked.get('margin')
+  is_margin = type(margin) in (int, float) and 0 < margin < np.inf
+  if checked['says'] in NEEDS_MARGIN and not is_margin:
+    raise ValueError(
+      f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
+      f'and has {configs.words(margin)}'
+    )
+  if checked['says'] not in NEEDS_MARGIN and margin is not None:
+    raise ValueError(
+      f'{where}: {checked["says"]!r} is tested without a margin, and has {configs.words(margin)}'
+    )
+  return checked
+
+
+def _side(where, side, overrides, fields):
+  """Overrides of a claim as JSON has them, lists for tuples."""
+  checked = {}
+  for name, value in overrides.items():
+    try:
+      if fields is not None:
+        _one_of(where, f'field in {side}', name, fields)
+        value = configs.take(name, value)
+      value = configs.plain(value)
+    except ValueError as error:
+      words = str(error)
+      raise ValueError(words if words.startswith(where) else f'{where}: {side}: {words}') from None
+    checked[name] = list(value) if isinstance(value, tuple) else value
+  return checked
 
 
 def claims(workdir, runs):
@@ -467,9 +500,9 @@ def _predictions(folder):
 
 def _one_of(where, what, word, words):
   if word not in words:
-    near = difflib.get_close_matches(str(word), words, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
     hint = f' (did you mean {near[0]!r}?)' if near else f'; there is {", ".join(sorted(words))}'
-    raise ValueError(f'{where}: there is no {what} {word!r}{hint}')
+    raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
 
 
 def _test(claim, every, undone):
@@ -538,7 +571,8 @@ def _why_not(claim, sides, undone):
 
 def _picked(runs, overrides):
   """Which of `runs` have the values of `overrides`."""
-  return np.all([[v == value for v in runs[name]] for name, value in overrides.items()], axis=0)
+  kept = {name: json.dumps(v) if isinstance(v, list) else v for name, v in overrides.items()}
+  return np.all([[v == value for v in runs[name]] for name, value in kept.items()], axis=0)
 
 
 def _either(claim, overrides):

@@ -7,18 +7,20 @@ was broken off goes on as if it had not been.
 """
 
 import importlib.util
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import qmc
 
-from rnnlab import cells
+from rnnlab import cells, configs
 from rnnlab.configs import RunSpec
 
 METHODS = ('random', 'sobol', 'halton', 'optuna')
 RANGES = ('log', 'uniform', 'choice')
+MOST = 10_000  # entries of a list, and trials of an arm
 BATCH = 8  # trials that Optuna is asked for at a time; the first of them are random
 
 
@@ -59,17 +61,52 @@ class Arm(NamedTuple):
   runs: list[RunSpec]
 
 
-def check(search: Search, pinned: Sequence[str]) -> None:
-  """Raises ValueError for a search that can't be, as far as its own words tell."""
+def check(search: Search, pinned: Sequence[str]) -> Search:
+  """The search in plain Python, lists and numbers of its own.
+
+  Raises ValueError for a search that can't be, as far as its own words tell.
+  """
 
   def need(right, words):
     if not right:
       raise ValueError(f"the sweep's search: {words}")
 
   def whole(value, least):
-    return type(value) is int and value >= least
+    return type(value) is int and least <= value < 2**32
+
+  def listed(name):
+    given = getattr(search, name)
+    need(
+      isinstance(given, Iterable) and not isinstance(given, str | dict),
+      f'{name}={configs.words(given)}: must be a list',
+    )
+    values = list(itertools.islice(given, MOST + 1))
+    need(len(values) <= MOST, f'{name} has more than {MOST:,} entries, or no end')
+    return values
+
+  def plain(name, value):
+    try:
+      return configs.plain(value)
+    except ValueError as error:
+      raise ValueError(f"the sweep's search: {name}={error}") from None
 
   words = ', '.join
+  arms, seeds, halving = listed('arms'), listed('seeds'), listed('halving')
+  need(
+    arms and all(isinstance(arm, dict) for arm in arms),
+    "no arms; the overrides to compare, as [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
+  )
+  need(
+    search.ranges and isinstance(search.ranges, dict),
+    "no ranges; for example {'optim.learning_rate': ('log', 1e-4, 1e-2)}",
+  )
+  search = search._replace(
+    arms=[dict(arm) for arm in arms],
+    ranges={name: plain(name, given) for name, given in search.ranges.items()},
+    seeds=[plain('seeds', seed) for seed in seeds],
+    halving=[plain('halving', rung) for rung in halving],
+    **{name: plain(name, getattr(search, name)) for name in ('trials', 'method', 'seed')},
+  )
   need(
     search.method in METHODS,
     f'method={search.method!r}{cells.near(search.method, METHODS)}: must be one of'
@@ -79,32 +116,35 @@ def check(search: Search, pinned: Sequence[str]) -> None:
     search.method != 'optuna' or importlib.util.find_spec('optuna'),
     "method='optuna' needs Optuna: pip install -r experiments/search.txt, or take 'sobol'",
   )
-  need(whole(search.trials, 1), f'trials={search.trials!r}: must be a whole number, at least 1')
   need(
-    search.arms and all(isinstance(arm, dict) for arm in search.arms),
-    "no arms; the overrides to compare, as [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
+    whole(search.trials, 1) and search.trials <= MOST,
+    f'trials={configs.words(search.trials)}: must be a whole number, from 1 to {MOST:,}',
   )
-  need(search.ranges, "no ranges; for example {'optim.learning_rate': ('log', 1e-4, 1e-2)}")
   for name, given in search.ranges.items():
+    need(isinstance(name, str), f'{name!r} is no field; fields have names')
+    shown = f'{name}: {configs.words(given)}'
     need(
-      isinstance(given, (tuple, list)) and given and given[0] in RANGES,
-      f'{name}: {given!r} is no range: must be (log, low, high), (uniform, low, high) or'
+      isinstance(given, tuple) and given and given[0] in RANGES,
+      f'{shown} is no range: must be (log, low, high), (uniform, low, high) or'
       ' (choice, value, ...)',
     )
     kind, *values = given
     if kind == 'choice':
-      need(values, f'{name}: {given!r} has nothing to choose from')
+      need(values, f'{shown} has nothing to choose from')
       continue
     need(
-      len(values) == 2 and all(isinstance(value, (int, float)) for value in values),
-      f'{name}: {given!r} must have two numbers, low and high',
+      len(values) == 2 and all(type(value) in (int, float) for value in values),
+      f'{shown} must have two numbers, low and high',
     )
-    need(values[0] < values[1], f'{name}: {given!r} is empty: low must be below high')
-    need(kind != 'log' or values[0] > 0, f'{name}: {given!r}: a log range must begin above 0')
-    need(math.isfinite(values[0] + values[1]), f'{name}: {given!r}: ends must be finite')
+    need(
+      all(abs(value) < 2**63 for value in values),  # which no NaN is
+      f'{shown}: ends must be finite, and below 2**63',
+    )
+    need(values[0] < values[1], f'{shown} is empty: low must be below high')
+    need(kind != 'log' or values[0] > 0, f'{shown}: a log range must begin above 0')
   for arm in search.arms:
     twice = [name for name in arm if name in search.ranges]
-    need(not twice, f'{words(twice)}: set by an arm and in the ranges too; take one away')
+    need(not twice, f'{words(map(str, twice))}: set by an arm and in the ranges too; take one away')
   need(
     not any('seed' in names for names in (search.ranges, *search.arms)),
     'seed is no setting to search: seed= is for the trials, seeds= for the comparison',
@@ -113,17 +153,19 @@ def check(search: Search, pinned: Sequence[str]) -> None:
     'seed' not in pinned,
     '--config.seed cannot be set: the best settings are run again with fresh seeds; leave it out',
   )
-  seeds = list(search.seeds)
   need(seeds, 'seeds is empty; fresh ones, as range(100, 105)')
+  for seed in (search.seed, *search.seeds):
+    configs.take('seed', seed)
   need(
-    search.seed not in seeds,
+    search.seed not in search.seeds,
     f"seeds: {search.seed} is the trials' seed; the best settings need fresh ones",
   )
   need(
     all(whole(rung, 1) for rung in search.halving)
-    and list(search.halving) == sorted(set(search.halving)),
-    f'halving={tuple(search.halving)}: must be epochs, from 1 on and ascending',
+    and search.halving == sorted(set(search.halving)),
+    f'halving={configs.words(tuple(search.halving))}: must be epochs, from 1 on and ascending',
   )
+  return search
 
 
 def value(given: tuple, u: float, whole: bool = False):

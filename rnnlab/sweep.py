@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import inspect
 import math
 import pathlib
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from rnnlab import configs, runlog, status
 from rnnlab import search as searching
 from rnnlab.configs import RunSpec
+
+MOST = 20_000  # runs of a sweep: one that asks for more is thought not to end
 
 
 class Plan(NamedTuple):
@@ -50,15 +53,12 @@ def plan(
     spec = _specify(config, pinned, command, override)
     return spec._replace(id=known.setdefault(runlog.canonical(spec.config.to_dict()), spec.id))
 
-  overrides, searches = _asked(sweep)
-  specs = [specify(override) for override in overrides or ([] if searches else [{}])]
+  specs, searches = _asked(sweep, config, specify, pinned)
+  if not sweep:
+    specs = [specify({})]
   score = functools.partial(_score, workdir)
   records = []
   for search in searches:
-    searching.check(search, pinned)
-    arms = [{n: v for n, v in arm.items() if n not in pinned} for arm in search.arms]
-    search = search._replace(arms=[arm for i, arm in enumerate(arms) if arm not in arms[:i]])
-    _check(search, config, pinned, specify)
     whole = [type(_field(config, name)) is int for name in search.ranges]
 
     def setting(point, search=search, whole=whole):
@@ -199,35 +199,65 @@ def _known(workdir):
   return found
 
 
-def _asked(sweep):
-  """What `sweep` adds: overrides of runs, and searches."""
-  overrides, searches = [], []
+def _asked(sweep, config, specify, pinned):
+  """What `sweep` adds, each checked as it is added: runs, and searches without pinned fields."""
+  specs, searches = [], []
+
+  def count(more):
+    if len(specs) + more > MOST:
+      raise ValueError(f'the sweep asks for more than {MOST:,} runs')
 
   def add(override):
-    overrides.append(override)
+    count(1)
+    specs.append(specify(override))
 
   def search(*args, **options):
     try:
-      searches.append(searching.Search(*args, **options))
+      asked = searching.Search(*args, **options)
     except TypeError as error:
       words = str(error).replace('Search.__new__()', 'add.search')
       raise ValueError(f"the sweep's search: {words}") from error
+    asked = searching.check(asked, pinned)
+    count(len(asked.arms) * (asked.trials + len(asked.seeds)))
+    arms = [{n: v for n, v in arm.items() if n not in pinned} for arm in asked.arms]
+    asked = asked._replace(arms=[arm for i, arm in enumerate(arms) if arm not in arms[:i]])
+    _check(asked, config, pinned, specify)
+    searches.append(asked)
 
   add.search = search
-  if sweep:
-    sweep(add)
-  return overrides, searches
+  try:
+    returned = sweep(add) if sweep else None
+  except ValueError as error:
+    _blame(config, error)
+    raise
+  if returned is not None and not (isinstance(returned, list) and all(x is None for x in returned)):
+    raise ValueError(
+      'the sweep must call add(overrides) for each run, and return nothing, but it returns'
+      f' {configs.words(returned)}' + ': take `yield` out' * inspect.isgenerator(returned)
+    )
+  if sweep and not specs and not searches:
+    raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
+  return specs, searches
+
+
+def _blame(config, error):
+  """Raises what is wrong with the config by itself, where that is what the sweep's `error` says."""
+  try:
+    configs.check(config)
+  except ValueError as own:
+    if str(own) in str(error):
+      raise own from None
 
 
 def _specify(config, pinned, command, override):
-  override = {name: value for name, value in override.items() if name not in pinned}
-  varied = ConfigDict(config.to_dict())
-  varied.lock()
+  if isinstance(override, dict):
+    override = {name: value for name, value in override.items() if name not in pinned}
   try:
-    varied.update_from_flattened_dict(override)
-  except (KeyError, AttributeError, TypeError) as error:
-    raise ValueError(f'the sweep asks for {override}: {_words(error)}') from error
-  configs.check(varied)
+    varied, override = configs.change(config, override)
+  except ValueError as error:
+    if override == {}:
+      raise
+    raise ValueError(f'the sweep asks for {configs.words(override)}: {error}') from error
   return configs.specify(varied, override, command)
 
 
@@ -308,7 +338,3 @@ def _record_of(search, pinned, arms, workdir):
       for arm in arms
     ],
   }
-
-
-def _words(error):
-  return ' '.join(str(error.args[0]).split())

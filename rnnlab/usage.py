@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 
-from rnnlab import runlog
+from rnnlab import configs, runlog
 
 FIELD = re.compile(r'^\s*config\.([\w.]+) = .*?(?:\s# (.*))?$', re.MULTILINE)
 
@@ -15,16 +15,20 @@ def page(path, config: dict) -> str:
   """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
 
   config: as the file and the command line make it. A field's comment is that of the line that first
-  sets it, in the file or in one beside it that it imports. The flag of a field that is None is a
-  comment itself. Needs neither JAX nor pandas.
+  sets it, in the file or in one beside it that it imports, or else its help. The flag of a field
+  that is None is a comment itself. Needs neither JAX nor pandas.
   """
   path = pathlib.Path(path).resolve()
-  imported = {pathlib.Path(getattr(m, '__file__', None) or '/') for m in [*sys.modules.values()]}
-  beside = sorted(p for p in imported if p.suffix == '.py' and p.resolve().parent == path.parent)
+  imported = {
+    pathlib.Path(getattr(m, '__file__', None) or '/').resolve() for m in [*sys.modules.values()]
+  } - {path}
+  beside = sorted(p for p in imported if p.suffix == '.py' and p.parent == path.parent)
   said = {}
   for file in (*beside, path):
     for name, comment in FIELD.findall(file.read_text()):
       said.setdefault(name, comment)
+  for name, field in configs.FIELDS.items():
+    said[name] = said.get(name) or field.help
   lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
   order = {name: number for number, name in enumerate(said)}
 

@@ -46,7 +46,7 @@ def test_help_is_a_page_of_all_flags_and_executors_and_of_no_others(help_of):
   flags = set(re.findall(r"DEFINE_\w+\(\s*'(\w+)'", LAUNCH))
   assert len(flags) > 10
   named = {name.removeprefix('no') for name in re.findall(r'--(?!config\.)(\w+)', page)}
-  assert named == flags | {'help'}
+  assert named == flags | {'config', 'help'}
   for name in executors.NAMES:
     assert re.search(rf'^ +{name}  ', page, re.M)
   assert max(map(len, page.splitlines())) <= 80 and len(page.splitlines()) < 60
@@ -54,7 +54,9 @@ def test_help_is_a_page_of_all_flags_and_executors_and_of_no_others(help_of):
 
 def test_help_of_an_experiment_has_its_words_and_each_field_as_it_is(help_of):
   page = help_of(f'--config={IMDB}:smoke', '-h', '--config.data.dir=a place', '--config.seed=7')
-  assert page.startswith('LSTM against GRU on IMDB reviews')
+  page, _, experiment = page.partition('LSTM against GRU on IMDB reviews')
+  assert page.strip() == help_of('--help').strip()
+  page = experiment
   config = runpy.run_path(str(IMDB))['get_config']('smoke')
   config.update({'data': {'dir': 'a place'}, 'seed': 7})
   fields = dict(runlog.flat(config.to_dict())).items()

@@ -24,6 +24,11 @@ def names() -> list[str]:
   return sorted({*_files(), *_added})
 
 
+def added(name: str) -> bool:
+  """Whether the cell called `name` was added, and is not a file here."""
+  return name in _added
+
+
 def _files():
   return [m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base']
 
@@ -31,9 +36,10 @@ def _files():
 def add(factory):
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
-  For a notebook, where `@rnnlab.cells.add` before the function lets a config name it; defined anew,
-  it takes the place of the one before. Other processes, as those of `launch.py`, know files alone.
-  Returns the factory. Raises ValueError where a file has the name.
+  For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a config
+  name it; defined anew, it takes the place of the one before. The processes of a launch know it
+  from the experiment's file; `rnnlab.predict` is given that file, or needs it executed before.
+  Returns the factory. Raises ValueError where a file has the name, or for what is no such function.
 
   >>> @rnnlab.cells.add
   ... def mine(hidden_size):
@@ -41,7 +47,14 @@ def add(factory):
   >>> 'mine' in rnnlab.cells.names()
   True
   """
-  name = factory.__name__
+  name = getattr(factory, '__name__', '')
+  if not callable(factory) or not name.isidentifier():
+    raise ValueError(
+      'rnnlab.cells.add takes a function with a name, factory(hidden_size) -> Cell, not'
+      f' {factory!r}'
+    )
+  if 'hidden_size' not in inspect.signature(factory).parameters:
+    raise ValueError(f'the factory of the cell {name} must take hidden_size')
   if name in _files():
     raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: call it otherwise')
   _added[name] = factory
@@ -60,7 +73,10 @@ def find(name: str):
   if name in _added:
     return _added[name]
   if name not in names():
-    raise ValueError(f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}')
+    raise ValueError(
+      f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}. One that an'
+      " experiment's file or a notebook adds is known once that has been executed"
+    )
   factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
   if factory is None:
     raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
@@ -93,5 +109,6 @@ def near(word: str, words) -> str:
   >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
   " (did you mean 'lstm'?)"
   """
-  match = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
-  return f' (did you mean {match[0]!r}?)' if match else ''
+  known = {known.lower(): known for known in words}
+  match = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+  return f' (did you mean {known[match[0]]!r}?)' if match else ''
