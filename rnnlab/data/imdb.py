@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rnnlab.data import batching, text
+from rnnlab.data import DataError, batching, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
 
 TEST_FRACTION = 0.2  # of a source that has no test split
@@ -48,7 +49,9 @@ def load(data_config) -> Dataset:
   arrays = _read_cache(cache)
   if arrays is None:
     title, reviews = SOURCES[source].read(path)
-    arrays = _encode(title, _cut(reviews, data_config), data_config)
+    splits = _cut(reviews, data_config)
+    _check_memory(splits, data_config)
+    arrays = _encode(title, splits, data_config)
     _write_cache(cache, arrays)
   splits = {
     name: Split(arrays[f'{name}_ids'], arrays[f'{name}_labels'])
@@ -66,13 +69,31 @@ def load(data_config) -> Dataset:
 
 def _check(config):
   batching.pad((), config.max_len, config.padding, config.truncation)  # raises for these three
-  for name, valid, range_ in (
-    ('vocab_size', config.vocab_size > text.FIRST_WORD, f'above {text.FIRST_WORD}'),
-    ('validation_fraction', 0 <= config.validation_fraction < 1, 'from 0 to below 1'),
-    ('max_examples', config.max_examples >= 0, '0 (all) or more'),
+  for name, kind, low, high, range_ in (
+    ('max_len', int, 1, 2**31, 'an integer from 1 to below 2**31'),
+    ('vocab_size', int, text.FIRST_WORD + 1, 2**31, 'an integer above 4 and below 2**31'),
+    ('max_examples', int, 0, math.inf, '0 (all) or a greater integer'),
+    ('validation_fraction', int | float, 0, 1, 'from 0 to below 1'),
   ):
-    if not valid:
-      raise ValueError(f'data.{name} must be {range_}, not {config[name]}.')
+    value = config[name]
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value < high:
+      raise ValueError(f'data.{name} must be {range_}, not {value!r}.')
+
+
+def _check_memory(splits, config):
+  """Raises ValueError where the arrays of ids would be larger than the machine's memory.
+
+  Linux promises more memory than there is, and ends whoever uses it.
+  """
+  rows = sum(len(split.texts) for split in splits.values())
+  needed = 4 * rows * config.max_len
+  if not hasattr(os, 'sysconf'):  # Windows, which promises no more than it has
+    return
+  if needed > (there := os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')):
+    raise ValueError(
+      f'data.max_len={config.max_len:,} is too long: the ids of {rows:,} reviews would take'
+      f' {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f} GB of memory.'
+    )
 
 
 def _cut(reviews, config):
@@ -128,6 +149,8 @@ def _draw(reviews, size, seed):
 
 def _encode(title, splits, config):
   words = text.vocabulary(splits['train'].texts, config.vocab_size)
+  if not words:
+    raise DataError(f'{title}: there is no word in the {len(splits["train"].texts):,} to train on.')
   arrays = {'vocabulary': np.frombuffer(' '.join(words).encode(), np.uint8)}
   for name, (texts, labels) in splits.items():
     arrays[f'{name}_ids'] = batching.pad(
@@ -154,7 +177,7 @@ def _cache_path(config, source, path):
     'label_noise',
   )  # in `identity`, or the business of model and training
   settings = {name: value for name, value in config.items() if name not in elsewhere}
-  code = [file.read_text() for file in sorted(Path(__file__).parent.glob('*.py'))]
+  code = [file.read_text('utf-8') for file in sorted(Path(__file__).parent.glob('*.py'))]
   made_of = json.dumps([{**settings, 'source': source}, identity(source, path), code])
   root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   return root / 'rnnlab' / f'imdb-{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz'

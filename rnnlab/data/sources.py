@@ -252,11 +252,18 @@ def _review_files(path) -> Iterator[tuple[str, bytes]]:
           yield match[1], file.read_bytes()
 
 
+def _tfds_key(name):
+  # TFDS sorts by this hash. In its order words of equal count rank as they do there, and the
+  # same reviews are the same data, wherever they were read from.
+  split = name.partition('/')[0]
+  return hashlib.md5(f'{split}aclImdb/{name}'.encode(), usedforsecurity=False).digest()
+
+
 def _read_directory(path):
   texts, name = {}, 'its start'
   try:
     for name, content in _review_files(path):
-      texts[name] = content.decode().strip()  # as TFDS does
+      texts[name] = content.strip().decode()  # TFDS strips bytes: U+0085 and its like stay
   # What the file system, gzip, zlib, tarfile and UTF-8 raise on damaged bytes.
   except (OSError, EOFError, zlib.error, tarfile.TarError, UnicodeDecodeError) as error:
     raise DataError(
@@ -264,7 +271,7 @@ def _read_directory(path):
     ) from error
   splits = {}
   for split in ('train', 'test'):
-    names = sorted(name for name in texts if name.startswith(split))
+    names = sorted((name for name in texts if name.startswith(split)), key=_tfds_key)
     labels = np.array([name.split('/')[1] == 'pos' for name in names], np.int32)
     if len(set(labels)) < 2:
       raise DataError(

@@ -4,8 +4,9 @@ Id 0 pads, 1 starts a text, 2 stands for a word out of vocabulary, 3 is unused; 
 (1 is the most frequent) has id r + 3.
 """
 
+import codecs
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 START, UNKNOWN, FIRST_WORD = 1, 2, 4
 
@@ -16,6 +17,45 @@ def tokenize(text: str) -> list[str]:
   """The lower-case words of a text; punctuation but the apostrophe parts them, as a space does."""
   # Split on spaces alone, as Keras: some reviews have other white space (U+0085) inside words.
   return [word for word in text.lower().translate(_SPACED).split(' ') if word]
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+  """The texts as a list.
+
+  Raises TypeError, with the place of the first, for what is no str, and for what is no sequence of
+  texts, as one text, or a table.
+  """
+  if isinstance(texts, str | bytes):
+    raise TypeError('give a list of texts, not one text')
+  if isinstance(texts, Mapping | Set) or getattr(texts, 'ndim', 1) != 1:
+    raise TypeError(
+      f'give the texts in order, as a list or as one column of a table, not a'
+      f' {type(texts).__name__}'
+    )
+  if not isinstance(texts, Iterable):
+    raise TypeError(f'give a list of texts, not {texts!r:.60}')
+  texts = list(texts)
+  for i, words in enumerate(texts):
+    if not isinstance(words, str):
+      raise TypeError(
+        f'the text at position {i}, counted from 0, is {words!r:.60}, of type'
+        f' {type(words).__name__}: each must be a str'
+      )
+  return texts
+
+
+def decode(line: bytes) -> str:
+  """A line of a file as a text: without the line's end and a byte order mark.
+
+  Each byte that is not UTF-8 is read as U+FFFD. Raises ValueError for UTF-16, told by its mark.
+  """
+  if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    raise ValueError(
+      'the texts are in UTF-16 and must be in UTF-8: convert them, as by'
+      ' `iconv -f UTF-16 -t UTF-8 FILE`'
+    )
+  line = line.removeprefix(codecs.BOM_UTF8).removesuffix(b'\n').removesuffix(b'\r')
+  return line.decode(errors='replace')
 
 
 def vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:

@@ -68,7 +68,11 @@ class Predictor(NamedTuple):
     return (self,)
 
   def predict(self, texts: Sequence[str]) -> np.ndarray:
-    """The probability that each text is positive, float32 `[N]`; of a text, whatever others are."""
+    """The probability that each text is positive, float32 `[N]`; of a text, whatever others are.
+
+    Raises TypeError, saying which, for what is no str, ValueError for a model of several classes or
+    one whose answer is NaN.
+    """
     return probabilities_by(self.members, encode(self.members, texts))[0]
 
   def explain(self, text: str) -> list[Word]:
@@ -141,12 +145,42 @@ def load(run_dir) -> Predictor:
   try:
     # JSON has no tuples, and a model's fields must be hashable.
     config.model.truncate = tuple(config.model.truncate)
+    batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
     model = experiment.model_of(config.model, config.data.vocab_size, config.data.mask)
-  except (AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f'{folder}/config.json is of another version of rnnlab: {error}') from error
-  vocabulary = (folder / runlog.VOCABULARY).read_bytes().decode().split('\n')[:-1]
-  params = jax.tree.map(jnp.asarray, files.load(folder / runlog.PARAMS))
-  return Predictor(config, model, params, tuple(vocabulary))
+    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
+  except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
+    raise ValueError(
+      f'{folder}/config.json is damaged, or of another version of rnnlab: {runlog.say(error)}'
+    ) from error
+  params = files.load(folder / runlog.PARAMS)
+  shapes, needed = (
+    {name: np.shape(array) for name, array in traverse_util.flatten_dict(tree, sep='/').items()}
+    for tree in (params, expected)
+  )
+  for name in needed | shapes:
+    if shapes.get(name) != needed.get(name):
+      raise ValueError(
+        f'{folder}/{runlog.PARAMS}: the parameters do not fit the model; has its code changed?'
+        f' {name} is {_shape(shapes.get(name))}, and must be {_shape(needed.get(name))}'
+      )
+  vocabulary = _vocabulary(folder / runlog.VOCABULARY, config.data.vocab_size)
+  return Predictor(config, model, jax.tree.map(jnp.asarray, params), vocabulary)
+
+
+def _shape(shape):
+  return 'absent' if shape is None else f'of shape {list(shape)}'
+
+
+def _vocabulary(path, size):
+  try:
+    words = path.read_bytes().decode().split('\n')
+  except UnicodeDecodeError:
+    words = []
+  # Lines but the last, which is empty, are words, each once; at most as many as have ids.
+  if words[-1:] != [''] or len({*words}) < len(words) or len(words) > size - text.FIRST_WORD + 1:
+    raise ValueError(f'{path} is damaged: it is no list of the words that the model has read')
+  return tuple(words[:-1])
 
 
 def load_ensembles(workdir) -> dict[str, Ensemble]:
@@ -201,9 +235,20 @@ def _runs(workdir):
 
 def encode(members, texts):
   """The ids of `texts` by each vocabulary among those of `members`."""
-  if isinstance(texts, str):
-    raise TypeError('give a list of texts, not one text')
+  _check(members)
+  texts = text.listed(texts)
   return {words: text.encode(texts, words) for words in {m.vocabulary: None for m in members}}
+
+
+def _check(members):
+  """Raises ValueError for a model whose answer is not one probability a text."""
+  for member in members:
+    if (classes := getattr(member.model, 'classes', 1)) != 1:
+      raise ValueError(
+        f'a model of {classes} classes cannot be asked or exported here: what it says must be'
+        ' whether a text is positive (classes=1). Its logits are `model.apply({"params": params},'
+        ' ids)`'
+      )
 
 
 def probabilities_by(members, encoded):
@@ -223,6 +268,12 @@ def probabilities_by(members, encoded):
   with futures.ThreadPoolExecutor(len(provenance.cores())) as pool:
     for row, places, probabilities in pool.map(compute, jobs):
       found[row, places] = probabilities[: len(places)]
+  for member, row in zip(members, found, strict=True):
+    if np.isnan(row).any():
+      raise ValueError(
+        f'the model of {member.config.model.cell}, seed {member.config.seed}, answers NaN, which is'
+        ' no probability: its training has diverged. Leave this run out'
+      )
   return found
 
 
@@ -297,18 +348,22 @@ def export(predictor: Predictor | Ensemble, path) -> None:
 
   `python PATH "text"` runs it; see `exported.py`, which is in the zip. The function is
   StableHLO of ids `[B, max_len]`, B being any, for CPUs, NVIDIA's and AMD's GPUs, and TPUs. Raises
-  ValueError where the members read texts by different vocabularies.
+  ValueError where the members read texts by different vocabularies, and for a model of several
+  classes.
 
   >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
   members = predictor.members
+  _check(members)
   if len({member.vocabulary for member in members}) > 1:
     raise ValueError('these runs have different vocabularies: export one of them')
   data = members[0].config.data
+  # Under a trace a NumPy array cannot be indexed.
+  both = [(member, jax.tree.map(jnp.asarray, member.params)) for member in members]
 
   @jax.jit
   def function(ids):
-    found = [_forward.__wrapped__(member.model, member.params, ids) for member in members]
+    found = [_forward.__wrapped__(member.model, params, ids) for member, params in both]
     return sum(found) / len(found)
 
   (batch,) = jax.export.symbolic_shape('batch')
@@ -319,9 +374,9 @@ def export(predictor: Predictor | Ensemble, path) -> None:
   here = pathlib.Path(__file__).parent
   with io.BytesIO() as buffer:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
-      archive.writestr('__main__.py', (here / 'exported.py').read_text())
+      archive.writestr('__main__.py', (here / 'exported.py').read_bytes())
       for room in (text, batching):
-        archive.writestr(pathlib.Path(room.__file__).name, pathlib.Path(room.__file__).read_text())
+        archive.writestr(pathlib.Path(room.__file__).name, pathlib.Path(room.__file__).read_bytes())
       archive.writestr('text.json', json.dumps(encoding))
       archive.writestr('function.stablehlo', bytes(function))
     runlog.write_atomic(path, buffer.getvalue())

@@ -8,6 +8,7 @@ positive. Given the folder of a sweep: a line for each setting, of the ensemble 
 
 import argparse
 import collections
+import contextlib
 import json
 import logging as stdlib_logging
 import os
@@ -17,7 +18,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import flax.errors
 import rich.console
 import rich.text
 
@@ -95,7 +95,7 @@ def as_json(answer: Answer) -> str:
     del fields['explained']
   else:
     fields['explained'] = [[w.text, round(w.weight, 6), w.known] for w in answer.explained]
-  return json.dumps(fields, ensure_ascii=False)
+  return json.dumps(fields)
 
 
 def as_tsv(answer: Answer) -> str:
@@ -145,22 +145,22 @@ def main() -> None:
   given = _parser().parse_intermixed_args()
   stdlib_logging.basicConfig(format='warning: %(message)s', force=True)
   devices.keep_programs()
-  sys.stdout.reconfigure(errors='backslashreplace')
   try:
+    if sys.stdout is None:
+      raise ValueError('standard output is closed')
+    sys.stdout.reconfigure(errors='backslashreplace')
     ensembles = _loaded(given.run_dir, given.setting)
     if given.export:
       _export(ensembles, given.export)
     if given.texts or not given.export:
       _answer(ensembles, given)
     sys.stdout.flush()
-  except (ValueError, OSError, flax.errors.FlaxError) as error:
-    if isinstance(error, BrokenPipeError):  # of `| head`
-      os._exit(0)
-    words = runlog.say(error)
-    if isinstance(error, flax.errors.FlaxError):
-      words = f'the parameters do not fit the model; has its code changed? {words}'
-    sys.stdout.flush()
-    print(f'rnnlab.predict: {words}', file=sys.stderr)
+  except BrokenPipeError:  # of `| head`
+    os._exit(0)
+  except (ValueError, OSError) as error:
+    with contextlib.suppress(OSError, AttributeError):  # it may be what has failed
+      sys.stdout.flush()
+    print(f'rnnlab.predict: {runlog.say(error)}', file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     sys.exit(130)
@@ -216,14 +216,17 @@ def _answer(ensembles, given):
   people = console.is_terminal and not given.json
   if people:
     console.print('label     P(positive)', style='dim', highlight=False)
+  if not given.texts and sys.stdin is None:
+    raise ValueError('no texts: standard input is closed')
   count, notes = 0, collections.defaultdict(list)
-  for texts in [given.texts] if given.texts else _lines(sys.stdin.fileno()):
-    texts = [os.fsencode(words) if isinstance(words, str) else words for words in texts]
-    decoded = [words.decode(errors='replace') for words in texts]
-    for i, words in enumerate(texts):
-      if words != decoded[i].encode():
-        notes['not UTF-8: each broken byte is read as \ufffd'].append(count + i + 1)
-    for answer in answers(ensembles, decoded, given.explain, count + 1):
+  blocks = [map(os.fsencode, given.texts)] if given.texts else _lines(sys.stdin.fileno())
+  for block in blocks:
+    texts = []
+    for line in block:
+      texts.append(text.decode(line))
+      if '\ufffd' in texts[-1] and line.decode(errors='ignore').encode() != line:
+        notes['not UTF-8: each broken byte is read as \ufffd'].append(count + len(texts))
+    for answer in answers(ensembles, texts, given.explain, count + 1):
       if people:
         console.print(
           as_text(answer, colours=not console.no_color),
@@ -267,7 +270,7 @@ def _lines(descriptor) -> Iterator[list[bytes]]:
       arrived.append(blocks.get())
     *lines, rest = (rest + b''.join(arrived)).split(b'\n')
     if lines:
-      yield [line.removesuffix(b'\r') for line in lines]
+      yield lines
   if rest:
     yield [rest]
   if failed:

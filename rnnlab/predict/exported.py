@@ -9,7 +9,9 @@ positive. In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')
 probabilities float32 `[B]`; `text.json` says how a text becomes ids, and `text.py` does it.
 """
 
+import io
 import json
+import os
 import pathlib
 import sys
 import zipfile
@@ -28,14 +30,22 @@ BATCH = 64
 
 
 def load(path) -> Callable:
-  """What reads texts by a zip's model: `texts -> probabilities that they are positive [N]`."""
-  with zipfile.ZipFile(path) as archive:
-    function = jax.export.deserialize(bytearray(archive.read('function.stablehlo')))
-    encoding = json.loads(archive.read('text.json'))
-  words = encoding.pop('words')
+  """What reads texts by a zip's model: `texts -> probabilities that they are positive [N]`.
+
+  Raises ValueError for a file that is damaged, or of another kind. What it gives raises TypeError,
+  saying which, for a text that is no str.
+  """
+  content = io.BytesIO(pathlib.Path(path).read_bytes())
+  try:
+    with zipfile.ZipFile(content) as archive:
+      function = jax.export.deserialize(bytearray(archive.read('function.stablehlo')))
+      encoding = json.loads(archive.read('text.json'))
+    words = encoding.pop('words')
+  except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
+    raise ValueError(f'{path} is damaged, or no exported model: {error}') from error
 
   def predict(texts):
-    ids = batching.pad(text.encode(texts, words), **encoding)
+    ids = batching.pad(text.encode(text.listed(texts), words), **encoding)
     found = [function.call(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
     return np.concatenate([np.zeros(0, np.float32), *found])
 
@@ -44,10 +54,19 @@ def load(path) -> Callable:
 
 def main():
   """Predicts what the command line, or else standard input, has."""
-  predict = load(pathlib.Path(__file__).parent)
-  given = sys.argv[1:] or [line.decode(errors='replace') for line in sys.stdin.buffer]
-  for probability in predict(given):
-    print(f'{"positive" if probability > 0.5 else "negative"}\t{probability:.6f}')
+  try:
+    predict = load(pathlib.Path(__file__).parent)
+    given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
+    for probability in predict(map(text.decode, given)):
+      print(f'{"positive" if probability > 0.5 else "negative"}\t{probability:.6f}')
+    sys.stdout.flush()
+  except BrokenPipeError:  # of `| head`
+    os._exit(0)
+  except (ValueError, OSError) as error:
+    print(f'{sys.argv[0]}: {error}', file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    sys.exit(130)
 
 
 if __name__ == '__main__':
