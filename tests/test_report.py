@@ -334,7 +334,7 @@ def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path
   assert best < last and terminal[:last].endswith('secondary: ')
   assert '| GRU - LSTM | last, secondary | +3.0 | [0.7, 5.3] |' in shown['markdown']
   rows = [
-    line for line in (tmp_path / 'summary.md').read_text().splitlines() if 'GRU - LSTM' in line
+    line for line in (tmp_path / 'summary.md').read_text().splitlines() if '| GRU - LSTM' in line
   ]
   tests = {row.split(' | ')[1]: row.split(' | ')[-4:-2] for row in rows}
   assert tests['last, secondary'] == ['-', '-'] and tests['best'] == ['1.000', '1.000']
@@ -350,7 +350,8 @@ def test_where_validation_is_test_the_last_epoch_makes_the_verdict(tmp_path):
     assert 'secondary' not in text.lower(), name
 
 
-def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path):
+def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path, monkeypatch):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
   write_disagreeing(tmp_path)
   write_disagreeing(tmp_path, source='package', tutorial=True)
   shown = shown_in(tmp_path)
@@ -361,7 +362,10 @@ def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path):
   assert primary.loc[True, 'p_holm'] == pytest.approx(2 * primary.loc[True, 'p'])
 
 
-def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(tmp_path):
+def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
   for cell, shift in (('lstm', 0), ('gru', 0.022), ('elman', -0.01)):
     for seed in range(3):
       write_run(tmp_path, cell, seed, 0.8, 0.8 + shift + seed / 100)
