@@ -1,8 +1,10 @@
 """The figures of a report: colour by cell, labels at the ends of the lines, percent axes.
 
-Figures are made without pyplot, so drawing one leaves no state behind and needs no display.
+Each function takes tables of `rnnlab.results` and returns a matplotlib Figure in the report's
+style. Figures are made without pyplot, so drawing one leaves no state behind and needs no display.
 """
 
+import functools
 import io
 import textwrap
 
@@ -16,12 +18,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from matplotlib.transforms import offset_copy
 from scipy.optimize import isotonic_regression
 
-from rnnlab import results, statistics
+from rnnlab import captions, results, statistics
 
 INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#ffffff'
-# Okabe and Ito's palette, told apart by colour-blind readers; a cell keeps its colour everywhere.
-COLOURS = {'lstm': '#0072b2', 'gru': '#d55e00', 'elman': '#009e73'}
-SPARE_COLOURS = ('#cc79a7', '#e69f00', '#56b4e9', INK)
+# Hues after Okabe and Ito's palette, which colour-blind readers tell apart, so dark that words in
+# them are legible on white (WCAG AA: 4.5 to 1). A cell keeps its colour everywhere.
+COLOURS = {'lstm': '#0072b2', 'gru': '#b84d00', 'elman': '#00785a'}
+SPARE_COLOURS = ('#b0407f', '#8a6400', '#6a51c7', INK)
 # In an SVG these become CSS variables, so that a page in dark mode can set its own.
 THEME = {
   INK: 'ink',
@@ -30,6 +33,7 @@ THEME = {
   GRID: 'grid',
   PAPER: 'paper',
   **{colour: cell for cell, colour in COLOURS.items()},
+  **{colour: f'spare-{i}' for i, colour in enumerate(SPARE_COLOURS[:-1], 1)},
 }
 STYLE = {
   'font.family': 'sans-serif',
@@ -61,59 +65,24 @@ STYLE = {
   'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
-MAX_ROWS, MAX_PANELS, MAX_PAIRS, MAX_SETTINGS = 20, 12, 6, 8  # what a figure shows at most
-SOME = 4  # a setting of more values than this has a response to be drawn
-
-SEEDS = (
-  'Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
-  'single seed).'
-)
-RING = 'a ring is the best of its cell. Other settings vary from dot to dot.'
-CAPTIONS = {
-  'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the bar '
-  'its 95% t interval (none for a single seed).',
-  'paired_seeds': 'Test accuracy {epoch} of two cells in runs that share the seed and all other '
-  'settings, joined by a line in the colour of the cell ahead; bars are means. Beside it the '
-  'differences of the pairs, in points; the diamond is the difference in means, the bar its 95% '
-  "interval, Welch's.",
-  'frontier': 'Mean test accuracy {epoch} with its 95% t interval against mean seconds a run. '
-  'Ringed and joined: the groups that no other beats in both.',
-  'learning_curves': f'Solid: {{word}}; dashed: train. {SEEDS}',
-  'accuracy_vs_time': '{Word} accuracy against the wall time of the epochs, compilation '
-  f'included. {SEEDS}',
-  'response': '{Word} accuracy of each run against the settings that take many values; ' + RING,
-  'search_response': 'Best validation accuracy of each trial of the search against its settings; '
-  + RING,
-  'expected_maximum': 'Expected validation accuracy of the best of n trials of the search, drawn '
-  'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where trials '
-  'are enough for one.',
-}
+MAX_ROWS, MAX_PANELS, MAX_PAIRS = 20, 12, 6  # what a figure shows at most
 
 
-def caption(name, runs, shown=0, of=0, what='groups'):
-  """What figure `name` of `runs` shows; where that is `shown` `of` groups, also which they are."""
-  word = _watched(runs)
-  text = CAPTIONS[name].format(
-    word=word, Word=word.capitalize(), epoch=results.EPOCHS[test_metric(runs)]
-  )
-  if shown < of:
-    text += (
-      f' Shown are {shown} of {of} {what}: those of best {word} accuracy'
-      f'{", of each cell alike" * (what == "groups")}; the tables have all.'
-    )
-  return text
+def _styled(draw):
+  """`draw` in the report's style, whatever style the caller has set."""
 
+  @functools.wraps(draw)
+  def styled(*data, note=''):
+    with mpl.rc_context(STYLE):
+      return draw(*data, note=note)
 
-def test_metric(frame):
-  """The test accuracy to show where one is: at the best epoch if there is one, or else the last."""
-  names = 'best_test_accuracy', 'best_test_accuracy_mean'
-  has_best = any(name in frame and frame[name].notna().any() for name in names)
-  return 'best_test_accuracy' if has_best else 'test_accuracy'
+  return styled
 
 
 def select(summary, most):
   """The rows to show where `most` at most can be: the best by validation, of each cell alike."""
   value = summary['best_validation_accuracy_mean'].fillna(summary['validation_accuracy_mean'])
+  value = value.fillna(-np.inf)
   rank = value.groupby(summary['model.cell']).rank(ascending=False, method='first')
   order = pd.DataFrame({'rank': rank, 'value': -value}).sort_values(['rank', 'value'])
   return summary.loc[order.index[:most].sort_values()]
@@ -140,12 +109,13 @@ def render(draw, *data, note):
   return png.getvalue(), svg
 
 
+@_styled
 def learning_curves(metrics, note=''):
   """Accuracy and loss against epochs; beyond four groups, accuracy in one panel for each.
 
   metrics: a row per run and epoch, with the columns of results.load_metrics and `group`.
   """
-  word = _watched(metrics)
+  word = captions.watched(metrics)
   metrics = metrics.assign(x=metrics['epoch'])
   groups = _groups(metrics)
   if len(groups) > MAX_OVERLAID:
@@ -173,6 +143,7 @@ def learning_curves(metrics, note=''):
   return fig
 
 
+@_styled
 def accuracy_vs_time(metrics, note=''):
   """Validation accuracy against cumulative wall time; beyond four groups, a panel for each."""
   # From a lost epoch on the time is not known.
@@ -181,7 +152,7 @@ def accuracy_vs_time(metrics, note=''):
   unit, scale = _time_unit(elapsed.max())
   metrics = metrics.assign(x=elapsed / scale)
   groups, label = _groups(metrics), f'Wall time of the epochs, {unit}'
-  title = f'{_watched(metrics).capitalize()} accuracy against time'
+  title = f'{captions.watched(metrics).capitalize()} accuracy against time'
   if len(groups) > MAX_OVERLAID:
     fig, axes = _facets(metrics, groups, ['validation_accuracy'], title, label, note)
   else:
@@ -198,14 +169,15 @@ def accuracy_vs_time(metrics, note=''):
   return fig
 
 
+@_styled
 def test_accuracy(runs, summary, note=''):
   """Each seed's test accuracy as a dot, with the mean and interval of every group."""
-  titles = {
-    'test_accuracy': 'After the last epoch',
-    'best_test_accuracy': 'At the best validation epoch',
-  }
-  if runs['best_test_accuracy'].isna().all():
-    del titles['best_test_accuracy']
+  titles = {'test_accuracy': 'After the last epoch'}
+  if runs['best_test_accuracy'].notna().any():
+    titles = {
+      'best_test_accuracy': 'At the best validation epoch',
+      'test_accuracy': 'Secondary: after the last epoch',
+    }
   colours = _colours(runs['model.cell'])
   fig = _figure(10, 1.5 + 0.78 * len(summary), note)
   axes = fig.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
@@ -247,6 +219,7 @@ def test_accuracy(runs, summary, note=''):
   return fig
 
 
+@_styled
 def paired_seeds(pairs, seeds, note=''):
   """Runs of two cells, joined where they share seed and settings; their differences beside.
 
@@ -311,6 +284,7 @@ def paired_seeds(pairs, seeds, note=''):
   return fig
 
 
+@_styled
 def frontier(summary, note=''):
   """Mean test accuracy against seconds a run, a dot a group, a panel for each set of data."""
   colours = _colours(summary['model.cell'])
@@ -318,8 +292,8 @@ def frontier(summary, note=''):
   unit, scale = _time_unit(summary['seconds'].max())
   fig = _figure(10, 4.6 * len(blocks), note)
   for ax, block in zip(fig.subplots(len(blocks), squeeze=False)[:, 0], blocks, strict=True):
-    metric = test_metric(block)
-    block = block.assign(x=block['seconds'] / scale, y=block[f'{metric}_mean']).sort_values(
+    primary = {part: results.primary(block, part) for part in ('mean', 'low', 'high')}
+    block = block.assign(x=block['seconds'] / scale, y=primary['mean'], **primary).sort_values(
       ['x', 'y'], ascending=[True, False]
     )
     front = block[block['y'] > block['y'].cummax().shift(fill_value=-np.inf)]
@@ -327,8 +301,7 @@ def frontier(summary, note=''):
     named = front if len(block) > 2 * MAX_OVERLAID else block
     for row in named.to_dict('records'):
       colour = colours[row['model.cell']]
-      low, high = row[f'{metric}_low'], row[f'{metric}_high']
-      ax.plot([row['x']] * 2, [low, high], color=colour, alpha=0.35)
+      ax.plot([row['x']] * 2, [row['low'], row['high']], color=colour, alpha=0.35)
       _name(ax, row['group'], (row['x'], row['y']), colour)
     for cell, part in block.groupby('model.cell', sort=False):
       ax.plot(part['x'], part['y'], 'o', color=colours[cell], markeredgecolor=PAPER)
@@ -345,9 +318,10 @@ def frontier(summary, note=''):
   return fig
 
 
+@_styled
 def response(runs, note=''):
   """Validation accuracy `y` of each run against each numeric setting that takes many values."""
-  names = many_valued(runs)
+  names = results.many_valued(runs)
   colours = _colours(runs['model.cell'])
   others = runs['model.cell'].nunique() - 1
   columns = min(len(names), 3)
@@ -381,7 +355,7 @@ def response(runs, note=''):
         line.set_transform(beside)  # only now, or else the axes would not be made to fit the data
     ax.set_xlabel(name)
     if i % columns == 0:
-      ax.set_ylabel(f'{_watched(runs).capitalize()} accuracy')
+      ax.set_ylabel(f'{captions.watched(runs).capitalize()} accuracy')
     ax.yaxis.set_major_formatter(_percent)
   for ax in axes[len(names) :]:
     ax.set_axis_off()
@@ -392,6 +366,7 @@ def response(runs, note=''):
 search_response = response
 
 
+@_styled
 def expected_maximum(trials, note=''):
   """The validation accuracy to be expected of the best of n trials, against n, for each arm."""
   fig = _figure(10, 3.8, note)
@@ -402,7 +377,7 @@ def expected_maximum(trials, note=''):
     budget = np.arange(1, len(values) + 1)
     ax.plot(budget, mean, color=colour, alpha=alpha)
     ax.fill_between(budget, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
-    _name(ax, group, (budget[-1], mean[-1]), colour, max(alpha, 0.7))
+    _name(ax, group, (budget[-1], mean[-1]), colour)
   ax.set_title('Validation accuracy to be expected of a search')
   ax.set_xlabel('Trials')
   ax.set_xlim(left=1)
@@ -412,26 +387,11 @@ def expected_maximum(trials, note=''):
   return fig
 
 
-def many_valued(runs):
-  """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
-  counts = {
-    name: runs[name].nunique()
-    for name in results.settings(runs)
-    if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
-  }
-  most = sorted(counts, key=counts.get, reverse=True)[:MAX_SETTINGS]
-  return [name for name in counts if name in most and counts[name] > SOME]
-
-
-def _watched(frame):
-  """What to call the split that is watched during training."""
-  return 'test' if frame['validation_is_test'].all() else 'validation'
-
-
 def _figure(width, height, note):
   # A note is set in 9 point: about 14 characters to the inch.
   note = '\n'.join(textwrap.fill(line, int(width * 14)) for line in note.splitlines())
-  fig = Figure(figsize=(width, height + 0.17 * (note.count('\n') + 1 if note else 0)))
+  size = width, height + 0.17 * (note.count('\n') + 1 if note else 0)
+  fig = Figure(figsize=size, layout='constrained')
   fig.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.04)
   if note:
     fig.supxlabel(note, x=0.012, ha='left', fontsize=9, color=MUTED, linespacing=1.35)
@@ -482,10 +442,10 @@ def _overlay(ax, metrics, groups, ys):
     for group, (colour, alpha) in groups.items():
       end = _draw(ax, _curve(metrics[metrics['group'] == group], y), y, colour, alpha)
       train = y.startswith('train')
-      _name(ax, 'train' if train else group, end, colour, max(alpha, 0.7), strong=not train)
+      _name(ax, 'train' if train else group, end, colour, strong=not train)
 
 
-def _name(ax, words, at, colour, alpha=1.0, strong=True):
+def _name(ax, words, at, colour, strong=True):
   """Names a point in the margin, for `_place_labels` to move."""
   ax.annotate(
     _wrap(words),
@@ -494,7 +454,6 @@ def _name(ax, words, at, colour, alpha=1.0, strong=True):
     textcoords=ax.get_yaxis_transform(),
     va='center',
     color=colour,
-    alpha=alpha,
     fontsize=10.5 if strong else 9,
     fontweight='bold' if strong else 'normal',
     annotation_clip=False,

@@ -3,6 +3,7 @@
 import html
 import math
 import pathlib
+import re
 import string
 import urllib.parse
 from typing import NamedTuple
@@ -10,12 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from rnnlab import results, runlog, statistics
+from rnnlab import captions, results, runlog, statistics
 
 PROTOCOL = {
   True: 'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
   'epoch is reported.',
-  False: 'Validation is cut from the train split; the test split chose nothing.',
+  False: 'Validation is cut from the train split; the test split chose nothing. The primary metric '
+  'is test accuracy at the epoch of best validation accuracy; after the last epoch it is '
+  'secondary.',
 }
 ANCHORS = (
   'For scale, on the same official test set: NB-SVM on bigrams, a linear model trained in '
@@ -26,9 +29,11 @@ NOTES = (
   '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean over '
   "seeds, Welch's for differences: they cover the chance of the seed, not that of the examples "
   'that the test split holds; those over seeds and examples cover both, by a two-way bootstrap. '
+  'Headlines and p-values are of the primary metric alone, which the protocol settles before any '
+  'run. '
   'P(A > B) is the share of pairs of seeds in which A is ahead, ties counted half. p is of '
   "Welch's test, and Holm's p is corrected for all comparisons of the same setting, as of "
-  'cells, at the same epoch. Seeds needed: of each group, to tell a difference as large in four '
+  'cells. Seeds needed: of each group, to tell a difference as large in four '
   'of five tries. Seconds an epoch are the median over the epochs after the first, which '
   'compiles; of runs that trained together as a population, the share of each.'
 )
@@ -53,6 +58,15 @@ TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
 }
 
 
+class Drawing(NamedTuple):
+  """A figure: how to read it, what it shows where it is not seen, and its picture for the page."""
+
+  name: str
+  caption: str
+  alternative: str
+  svg: str
+
+
 class Block(NamedTuple):
   """The runs of one set of data and one protocol, and what is said of them.
 
@@ -71,7 +85,7 @@ class Report(NamedTuple):
   """All that a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal.
 
   summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
-  trials: of the search, as `_trials` gives them. drawings: (name, caption, svg) of each figure.
+  trials: of the search, as `_trials` gives them. drawings: the figures.
   missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
   """
 
@@ -82,7 +96,7 @@ class Report(NamedTuple):
   claims: pd.DataFrame
   blocks: list[Block]
   trials: pd.DataFrame
-  drawings: list[tuple[str, str, str]]
+  drawings: list[Drawing]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]
 
@@ -113,7 +127,7 @@ def write(workdir):
   summary = results.summarise(runs)
   pairs = results.compare(runs, workdir, over=results.settings(runs))
   # Cells are what is asked about: comparisons of other settings should not weaken theirs.
-  families = pairs.groupby(['metric', 'setting'])
+  families = pairs.groupby(['primary', 'setting'])
   pairs['p_holm'] = families['p'].transform(statistics.holm)
   blocks = _blocks(runs, summary, pairs)
   runlog.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
@@ -140,13 +154,14 @@ def write(workdir):
   return told
 
 
-def record(told: Report | None) -> dict[str, list[dict]]:
-  """The rows of a report's summary, comparisons and claims, as JSON holds them; none without one.
+def record(told: Report | None) -> dict[str, str | list[dict]]:
+  """A report's finding, and the rows of its summary, comparisons and claims, as JSON holds them.
 
-  What is not a number, or not finite, is None.
+  Without a report they are empty. What is not a number, or not finite, is None.
   """
   names = 'summary', 'comparisons', 'claims'
-  return {name: _records(getattr(told, name)) if told else [] for name in names}
+  tables = {name: _records(getattr(told, name)) if told else [] for name in names}
+  return {'finding': told.finding if told else ''} | tables
 
 
 def _records(frame):
@@ -222,14 +237,14 @@ def _tuned(runs, sweep):
 
 
 def _draw(workdir, runs, summary, pairs, trials, note):
-  """Writes each figure that there is something for; yields its (name, caption, svg)."""
+  """Writes each figure that there is something for; yields its Drawing."""
   from rnnlab import figures
 
   def draw(name, *frames, note=note, **shown):
-    caption = figures.caption(name, runs, **shown)
+    caption = captions.caption(name, runs, **shown)
     png, svg = figures.render(getattr(figures, name), *frames, note=f'{caption}\n{note}')
     runlog.write_atomic(workdir / 'figures' / f'{name}.png', png)
-    return name, caption, svg
+    return Drawing(name, caption, captions.alternative(name, *frames), svg)
 
   def some(most):
     shown = figures.select(summary, most)
@@ -257,10 +272,10 @@ def _draw(workdir, runs, summary, pairs, trials, note):
       yield draw('learning_curves', metrics, **counts)
       yield draw('accuracy_vs_time', metrics, **counts)
     answered = runs.assign(y=runs['best_validation_accuracy'].fillna(runs['validation_accuracy']))
-    if figures.many_valued(answered):
+    if results.many_valued(answered):
       yield draw('response', answered)
   trials = trials.dropna(subset='y')
-  if figures.many_valued(trials):
+  if results.many_valued(trials):
     yield draw('search_response', trials, note='')
   if len(trials):
     # Where a trial depends on those before it, there is no such expectation.
@@ -272,15 +287,18 @@ def _draw(workdir, runs, summary, pairs, trials, note):
 def _paired(runs, pairs):
   """Runs of two cells that share seed, data and settings: a row for two, with its row of `pairs`.
 
-  pair: the index in `pairs`; x and y: test accuracies of a and b; validation: the mean of theirs.
+  pair: the index in `pairs`; x and y: the primary metric of a and b; validation: the mean of the
+  validation accuracies at the same epoch.
   """
-  metric = 'best_test_accuracy' if runs['best_test_accuracy'].notna().any() else 'test_accuracy'
+  validation = runs['validation_accuracy'].where(
+    runs['validation_is_test'].astype(bool), runs['best_validation_accuracy']
+  )
   shared = [*results.DATA, *(name for name in results.settings(runs) if name != 'model.cell')]
   side = runs[[*shared, 'seed', 'model.cell']].assign(
-    value=runs[metric], validation=runs[metric.replace('test', 'validation')]
+    value=results.primary(runs), validation=validation
   )
   paired = (
-    pairs.loc[pairs['metric'] == metric, [*shared, 'a', 'b']]
+    pairs.loc[pairs['primary'], [*shared, 'a', 'b']]
     .rename_axis('pair')
     .reset_index()
     .merge(side.rename(columns={'model.cell': 'a', 'value': 'x'}), on=[*shared, 'a'])
@@ -339,8 +357,9 @@ def _sentences(block):
   for row in pairs.to_dict('records'):
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
     chance = '' if pd.isna(row['low']) else f', P({b} > {a}) = {row["p_greater"]:.2f}'
+    where = ', '.join(filter(None, ['' if row['primary'] else 'secondary', row['where']]))
     yield (
-      f'{row["where"]}{": " if row["where"] else ""}{b} - {a}, test accuracy '
+      f'{where}{": " if where else ""}{b} - {a}, test accuracy '
       f'{results.EPOCHS[row["metric"]]}: {_points(row)}{chance}'
       f' ({row["n_b"]} and {row["n_a"]} seeds)'
     )
@@ -349,7 +368,7 @@ def _sentences(block):
 
 
 def _finding(summary, pairs, claims, after=0):
-  """The headline: how the claims fell, or what the test accuracies after the last epoch say."""
+  """The headline: how the claims fell, or what the primary metric says."""
   if len(claims) == 1:
     return claims.iloc[0]['sentence']
   if len(claims):
@@ -359,37 +378,43 @@ def _finding(summary, pairs, claims, after=0):
     return f'{len(claims)} claims: {words}.{late}'
   if summary.empty:
     return 'No run of the comparison is finished.'
-  pairs = pairs[_of_cells(pairs) & (pairs['metric'] == 'test_accuracy')]
+  accuracy = f'test accuracy {results.epoch_words(summary)}'.strip()
+  pairs = pairs[_of_cells(pairs) & pairs['primary']]
   if len(pairs) == 1:
     row = pairs.iloc[0]
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
-    if pd.isna(row['low']):
-      said = f'Too few seeds to tell {b} from {a} by test accuracy'
-    elif row['low'] <= 0 <= row['high']:
-      said = f'{b} and {a} are not told apart by test accuracy'
+    ahead = _ahead(row)
+    if ahead:
+      said = f'{ahead} is ahead of {a if ahead == b else b} in {accuracy}'
+    elif pd.notna(row['low']):
+      said = f'{b} and {a} are not told apart by {accuracy}'
+    elif min(row['n_a'], row['n_b']) < 2:
+      said = f'Too few seeds to tell {b} from {a} by {accuracy}'
     else:
-      ahead, behind = (b, a) if row['low'] > 0 else (a, b)
-      said = f'{ahead} is ahead of {behind} in test accuracy'
+      said = f'{b} cannot be tested against {a} by {accuracy}, which no seed changes'
     return f'{said}: {b} - {a} is {_points(row)}.'
   if len(pairs):
-    ahead = [
-      results.cell_name(row.b if row.low > 0 else row.a)
-      for row in pairs.itertuples()
-      if row.low > 0 or row.high < 0
-    ]
+    ahead = list(filter(None, (_ahead(row) for row in pairs.to_dict('records'))))
     counts = ', '.join(f'{cell} ahead in {ahead.count(cell)}' for cell in dict.fromkeys(ahead))
-    rest = len(pairs) - len(ahead)
     return (
-      f'{len(pairs)} comparisons of test accuracy: {counts}{", " if counts else ""}'
-      f'{rest} not told apart.'
+      f'{len(pairs)} comparisons of {accuracy}: {counts}{", " if counts else ""}'
+      f'{len(pairs) - len(ahead)} not told apart, where p is corrected for all of them.'
     )
-  low, high = (summary.loc[summary['test_accuracy_mean'].agg(f)] for f in ('idxmin', 'idxmax'))
-  said = f'{low["group"]}: {low["test_accuracy_mean"]:.1%} test accuracy after the last epoch'
-  return (
-    f'{said}.'
-    if len(summary) == 1
-    else (f'{said}, up to {high["test_accuracy_mean"]:.1%} for {high["group"]}.')
-  )
+  means = results.primary(summary, 'mean').dropna()
+  if means.empty:
+    return f'No run has a finite {accuracy}.'
+  low, high = means.idxmin(), means.idxmax()
+  said = f'{summary["group"][low]}: {means[low]:.1%} {accuracy}'
+  if len(means) == 1:
+    return f'{said}.'
+  return f'{said}, up to {means[high]:.1%} for {summary["group"][high]}.'
+
+
+def _ahead(row):
+  """The cell that is ahead by a comparison's test, corrected for the others; nothing for none."""
+  if not row['p_holm'] < 0.05:
+    return ''
+  return results.cell_name(row['b'] if row['difference'] > 0 else row['a'])
 
 
 def _points(row):
@@ -409,12 +434,12 @@ def _number(value, form='.1f'):
 
 def _group_rows(summary, wide=False):
   """(header, rows) in words; `wide` has what does not fit a log."""
-  metrics = {
-    'test_accuracy': 'Test\naccuracy,\n%, last\nepoch',
-    'best_test_accuracy': 'Test\naccuracy,\n%, best\nvalidation',
-  }
-  if summary['best_test_accuracy_mean'].isna().all():
-    del metrics['best_test_accuracy']
+  metrics = {'test_accuracy': 'Test\naccuracy,\n%, last\nepoch'}
+  if summary['best_test_accuracy_mean'].notna().any():
+    metrics = {
+      'best_test_accuracy': 'Test\naccuracy,\n%, best\nvalidation',
+      'test_accuracy': 'Secondary:\nlast\nepoch, %',
+    }
   header = [
     'Group',
     'Runs',
@@ -444,7 +469,8 @@ def _pair_rows(pairs):
   rows = [
     {
       'Test accuracy,\nA - B': _pair(row),
-      'Epoch': 'last' if row['metric'] == 'test_accuracy' else 'best',
+      'Epoch': ('last' if row['metric'] == 'test_accuracy' else 'best')
+      + ', secondary' * (not row['primary']),
       'Points': f'{100 * row["difference"]:+z.1f}',
       '95% interval,\nseeds': _interval(row['low'], row['high']),
       '95% interval,\nseeds and\nexamples': _interval(row['items_low'], row['items_high']),
@@ -452,8 +478,8 @@ def _pair_rows(pairs):
       '95% interval\nof P(A > B)': '-'
       if pd.isna(row['p_greater_low'])
       else f'[{row["p_greater_low"]:.2f}, {row["p_greater_high"]:.2f}]',
-      'p': _p(row['p']),
-      'p, Holm': _p(row['p_holm']),
+      'p': _p(row['p']) if row['primary'] else '-',
+      'p, Holm': _p(row['p_holm']) if row['primary'] else '-',
       'Seeds': f'{row["n_b"]}, {row["n_a"]}',
       'Seeds\nneeded': '> 1,000'
       if row['seeds_needed'] > 1000
@@ -524,11 +550,13 @@ def _run_rows(runs):
   """(header, rows) in words, of each run."""
   columns = {'id': ('Run', str), 'seed': ('Seed', str)}
   percent = lambda value: _number(100 * value, '.2f')  # noqa: E731
-  columns['test_accuracy'] = 'Test accuracy, %, last epoch', percent
   if runs['best_test_accuracy'].notna().any():
     columns['best_test_accuracy'] = 'Test accuracy, %, best validation', percent
     columns['best_epoch'] = 'Best epoch', lambda value: _number(value, '.0f')
-    columns['validation_accuracy'] = 'Validation accuracy, %', percent
+    columns['best_validation_accuracy'] = 'Validation accuracy then, %', percent
+    columns['test_accuracy'] = 'Secondary: last epoch, %', percent
+  else:
+    columns['test_accuracy'] = 'Test accuracy, %, last epoch', percent
   columns |= {
     'train_accuracy': ('Train accuracy, %', percent),
     'seconds_per_epoch': ('Seconds an epoch', lambda value: _number(value, '.2f')),
@@ -584,30 +612,33 @@ def _markdown(told):
   code = lambda text: f'`{" ".join(text.split()).replace("`", chr(39))}`'  # noqa: E731
 
   def grid(header, rows):
-    cell = lambda text: ' '.join(text.split()).replace('|', '\\|')  # noqa: E731
-    yield from (
-      '| ' + ' | '.join(map(cell, row)) + ' |'
-      for row in (header, ['---', *['---:'] * (len(header) - 1)], *rows)
-    )
+    yield f'| {" | ".join(map(_md, header))} |'
+    yield f'| {" | ".join(["---", *["---:"] * (len(header) - 1)])} |'
+    yield from (f'| {" | ".join(map(_md, row))} |' for row in rows)
     yield ''
 
   def drawn(search):
-    for name, caption, _ in told.drawings:
-      if (name in OF_SEARCH) == search:
-        yield from (f'![{caption}](figures/{name}.png)', '')
+    for drawing in told.drawings:
+      if (drawing.name in OF_SEARCH) == search:
+        yield from (f'![{_md(drawing.alternative)}](figures/{drawing.name}.png)', '')
+        yield from (f'*{_md(drawing.caption)}*', '')
 
-  lines = [f'# {told.title}', '', f'**{told.finding}**', '']
+  lines = [f'# {_md(told.title)}', '', f'**{_md(told.finding)}**', '']
   if len(told.claims):
-    lines += ['## Claims', '', *(f'- {sentence}' for sentence in told.claims['sentence']), '']
+    lines += ['## Claims', '', *(f'- {_md(sentence)}' for sentence in told.claims['sentence']), '']
   for block in told.blocks:
-    lines += [*block.caption.splitlines(), '', *grid(*_group_rows(block.summary, wide=True))]
+    lines += [
+      *map(_md, block.caption.splitlines()),
+      '',
+      *grid(*_group_rows(block.summary, wide=True)),
+    ]
     for pairs in (block.pairs, block.others):
       if 0 < len(pairs) <= MAX_LISTED:
         lines += grid(*_pair_rows(pairs))
       elif len(pairs):
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
-    lines += [block.anchors, ''] * bool(block.anchors)
-  lines += [NOTES, '', *drawn(search=False)]
+    lines += [_md(block.anchors), ''] * bool(block.anchors)
+  lines += [_md(NOTES), '', *drawn(search=False)]
   if len(told.trials):
     lines += ['## Search', '', SEARCH, '', *grid(*_arm_rows(told.trials)), *drawn(search=True)]
   if told.missing:
@@ -633,6 +664,14 @@ def _markdown(told):
   return '\n'.join(lines) + '\n'
 
 
+def _md(text):
+  """A line of Markdown that reads as `text`: what would be mark-up, or HTML, is escaped."""
+  text = ' '.join(text.split())
+  text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
+  text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)
+  return re.sub(r'^([#+-]+|\d+[.)]|>)(?=\s|$)', r'\\\1', text) if text != '-' else text
+
+
 def _latex(told):
   """summary.tex: a document that compiles on its own, from which tables can be taken."""
 
@@ -647,9 +686,10 @@ def _latex(told):
 
   def drawn(search):
     size = r'width=\linewidth,height=.95\textheight,keepaspectratio'
-    for name, _, _ in told.drawings:  # the caption is part of the picture
-      if (name in OF_SEARCH) == search:
-        yield rf'\begin{{figure}}[p]\includegraphics[{size}]{{figures/{name}.png}}\end{{figure}}'
+    for drawing in told.drawings:  # the caption is part of the picture
+      if (drawing.name in OF_SEARCH) == search:
+        picture = rf'\includegraphics[{size}]{{figures/{drawing.name}.png}}'
+        yield rf'\begin{{figure}}[p]{picture}\end{{figure}}'
 
   def itemize(items):
     return [r'\begin{itemize}', *(rf'\item {item}' for item in items), r'\end{itemize}', '']
@@ -706,8 +746,9 @@ def _page(told, workdir):
     head = ''.join(f'<th scope="col">{escape(" ".join(name.split()))}</th>' for name in header)
     body = ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>\n' for row in rows)
     return (
-      f'<div class="scroll{" tall" * (len(rows) > 30)}"><table class="sortable {kind}"><thead><tr>'
-      f'{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+      f'<div class="scroll{" tall" * (len(rows) > 30)}" tabindex="0">'
+      f'<table class="sortable {kind}"><thead><tr>{head}</tr></thead>\n'
+      f'<tbody>{body}</tbody></table></div>'
     )
 
   def words(header, rows):
@@ -730,10 +771,11 @@ def _page(told, workdir):
 
   def drawn(search):
     return ''.join(
-      f'<figure><div class="scroll" role="img" aria-label="{escape(text)}">{svg}</div>'
-      f'<figcaption>{escape(text)}{data * (not search)}</figcaption></figure>'
-      for name, text, svg in told.drawings
-      if (name in OF_SEARCH) == search
+      f'<figure><div class="scroll" tabindex="0"><div role="img" '
+      f'aria-label="{escape(drawing.alternative)}">{drawing.svg}</div></div>'
+      f'<figcaption>{escape(drawing.caption)}{data * (not search)}</figcaption></figure>'
+      for drawing in told.drawings
+      if (drawing.name in OF_SEARCH) == search
     )
 
   claims = ''.join(

@@ -41,12 +41,17 @@ RESULT = {
   **{'versions': dict, 'device': str, 'commit': (str, type(None)), 'command': str},
   'finished': str,
 }
+# The primary metric of a protocol, by `validation_is_test`, is settled before any run: it alone
+# makes headlines and verdicts. Beside it, the accuracy after the last epoch is secondary.
+PRIMARY = {False: 'best_test_accuracy', True: 'test_accuracy'}
 EPOCHS = {
-  'test_accuracy': 'after the last epoch',
   'best_test_accuracy': 'at the epoch of best validation accuracy',
+  'test_accuracy': 'after the last epoch',
 }
 PREDICTIONS = {'test_accuracy': 'final', 'best_test_accuracy': 'best'}  # as in predictions.npz
 MOST_VALUES = 8  # of a setting, to compare each with each
+MAX_SETTINGS = 8  # whose response is drawn at most
+SOME = 4  # a setting of more values than this has a response to be drawn
 SAYS = ('b > a', 'b < a', 'b = a', 'b >= a')
 NEEDS_MARGIN = ('b = a', 'b >= a')
 NO_RESULT = 'no result, or a damaged one; launch again to do it'
@@ -150,10 +155,11 @@ def compare(runs, workdir=None, over=('model.cell',)):
   MOST_VALUES values, cells apart, each is compared with the next alone. Columns: data and settings
   that the pair shares ('' for the cell and NaN for another setting where that is what differs, so
   that `label` names what they share); setting, the one that differs, and its values a and b (a is
-  LSTM where it takes part, the less of two numbers); metric; and of b against a, over seeds:
-  difference in mean, its 95% Welch interval low to high, p of Welch's test and p_holm, adjusted for
-  all rows of the same metric; p_greater, P(b > a) for a seed of each, with its 95% interval
-  p_greater_low to p_greater_high; seeds_needed a group to tell a difference as large, with the
+  LSTM where it takes part, the less of two numbers); metric, and primary, whether it is the primary
+  one (see `primary`); and of b against a, over seeds: difference in mean, its 95% Welch interval
+  low to high, p of Welch's test and p_holm, adjusted for all primary rows, or for all secondary
+  ones; p_greater, P(b > a) for a seed of each, with its 95% interval p_greater_low to
+  p_greater_high; seeds_needed a group to tell a difference as large, with the
   spread seen, in four of five tries; n_a and n_b seeds. items_low to items_high is the 95%
   interval over seeds and test items (`statistics.two_way`), where `workdir` is given and holds
   all the runs' predictions. NaN where there are too few seeds.
@@ -182,20 +188,40 @@ def compare(runs, workdir=None, over=('model.cell',)):
     rows.append(
       shared
       | {'setting': name, 'a': a, 'b': b, 'metric': metric}
+      | {'primary': metric == PRIMARY[bool(shared['validation_is_test'])]}
       | {'difference': difference, 'low': low, 'high': high}
       | {'items_low': items.low, 'items_high': items.high, 'p_greater': greater.value}
       | {'p_greater_low': greater.low, 'p_greater_high': greater.high, 'p': p}
       | {'seeds_needed': statistics.seeds_needed(x, y, difference), 'n_a': len(x), 'n_b': len(y)}
     )
-  columns = 'setting a b metric difference low high items_low items_high p_greater p_greater_low'
+  columns = (
+    'setting a b metric primary difference low high items_low items_high p_greater p_greater_low'
+  )
   columns = [*DATA, *names, *columns.split(), 'p_greater_high', 'p', 'seeds_needed', 'n_a', 'n_b']
-  found = pd.DataFrame(rows, columns=columns)
+  found = pd.DataFrame(rows, columns=columns).astype({'primary': bool})
   found.insert(
     found.columns.get_loc('p') + 1,
     'p_holm',
-    found.groupby('metric')['p'].transform(statistics.holm),
+    found.groupby('primary')['p'].transform(statistics.holm),
   )
   return found
+
+
+def primary(frame, part=''):
+  """The primary metric of each row of runs, or, with `part` as 'mean' or 'low', of a summary.
+
+  It is the test accuracy at the epoch that validation chose; where validation is the test split, so
+  that choosing by it would be no result, the test accuracy after the last epoch.
+  """
+  ends = f'_{part}' * bool(part)
+  last, best = (frame[f'{PRIMARY[tutorial]}{ends}'] for tutorial in (True, False))
+  return last.where(frame['validation_is_test'].astype(bool), best)
+
+
+def epoch_words(frame):
+  """At which epoch the primary metric of these rows is taken; nothing where they differ in it."""
+  metrics = {PRIMARY[bool(tutorial)] for tutorial in frame['validation_is_test']}
+  return EPOCHS[metrics.pop()] if len(metrics) == 1 else ''
 
 
 def check_claims(claims, config=None):
@@ -435,6 +461,17 @@ def metrics_of(workdir, runs):
 def settings(frame):
   """The columns that hold settings: they, and they alone, have a dot in their name."""
   return [name for name in frame if '.' in name]
+
+
+def many_valued(runs):
+  """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
+  counts = {
+    name: runs[name].nunique()
+    for name in settings(runs)
+    if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
+  }
+  most = sorted(counts, key=counts.get, reverse=True)[:MAX_SETTINGS]
+  return [name for name in counts if name in most and counts[name] > SOME]
 
 
 def _pairs(runs, names, name):

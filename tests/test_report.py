@@ -188,8 +188,9 @@ def test_summary_has_the_means_and_intervals_worked_out_by_hand(workdir):
 
 def test_comparison_is_welch_and_the_share_of_pairs(workdir):
   pairs = results.compare(results.load_runs(workdir))
-  assert list(pairs['metric']) == ['test_accuracy', 'best_test_accuracy']
-  row = pairs.iloc[0]
+  assert list(pairs['metric']) == ['best_test_accuracy', 'test_accuracy']
+  assert list(pairs['primary']) == [True, False]
+  row = pairs.iloc[1]
   assert (row['a'], row['b'], row['n_a'], row['n_b']) == ('lstm', 'gru', 3, 3)
   assert row['difference'] == pytest.approx(0.02)
   # Variances 0.0004 and 0.0001, 3 each: se 0.0129099, 50/17 degrees, whose 97.5% t is 3.2197.
@@ -281,7 +282,7 @@ def test_one_seed_has_no_interval(tmp_path):
   text = text_of(report.write(tmp_path))
   summary = pd.read_csv(tmp_path / 'summary.csv')
   assert summary.filter(regex='accuracy_(std|low|high)$').isna().all(axis=None)
-  assert re.search(r'LSTM +1 +80\.0 +- ', text)
+  assert re.search(r'LSTM +1 +90\.0 +- ', text)
   assert 'no interval (1 and 1 seeds)' in text
   assert 'Too few seeds to tell GRU from LSTM' in Page(tmp_path / 'report.html').text
   assert 'nan' not in text + (tmp_path / 'summary.md').read_text()
@@ -293,6 +294,90 @@ def test_equal_accuracies_are_a_tie_without_an_interval(tmp_path):
       write_run(tmp_path, cell, seed, accuracy=0.8)
   row = results.compare(results.load_runs(tmp_path)).iloc[0]
   assert row['difference'] == 0 and row['p_greater'] == 0.5 and np.isnan(row['low'])
+
+
+def write_disagreeing(workdir, **kwargs):
+  """GRU is ahead after the last epoch, by p = 0.02; at the selected epoch the two are alike."""
+  for cell, last, best in (('lstm', 0.80, (0.85, 0.87, 0.86)), ('gru', 0.83, (0.86, 0.85, 0.87))):
+    for seed in range(3):
+      write_run(workdir, cell, seed, last + seed / 100, best[seed], **kwargs)
+
+
+def shown_in(workdir):
+  """What each place says of a workdir's runs, as one line of words."""
+  told = report.write(workdir)
+  shown = {
+    'terminal': text_of(told),
+    'page': Page(workdir / 'report.html').text,
+    'markdown': (workdir / 'summary.md').read_text(),
+    'latex': (workdir / 'summary.tex').read_text().replace('-{}', '-'),
+    'json': json.dumps(report.record(told)),
+    'alternatives': ' '.join(drawing.alternative for drawing in told.drawings),
+  }
+  return {name: ' '.join(text.split()) for name, text in shown.items()}
+
+
+def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path):
+  write_disagreeing(tmp_path)
+  last = results.compare(results.load_runs(tmp_path)).set_index('metric').loc['test_accuracy']
+  assert last['p'] < 0.05  # the two metrics do disagree
+  shown = shown_in(tmp_path)
+  for name in ('page', 'markdown', 'latex', 'json'):
+    told = 'GRU and LSTM are not told apart by test accuracy at the epoch of best validation'
+    assert told in shown[name], name
+  for name, text in shown.items():
+    assert 'is ahead of LSTM in test accuracy' not in text, name
+  terminal = shown['terminal']
+  best, last = (
+    terminal.index(f'GRU - LSTM, test accuracy {words}') for words in results.EPOCHS.values()
+  )
+  assert best < last and terminal[:last].endswith('secondary: ')
+  assert '| GRU - LSTM | last, secondary | +3.0 | [0.7, 5.3] |' in shown['markdown']
+  rows = [
+    line for line in (tmp_path / 'summary.md').read_text().splitlines() if '| GRU - LSTM' in line
+  ]
+  tests = {row.split(' | ')[1]: row.split(' | ')[-4:-2] for row in rows}
+  assert tests['last, secondary'] == ['-', '-'] and tests['best'] == ['1.000', '1.000']
+  primary = {row['metric']: row['primary'] for row in json.loads(shown['json'])['comparisons']}
+  assert primary == {'best_test_accuracy': True, 'test_accuracy': False}
+
+
+def test_where_validation_is_test_the_last_epoch_makes_the_verdict(tmp_path):
+  write_disagreeing(tmp_path, tutorial=True)
+  for name, text in shown_in(tmp_path).items():
+    if name not in ('terminal', 'alternatives'):
+      assert 'GRU is ahead of LSTM in test accuracy after the last epoch' in text, name
+    assert 'secondary' not in text.lower(), name
+
+
+def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path, monkeypatch):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  write_disagreeing(tmp_path)
+  write_disagreeing(tmp_path, source='package', tutorial=True)
+  shown = shown_in(tmp_path)
+  assert '2 comparisons of test accuracy: GRU ahead in 1, 1 not told apart' in shown['page']
+  pairs = pd.read_csv(tmp_path / 'comparisons.csv')
+  primary = pairs[pairs['primary']].set_index('validation_is_test')
+  assert primary['metric'].to_dict() == {False: 'best_test_accuracy', True: 'test_accuracy'}
+  assert primary.loc[True, 'p_holm'] == pytest.approx(2 * primary.loc[True, 'p'])
+
+
+def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  for cell, shift in (('lstm', 0), ('gru', 0.022), ('elman', -0.01)):
+    for seed in range(3):
+      write_run(tmp_path, cell, seed, 0.8, 0.8 + shift + seed / 100)
+  pairs = results.compare(results.load_runs(tmp_path)).query('primary')
+  assert (pairs['p'] < 0.05).sum() == 1 and (pairs['low'] > 0).sum() + (
+    pairs['high'] < 0
+  ).sum() == 1
+  assert not (pairs['p_holm'] < 0.05).any()
+  assert (
+    '3 comparisons of test accuracy at the epoch of best validation accuracy: 3 not told apart'
+    in shown_in(tmp_path)['page']
+  )
 
 
 def test_where_validation_is_test_it_is_said_and_no_best_epoch_is_shown(tmp_path):
@@ -312,10 +397,10 @@ def test_table_reads_well_in_a_log(written):
   assert max(map(len, text.splitlines())) <= 100
   assert '\x1b' not in text
   assert OFFICIAL in text and '20,000 train, 5,000 validation and 25,000 test examples' in text
-  assert re.search(r'LSTM +3 +82\.0 ± 2\.0 +\[77\.0, 87\.0\] +87\.0 ± 2\.0', text)
+  assert re.search(r'LSTM +3 +87\.0 ± 2\.0 +\[82\.0, 92\.0\] +82\.0 ± 2\.0', text)
   assert (
-    'GRU - LSTM, test accuracy after the last epoch: +2.0 points, 95% interval [-2.2, 6.2], '
-    'P(GRU > LSTM) = 0.83 (3 and 3 seeds)'
+    'secondary: GRU - LSTM, test accuracy after the last epoch: +2.0 points, 95% interval '
+    '[-2.2, 6.2], P(GRU > LSTM) = 0.83 (3 and 3 seeds)'
   ) in ' '.join(text.split())
 
 
@@ -362,7 +447,7 @@ def test_files_of_the_report(written):
 def test_figures_are_drawn(written, name):
   image = matplotlib.image.imread(written / 'figures' / f'{name}.png')[..., :3]
   assert min(image.shape[:2]) > 300
-  for colour in ('0072b2', 'd55e00'):  # LSTM's and GRU's
+  for colour in ('0072b2', 'b84d00'):  # LSTM's and GRU's
     wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)])
     assert (np.abs(image - wanted).max(axis=-1) < 0.02).sum() > 200
   assert (image.min(axis=-1) > 0.98).mean() > 0.5  # a calm ground
@@ -597,8 +682,8 @@ def test_other_settings_are_compared_as_a_family_of_their_own(tmp_path):
   assert len(cells) == 3 and len(pairs) == 3 + 2 * 3
   assert cells['p_holm'].min() == pytest.approx(min(1, 3 * cells['p'].min()))
   words = (tmp_path / 'summary.md').read_text()
-  assert '| GRU - LSTM hidden_size=64 | last |' in words
-  assert '| hidden_size 64 - 32: GRU | last |' in words
+  assert '| GRU - LSTM hidden_size=64 | best |' in words
+  assert '| hidden_size 64 - 32: GRU | best |' in words
   assert '12 comparisons of other settings' in Page(tmp_path / 'report.html').text
 
 
