@@ -137,6 +137,13 @@ class Inputs(NamedTuple):
   drop: Array | None  # [1, B, H] or [G, B, H], what multiplies h in the products
 
 
+class Rows(NamedTuple):
+  """What a step does to its rows, bool `[T, B]` each; None stands for all, and for none."""
+
+  real: Array | None  # True at the rows that move
+  resets: Array | None  # True at those whose carry is made anew before the step, moved or not
+
+
 def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   """Whether `unroll` may run `cell` over `xs [B, T, D]`, and runs it as a kernel.
 
@@ -165,11 +172,14 @@ def unroll(
   reverse: bool = False,
   initial_carry: Carry | None = None,
   dropout=None,
+  resets: Array | None = None,
   interpret: bool = False,
 ) -> tuple[Carry, Array]:
   """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
 
   xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
+  resets: bool `[B, T]` or None. Where it is True the row's carry is `cell.initial_carry`'s before
+    the step is done, masked or not, and no gradient goes to what was before.
   Off NVIDIA GPUs it is a scan of the same equations; interpret runs the kernels' own code anywhere,
   slowly, for tests.
   """
@@ -194,10 +204,21 @@ def unroll(
     carry=tuple(_pad(state.astype(dtype), 0, pad) for state in states),
     drop=None if drop is None else _pad(drop.astype(dtype), 1, pad),
   )
-  real = None if mask is None else _pad(mask.T, 1, pad)
+  rows = Rows(*(None if a is None else _pad(a.T, 1, pad) for a in (mask, resets)))
   plan = Plan(CELLS[cell.fused], reverse, interpret)
-  (carry, ys), _ = kernels.run(_kernels(plan), False, real, inputs)
+  if resets is None or starts_at_zeros(cell):
+    (carry, ys), _ = kernels.run(_kernels(plan), False, rows, inputs)
+  else:
+    anew = tuple(jax.tree.leaves(cell.initial_carry((batch + pad,), dtype)))
+    (carry, ys), _ = scan(plan, rows, inputs, anew)
   return structure.unflatten([state[:batch] for state in carry]), jnp.swapaxes(ys[:, :batch], 0, 1)
+
+
+def starts_at_zeros(cell: Cell) -> bool:
+  """Whether a new carry is of zeros, which is what the kernels reset a carry to."""
+  with jax.ensure_compile_time_eval():
+    carry = jax.tree.leaves(cell.initial_carry((1,), jnp.float32))
+  return not any(isinstance(a, jax.core.Tracer) or np.asarray(a).any() for a in carry)
 
 
 def _pad(a, axis, count):
@@ -235,19 +256,24 @@ def products(w, drop, operands):
   return jnp.concatenate([v @ w for (v, _), w in zip(operands, blocks, strict=True)], axis=-1)
 
 
-# One step, of a kernel or of a scan. `real` is [B, 1], True at the rows that move, or None: all.
+# One step, of a kernel or of a scan, with what `Rows` says of it, [B, 1] or None each.
 
 
-def _step(plan, x, carry, b_hn, dot, real):
+def _step(plan, x, carry, b_hn, dot, rows, anew=0):
+  if rows.resets is not None:
+    carry = _where(rows.resets, anew or (0,) * len(carry), carry)
   new, kept = plan.cell.step(x, carry, b_hn, dot)
-  return _where(real, new, carry), _where(real, new[0], 0), (carry, kept)
+  return _where(rows.real, new, carry), _where(rows.real, new[0], 0), (carry, kept)
 
 
-def _back(plan, saved, d_y, d_carry, dot_t, real):
+def _back(plan, saved, d_y, d_carry, dot_t, rows):
   carry, kept = saved
   d_h, *rest = d_carry
-  d_x, d_new = plan.cell.back(carry, kept, (d_h + _where(real, d_y, 0), *rest), dot_t)
-  return _where(real, d_x, 0), _where(real, d_new, d_carry)
+  d_x, d_new = plan.cell.back(carry, kept, (d_h + _where(rows.real, d_y, 0), *rest), dot_t)
+  d_carry = _where(rows.real, d_new, d_carry)
+  if rows.resets is not None:
+    d_carry = _where(rows.resets, (0,) * len(d_carry), d_carry)
+  return _where(rows.real, d_x, 0), d_carry
 
 
 def _where(real, a, b):
@@ -270,25 +296,28 @@ def _dot(weights, drop, masked_first):
   return dot
 
 
-# The way there: `(real, inputs) -> (carry, ys), saved`, saved being the carry before each step and
-# what the cell keeps, [T, B, H] each. As a scan it is what forward mode differentiates.
+# The way there: `(rows, inputs) -> (carry, ys), saved`, saved being the carry that each step starts
+# from and what the cell keeps, [T, B, H] each. As a scan it is what forward mode differentiates.
 
 
-def scan(plan, real, inputs):
-  """The recurrence as a scan of the plan's equations, in plain JAX; see above."""
+def scan(plan, rows, inputs, anew=None):
+  """The recurrence as a scan of the plan's equations, in plain JAX; see above.
+
+  anew: the states [B, H] that a reset puts in the carry's place, or None for zeros.
+  """
   hidden, width = inputs.w_h.shape
   gates = width // hidden
   blocks = jnp.split(inputs.w_h, gates, axis=-1)
   dot = _dot(blocks.__getitem__, inputs.drop, True)
 
   def step(carry, x_t):
-    x, real = x_t
+    x, rows = x_t
     x = jnp.split(x, gates, axis=-1)
-    carry, y, saved = _step(plan, x, carry, inputs.b_hn, dot, real)
+    carry, y, saved = _step(plan, x, carry, inputs.b_hn, dot, rows, anew)
     return carry, (y, saved)
 
-  real = None if real is None else real[..., None]
-  carry, (ys, saved) = jax.lax.scan(step, inputs.carry, (inputs.xp, real), reverse=plan.reverse)
+  rows = jax.tree.map(lambda a: a[..., None], rows)
+  carry, (ys, saved) = jax.lax.scan(step, inputs.carry, (inputs.xp, rows), reverse=plan.reverse)
   return (carry, ys), saved
 
 
@@ -296,7 +325,7 @@ def scan(plan, real, inputs):
 # in the structure of the arrays that they stand for.
 
 
-def _forward_kernel(plan, real, inputs, outputs, saved):
+def _forward_kernel(plan, rows, inputs, outputs, saved):
   steps, _, width = inputs.xp.shape
   hidden = inputs.w_h.shape[0]
   gates = [pl.ds(start, hidden) for start in range(0, width, hidden)]
@@ -306,7 +335,7 @@ def _forward_kernel(plan, real, inputs, outputs, saved):
   carry, ys = outputs
 
   def load(t):
-    return tuple(inputs.xp[t, :, gate] for gate in gates), _rows(real, t)
+    return tuple(inputs.xp[t, :, gate] for gate in gates), _rows(rows, t)
 
   def step(t, state, loaded):
     x, rows = loaded
@@ -318,7 +347,7 @@ def _forward_kernel(plan, real, inputs, outputs, saved):
   _write(carry, ..., _loop(steps, plan.reverse, load, step, _read(inputs.carry, ...)))
 
 
-def _backward_kernel(plan, real, w_t, drop, saved, d_outputs, d_xp, d_initial):
+def _backward_kernel(plan, rows, w_t, drop, saved, d_outputs, d_xp, d_initial):
   d_carry, d_ys = d_outputs
   steps, _, hidden = d_ys.shape
   gates = [pl.ds(start, hidden) for start in range(0, d_xp.shape[2], hidden)]
@@ -326,7 +355,7 @@ def _backward_kernel(plan, real, w_t, drop, saved, d_outputs, d_xp, d_initial):
   dot_t = _dot(weights, _masks(drop), False)
 
   def load(t):
-    return _read(saved, t), d_ys[t], _rows(real, t)
+    return _read(saved, t), d_ys[t], _rows(rows, t)
 
   def step(t, state, loaded):
     d_x, state = _back(plan, *loaded[:2], state, dot_t, loaded[2])
@@ -362,8 +391,8 @@ def _masks(ref):
   return None if ref is None else [ref[k] for k in range(ref.shape[0])]
 
 
-def _rows(real, t):
-  return None if real is None else real[t][:, None]
+def _rows(rows, t):
+  return jax.tree.map(lambda ref: ref[t][:, None], rows)
 
 
 def _read(refs, where):
@@ -379,21 +408,21 @@ WHOLE = -1
 AXES = Inputs(xp=1, w_h=WHOLE, b_hn=WHOLE, carry=0, drop=1)  # of the rows
 
 
-def _forward(plan, save, real, inputs):
+def _forward(plan, save, rows, inputs):
   """The kernel's `(carry, ys), saved`; saved is None unless `save`."""
-  outputs, saved = jax.eval_shape(functools.partial(scan, plan), real, inputs)
+  outputs, saved = jax.eval_shape(functools.partial(scan, plan), rows, inputs)
   shapes = outputs, saved if save else None
   shape = inputs.carry[0].shape
-  return _call(plan, _forward_kernel, shape, (real, inputs), (1, AXES), shapes, ((0, 1), 1))
+  return _call(plan, _forward_kernel, shape, (rows, inputs), (1, AXES), shapes, ((0, 1), 1))
 
 
-def _backward(plan, real, inputs, saved, d_outputs):
+def _backward(plan, rows, inputs, saved, d_outputs):
   """The gradient by `inputs`, from what `_forward` saved and the gradient by its outputs."""
   d_xp, d_carry = _call(
     plan,
     _backward_kernel,
     inputs.carry[0].shape,
-    (real, inputs.w_h.T, inputs.drop, saved, d_outputs),
+    (rows, inputs.w_h.T, inputs.drop, saved, d_outputs),
     (1, WHOLE, 1, 1, (0, 1)),
     jax.eval_shape(lambda *a: a, inputs.xp, inputs.carry),
     (1, 0),

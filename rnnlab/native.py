@@ -33,6 +33,7 @@ BLOCKS = 4, 4, 3  # P by kind
 LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
 WIDE = 4 if llvmlite.binding.get_host_cpu_features().get('avx512f') else 1  # vectors of a tile
 PANEL = WIDE * LANES  # columns
+REAL, RESET = 1, 2  # the bits of a step of a row: it moves, its carry is made anew before it
 CHUNK = 128  # rows of a product for the weights' gradients, at least
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
@@ -438,9 +439,27 @@ def _gru_reset_back(gates, h, d_reset, d_h, d, n):
 
 
 @_jit
+def _moves(real, r, t):
+  return len(real) == 0 or real[r, t] & REAL != 0
+
+
+@_jit
+def _is_reset(real, r, t):
+  return len(real) > 0 and real[r, t] & RESET != 0
+
+
+@_jit
+def _reset(kind, h, c, r):
+  for j in range(h.shape[1]):
+    h[r, j] = 0
+    if kind == LSTM:
+      c[r, j] = 0
+
+
+@_jit
 def _copy_real(x, xs, r, t, real):
   """x = xs[r, t], or 0 where that is padding, be it NaN."""
-  if len(real) and not real[r, t]:
+  if not _moves(real, r, t):
     for j in range(x.size):
       x[j] = 0
   else:
@@ -453,9 +472,10 @@ def _forward(
 ):  # fmt: skip
   """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
 
-  h, c `[B, H]` are the first carry, and then the last. Before each step hs and cs are the carry;
-  kept are the gates. real `[B or 0, T]`. Where there are ids `[B or 0, T]`, row `ids[r, t]` of
-  xs `[1, V, G H]` is what x W_x + b would be.
+  h, c `[B, H]` are the first carry, and then the last. hs and cs are what each step starts from;
+  kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without rows all
+  are real. Where there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` is what
+  x W_x + b would be.
   """
   (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
   known = len(ids) > 0
@@ -475,6 +495,8 @@ def _forward(
       for r in range(rows):
         _prefetch(xs[0, ids[r, ahead]] if known else xs[r, ahead])
     for r in range(rows):
+      if _is_reset(real, r, t):
+        _reset(kind, h, c, r)
       if save:
         _copy(hs[t, r], h[r], units)
         if kind == LSTM:
@@ -498,7 +520,7 @@ def _forward(
       state = _address(reset)
       _multiply(out + 8 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
     for r in range(rows):
-      if len(real) and not real[r, t]:
+      if not _moves(real, r, t):
         for j in range(units):
           ys[r, t, j] = 0
       elif kind == LSTM:
@@ -555,7 +577,7 @@ def _backward(
       row = d[filled + r]
       _copy_real(v_x[filled + r], xs, r, t, real)
       _copy(v_h[filled + r], hs[t, r], units)
-      if len(real) and not real[r, t]:
+      if not _moves(real, r, t):
         for j in range(width):
           row[j] = 0
         continue
@@ -575,12 +597,15 @@ def _backward(
       for r in range(rows):
         for j in range(units):
           v_reset[filled + r, j] = kept[t, r, j] * hs[t, r, j]
-        if not len(real) or real[r, t]:
+        if _moves(real, r, t):
           _gru_reset_back(kept[t, r], hs[t, r], d_reset[r], d_h[r], d[filled + r], units)
     elif kind == GRU_AFTER:
       candidate = of_d + 12 * units
       _multiply_back(of_h, units, candidate, width, w_h_t, 2, 1, units, drop_h, room_h)
     _multiply_back(of_h, units, of_d, width, w_h_t, 0, together, units, drop_h, room_h)
+    for r in range(rows):
+      if _is_reset(real, r, t):
+        _reset(kind, d_h, d_c, r)
     _fill(d_x, 0)
     of_x = _address(d_x)
     _multiply_back(of_x, inputs, of_d, width, w_x_t, 0, gates, units, drop_x, room_x)
@@ -738,8 +763,8 @@ def _register():
   return compiled
 
 
-# As JAX calls them: `kernels.Kernels` of `data`, the mask [B, T], the dropout masks of x and of h,
-# and the ids [B, T] of a `Lookup`, and of `Inputs`; what is saved is hs, cs and kept.
+# As JAX calls them: `kernels.Kernels` of `data`, `fused.Rows` of [B, T], the dropout masks of x and
+# of h, and the ids [B, T] of a `Lookup`, and of `Inputs`; what is saved is hs, cs and kept.
 
 
 class Plan(NamedTuple):
@@ -784,10 +809,13 @@ def unroll(
   reverse: bool = False,
   initial_carry: Carry | None = None,
   dropout=None,
+  resets: Array | None = None,
 ) -> tuple[Carry, Array]:
   """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
 
   xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
+  resets: bool `[B, T]` or None. Where it is True the row's carry is `cell.initial_carry`'s before
+    the step is done, masked or not, and no gradient goes to what was before.
   Float32. Off CPUs it is a scan of the same equations.
   """
   batch, hidden = xs.shape[0], params['w_h'].shape[0]
@@ -798,10 +826,15 @@ def unroll(
   states, structure = jax.tree.flatten(initial_carry)
   xs, ids = xs if isinstance(xs, Lookup) else (xs, None)
   inputs = Inputs(xs, *(params.get(name) for name in ('w_x', 'b', 'w_h', 'b_hn')), tuple(states))
-  data = mask, *jax.tree.map(lambda drop: drop.astype(jnp.float32), drops), ids
+  rows = fused.Rows(mask, resets)
+  data = rows, *jax.tree.map(lambda drop: drop.astype(jnp.float32), drops), ids
   inputs = jax.tree.map(lambda a: a.astype(jnp.float32), inputs)
-  plan = _kernels(Plan(cell.fused, reverse))
-  ((*carry, ys), _) = kernels.run(plan, False, data, inputs)
+  plan = Plan(cell.fused, reverse)
+  if resets is None or fused.starts_at_zeros(cell):
+    ((*carry, ys), _) = kernels.run(_kernels(plan), False, data, inputs)
+  else:
+    anew = tuple(jax.tree.leaves(cell.initial_carry((batch,), jnp.float32)))
+    ((*carry, ys), _) = _scan(plan, data, inputs, anew)
   return structure.unflatten(carry), ys
 
 
@@ -811,15 +844,17 @@ def _kernels(plan):
   return kernels.Kernels(*parts, platform='cpu')
 
 
-def _scan(plan, data, inputs):
-  """The same in plain JAX."""
-  (real, drop_x, drop_h), inputs = _looked_up(data, inputs)
+def _scan(plan, data, inputs, anew=None):
+  """The same in plain JAX; anew as in `fused.scan`."""
+  (rows, drop_x, drop_h), inputs = _looked_up(data, inputs)
+  real = rows.real
   gates = inputs.w_x.shape[1] // inputs.w_h.shape[0]
   xs = inputs.xs if real is None else jnp.where(real[..., None], inputs.xs, 0)
   xp = fused.products(inputs.w_x, drop_x, [(jnp.swapaxes(xs, 0, 1), gates)]) + inputs.b
   same = fused.Plan(fused.CELLS[plan.name], plan.reverse, interpret=False)
   of_scan = fused.Inputs(xp, inputs.w_h, inputs.b_hn, inputs.carry, drop_h)
-  (carry, ys), (states, kept) = fused.scan(same, None if real is None else real.T, of_scan)
+  rows = jax.tree.map(jnp.transpose, rows)
+  (carry, ys), (states, kept) = fused.scan(same, rows, of_scan, anew)
   hs, cs = states if len(states) == 2 else (*states, xp[:, :0, : inputs.w_h.shape[0]])
   return (*carry, jnp.swapaxes(ys, 0, 1)), (hs, cs, jnp.concatenate(kept, axis=-1))
 
@@ -831,14 +866,17 @@ def _looked_up(data, inputs):
 
 
 def _operands(plan, data, inputs, steps):
-  """What both targets take: flags, the mask, the dropout masks; where there is none, no rows."""
-  real, *drops = data
+  """What both targets take: flags, bits, the dropout masks; where there is none, no rows."""
+  (real, resets), *drops = data
   batch = len(inputs.carry[0])
   flags = np.array([KINDS.index(plan.name), plan.reverse], np.int32)
   drops = [
     jnp.zeros((0, batch, len(w)), jnp.float32) if drop is None else drop
     for drop, w in zip(drops, (inputs.w_x, inputs.w_h), strict=True)
   ]
+  if resets is not None:
+    moves = REAL if real is None else REAL * real.astype(jnp.uint8)
+    real = moves + RESET * resets.astype(jnp.uint8)
   return flags, jnp.zeros((0, steps), bool) if real is None else real, drops
 
 

@@ -62,16 +62,21 @@ CELLS = {'elman': elman, 'lstm': lstm, 'gru-after': gru_after, 'gru-before': gru
 GATES = {'elman': 1, 'lstm': 4, 'gru-after': 3, 'gru-before': 3}
 
 
-def unroll(name, p, xs, carry, *, mask=None, reverse=False, drop_x=None, drop_h=None):
+def unroll(
+  name, p, xs, carry, *, mask=None, resets=None, reverse=False, drop_x=None, drop_h=None
+):
   """Runs a cell over xs [B, T, D]; returns the final carry, a tuple (h, ...), and ys [B, T, H].
 
   mask: bool [B, T], False where a row does not move. drop_x [G, B, D], drop_h [G, B, H]: dropout
-  masks by which each gate multiplies what it sees of the input and of the state.
+  masks by which each gate multiplies what it sees of the input and of the state. resets: bool
+  [B, T], True where a row's carry is zeros before the step is done.
   """
   ones = np.ones(GATES[name])
   steps = xs.shape[-2]
   ys = [None] * steps
   for t in reversed(range(steps)) if reverse else range(steps):
+    if resets is not None:
+      carry = tuple(np.where(resets[:, t, None], 0, state) for state in carry)
     x_t = [xs[..., t, :] * m for m in (ones if drop_x is None else drop_x)]
     h_in = [carry[0] * m for m in (ones if drop_h is None else drop_h)]
     new = CELLS[name](p, carry, x_t, h_in)

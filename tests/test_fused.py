@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 import test_recurrence as recurrence_tests
 from numpy.testing import assert_allclose
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
@@ -18,6 +19,8 @@ MASKS = {
   'no-mask': None,
   'holes': np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], bool),
 }
+
+RESETS = np.array([[0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]], bool)
 
 each_cell = pytest.mark.parametrize('name', NAMES)
 
@@ -35,8 +38,9 @@ def run(unroll, name, reverse=False, **options):
   """`(params, xs, carry, mask, dropout) -> carry, ys`, from and to tuples of states."""
   structure = jax.tree.structure(make(name).initial_carry((1,), jnp.float32))
 
-  def f(params, xs, carry, mask=None, dropout=None):
+  def f(params, xs, carry, mask=None, dropout=None, resets=None):
     carry = structure.unflatten(carry)
+    more = options if resets is None else options | {'resets': resets}
     carry, ys = unroll(
       make(name),
       params,
@@ -45,7 +49,7 @@ def run(unroll, name, reverse=False, **options):
       reverse=reverse,
       initial_carry=carry,
       dropout=dropout,
-      **options,
+      **more,
     )
     return tuple(jax.tree.leaves(carry)), ys
 
@@ -77,6 +81,31 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
     f = jax.jit(with_gradients(interpreted(name, reverse)))
     actual = f(p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks)
     compare(actual, loop_on(name, p, real, reverse, *drops(p, dropout)))
+
+
+@pytest.mark.parametrize('unroll', ['interpreted', 'scan'])
+@pytest.mark.parametrize(('mask', 'reverse'), [('holes', False), ('no-mask', True)])
+@each_cell
+def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, unroll):
+  p, real = problem(name), MASKS[mask]
+  f = interpreted(name, reverse) if unroll == 'interpreted' else run(fused.unroll, name, reverse)
+  loop = functools.partial(reference.unroll, resets=RESETS)
+  with jax.enable_x64():
+    args = p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, None, RESETS
+    compare(jax.jit(with_gradients(f))(*args), loop_on(name, p, real, reverse, unroll=loop))
+
+
+def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts():
+  cell = make('lstm')
+  start = cell.initial_carry
+  cell = cell._replace(initial_carry=lambda *a: jax.tree.map(lambda z: z + 0.5, start(*a)))
+  p, resets = problem('lstm'), np.zeros((3, STEPS), bool)
+  resets[:, 2] = True
+  with jax.enable_x64():
+    unroll = functools.partial(fused.unroll, cell, p.params, interpret=True)
+    carry, ys = jax.jit(unroll)(p.xs, resets=resets)
+    (_, first), second = unroll(p.xs[:, :2]), unroll(p.xs[:, 2:])
+  compare((carry, ys), (second[0], np.concatenate([first, second[1]], axis=1)))
 
 
 @pytest.mark.parametrize('name', ['gru-after', 'gru-before'])
@@ -184,7 +213,8 @@ def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size, runs):
   mask = np.ones((5, 7), bool)
 
   def loss(params, xs, drop_x, drop_h):
-    return fused.unroll(cell, params, xs, mask=mask, dropout=(drop_x, *drop_h))[1].sum()
+    options = {'mask': mask, 'resets': ~mask, 'dropout': (drop_x, *drop_h)}
+    return fused.unroll(cell, params, xs, **options)[1].sum()
 
   drops_h = [np.ones((5, hidden_size), np.float32)] * (2 if name == 'gru-before' else 1)
   args = cell.init(jax.random.key(0), 8), np.ones((5, 7, 8), np.float32), None, drops_h

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 import test_recurrence as recurrence_tests
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from rnnlab.cells.base import Lookup
 
 HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
 NAMES = [name for name in OPTIONS if name != 'elman']
+RESETS = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
 HOLES = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], bool)
 
 each_cell = pytest.mark.parametrize('name', NAMES)
@@ -39,9 +41,10 @@ def run(unroll, name, reverse=False, hidden=HIDDEN):
   """`(params, xs, carry, mask, dropout) -> carry, ys`, from and to tuples of states."""
   structure = jax.tree.structure(make(name).initial_carry((1,), jnp.float32))
 
-  def f(params, xs, carry, mask=None, dropout=None):
+  def f(params, xs, carry, mask=None, dropout=None, resets=None):
     first = structure.unflatten(carry)
     options = {'mask': mask, 'reverse': reverse, 'initial_carry': first, 'dropout': dropout}
+    options |= {} if resets is None else {'resets': resets}
     carry, ys = unroll(make(name, hidden), params, xs, **options)
     return tuple(jax.tree.leaves(carry)), ys
 
@@ -90,6 +93,79 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
   args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), mask, masks))
   actual = jax.jit(with_gradients(in_kernel(name, reverse)))(*args)
   compare(actual, loop_on(name, p, mask, reverse, *drops(p, dropout)))
+
+
+def loop_with_resets(name, p, resets, mask=None, reverse=False, masks=(None, None)):
+  unroll = functools.partial(reference.unroll, resets=resets)
+  return loop_on(name, p, mask, reverse, *masks, unroll=unroll)
+
+
+@pytest.mark.parametrize(
+  ('mask', 'reverse', 'dropout'),
+  [(HOLES, False, 'no-dropout'), (None, True, 'mask-per-gate')],
+)
+@each_cell
+def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, dropout):
+  p = problem(name)
+  masks = drops_of_products(name, p, dropout)
+  args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), mask, masks, RESETS))
+  f = with_gradients(in_kernel(name, reverse))
+  desired = loop_with_resets(name, p, RESETS, mask, reverse, drops(p, dropout))
+  compare(jax.jit(f)(*args), desired)
+  compare(f(*args), desired)
+
+
+@each_cell
+def test_a_reset_stops_what_is_not_finite(name):
+  p = problem(name)
+  xs = p.xs.copy()
+  xs[:, 1] = np.nan
+  resets = np.zeros((BATCH, STEPS), bool)
+  resets[:, 2] = True
+  args = single((p.params, xs, p.carry, (p.d_carry, p.d_ys), None, None, resets))
+  (carry, ys), (_, d_xs, _) = jax.jit(with_gradients(in_kernel(name)))(*args)
+  assert all(np.isfinite(a).all() for a in (*carry, ys[:, 2:], d_xs[:, 2:]))
+
+
+@each_cell
+def test_the_scan_and_vmap_have_the_resets_too(name):
+  p, q = problem(name), problem(name, seed=1)
+  (_, d_params_and_more) = loop_with_resets(name, p, RESETS, HOLES)
+  at, along = single(((p.params, p.xs, p.carry), (q.params, q.xs, q.carry)))
+
+  def f(resets, *args):
+    return in_kernel(name)(*args, HOLES, None, resets)
+
+  def loss(resets, *args):
+    carry, ys = f(resets, *args)
+    pairs = zip((*carry, ys), single((*p.d_carry, p.d_ys)), strict=True)
+    return sum((a * d).sum() for a, d in pairs)
+
+  slope = jax.tree.map(lambda d, v: (d * v).sum(), d_params_and_more, along)
+  _, actual = jax.jvp(functools.partial(loss, RESETS), at, along)
+  assert_allclose(actual, sum(jax.tree.leaves(slope)), rtol=1e-4)
+
+  each = np.stack([RESETS, RESETS[::-1], RESETS[:, ::-1]])
+  outputs = jax.jit(jax.vmap(f, (0, None, None, None)))(each, *at)
+  grads = jax.jit(jax.vmap(jax.grad(loss, (1, 2, 3)), (0, None, None, None)))(each, *at)
+  for i, resets in enumerate(each):
+    actual = jax.tree.map(lambda a, i=i: a[i], (outputs, grads))
+    compare(actual, loop_with_resets(name, p, resets, HOLES))
+
+
+@each_cell
+def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts(name):
+  cell = make(name, 16)
+  start = cell.initial_carry
+  cell = cell._replace(initial_carry=lambda *a: jax.tree.map(lambda z: z + 0.5, start(*a)))
+  params = cell.init(jax.random.key(0), INPUTS)
+  xs = jax.random.normal(jax.random.key(1), (BATCH, STEPS, INPUTS))
+  resets = np.zeros((BATCH, STEPS), bool)
+  resets[:, 2] = True
+  carry, ys = jax.jit(lambda xs: native.unroll(cell, params, xs, resets=resets))(xs)
+  _, first = native.unroll(cell, params, xs[:, :2])
+  second = native.unroll(cell, params, xs[:, 2:])
+  compare((carry, ys), (second[0], jnp.concatenate([first, second[1]], axis=1)))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
