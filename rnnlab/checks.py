@@ -242,6 +242,16 @@ def dropout(value, products: Sequence, batch: tuple, kind) -> tuple:
   return tuple(masks)
 
 
+def step(before: Sequence, after: Sequence) -> None:
+  """Raises ValueError unless a cell's step returns a carry like the one that it was given."""
+  was, now = ([said(a) for a in leaves] for leaves in (before, after))
+  if was != now:
+    raise ValueError(
+      f"the cell's step was given a carry of {', '.join(was)}, and returns one of {', '.join(now)}:"
+      ' it must keep the number, shapes and dtypes of its arrays'
+    )
+
+
 def float_dtype(value):
   """`dtype` of `unroll`: a float dtype, or None."""
   if value is None:

@@ -33,6 +33,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
+from rnnlab import checks
+
 LINEAR = {'add', 'sub', 'neg', 'split', 'slice', 'reshape', 'squeeze', 'broadcast_in_dim'}
 
 
@@ -217,7 +219,7 @@ def _take_apart(step, params, carry, xs, masks, dtype):
     return new, y, [w for w, _ in calls], [v for _, v in calls]
 
   try:
-    jax.eval_shape(shapes, params, carry, x)
+    checks.step(carry, jax.eval_shape(shapes, params, carry, x)[0])
     jaxpr = jax.make_jaxpr(apart)(params, carry, x, found)
   except jax.errors.UnexpectedTracerError:  # a dot within a jit or checkpoint of the step's own
     return None

@@ -302,27 +302,28 @@ def test_an_adapter_of_nnx_names_the_width():
 # What must be taken.
 
 
-@each_way
-@each_name
+@pytest.mark.parametrize(('name', 'hidden'), [('lstm', KERNEL), ('gru', SCAN)])
 @pytest.mark.parametrize(('batch', 'steps'), [(0, STEPS), (BATCH, 0), (0, 0)])
 def test_an_empty_batch_and_no_steps_have_results_and_gradients(name, hidden, batch, steps):
   cell, call = make(name, hidden), right(name, hidden, batch, steps)
+  ones = np.ones((batch, steps), bool)
+  for options in (
+    {},
+    {'mask': ones, 'reverse': True, 'resets': ones},
+    {'remat': True},
+    {'truncate': (1, 2)},
+  ):
 
-  for mask in (None, np.ones((batch, steps), bool)):
-    for options in ({}, {'remat': True}, {'truncate': (1, 2)}, {'reverse': True}):
+    def run(params, xs, initial_carry, options=options):
+      return recurrence.unroll(cell, params, xs, initial_carry=initial_carry, **options)
 
-      def run(params, xs, initial_carry, mask=mask, options=options):
-        return recurrence.unroll(
-          cell, params, xs, initial_carry=initial_carry, mask=mask, **options
-        )
-
-      out, pull = jax.vjp(run, *call.values())
-      carry, ys = out
-      assert ys.shape == (batch, steps, hidden)
-      jax.tree.map(assert_array_equal, carry, call['initial_carry'])
-      gradients = pull(jax.tree.map(jnp.ones_like, out))
-      assert all((w == 0).all() for w in jax.tree.leaves(gradients[0]))
-      assert gradients[1].shape == call['xs'].shape
+    out, pull = jax.vjp(run, *call.values())
+    carry, ys = out
+    assert ys.shape == (batch, steps, hidden)
+    jax.tree.map(assert_array_equal, carry, call['initial_carry'])
+    gradients = pull(jax.tree.map(jnp.ones_like, out))
+    assert all((w == 0).all() for w in jax.tree.leaves(gradients[0]))
+    assert gradients[1].shape == call['xs'].shape
 
 
 def test_an_empty_batch_of_layers_and_of_a_model():
@@ -407,3 +408,14 @@ def test_a_module_of_linen_refuses_in_words():
   layer = models.Recurrent(make('lstm', KERNEL))
   with pytest.raises(ValueError, match='xs must be floats, not int32'):
     nn.Sequential([layer]).init(jax.random.key(0), jnp.ones((BATCH, STEPS, INPUTS), int))
+
+
+def test_a_step_that_changes_its_carry_is_said():
+  cell = make('elman', SCAN)
+  call = right('elman', SCAN)
+  wider = cell._replace(step=lambda params, h, x, dot: (jnp.concatenate([h, h], -1), h))
+  with pytest.raises(ValueError, match=r'step was given .*float32\[2, 4\].*float32\[2, 8\]'):
+    recurrence.unroll(wider, **call)
+  lower = cell._replace(step=lambda params, h, x, dot: (h.astype(jnp.bfloat16), h))
+  with pytest.raises(ValueError, match=r'step was given .*bfloat16\[2, 4\]'):
+    jax.jit(functools.partial(recurrence.unroll, lower))(**call)
