@@ -85,7 +85,7 @@ def unroll(
   those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
   are floats, and a carry is of the dtype that xs and params are promoted to. Lengths outside 0..T
   and ids outside a `Lookup`'s table are errors where they are known; a row with a traced id outside
-  the table has NaN for all results.
+  the table starts from NaN, and so has NaN for results.
 
   >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
@@ -100,6 +100,8 @@ def unroll(
   params = checks.params(cell, params, input_size)
   kind = checks.kind(params, xs)
   mask = checks.mask(lengths, mask, batch, steps)
+  if isinstance(xs, Lookup):
+    checks.ids(xs.ids, len(xs.table), 'xs.ids', mask)
   dtype = checks.float_dtype(dtype)
   if dropout is not None:
     dropout = checks.dropout(dropout, products(cell, params, input_size), batch, kind)
@@ -126,6 +128,13 @@ def unroll(
     several = xs, mask, resets, initial_carry
     xs, mask, resets, initial_carry = jax.tree.map(lambda a: a[None], several)
     dropout = jax.tree.map(lambda a: jnp.expand_dims(a, -2), dropout)
+
+  if table is not None and any(isinstance(a, jax.core.Tracer) for a in (xs, mask)):
+    # Where a row has an id outside the table all is to be NaN, at a cost that does not grow with T.
+    unknown = (xs < 0) | (xs >= len(table))
+    unknown = (unknown if mask is None else unknown & mask).any(axis=1)
+    initial_carry = jax.tree.map(functools.partial(_spoilt, unknown), initial_carry)
+    resets = None if resets is None else resets & ~unknown[:, None]
 
   def run(params, carry, table, xs, mask, resets, dropout):
     xs = xs if table is None else Lookup(table, xs)
@@ -172,20 +181,14 @@ def unroll(
   arguments = params, initial_carry, table, xs, mask, resets, dropout
   axes = None, 0, None, 0, 0, 0, -2
   out = devices.over_batch(run, arguments, axes=axes, out_axes=(0, 0))
-  if table is not None and isinstance(xs, jax.core.Tracer):
-    out = _without_unknown(out, ((xs < 0) | (xs >= len(table))).any(axis=1))
   return out if batch else jax.tree.map(lambda a: a[0], out)
 
 
-def _without_unknown(results, unknown):
-  """`results`, but NaN in the rows that are `unknown [B]`."""
-
-  def of(a):
-    if not jnp.issubdtype(a.dtype, jnp.inexact):
-      return a
-    return jnp.where(unknown.reshape(-1, *[1] * (a.ndim - 1)), jnp.nan, a)
-
-  return jax.tree.map(of, results)
+def _spoilt(rows, a):
+  """`a`, an array of a carry, but NaN in the `rows [B]`."""
+  if not jnp.issubdtype(a.dtype, jnp.inexact):
+    return a
+  return jnp.where(rows.reshape(len(rows), *[1] * (a.ndim - 1)), jnp.nan, a)
 
 
 def _kernel(cell, params, xs, backend, asked):

@@ -226,6 +226,25 @@ def test_ids_outside_the_table_are_refused_where_they_are_known():
       recurrence.unroll(make('lstm', KERNEL), **call | {'xs': Lookup(normal(4, INPUTS), ids)})
 
 
+@each_way
+def test_traced_ids_outside_the_table_make_their_row_nan_but_where_they_are_padding(hidden):
+  cell, call = make('gru', hidden), right('gru', hidden, batch=4)
+  ids = np.array([[0, 1, 2], [3, 4, 0], [0, -1, 0], [1, 2, 9]])
+  lengths, resets = np.array([3, 3, 3, 2]), np.ones((4, STEPS), bool)
+
+  def run(ids, lengths, resets):
+    xs = Lookup(normal(4, INPUTS), ids)
+    where = {'lengths': lengths, 'resets': resets}
+    carry, ys = recurrence.unroll(cell, call['params'], xs, **where)
+    return jnp.concatenate([ys, carry[:, None]], 1)
+
+  for f in (jax.jit(run), lambda ids, *rest: jax.jit(functools.partial(run, ids))(*rest)):
+    found = np.isnan(f(ids, lengths, resets)).all(axis=-1)
+    assert found[1:3].all() and not found[[0, 3]].any()
+  with pytest.raises(ValueError, match=r'xs.ids\[1, 1\] is 4'):
+    run(ids, lengths, resets)
+
+
 def test_what_is_no_cell_is_said():
   with pytest.raises(TypeError, match='cell must be a Cell, as rnnlab.lstm'):
     recurrence.unroll(rnnlab.lstm, {}, normal(BATCH, STEPS, INPUTS))
