@@ -68,7 +68,7 @@ class Recurrent(nn.Module):
     options = {
       'mask': mask,
       'resets': resets,
-      'dtype': None if self.precision == 'float32' else jnp.dtype(self.precision),
+      'dtype': None if self.precision == 'float32' else self.precision,
       'remat': self.remat,
       'truncate': self.truncate,
       'backend': self.backend,

@@ -397,7 +397,7 @@ def described(case):
 
 def main(count, seed=0):
   """Makes `count` calls, half of them wrong; returns the exit status."""
-  maker, programs = Maker(seed, templates=max(16, count // 50)), {}
+  maker, programs = Maker(seed, templates=max(12, count // 150)), {}
   counts = collections.Counter()
   for i in range(count):
     case = maker.wrong() if i % 2 else maker.right()
