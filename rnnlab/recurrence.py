@@ -138,7 +138,9 @@ def unroll(
 
   def run(params, carry, table, xs, mask, resets, dropout):
     xs = xs if table is None else Lookup(table, xs)
-    if in_one_kernel:
+    if in_one_kernel:  # all of which are of the carry's dtype
+      params = jax.tree.map(lambda w: w.astype(kind), params)
+      xs = xs._replace(table=xs.table.astype(kind)) if table is not None else xs.astype(kind)
       return in_one_kernel(
         cell,
         params,

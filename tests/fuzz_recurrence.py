@@ -122,7 +122,10 @@ class Maker:
       ids = self.numpy.integers(0, rows, (*of_batch, steps)).astype(np.int32)
       table = self.floats(rows, width, dtype=dtype)
       arguments['xs'] = Lookup(table, self.guarded.place(ids))
-    arguments['params'] = self.params(cell, width, dtype)
+    kind = dtype
+    if dtype == jnp.bfloat16 and draw.random() < 0.5:
+      kind = np.float32  # what parameters of it and these xs make, and so the carry
+    arguments['params'] = self.params(cell, width, kind)
     where = draw.choice((None, None, 'mask', 'lengths'))
     if where == 'mask':
       arguments['mask'] = self.flags(*of_batch, steps)
@@ -132,7 +135,7 @@ class Maker:
     if draw.random() < 0.3:
       arguments['resets'] = self.flags(*of_batch, steps)
     if draw.random() < 0.5:
-      arguments['initial_carry'] = self.carry(cell, of_batch, dtype)
+      arguments['initial_carry'] = self.carry(cell, of_batch, kind)
     if draw.random() < 0.3:
       products = recurrence.products(cell, arguments['params'], width)
       arguments['dropout'] = tuple(
@@ -156,7 +159,7 @@ class Maker:
       return Case(run, cell, arguments)
     upper = cell_of(draw.choice(CELLS), draw.choice(HIDDEN))
     hidden = jax.tree.leaves(cell.initial_carry((), jnp.float32))[0].shape[-1]
-    arguments['params'] = [arguments['params'], self.params(upper, hidden, dtype)]
+    arguments['params'] = [arguments['params'], self.params(upper, hidden, kind)]
     for name in each[1:]:
       if name in arguments:
         arguments[name] = [arguments[name], None]
@@ -180,7 +183,7 @@ class Maker:
     xs = arguments['xs']
     cell = case.cell if case.run != 'stacked' else case.cell[0]
     *of_batch, steps, width = xs.shape
-    dtype = np.dtype(xs.dtype)
+    dtype = np.dtype(jnp.result_type(xs.dtype, *jax.tree.leaves(first)))
 
     def put(name, value, rest=None):
       arguments[name] = (
@@ -217,7 +220,7 @@ class Maker:
         value = jax.tree.map(lambda a: self.floats(*other, dtype=dtype), right)
       put('initial_carry', value)
     elif kind == 'xs':
-      words = 'xs', 'params'
+      words, dtype = ('xs', 'params'), xs.dtype
       if isinstance(xs, Lookup):
         changed = draw.choice((
           Lookup(self.floats(3, width + 1, dtype=dtype), np.zeros((*of_batch, steps), np.int32)),
