@@ -314,6 +314,8 @@ def bidirectional(
   >>> ys.shape
   (2, 5, 8)
   """
+  if 'reverse' in options:
+    raise TypeError('both directions are run: there is no reverse to give')
   ways = 'the two directions'
   passes = []
   for way, reverse, p, carry, masks in zip(
@@ -325,8 +327,8 @@ def bidirectional(
     strict=True,
   ):
     with checks.within(way):
-      run = functools.partial(unroll, reverse=reverse, initial_carry=carry, dropout=masks)
-      passes.append(run(cell, p, xs, **options))
+      given = options | {'reverse': reverse, 'initial_carry': carry, 'dropout': masks}
+      passes.append(unroll(cell, p, xs, **given))
   (forward, ys), (backward, ys_backward) = passes
   return (forward, backward), jnp.concatenate([ys, ys_backward], axis=-1)
 

@@ -257,6 +257,7 @@ def test_what_is_no_cell_is_said():
     ({'params': [{}]}, ValueError, ['params', '2 items', 'not 1']),
     ({'initial_carry': np.zeros((BATCH, KERNEL))}, TypeError, ['initial_carry', 'the two']),
     ({'dropout': (None,) * 3}, ValueError, ['dropout', '2 items', 'not 3']),
+    ({'reverse': True}, TypeError, ['reverse']),
   ],
 )
 def test_both_directions_need_one_each(changed, error, words):
@@ -424,6 +425,9 @@ def test_the_shapes_of_a_cell_are_found_once():
 
 
 def test_a_module_of_linen_refuses_in_words():
+  layer = models.Recurrent(make('lstm', KERNEL), precision='float8')
+  with pytest.raises(TypeError, match="dtype must be a dtype.*not 'float8'"):
+    layer.init(jax.random.key(0), jnp.ones((BATCH, STEPS, INPUTS)))
   layer = models.Recurrent(make('lstm', KERNEL))
   with pytest.raises(ValueError, match='xs must be floats, not int32'):
     nn.Sequential([layer]).init(jax.random.key(0), jnp.ones((BATCH, STEPS, INPUTS), int))
