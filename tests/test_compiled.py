@@ -1,7 +1,6 @@
-"""rnnlab.compiled and rnnlab.cache: kernels kept between processes, and tried before they are used."""
+"""rnnlab.compiled and rnnlab.cache: kernels are kept between processes, and tried before use."""
 
 import os
-import pathlib
 import pwd
 import subprocess
 import sys
@@ -12,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab import cache, cells, compiled, devices, fused, kernels, native, recurrence
+from rnnlab import cache, cells, compiled, devices, fused, native, recurrence
+
+
+@pytest.fixture(scope='session')
+def registered():
+  """The CPU kernels, from the cache of all tests, as compiling them takes long."""
+  native._register('forward')
+  native._register('backward')
 
 
 @pytest.fixture
@@ -103,7 +109,7 @@ def test_processes_that_start_at_once_compile_once(folder):
   assert out == ('True\n',) * 3 and ''.join(err).count('Compiling') == 1, err
 
 
-def test_a_prediction_compiles_no_backward_kernel(monkeypatch):
+def test_a_prediction_compiles_no_backward_kernel(registered, folder, monkeypatch):
   registered = []
   register = native._register
   monkeypatch.setattr(native, '_register', lambda name: registered.append(name) or register(name))
@@ -233,7 +239,7 @@ def nothing(*_):
 
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
 @pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
-def test_a_broken_cpu_kernel_is_not_used(folder, monkeypatch, how, direction, caplog):
+def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
   call = getattr(native, f'_call_{direction}')
 
   def broken(*args):
@@ -252,7 +258,7 @@ def test_a_broken_cpu_kernel_is_not_used(folder, monkeypatch, how, direction, ca
   assert f'rnnlab_{direction} is not used' in caplog.text
 
 
-def test_the_trial_takes_no_notice_of_where_it_is_called(folder, monkeypatch):
+def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, monkeypatch):
   """Under a mesh, within vmap and scan, on data of another dtype, with NaN checks."""
   monkeypatch.setattr(native, '_kernels', native._kernels.__wrapped__)
   cell = cells.lstm(hidden_size=16)
