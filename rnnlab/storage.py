@@ -9,7 +9,6 @@ goes by it finds no half of a checkpoint.
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import posixpath
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Collection, Iterator
 
 import fsspec
 
-from rnnlab import runlog
+from rnnlab import cache, runlog
 
 INDEX = '.files'
 CHECKPOINTS = 'checkpoints'
@@ -115,9 +114,8 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
     fsspec.url_to_fs(workdir)
   except (ValueError, ImportError) as error:
     raise ValueError(f'--workdir={workdir}: {error}') from error
-  root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   url = workdir.rstrip('/')
-  return root / 'rnnlab' / 'workdirs' / urllib.parse.quote(url, safe=''), url
+  return cache.root() / 'workdirs' / urllib.parse.quote(url, safe=''), url
 
 
 def pull(url: str, workdir, params: bool = False) -> None:
