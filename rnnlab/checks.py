@@ -65,17 +65,14 @@ def each(name: str, values, count: int, of_what: str) -> Sequence:
 
 
 def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
-  """Floats `[B, T, D]` or `[T, D]`, or a `Lookup` of such.
-
-  Raises ValueError too for ids outside the table, where they are known (not traced).
-  """
+  """Floats `[B, T, D]` or `[T, D]`, or a `Lookup` of such."""
   if isinstance(value, Lookup):
     table, found = array(f'{name}.table', value.table), array(f'{name}.ids', value.ids)
     if table.ndim != 2 or not jnp.issubdtype(table.dtype, jnp.floating):
       raise ValueError(f'{name}.table must be floats [rows, features], not {said(table)}')
     if found.ndim not in (1, 2):
       raise ValueError(f'{name}.ids must be [batch, time] or [time], not {said(found)}')
-    return Lookup(table, ids(found, len(table), f'{name}.ids'))
+    return Lookup(table, _integers(f'{name}.ids', found))
   found = array(name, value)
   if found.ndim not in (2, 3):
     raise ValueError(
@@ -89,19 +86,30 @@ def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
   return found
 
 
-def ids(value: Array, rows: int, name: str = 'ids') -> Array:
-  """Integers from 0 to rows - 1, which is looked at where they are known (not traced)."""
-  value = array(name, value)
+def ids(value: Array, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
+  """Integers from 0 to rows - 1, which is looked at where they are known (not traced).
+
+  real: bool, as ids, True at those that count; None for all.
+  """
+  value = _integers(name, array(name, value))
+  if isinstance(value, jax.core.Tracer) or isinstance(real, jax.core.Tracer):
+    return value
+  known = np.asarray(value)
+  wrong = (known < 0) | (known >= rows)
+  if real is not None:
+    wrong &= np.asarray(real)
+  if wrong.any():
+    at = tuple(int(i) for i in np.argwhere(wrong)[0])
+    raise ValueError(
+      f'{name}{list(at)} is {known[at]}, but there are {rows} rows: ids must be from 0 to'
+      f' {rows - 1}'
+    )
+  return value
+
+
+def _integers(name, value):
   if not jnp.issubdtype(value.dtype, jnp.integer):
     raise ValueError(f'{name} must be integers, not {said(value)}')
-  if not isinstance(value, jax.core.Tracer) and value.size:
-    known = np.asarray(value)
-    for one in (known.min(), known.max()):
-      if not 0 <= one < rows:
-        at = tuple(int(i) for i in np.argwhere(known == one)[0])
-        raise ValueError(
-          f'{name}{list(at)} is {one}, but there are {rows} rows: ids must be from 0 to {rows - 1}'
-        )
   return value
 
 
@@ -240,6 +248,16 @@ def dropout(value, products: Sequence, batch: tuple, kind) -> tuple:
         )
     masks.append(found)
   return tuple(masks)
+
+
+def step(before: Sequence, after: Sequence) -> None:
+  """Raises ValueError unless a cell's step returns a carry like the one that it was given."""
+  was, now = ([said(a) for a in leaves] for leaves in (before, after))
+  if was != now:
+    raise ValueError(
+      f"the cell's step was given a carry of {', '.join(was)}, and returns one of {', '.join(now)}:"
+      ' it must keep the number, shapes and dtypes of its arrays'
+    )
 
 
 def float_dtype(value):

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rnnlab import provenance
+from rnnlab import cache, provenance
 
 LARGE = 2**18  # elements of an array from which on it is split and not copied
 
@@ -42,8 +42,7 @@ def keep_programs() -> None:
   JAX_COMPILATION_CACHE_DIR names another folder.
   """
   if not jax.config.jax_compilation_cache_dir:
-    root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    jax.config.update('jax_compilation_cache_dir', str(root / 'rnnlab' / 'programs'))
+    jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'programs'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 

@@ -33,17 +33,32 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
+from rnnlab import checks
+
 LINEAR = {'add', 'sub', 'neg', 'split', 'slice', 'reshape', 'squeeze', 'broadcast_in_dim'}
 
 
-def scan(step, params, carry, xs, *, real=None, masks=None, reverse=False, dtype=None):
+class Resets(NamedTuple):
+  """Where a carry is made anew before a step is done, moved or not, and what it is then."""
+
+  where: Any  # bool [T, B]; within a step [B]
+  carry: Any
+
+
+def scan(
+  step, params, carry, xs, *, real=None, resets=None, masks=None, reverse=False, dtype=None,
+  every=False,
+):  # fmt: skip
   """Scans `step`, a `Cell`'s, over time: `xs [T, B, D]` -> the last carry and `ys [T, B, H]`.
 
   real: bool `[T, B]` or None. Where it is False the carry stays, y is 0 and xs must be finite.
+  resets: `Resets` or None; no gradient goes past one.
   masks: for each product None, or what its operand is multiplied by, `[B, K]` or `[G, B, K]`.
   dtype: of the products' operands, or None for their own; sums and carries keep their dtype.
+  every: returns `(ys, carries)` in place of ys, the carries after each step, `[T, B, ...]`.
   """
   leaves, tree = jax.tree.flatten(carry)
+  resets = None if resets is None else Resets(resets.where, jax.tree.leaves(resets.carry))
 
   def flat(params, carry, x, dot):
     carry, y = step(params, jax.tree.unflatten(tree, carry), x, dot)
@@ -51,11 +66,15 @@ def scan(step, params, carry, xs, *, real=None, masks=None, reverse=False, dtype
 
   apart = _take_apart(flat, params, leaves, xs, masks, dtype)
   if apart is None:
-    carry, ys = _scan_whole(flat, params, leaves, xs, real, masks, reverse, dtype)
+    carry, ys, carries = _scan_whole(
+      flat, params, leaves, xs, real, resets, masks, reverse, dtype, every
+    )
   else:
     parts, invariants, masks = apart
-    carry, ys = _scan_parts(parts, reverse, dtype)(invariants, leaves, xs, real, masks)
-  return jax.tree.unflatten(tree, carry), ys
+    run = _scan_parts(parts, reverse, dtype, every)
+    carry, ys, carries = run(invariants, leaves, xs, real, resets, masks)
+  carry = jax.tree.unflatten(tree, carry)
+  return carry, (ys, jax.tree.unflatten(tree, carries)) if every else ys
 
 
 def product(w, v, mask=None, dtype=None):
@@ -105,18 +124,28 @@ def _hold(real, new, old):
   ]
 
 
-def _scan_whole(step, params, carry, xs, real, masks, reverse, dtype):
+def _renewed(where, new, carry):
+  """`carry`, but `new` at the rows that begin anew."""
+  return carry if where is None else _hold(where, new, carry)
+
+
+def _scan_whole(step, params, carry, xs, real, resets, masks, reverse, dtype, every):
+  anew, start = resets or (None, None)
+
   def body(carry, inputs):
-    x, real = inputs
+    x, real, anew = inputs
+    carry = _renewed(anew, start, carry)
     each = iter(masks) if masks else None
 
     def dot(w, v):
       return product(w, v, next(each) if each else None, dtype)
 
     new, y = step(params, carry, x, dot)
-    return _hold(real, new, carry), _hold(real, [y], [jnp.zeros_like(y)])[0]
+    new = _hold(real, new, carry)
+    return new, (_hold(real, [y], [jnp.zeros_like(y)])[0], new if every else None)
 
-  return jax.lax.scan(body, carry, (xs, real), reverse=reverse)
+  carry, (ys, carries) = jax.lax.scan(body, carry, (xs, real, anew), reverse=reverse)
+  return carry, ys, carries
 
 
 class _Parts(NamedTuple):
@@ -190,7 +219,7 @@ def _take_apart(step, params, carry, xs, masks, dtype):
     return new, y, [w for w, _ in calls], [v for _, v in calls]
 
   try:
-    jax.eval_shape(shapes, params, carry, x)
+    checks.step(carry, jax.eval_shape(shapes, params, carry, x)[0])
     jaxpr = jax.make_jaxpr(apart)(params, carry, x, found)
   except jax.errors.UnexpectedTracerError:  # a dot within a jit or checkpoint of the step's own
     return None
@@ -259,8 +288,9 @@ def _serve_alone(users):
   )
 
 
-def _scan_parts(parts, reverse, dtype):
-  """`run(invariants, carry, xs, real, masks)` -> the last carry and ys, with its jvp rule."""
+def _scan_parts(parts, reverse, dtype, every):
+  """`run(invariants, carry, xs, real, resets, masks)` -> the last carry, ys and, if `every`, all
+  carries, with its jvp rule."""
   index = {v: i for i, v in enumerate(parts.invariants)}
   of_rest = [v for equation in parts.rest for v in equation.invars]
   in_rest = set(_variables([*of_rest, *parts.new, parts.y]))
@@ -299,11 +329,13 @@ def _scan_parts(parts, reverse, dtype):
     values[parts.x] = x
     return values
 
-  def forward(invariants, carry, xs, real, masks, keep):
+  def forward(invariants, carry, xs, real, resets, masks, keep):
     w = weights(invariants, masks)
+    anew, start = resets or (None, None)
 
     def body(carry, inputs):
-      x, real = inputs
+      x, real, anew = inputs
+      carry = _renewed(anew, start, carry)
       before = linear_values(
         lambda k: _products(w[k], values.read(parts.operands[k]), masks[k], dtype),
         lambda var: invariants[index[var]],
@@ -318,20 +350,22 @@ def _scan_parts(parts, reverse, dtype):
           None if parts.source(k) is not None else values[parts.operands[k]] for k in count
         ]
         kept = carry, operands, [values[v] for v in parts.kept]
-      return _hold(real, new, carry), (_hold(real, [y], [jnp.zeros_like(y)])[0], kept)
+      new = _hold(real, new, carry)
+      y = _hold(real, [y], [jnp.zeros_like(y)])[0]
+      return new, (y, new if every else None, kept)
 
-    carry, (ys, kept) = jax.lax.scan(body, carry, (xs, real), reverse=reverse)
-    return carry, ys, kept
+    carry, (ys, carries, kept) = jax.lax.scan(body, carry, (xs, real, anew), reverse=reverse)
+    return carry, ys, carries, kept
 
   @jax.custom_jvp
-  def run(invariants, carry, xs, real, masks):
-    return forward(invariants, carry, xs, real, masks, keep=False)[:2]
+  def run(invariants, carry, xs, real, resets, masks):
+    return forward(invariants, carry, xs, real, resets, masks, keep=False)[:3]
 
   @functools.partial(run.defjvp, symbolic_zeros=True)
   def rule(primals, tangents):
-    invariants, carry, xs, real, masks = primals
-    d_invariants, d_carry, d_xs, _, d_masks = tangents
-    last, ys, (carries, operands, kept) = forward(*primals, keep=True)
+    invariants, carry, xs, real, resets, masks = primals
+    d_invariants, d_carry, d_xs, _, d_resets, d_masks = tangents
+    last, ys, after, (carries, operands, kept) = forward(*primals, keep=True)
     w, d_w = weights(invariants, masks), weights(d_invariants, masks)
 
     def outside(k):
@@ -363,7 +397,8 @@ def _scan_parts(parts, reverse, dtype):
 
     @jax.checkpoint
     def body(d_carry, inputs):
-      x, d_x, carry, operands, kept, d_kept, real = inputs
+      x, d_x, carry, operands, kept, d_kept, real, anew = inputs
+      d_carry = _renewed(anew, d_reset, d_carry)
 
       def replay(moved_values, floating, x, kept):
         def of_state(k):
@@ -384,16 +419,25 @@ def _scan_parts(parts, reverse, dtype):
 
       at = moved_values, [carry[i] for i in floats], x, kept
       _, (d_new, d_y) = jax.jvp(replay, at, (d_moved, d_carry, _dense(d_x, parts.x), d_kept))
-      return _hold(real, d_new, d_carry), _hold(real, [d_y], [jnp.zeros_like(d_y)])[0]
+      d_new = _hold(real, d_new, d_carry)
+      return d_new, (_hold(real, [d_y], [jnp.zeros_like(d_y)])[0], d_new if every else None)
 
+    anew = d_reset = None
+    if resets is not None:
+      anew, d_reset = resets.where, [_dense(d_resets.carry[i], parts.carry[i]) for i in floats]
     d_start = [_dense(d_carry[i], parts.carry[i]) for i in floats]
-    d_floats, d_ys = jax.lax.scan(
-      body, d_start, (xs, d_x_rest, carries, operands, kept, d_kept, real), reverse=reverse
+    d_floats, (d_ys, d_after) = jax.lax.scan(
+      body, d_start, (xs, d_x_rest, carries, operands, kept, d_kept, real, anew), reverse=reverse
     )
-    d_last = [np.zeros(c.shape, jax.dtypes.float0) for c in last]
-    for i, d in zip(floats, d_floats, strict=True):
-      d_last[i] = d
-    return (last, ys), (d_last, d_ys)
+
+    def of_all(values, d_floats):
+      found = [np.zeros(value.shape, jax.dtypes.float0) for value in values]
+      for i, d in zip(floats, d_floats, strict=True):
+        found[i] = d
+      return found
+
+    d_after = of_all(after, d_after) if every else None
+    return (last, ys, after), (of_all(last, d_floats), d_ys, d_after)
 
   return run
 

@@ -10,6 +10,7 @@ Time-major `[T, B, ...]` inside; G gates, H hidden units.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from rnnlab import kernels
+from rnnlab import compiled, kernels
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
 
 ROWS = 16  # of a program's block: the fewest that a tensor core's product takes
@@ -189,6 +190,7 @@ def unroll(
   gates = params['w_h'].shape[1] // hidden
   if initial_carry is None:
     initial_carry = cell.initial_carry((batch,), dtype)
+  check(cell, params, xs, initial_carry, mask, resets, dropout)
   if mask is not None:
     xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there reaches the weights' gradients
   drop_x, *drops_h = dropout or (None, None)
@@ -212,6 +214,40 @@ def unroll(
     anew = tuple(jax.tree.leaves(cell.initial_carry((batch + pad,), dtype)))
     (carry, ys), _ = scan(plan, rows, inputs, anew)
   return structure.unflatten([state[:batch] for state in carry]), jnp.swapaxes(ys[:, :batch], 0, 1)
+
+
+def check(cell, params, xs, carry, mask, resets, dropout) -> None:
+  """Raises ValueError for what the kernels would read past, each named with its shape."""
+  gates, states = {'lstm': (4, 2)}.get(cell.fused, (3, 1))
+  if len(xs.shape) != 3:
+    raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
+  (batch, steps, size), hidden = xs.shape, params['w_h'].shape[0]
+  kind, columns = jnp.result_type(xs.dtype), gates * hidden
+  wanted = {'w_x': (size, columns), 'b': (columns,), 'w_h': (hidden, columns)}
+  wanted |= {'b_hn': (hidden,)} if cell.fused == 'gru-after' else {}
+  if params.keys() != wanted.keys():
+    raise ValueError(f'params must be {", ".join(wanted)} of {cell.fused}, not {", ".join(params)}')
+  named = [(f'params[{name!r}]', params[name], [shape], kind) for name, shape in wanted.items()]
+  leaves = jax.tree.leaves(carry)
+  if len(leaves) != states:
+    raise ValueError(f'initial_carry must be of {states} arrays, not {len(leaves)}')
+  named += [('initial_carry', state, [(batch, hidden)], kind) for state in leaves]
+  named += [(name, a, [(batch, steps)], bool) for name, a in (('mask', mask), ('resets', resets))]
+  widths = (size, hidden, hidden)
+  served = (gates, 2, 1) if cell.fused == 'gru-before' else (gates, gates)
+  masks = (None,) * len(served) if dropout is None else dropout
+  if len(masks) != len(served):
+    raise ValueError(f'dropout must have {len(served)} masks, one a product, not {len(masks)}')
+  for i, (drop, width, count) in enumerate(zip(masks, widths, served, strict=False)):
+    shapes = [(batch, width), *((g, batch, width) for g in dict.fromkeys((count, 1)))]
+    named.append((f'dropout[{i}]', drop, shapes, None))
+  for name, a, shapes, dtype in named:
+    if a is None:
+      continue
+    if a.shape not in shapes or dtype not in (None, jnp.result_type(a)):
+      words = ' or '.join(map(str, shapes))
+      of = f'{jnp.dtype(dtype)} ' if dtype else ''
+      raise ValueError(f'{name} must be {of}of shape {words}, not {a.dtype} of shape {a.shape}')
 
 
 def starts_at_zeros(cell: Cell) -> bool:
@@ -465,4 +501,52 @@ def _kernels(plan):
     functools.partial(_forward, plan),
     functools.partial(_backward, plan),
     platform=None if plan.interpret else 'cuda',
+    works=functools.partial(_works, plan),
   )
+
+
+def _works(plan, name, inputs):
+  """Whether both kernels can be used for this hidden size on the GPU here, tried once on each.
+
+  Where there is no GPU nothing can be tried, and what is traced may be for another machine.
+  """
+  if plan.interpret or jax.default_backend() not in ('gpu', 'cuda'):
+    return True
+  (cell,) = (name for name, equations in CELLS.items() if equations is plan.cell)
+  hidden, device = inputs.w_h.shape[0], jax.local_devices()[0]
+  made_by = device.device_kind, device.client.platform_version, pathlib.Path(__file__)
+  run = functools.partial(probe, plan, hidden, device)
+  return compiled.works(f'gpu-{cell}-{hidden}', compiled.digest(*made_by), run)
+
+
+def probe(plan: Plan, hidden: int, device: jax.Device) -> None:
+  """Runs a small problem on a device, each way; raises `compiled.Wrong` for other than the scan's.
+
+  Products are of TF32 in both, which is what the tolerance is for.
+  """
+  batch, steps, draw = 2 * ROWS, 4, np.random.default_rng(0)
+  gates, states = (4, 2) if plan.cell is CELLS['lstm'] else (3, 1)
+
+  def normal(*shape):
+    return draw.normal(0, 0.5, shape).astype(np.float32)
+
+  inputs = Inputs(
+    xp=normal(steps, batch, gates * hidden),
+    w_h=normal(hidden, gates * hidden) / np.float32(hidden**0.5),
+    b_hn=normal(hidden) if plan.cell is CELLS['gru-after'] else None,
+    carry=tuple(normal(batch, hidden) for _ in range(states)),
+    drop=np.abs(normal(gates, batch, hidden)),
+  )
+  rows = Rows(*(draw.random((2, steps, batch)) < 0.7))
+  rows, inputs = jax.device_put((rows, inputs), device)
+
+  def both_ways(run):
+    def f(rows, inputs):
+      outputs, pull = jax.vjp(run, inputs)
+      return outputs, pull(outputs)
+
+    return jax.jit(f)(rows, inputs)
+
+  alone = _kernels(plan)._replace(platform=None, works=kernels.always)
+  actual = both_ways(lambda inputs: kernels.run(alone, False, rows, inputs)[0])
+  compiled.compare(actual, both_ways(lambda inputs: scan(plan, rows, inputs)[0]), 3e-2)

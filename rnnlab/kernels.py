@@ -18,6 +18,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 
+def always(name, inputs):
+  return True
+
+
 class Kernels(NamedTuple):
   """What is fixed when a function `(data, inputs) -> outputs` is made; trees of arrays.
 
@@ -27,17 +31,22 @@ class Kernels(NamedTuple):
   forward: `(save, data, inputs) -> outputs, saved`; saved is None unless `save`.
   backward: `(data, inputs, saved, d_outputs) -> d_inputs`.
   platform: where the two run, 'cuda' or 'cpu'; elsewhere `scan` does. None: they run anywhere.
+  works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; where it can't
+    `scan` is. Asked when a function is traced.
   """
 
   scan: Callable
   forward: Callable
   backward: Callable
   platform: str | None
+  works: Callable = always
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def run(kernels: Kernels, save: bool, data, inputs):
   """`outputs, saved`; saved is None unless `save`."""
+  if not kernels.works('forward', inputs):
+    return _plain(kernels, save)(data, inputs)
   return _on_platform(
     kernels, functools.partial(kernels.forward, save), _plain(kernels, save), data, inputs
   )
@@ -98,6 +107,9 @@ def _differential(kernels, residuals, tangent):
     return jax.tree.leaves(jax.vjp(f, at)[1](outputs.unflatten(cotangents)))
 
   def fused_pull(values, cotangents):
+    if not kernels.works('backward', structure.unflatten(values)[1]):
+      return pull(values, cotangents)
+
     def kernel(values, cotangents):
       residuals = structure.unflatten(values)
       return jax.tree.leaves(kernels.backward(*residuals, outputs.unflatten(cotangents)))

@@ -14,10 +14,12 @@ class Recurrent(nn.Module):
   """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
 
   `xs [B, T, D]`, or a `Lookup`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where
-  bidirectional.
+  bidirectional; without B where xs has none. resets: bool `[B, T]` or None, as of
+  `recurrence.unroll`.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
   gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
-  'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat and truncate are here too.
+  'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate and backend are
+  here too.
 
   >>> layer = rnnlab.Recurrent(rnnlab.gru(hidden_size=4), bidirectional=True)
   >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
@@ -33,10 +35,15 @@ class Recurrent(nn.Module):
   precision: str = 'float32'
   remat: bool = False
   truncate: tuple[int, int] | None = None
+  backend: str = 'auto'
 
   @nn.compact
   def __call__(
-    self, xs: Array | Lookup, mask: Array | None = None, deterministic: bool = True
+    self,
+    xs: Array | Lookup,
+    mask: Array | None = None,
+    deterministic: bool = True,
+    resets: Array | None = None,
   ) -> Array:
     xs = checks.xs(xs)
     *batch, _, input_size = xs.shape
@@ -60,9 +67,11 @@ class Recurrent(nn.Module):
 
     options = {
       'mask': mask,
-      'dtype': None if self.precision == 'float32' else jnp.dtype(self.precision),
+      'resets': resets,
+      'dtype': None if self.precision == 'float32' else self.precision,
       'remat': self.remat,
       'truncate': self.truncate,
+      'backend': self.backend,
     }
     params, dropout = direction('cell')
     if not self.bidirectional:
@@ -140,6 +149,8 @@ class SequenceClassifier(nn.Module):
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
   what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
   embedding and head have, one of `conventions.NAMES`; the cell has its own.
+  An id outside 0 .. vocab_size - 1 is a ValueError where it is known; traced, it makes the logits
+  of its row NaN.
 
   >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
   >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
@@ -167,13 +178,16 @@ class SequenceClassifier(nn.Module):
 
   @nn.compact
   def __call__(self, ids: Array, deterministic: bool = True) -> Array:
+    ids = checks.ids(ids, self.vocab_size)
     mask = ids != 0 if self.mask else None
     start = conventions.get(self.convention)
     embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
     if deterministic:
       xs = Lookup(embed.embedding, ids)
     else:
-      xs = Dropout(self.embed_dropout)(embed(ids), deterministic=False)
+      # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
+      known = jnp.where(ids < 0, self.vocab_size, ids)
+      xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
     for _ in range(self.layers):
       xs = Recurrent(
         self.cell,

@@ -13,6 +13,8 @@ part are apart.
 
 import ctypes
 import functools
+import pathlib
+import sys
 from typing import NamedTuple
 
 import jax
@@ -20,12 +22,15 @@ import jax.numpy as jnp
 import llvmlite.binding
 import numba
 import numpy as np
+from absl import logging
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from rnnlab import fused, kernels
+from rnnlab import compiled, ffi, fused, kernels
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
+from rnnlab.ffi import address as _address
+from rnnlab.ffi import pointer as _pointer
 
 KINDS = 'lstm', 'gru-after', 'gru-before'  # by Cell.fused
 LSTM, GRU_AFTER, GRU_BEFORE = range(3)
@@ -111,31 +116,14 @@ _tile_4_wide, _tile_1_wide, _tile_4_1, _tile_1_1 = (
 )
 
 
-@intrinsic
-def _pointer(typing, address):
-  """An address as a pointer."""
-
-  def generate(context, builder, signature, arguments):
-    return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-  return types.voidptr(types.intp), generate
-
-
-@intrinsic
-def _address(typing, array):
-  """Where an array begins; as `array.ctypes.data`, which Numba takes long to compile."""
-
-  def generate(context, builder, signature, arguments):
-    (kind,), (value,) = signature.args, arguments
-    return builder.ptrtoint(context.make_array(kind)(context, builder, value).data, word)
-
-  word = ir.IntType(64)
-  return types.intp(array), generate
-
-
 @_jit
 def _floats(address, shape):
   return numba.carray(_pointer(address), shape, np.float32)
+
+
+@_jit
+def _ints(address, shape):
+  return numba.carray(_pointer(address), shape, np.int32)
 
 
 @_jit
@@ -627,120 +615,135 @@ def _backward(
       filled = 0
 
 
-# As XLA calls them: `XLA_FFI_CallFrame` and what it points to, of XLA's ffi/api/c_api.h, as words.
+# As XLA calls them.
 
-
-@intrinsic
-def _load(typing, address):
-  """The word at an address."""
-  word = ir.IntType(64)
-
-  def generate(context, builder, signature, arguments):
-    return builder.load(builder.inttoptr(arguments[0], word.as_pointer()))
-
-  return types.intp(address), generate
-
-
-@intrinsic
-def _store(typing, address, value):
-  """Writes a word."""
-  word = ir.IntType(64)
-
-  def generate(context, builder, signature, arguments):
-    address, value = arguments
-    builder.store(value, builder.inttoptr(address, word.as_pointer()))
-    return context.get_dummy_value()
-
-  return types.void(address, types.intp), generate
-
-
-@_jit
-def _is_question(frame):
-  """Whether XLA asks for the version of its interface that this is for: for its own."""
-  extension = _load(frame + 8)
-  if extension == 0 or _load(extension + 8) & 0xFFFFFFFF != 1:
-    return False
-  metadata, interface = _load(extension + 24), _load(frame + 16)
-  _store(metadata + 24, _load(interface + 32))
-  _store(metadata + 32, 0)  # traits
-  _store(metadata + 40, 0)  # the type of a state: none
-  return True
-
-
-@_jit
-def _buffer(frame, results, number):
-  """The address of an argument's or a result's buffer: there is its type, its data, its shape."""
-  return _load(_load(frame + (112 if results else 72)) + 8 * number)
-
-
-@_jit
-def _size(buffer, axis):
-  return _load(_load(buffer + 40) + 8 * axis)
-
-
-@_jit
-def _array_1(frame, results, number):
-  buffer = _buffer(frame, results, number)
-  return _floats(_load(buffer + 24), (_size(buffer, 0),))
-
-
-@_jit
-def _array_2(frame, results, number):
-  buffer = _buffer(frame, results, number)
-  return _floats(_load(buffer + 24), (_size(buffer, 0), _size(buffer, 1)))
-
-
-@_jit
-def _array_3(frame, results, number):
-  buffer = _buffer(frame, results, number)
-  shape = _size(buffer, 0), _size(buffer, 1), _size(buffer, 2)
-  return _floats(_load(buffer + 24), shape)
+# The sizes of what a target takes and gives, a letter each: B, T, D, H as ever; W columns of the
+# weights, K of what is kept; and the rows of what may be without any: C of the cell's state, R of
+# `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn. X, Y
+# and Z are those of xs, or of a table; F is 2, the flags.
+LETTERS = 'BTDHWKCRJMLSNXYZF'
+B, T, D, H, W, K, C, R, J, M, L, S, N, X, Y, Z, F = range(len(LETTERS))
+_FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
+  LETTERS,
+  'iF fXYZ bRT iJT fDW fW fHW fN fBH fCH fMBD fLBH',
+  'fBTH fBH fCH fSBH fSCH fSBK',
+)
+_BACKWARD, _BACKWARD_ARGUMENTS = ffi.signature(
+  LETTERS,
+  'iF fBTD bRT fDW fHW fMBD fLBH fSBH fSCH fSBK fBTH fBH fCH',
+  'fBTD fDW fW fHW fN fBH fCH',
+)
 
 
 @_jit
 def _flags(frame):
-  flags = _load(_load(_buffer(frame, False, 0) + 24))  # two int32
-  return flags & 0xFFFFFFFF, flags >> 32 != 0
+  flags = _ints(ffi.argument(frame, 0)[0], 2)
+  return flags[0], flags[1] != 0
 
 
 @_jit
-def _table(frame, number, dtype):
-  buffer = _buffer(frame, False, number)
-  shape = _size(buffer, 0), _size(buffer, 1)
-  return numba.carray(_pointer(_load(buffer + 24)), shape, dtype)
+def _fit(kind, sizes):
+  """Whether the sizes are such as the cell has them."""
+  gates = 4 if kind == LSTM else 3
+  blocks = 3 if kind == GRU_BEFORE else 4
+  batch, units = sizes[B], sizes[H]
+  return (
+    0 <= kind < 3
+    and min(batch, sizes[T], sizes[D], units) > 0
+    and sizes[W] == gates * units
+    and sizes[K] == blocks * units
+    and sizes[C] == (batch if kind == LSTM else 0)
+    and sizes[N] == (units if kind == GRU_AFTER else 0)
+    and (sizes[R] == 0 or sizes[R] == batch)
+    and (sizes[M] == 0 or sizes[M] == 1 or sizes[M] == gates)
+    and (sizes[L] == 0 or sizes[L] == 1 or sizes[L] == gates)
+    and (sizes[S] == 0 or sizes[S] == sizes[T])
+  )
+
+
+@_jit
+def _fit_inputs(sizes, ids):
+  """Whether xs are the inputs, or a table that has all rows which the ids stand for."""
+  if sizes[J] == 0:
+    return sizes[X] == sizes[B] and sizes[Y] == sizes[T] and sizes[Z] == sizes[D]
+  if sizes[J] != sizes[B] or sizes[X] != 1 or sizes[Z] != sizes[W] or sizes[S] + sizes[M] > 0:
+    return False
+  for r in range(ids.shape[0]):
+    for t in range(ids.shape[1]):
+      if ids[r, t] < 0 or ids[r, t] >= sizes[Y]:
+        return False
+  return True
+
+
+@_jit
+def _array_1(operand):
+  address, buffer = operand
+  return _floats(address, (ffi.dim(buffer, 0),))
+
+
+@_jit
+def _array_2(operand):
+  address, buffer = operand
+  return _floats(address, (ffi.dim(buffer, 0), ffi.dim(buffer, 1)))
+
+
+@_jit
+def _array_3(operand):
+  address, buffer = operand
+  return _floats(address, (ffi.dim(buffer, 0), ffi.dim(buffer, 1), ffi.dim(buffer, 2)))
+
+
+@_jit
+def _table(operand, dtype):
+  address, buffer = operand
+  return numba.carray(_pointer(address), (ffi.dim(buffer, 0), ffi.dim(buffer, 1)), dtype)
 
 
 def _forward_target(frame):
-  if _is_question(frame):
+  if ffi.is_question(frame):
     return 0
+  sizes = np.empty(len(LETTERS), np.int64)
+  wrong = ffi.misfit(frame, _FORWARD, _FORWARD_ARGUMENTS, sizes)
+  if wrong >= 0 or sizes[F] != 2:
+    return ffi.error(frame, max(wrong, 0))
   kind, reverse = _flags(frame)
-  xs = _array_3(frame, False, 1)
-  real, ids = _table(frame, 2, np.uint8), _table(frame, 3, np.int32)
-  w_x, b = _array_2(frame, False, 4), _array_1(frame, False, 5)
-  w_h, b_hn = _array_2(frame, False, 6), _array_1(frame, False, 7)
-  drop_x, drop_h = _array_3(frame, False, 10), _array_3(frame, False, 11)
-  ys, h, c = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_2(frame, True, 2)
-  hs, cs, kept = _array_3(frame, True, 3), _array_3(frame, True, 4), _array_3(frame, True, 5)
-  _copy_rows(h, _array_2(frame, False, 8))
-  _copy_rows(c, _array_2(frame, False, 9))
+  ids = _table(ffi.argument(frame, 3), np.int32)
+  if not _fit(kind, sizes) or not _fit_inputs(sizes, ids):
+    return ffi.error(frame, 0)
+  xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
+  w_x, b = _array_2(ffi.argument(frame, 4)), _array_1(ffi.argument(frame, 5))
+  w_h, b_hn = _array_2(ffi.argument(frame, 6)), _array_1(ffi.argument(frame, 7))
+  drop_x, drop_h = _array_3(ffi.argument(frame, 10)), _array_3(ffi.argument(frame, 11))
+  ys, h = _array_3(ffi.result(frame, 0)), _array_2(ffi.result(frame, 1))
+  c, hs = _array_2(ffi.result(frame, 2)), _array_3(ffi.result(frame, 3))
+  cs, kept = _array_3(ffi.result(frame, 4)), _array_3(ffi.result(frame, 5))
+  _copy_rows(h, _array_2(ffi.argument(frame, 8)))
+  _copy_rows(c, _array_2(ffi.argument(frame, 9)))
   _forward(kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
   return 0
 
 
 def _backward_target(frame):
-  if _is_question(frame):
+  if ffi.is_question(frame):
     return 0
+  sizes = np.empty(len(LETTERS), np.int64)
+  wrong = ffi.misfit(frame, _BACKWARD, _BACKWARD_ARGUMENTS, sizes)
+  if wrong >= 0 or sizes[F] != 2:
+    return ffi.error(frame, max(wrong, 0))
   kind, reverse = _flags(frame)
-  xs, real = _array_3(frame, False, 1), _table(frame, 2, np.uint8)
-  w_x, w_h = _array_2(frame, False, 3), _array_2(frame, False, 4)
-  drop_x, drop_h = _array_3(frame, False, 5), _array_3(frame, False, 6)
-  hs, cs, kept = _array_3(frame, False, 7), _array_3(frame, False, 8), _array_3(frame, False, 9)
-  d_ys = _array_3(frame, False, 10)
-  d_xs, d_w_x, d_b = _array_3(frame, True, 0), _array_2(frame, True, 1), _array_1(frame, True, 2)
-  d_w_h, d_b_hn = _array_2(frame, True, 3), _array_1(frame, True, 4)
-  d_h, d_c = _array_2(frame, True, 5), _array_2(frame, True, 6)
-  _copy_rows(d_h, _array_2(frame, False, 11))
-  _copy_rows(d_c, _array_2(frame, False, 12))
+  if not _fit(kind, sizes) or sizes[S] != sizes[T]:
+    return ffi.error(frame, 0)
+  xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
+  w_x, w_h = _array_2(ffi.argument(frame, 3)), _array_2(ffi.argument(frame, 4))
+  drop_x, drop_h = _array_3(ffi.argument(frame, 5)), _array_3(ffi.argument(frame, 6))
+  hs, cs = _array_3(ffi.argument(frame, 7)), _array_3(ffi.argument(frame, 8))
+  kept, d_ys = _array_3(ffi.argument(frame, 9)), _array_3(ffi.argument(frame, 10))
+  d_xs, d_w_x = _array_3(ffi.result(frame, 0)), _array_2(ffi.result(frame, 1))
+  d_b, d_w_h = _array_1(ffi.result(frame, 2)), _array_2(ffi.result(frame, 3))
+  d_b_hn, d_h = _array_1(ffi.result(frame, 4)), _array_2(ffi.result(frame, 5))
+  d_c = _array_2(ffi.result(frame, 6))
+  _copy_rows(d_h, _array_2(ffi.argument(frame, 11)))
+  _copy_rows(d_c, _array_2(ffi.argument(frame, 12)))
   _backward(
     kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
     d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
@@ -748,19 +751,83 @@ def _backward_target(frame):
   return 0
 
 
+TARGETS = {'forward': _forward_target, 'backward': _backward_target}
+
+
 @functools.cache
-def _register():
-  """Compiles the kernels and makes them known to XLA; returns what must stay alive."""
-  compiled = []
-  for name, target in (('forward', _forward_target), ('backward', _backward_target)):
-    try:
-      made = numba.cfunc(types.intp(types.intp), cache=True, **_options)(target)
-    except RuntimeError:  # nowhere that Numba could keep what it compiles
-      made = numba.cfunc(types.intp(types.intp), **_options)(target)
-    capsule = jax.ffi.pycapsule(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(made.address))
-    jax.ffi.register_ffi_target(f'rnnlab_{name}', capsule, platform='cpu')
-    compiled.append(made)
-  return compiled
+def _key():
+  cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
+  versions = sys.version_info, numba.__version__, llvmlite.__version__
+  return compiled.digest(cpu, versions, pathlib.Path(__file__), pathlib.Path(ffi.__file__))
+
+
+@functools.cache
+def _register(name):
+  """Makes a kernel known to XLA, compiled where it is not yet."""
+  address = compiled.address(f'rnnlab_{name}', _key(), TARGETS[name], _options)
+  capsule = jax.ffi.pycapsule(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address))
+  jax.ffi.register_ffi_target(f'rnnlab_{name}', capsule, platform='cpu')
+
+
+def _works(name, inputs):
+  """Whether the kernel of this name can be used here, which says so where it can't."""
+  return _is_known_to_fit() and compiled.works(f'rnnlab_{name}', _key(), PROBES[name])
+
+
+@functools.cache
+def _is_known_to_fit():
+  version = ffi.version()
+  if version not in ffi.KNOWN:
+    known = ', '.join(f'{major}.{minor}' for major, minor in sorted(ffi.KNOWN))
+    words = 'The CPU kernels are for version %s of XLA\'s FFI, not %d.%d: the scan is used.'
+    logging.warning(words, known, *version)
+  return version in ffi.KNOWN
+
+
+def _probe_forward():
+  for plan, data, inputs in _problems():
+    moves = np.asarray(data[0].real).T[..., None]  # no one reads what is kept of other steps
+
+    def run(f, data=data, inputs=inputs, moves=moves):
+      outputs, (hs, cs, kept) = jax.jit(f)(data, inputs)
+      return outputs, hs, cs, np.where(moves, kept, 0)
+
+    desired = run(functools.partial(_scan, plan))
+    compiled.compare(run(functools.partial(_call_forward, plan, True)), desired, 1e-3)
+
+
+def _probe_backward():
+  for plan, data, inputs in _problems():
+
+    def scan(data, inputs, plan=plan):
+      outputs, pull, saved = jax.vjp(lambda i: _scan(plan, data, i), inputs, has_aux=True)
+      return saved, outputs, pull(outputs)[0]
+
+    saved, outputs, desired = jax.jit(scan)(data, inputs)
+    d_inputs = jax.jit(functools.partial(_call_backward, plan))(data, inputs, saved, outputs)
+    compiled.compare(d_inputs, desired, 1e-3)
+
+
+PROBES = {'forward': _probe_forward, 'backward': _probe_backward}
+
+
+def _problems():
+  """A small one of each kind, of units that fill a panel, and that don't."""
+  batch, steps, size, draw = 5, 4, 7, np.random.default_rng(0)
+
+  def normal(*shape):
+    return draw.normal(0, 0.5, shape).astype(np.float32)
+
+  for name, gates, hidden in zip(KINDS, (4, 3, 3), (PANEL, 16, 48), strict=True):
+    columns = gates * hidden
+    carry = tuple(normal(batch, hidden) for _ in range(2 if name == 'lstm' else 1))
+    b_hn = normal(hidden) if name == 'gru-after' else None
+    weights = normal(size, columns), normal(columns), normal(hidden, columns) / 4, b_hn
+    rows = fused.Rows(*(draw.random((2, batch, steps)) < 0.7))
+    data = rows, None, np.abs(normal(gates, batch, hidden)), None
+    inputs = Inputs(normal(batch, steps, size), *weights, carry)
+    cpu = jax.local_devices(backend='cpu')[0]
+    yield Plan(name, name == 'gru-after'), *jax.device_put((data, inputs), cpu)
 
 
 # As JAX calls them: `kernels.Kernels` of `data`, `fused.Rows` of [B, T], the dropout masks of x and
@@ -821,6 +888,7 @@ def unroll(
   batch, hidden = xs.shape[0], params['w_h'].shape[0]
   if initial_carry is None:
     initial_carry = cell.initial_carry((batch,), jnp.float32)
+  fused.check(cell, params, xs, initial_carry, mask, resets, dropout)
   drop_x, *drops_h = dropout or (None, None)
   drops = fused.stacked(drop_x), fused.stacked_of_state(drops_h, (batch, hidden))
   states, structure = jax.tree.flatten(initial_carry)
@@ -841,7 +909,7 @@ def unroll(
 @functools.cache
 def _kernels(plan):
   parts = (functools.partial(f, plan) for f in (_scan, _call_forward, _call_backward))
-  return kernels.Kernels(*parts, platform='cpu')
+  return kernels.Kernels(*parts, platform='cpu', works=_works)
 
 
 def _scan(plan, data, inputs, anew=None):
@@ -881,7 +949,7 @@ def _operands(plan, data, inputs, steps):
 
 
 def _call(name, shapes, *operands):
-  _register()
+  _register(name)
   shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
   return jax.ffi.ffi_call(f'rnnlab_{name}', shapes, vmap_method='sequential')(*operands)
 

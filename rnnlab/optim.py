@@ -1,9 +1,12 @@
 """From a config to an optax chain."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from rnnlab.cells.base import Array
 from rnnlab.recurrence import is_off
 
 OPTIMIZERS = ('adam', 'nadam', 'rmsprop', 'adagrad', 'sgd', 'momentum')
@@ -39,7 +42,7 @@ def optimizer(config, total_steps) -> optax.GradientTransformation:
   """
   scale = {
     'adam': lambda: optax.scale_by_adam(eps=config.epsilon),
-    'nadam': lambda: optax.scale_by_adam(eps=config.epsilon, nesterov=True),
+    'nadam': lambda: scale_by_nadam(eps=config.epsilon),
     'rmsprop': lambda: optax.scale_by_rms(eps=config.epsilon),
     'adagrad': lambda: optax.scale_by_rss(eps=config.epsilon),
     'sgd': optax.identity,
@@ -51,6 +54,50 @@ def optimizer(config, total_steps) -> optax.GradientTransformation:
   if not is_off(config.clip_norm):
     chain.insert(0, optax.clip_by_global_norm(config.clip_norm))
   return optax.chain(*chain)
+
+
+class NadamState(NamedTuple):
+  """The steps so far, the product of their momenta, and the means of gradients and squares."""
+
+  count: Array
+  product: Array
+  mean: Any
+  square: Any
+
+
+def scale_by_nadam(
+  b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, momentum_decay: float = 0.004
+) -> optax.GradientTransformation:
+  """Nadam (Dozat 2016), whose momentum grows from b1 / 2 to b1 by a schedule.
+
+      mu_t = b1 * (1 - 0.96 ** (t * momentum_decay) / 2)
+      m_t = b1 * m_{t-1} + (1 - b1) * g_t,    v_t = b2 * v_{t-1} + (1 - b2) * g_t ** 2
+      m' = mu_{t+1} * m_t / (1 - mu_1 ... mu_{t+1}) + (1 - mu_t) * g_t / (1 - mu_1 ... mu_t)
+      update = m' / (sqrt(v_t / (1 - b2 ** t)) + eps)
+
+  momentum_decay: 0.004 in Dozat's paper and in PyTorch, 1 in Keras.
+  """
+
+  def init(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return NadamState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32), zeros, zeros)
+
+  def update(gradients, state, params=None):
+    count = state.count + 1
+    t = count.astype(jnp.float32)
+    mu, mu_next = (b1 * (1 - 0.5 * 0.96 ** (n * momentum_decay)) for n in (t, t + 1))
+    product = state.product * mu
+    mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradients)
+    square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.square, gradients)
+
+    def scaled(g, m, v):
+      m = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+      return (m / (jnp.sqrt(v / (1 - b2**t)) + eps)).astype(g.dtype)
+
+    scaled_gradients = jax.tree.map(scaled, gradients, mean, square)
+    return scaled_gradients, NadamState(count, product, mean, square)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _matrices(params):

@@ -18,12 +18,13 @@ def cores() -> list[int]:
 
 
 def device() -> str:
-  """What computes here, in words: the kind of device, and for a CPU how many cores it may use."""
+  """What computes here, in words: the kind of device, and for a CPU how many cores a run has."""
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return f'{jax.device_count()} x {kind}'
   count = len(cores())
   words = f'{platform.processor() or platform.machine()} {kind}, {count} core{"s" * (count > 1)}'
+  words += f' of {os.cpu_count()}' if count < (os.cpu_count() or 1) else ''  # the rest did others
   return words + (f' in each of {jax.process_count()} processes' if jax.process_count() > 1 else '')
 
 

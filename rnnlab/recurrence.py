@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from rnnlab import checks, devices, engine, fused
+from rnnlab.cells import near
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, matmul
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
+BACKENDS = 'auto', 'scan', 'kernel'
 TRUNCATION = '(k1, k2), steps from 1 up, with k2 a multiple of k1'
 
 
@@ -36,12 +39,17 @@ def unroll(
   mask: Array | None = None,
   reverse: bool = False,
   initial_carry: Carry | None = None,
+  resets: Array | None = None,
+  return_carries: bool = False,
   dropout: Masks | None = None,
   dtype=None,
   remat: bool = False,
   truncate: tuple[int, int] | None = None,
+  backend: str = 'auto',
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
+
+  A sequence `[T, D]` without a batch axis has results without one, as has all that goes with it.
 
   xs may be a `Lookup` in a table, as of an embedding: where that has fewer rows than there are
     steps, a kernel takes the products of inputs once a row.
@@ -49,7 +57,13 @@ def unroll(
   mask: bool `[B, T]`, True at the real steps, in any pattern. A padded step leaves the carry as it
     is, gives y = 0, and takes no part in any gradient, whatever xs holds there.
   reverse: from the last real step to the first; ys stay in the order of xs.
-  initial_carry: as `cell.initial_carry` makes it; zeros where None.
+  initial_carry: as `cell.initial_carry` makes it; that itself where None.
+  resets: bool `[B, T]`, True at the first step of an episode: before that step, in time, the carry
+    is made anew by `cell.initial_carry`, also where the step is padding, and no gradient passes.
+    With reverse an episode's last step is met first, so that the carry is made anew before the step
+    t with resets[:, t + 1].
+  return_carries: returns in place of the final carry that after every step, its arrays
+    `[B, T, ...]` in the order of xs.
   dropout: masks to multiply the operand of each of the step's products with, the same at every
     step, as `dropout_masks` draws them: `[B, K]`, or `[G, B, K]` for one a gate.
   dtype: what the operands of the step's products are rounded to, such as jnp.bfloat16, or None for
@@ -63,11 +77,15 @@ def unroll(
     goes back as that by the last outputs. Steps are computed k2 / k1 times, and memory is as for so
     many: less with remat, which then acts within each k2 steps.
 
-  Runs as one kernel where `fused.supports`, on a GPU, or `native.supports`, on a CPU, says so and
-  none of the last three is asked for.
+  backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError where no kernel can;
+    'auto' for a kernel where one can: `fused.supports` on a GPU, `native.supports` on a CPU, and
+    none of return_carries, dtype, remat and truncate.
 
-  Raises ValueError for shapes that do not fit, for a truncate that is not as said, and for lengths
-  outside 0..T where they are known (not traced).
+  Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and
+  those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
+  are floats, and a carry is of the dtype that xs and params are promoted to. Lengths outside 0..T
+  and ids outside a `Lookup`'s table are errors where they are known; a row with a traced id outside
+  the table starts from NaN, and so has NaN for results.
 
   >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
@@ -82,6 +100,8 @@ def unroll(
   params = checks.params(cell, params, input_size)
   kind = checks.kind(params, xs)
   mask = checks.mask(lengths, mask, batch, steps)
+  if isinstance(xs, Lookup):
+    checks.ids(xs.ids, len(xs.table), 'xs.ids', mask)
   dtype = checks.float_dtype(dtype)
   if dropout is not None:
     dropout = checks.dropout(dropout, products(cell, params, input_size), batch, kind)
@@ -91,52 +111,121 @@ def unroll(
     initial_carry = cell.initial_carry(batch, kind)
   else:
     initial_carry = checks.carry(cell, initial_carry, batch, kind)
-  plain = dtype is None and not remat and truncate is None
-  in_one_kernel = _kernel(cell, params, xs) if plain else None
+  if resets is not None:
+    resets = checks.flags('resets', resets, batch, steps, 'at first steps')
+    if reverse:  # made anew before a step is what is made anew after the next one in time
+      last = jnp.zeros_like(resets[..., :1])
+      resets = jnp.concatenate([resets[..., 1:], last], axis=-1) if steps else resets
+  asked = {
+    'return_carries': return_carries,
+    'dtype': dtype is not None,
+    'remat': remat,
+    'truncate': truncate is not None,
+  }
+  in_one_kernel = _kernel(cell, params, xs, backend, [name for name in asked if asked[name]])
   table, xs = xs if isinstance(xs, Lookup) else (None, xs)
   if not batch:
-    xs, mask, initial_carry = jax.tree.map(lambda a: a[None], (xs, mask, initial_carry))
+    several = xs, mask, resets, initial_carry
+    xs, mask, resets, initial_carry = jax.tree.map(lambda a: a[None], several)
     dropout = jax.tree.map(lambda a: jnp.expand_dims(a, -2), dropout)
 
-  def run(params, carry, table, xs, mask, dropout):
+  if table is not None and any(isinstance(a, jax.core.Tracer) for a in (xs, mask)):
+    # Where a row has an id outside the table all is to be NaN, at a cost that does not grow with T.
+    unknown = (xs < 0) | (xs >= len(table))
+    unknown = (unknown if mask is None else unknown & mask).any(axis=1)
+    initial_carry = jax.tree.map(functools.partial(_spoilt, unknown), initial_carry)
+    resets = None if resets is None else resets & ~unknown[:, None]
+
+  def run(params, carry, table, xs, mask, resets, dropout):
     xs = xs if table is None else Lookup(table, xs)
-    if in_one_kernel:
+    if in_one_kernel:  # all of which are of the carry's dtype
+      params = jax.tree.map(lambda w: w.astype(kind), params)
+      xs = xs._replace(table=xs.table.astype(kind)) if table is not None else xs.astype(kind)
       return in_one_kernel(
-        cell, params, xs, mask=mask, reverse=reverse, initial_carry=carry, dropout=dropout
+        cell,
+        params,
+        xs,
+        mask=mask,
+        reverse=reverse,
+        initial_carry=carry,
+        resets=resets,
+        dropout=dropout,
       )
     xs = xs.rows() if isinstance(xs, Lookup) else xs
-    xs, real = jnp.swapaxes(xs, 0, 1), None
-    if mask is not None:
-      real = jnp.swapaxes(mask, 0, 1)
+    new = None if resets is None else cell.initial_carry(xs.shape[:1], kind)
+    xs, real, anew = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, mask, resets))
+    if real is not None:
       xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
 
     def scan(carry, inputs):
-      xs, real = inputs
+      xs, real, anew = inputs
       return engine.scan(
-        cell.step, params, carry, xs, real=real, masks=dropout, reverse=reverse, dtype=dtype
+        cell.step,
+        params,
+        carry,
+        xs,
+        real=real,
+        resets=None if anew is None else engine.Resets(anew, new),
+        masks=dropout,
+        reverse=reverse,
+        dtype=dtype,
+        every=return_carries,
       )
 
     if remat:
       scan = functools.partial(_checkpointed, scan, reverse)
     if truncate is not None:
       scan = functools.partial(_truncated, scan, reverse, *truncate)
-    carry, ys = scan(carry, (xs, real))
-    return carry, jnp.swapaxes(ys, 0, 1)
+    carry, out = scan(carry, (xs, real, anew))
+    out = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), out)
+    return out[::-1] if return_carries else (carry, out)
 
-  arguments = params, initial_carry, table, xs, mask, dropout
-  out = devices.over_batch(run, arguments, axes=(None, 0, None, 0, 0, -2), out_axes=(0, 0))
+  arguments = params, initial_carry, table, xs, mask, resets, dropout
+  axes = None, 0, None, 0, 0, 0, -2
+  out = devices.over_batch(run, arguments, axes=axes, out_axes=(0, 0))
   return out if batch else jax.tree.map(lambda a: a[0], out)
 
 
-def _kernel(cell, params, xs):
-  """The `unroll` of the kernels that are for this cell here, or None."""
-  if cell.fused is None:
-    return None
-  if fused.supports(cell, params, xs):
-    return fused.unroll
-  from rnnlab import native  # only here, as loading Numba takes half a second
+def _spoilt(rows, a):
+  """`a`, an array of a carry, but NaN in the `rows [B]`."""
+  if not jnp.issubdtype(a.dtype, jnp.inexact):
+    return a
+  return jnp.where(rows.reshape(len(rows), *[1] * (a.ndim - 1)), jnp.nan, a)
 
-  return native.unroll if native.supports(cell, params, xs) else None
+
+def _kernel(cell, params, xs, backend, asked):
+  """The `unroll` of the kernel to run, or None for the scan; `asked` is what kernels have not."""
+  if backend not in BACKENDS:
+    words = ', '.join(BACKENDS)
+    raise ValueError(f'backend must be one of {words}, not {backend!r}{near(backend, BACKENDS)}')
+  found = None
+  if backend != 'scan' and not asked and cell.fused is not None:
+    if fused.supports(cell, params, xs):
+      found = fused.unroll
+    else:
+      from rnnlab import native  # only here, as loading Numba takes half a second
+
+      found = native.unroll if native.supports(cell, params, xs) else None
+  if backend == 'kernel' and found is None:
+    if cell.fused is None:
+      why = 'this cell has none'
+    elif asked:
+      why = f'none has {" and ".join(asked)}'
+    else:
+      why = (
+        f'xs is {checks.said(xs)} and w_h {checks.said(params["w_h"])}, on'
+        f' {jax.default_backend()}. All must be float32, the batch not empty; on a CPU the hidden'
+        ' size must be a multiple of 16; on a GPU 16, 32, 64 or 128, and'
+        ' jax_default_matmul_precision must ask for no more than TF32'
+      )
+    raise ValueError(f"backend='kernel': no kernel can run this: {why}")
+  _say(cell.fused, found and found.__module__)
+  return found
+
+
+@functools.cache
+def _say(name, module):
+  logging.vlog(1, 'rnnlab.unroll: %s runs as %s', name or 'a cell', module or 'a scan')
 
 
 def _checkpointed(scan, reverse, carry, inputs):
@@ -149,7 +238,7 @@ def _checkpointed(scan, reverse, carry, inputs):
   def chunks(carry, inputs):
     inputs = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), inputs)
     carry, ys = jax.lax.scan(chunk, carry, inputs, reverse=reverse)
-    return carry, ys.reshape(count * size, *ys.shape[2:])
+    return carry, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys)
 
   if not rest:
     return chunks(carry, inputs)
@@ -161,7 +250,7 @@ def _checkpointed(scan, reverse, carry, inputs):
   else:
     carry, ys_left = chunks(carry, left)
     carry, ys_right = chunk(carry, right)
-  return carry, jnp.concatenate([ys_left, ys_right])
+  return carry, jax.tree.map(lambda *a: jnp.concatenate(a), ys_left, ys_right)
 
 
 def _truncated(scan, reverse, k1, k2, carry, inputs):
@@ -171,7 +260,7 @@ def _truncated(scan, reverse, k1, k2, carry, inputs):
   that would start before the first step hold the given carry until then, by steps that are not
   real, as are those by which the last window is filled up.
   """
-  xs, real = inputs
+  xs, real, anew = inputs
   steps, batch = xs.shape[:2]
   if steps <= k1:
     return scan(carry, inputs)
@@ -188,21 +277,25 @@ def _truncated(scan, reverse, k1, k2, carry, inputs):
 
   def window(starts, inputs):
     carry, ys = scan(starts[0], inputs)
-    ys = ys[:k1] if reverse else ys[k2 - k1 :]
+    ys = jax.tree.map(lambda a: a[:k1] if reverse else a[k2 - k1 :], ys)
     return (*starts[1:], jax.lax.stop_gradient(carry)), (carry, ys)
 
   _, (carries, ys) = jax.lax.scan(
-    window, (carry,) * back, jax.tree.map(windows, (xs, real)), reverse=reverse
+    window, (carry,) * back, jax.tree.map(windows, (xs, real, anew)), reverse=reverse
   )
-  ys = ys.reshape(count * k1, *ys.shape[2:])
+
+  def joined(a):
+    a = a.reshape(count * k1, *a.shape[2:])
+    return a[after:] if reverse else a[:steps]
+
   carry = jax.tree.map(lambda a: a[0 if reverse else -1], carries)
-  return carry, ys[after:] if reverse else ys[:steps]
+  return carry, jax.tree.map(joined, ys)
 
 
 def bidirectional(
   cell: Cell,
   params: tuple[Params, Params],
-  xs: Array,
+  xs: Array | Lookup,
   *,
   initial_carry: tuple[Carry, Carry] | None = None,
   dropout: tuple[Masks | None, Masks | None] | None = None,
@@ -211,8 +304,9 @@ def bidirectional(
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
 
   Returns both carries and `ys [B, T, 2H]`, forward then backward. The backward pass starts at each
-  row's last real step, not at the array's end. `options`: lengths or mask,
-  dtype, remat and truncate, as in `unroll`.
+  row's last real step, not at the array's end. initial_carry, dropout: None, or a pair of them.
+  `options`: lengths or mask, resets, return_carries, dtype, remat, truncate and backend, as in
+  `unroll`. Raises as `unroll`, naming the direction.
 
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = tuple(cell.init(key, 3) for key in jax.random.split(jax.random.key(0)))
@@ -220,6 +314,8 @@ def bidirectional(
   >>> ys.shape
   (2, 5, 8)
   """
+  if 'reverse' in options:
+    raise TypeError('both directions are run: there is no reverse to give')
   ways = 'the two directions'
   passes = []
   for way, reverse, p, carry, masks in zip(
@@ -231,8 +327,8 @@ def bidirectional(
     strict=True,
   ):
     with checks.within(way):
-      run = functools.partial(unroll, reverse=reverse, initial_carry=carry, dropout=masks)
-      passes.append(run(cell, p, xs, **options))
+      given = options | {'reverse': reverse, 'initial_carry': carry, 'dropout': masks}
+      passes.append(unroll(cell, p, xs, **given))
   (forward, ys), (backward, ys_backward) = passes
   return (forward, backward), jnp.concatenate([ys, ys_backward], axis=-1)
 
@@ -271,7 +367,8 @@ def stacked(
   ((2, 5, 6), ['ArrayImpl', 'LSTMCarry'])
   """
   if not isinstance(params, list | tuple):
-    raise TypeError(f'params must be a list of the layers\' own, not {type(params).__name__}')
+    kind = type(params).__name__
+    raise TypeError(f'params must be a list with an item for each layer, not {kind}')
   count, layers = len(params), 'the layers'
   cells = [cell] * count if isinstance(cell, Cell) else checks.each('cell', cell, count, layers)
   starts = checks.each('initial_carry', initial_carry, count, layers)

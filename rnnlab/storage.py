@@ -9,7 +9,6 @@ goes by it finds no half of a checkpoint.
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import posixpath
 import shutil
@@ -19,7 +18,7 @@ from collections.abc import Collection, Iterator
 import fsspec
 from absl import logging
 
-from rnnlab import runlog
+from rnnlab import cache, runlog
 
 INDEX = runlog.INDEX
 CHECKPOINTS = 'checkpoints'
@@ -118,12 +117,11 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
     fsspec.url_to_fs(workdir)
   except Exception as error:  # each protocol has its own kinds
     raise ValueError(f'--workdir={workdir}: {runlog.say(error)}') from error
-  root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   url = workdir.rstrip('/')
   name = urllib.parse.quote(url, safe='')
   if len(name) > NAME_MAX:
     name = f'{name[:READABLE]}_{hashlib.sha256(url.encode()).hexdigest()}'
-  return root / 'rnnlab' / 'workdirs' / name, url
+  return cache.root() / 'workdirs' / name, url
 
 
 def home(path) -> pathlib.Path:

@@ -26,6 +26,11 @@ jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the firs
 
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
+from rnnlab.cache import root as cache_root  # noqa: E402
+
+# One for all tests and what they start, whatever cache they have else: compiling takes long.
+os.environ.setdefault('NUMBA_CACHE_DIR', str(cache_root()))
+
 
 @pytest.fixture(scope='session')
 def reviews(tmp_path_factory):

@@ -4,6 +4,7 @@ The first part runs for every file of rnnlab/cells: a new cell is covered by bei
 """
 
 import functools
+import json
 import sys
 
 import jax
@@ -355,7 +356,6 @@ def drop_file(tmp_path, monkeypatch):
     dropped.append(name)
 
   yield drop
-  cells.get.cache_clear()
   for name in dropped:
     sys.modules.pop(f'rnnlab.cells.{name}', None)
     vars(cells).pop(name, None)
@@ -390,3 +390,33 @@ def test_a_cell_of_a_notebook_does_not_hide_a_file():
 
   with pytest.raises(ValueError, match=r'rnnlab/cells/lstm\.py'):
     cells.add(lstm)
+
+
+def test_an_option_is_the_same_after_a_config_s_way_through_json():
+  """A tuple comes back as a list, of which a cell is made all the same."""
+  seen = []
+
+  @cells.add
+  def layered(hidden_size, sizes=()):
+    seen.append(sizes)
+    return cells.get('elman', hidden_size=hidden_size)
+
+  try:
+    made = cells.get('layered', hidden_size=4, sizes=(2, (3, 4)))
+    again = json.loads(json.dumps({'hidden_size': 4, 'sizes': (2, (3, 4))}))
+    assert cells.get('layered', **again) is made
+    assert seen == [(2, (3, 4))]
+    with pytest.raises(ValueError, match=r"option sizes can't be \{'a': 1\}"):
+      cells.get('layered', hidden_size=4, sizes={'a': 1})
+  finally:
+    cells._added.pop('layered')
+
+
+def test_elman_s_activation_is_relu_where_asked():
+  cell = cells.get('elman', hidden_size=3, activation='relu')
+  params = {k: np.asarray(w) for k, w in cell.init(jax.random.key(0), 2).items()}
+  x, h = np.array([[1.0, -2.0]], 'float32'), np.array([[0.5, -0.5, 1.0]], 'float32')
+  expected = np.maximum(x @ params['w_x'] + h @ params['w_h'] + params['b'], 0)
+  np.testing.assert_allclose(cell.step(params, h, x, matmul)[1], expected, 1e-6)
+  with pytest.raises(ValueError, match="'tanh' or 'relu', not 'rely'"):
+    cells.get('elman', hidden_size=3, activation='rely')

@@ -226,6 +226,25 @@ def test_ids_outside_the_table_are_refused_where_they_are_known():
       recurrence.unroll(make('lstm', KERNEL), **call | {'xs': Lookup(normal(4, INPUTS), ids)})
 
 
+@each_way
+def test_traced_ids_outside_the_table_make_their_row_nan_but_where_they_are_padding(hidden):
+  cell, call = make('gru', hidden), right('gru', hidden, batch=4)
+  ids = np.array([[0, 1, 2], [3, 4, 0], [0, -1, 0], [1, 2, 9]])
+  lengths, resets = np.array([3, 3, 3, 2]), np.ones((4, STEPS), bool)
+
+  def run(ids, lengths, resets):
+    xs = Lookup(normal(4, INPUTS), ids)
+    where = {'lengths': lengths, 'resets': resets}
+    carry, ys = recurrence.unroll(cell, call['params'], xs, **where)
+    return jnp.concatenate([ys, carry[:, None]], 1)
+
+  for f in (jax.jit(run), lambda ids, *rest: jax.jit(functools.partial(run, ids))(*rest)):
+    found = np.isnan(f(ids, lengths, resets)).all(axis=-1)
+    assert found[1:3].all() and not found[[0, 3]].any()
+  with pytest.raises(ValueError, match=r'xs.ids\[1, 1\] is 4'):
+    run(ids, lengths, resets)
+
+
 def test_what_is_no_cell_is_said():
   with pytest.raises(TypeError, match='cell must be a Cell, as rnnlab.lstm'):
     recurrence.unroll(rnnlab.lstm, {}, normal(BATCH, STEPS, INPUTS))
@@ -238,6 +257,7 @@ def test_what_is_no_cell_is_said():
     ({'params': [{}]}, ValueError, ['params', '2 items', 'not 1']),
     ({'initial_carry': np.zeros((BATCH, KERNEL))}, TypeError, ['initial_carry', 'the two']),
     ({'dropout': (None,) * 3}, ValueError, ['dropout', '2 items', 'not 3']),
+    ({'reverse': True}, TypeError, ['reverse']),
   ],
 )
 def test_both_directions_need_one_each(changed, error, words):
@@ -302,27 +322,28 @@ def test_an_adapter_of_nnx_names_the_width():
 # What must be taken.
 
 
-@each_way
-@each_name
+@pytest.mark.parametrize(('name', 'hidden'), [('lstm', KERNEL), ('gru', SCAN)])
 @pytest.mark.parametrize(('batch', 'steps'), [(0, STEPS), (BATCH, 0), (0, 0)])
 def test_an_empty_batch_and_no_steps_have_results_and_gradients(name, hidden, batch, steps):
   cell, call = make(name, hidden), right(name, hidden, batch, steps)
+  ones = np.ones((batch, steps), bool)
+  for options in (
+    {},
+    {'mask': ones, 'reverse': True, 'resets': ones},
+    {'remat': True},
+    {'truncate': (1, 2)},
+  ):
 
-  for mask in (None, np.ones((batch, steps), bool)):
-    for options in ({}, {'remat': True}, {'truncate': (1, 2)}, {'reverse': True}):
+    def run(params, xs, initial_carry, options=options):
+      return recurrence.unroll(cell, params, xs, initial_carry=initial_carry, **options)
 
-      def run(params, xs, initial_carry, mask=mask, options=options):
-        return recurrence.unroll(
-          cell, params, xs, initial_carry=initial_carry, mask=mask, **options
-        )
-
-      out, pull = jax.vjp(run, *call.values())
-      carry, ys = out
-      assert ys.shape == (batch, steps, hidden)
-      jax.tree.map(assert_array_equal, carry, call['initial_carry'])
-      gradients = pull(jax.tree.map(jnp.ones_like, out))
-      assert all((w == 0).all() for w in jax.tree.leaves(gradients[0]))
-      assert gradients[1].shape == call['xs'].shape
+    out, pull = jax.vjp(run, *call.values())
+    carry, ys = out
+    assert ys.shape == (batch, steps, hidden)
+    jax.tree.map(assert_array_equal, carry, call['initial_carry'])
+    gradients = pull(jax.tree.map(jnp.ones_like, out))
+    assert all((w == 0).all() for w in jax.tree.leaves(gradients[0]))
+    assert gradients[1].shape == call['xs'].shape
 
 
 def test_an_empty_batch_of_layers_and_of_a_model():
@@ -404,6 +425,20 @@ def test_the_shapes_of_a_cell_are_found_once():
 
 
 def test_a_module_of_linen_refuses_in_words():
+  layer = models.Recurrent(make('lstm', KERNEL), precision='float8')
+  with pytest.raises(TypeError, match="dtype must be a dtype.*not 'float8'"):
+    layer.init(jax.random.key(0), jnp.ones((BATCH, STEPS, INPUTS)))
   layer = models.Recurrent(make('lstm', KERNEL))
   with pytest.raises(ValueError, match='xs must be floats, not int32'):
     nn.Sequential([layer]).init(jax.random.key(0), jnp.ones((BATCH, STEPS, INPUTS), int))
+
+
+def test_a_step_that_changes_its_carry_is_said():
+  cell = make('elman', SCAN)
+  call = right('elman', SCAN)
+  wider = cell._replace(step=lambda params, h, x, dot: (jnp.concatenate([h, h], -1), h))
+  with pytest.raises(ValueError, match=r'step was given .*float32\[2, 4\].*float32\[2, 8\]'):
+    recurrence.unroll(wider, **call)
+  lower = cell._replace(step=lambda params, h, x, dot: (h.astype(jnp.bfloat16), h))
+  with pytest.raises(ValueError, match=r'step was given .*bfloat16\[2, 4\]'):
+    jax.jit(functools.partial(recurrence.unroll, lower))(**call)

@@ -327,10 +327,8 @@ def new_cell(monkeypatch):
     module.fresh = factory
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(cells, 'names', lambda: ['fresh'])
-    cells.get.cache_clear()
 
   yield make
-  cells.get.cache_clear()
 
 
 @pytest.mark.parametrize('init', conventions.NAMES)

@@ -52,7 +52,6 @@ def names(monkeypatch):
   monkeypatch.setattr(provenance, 'cores', jax.devices)  # as conftest.py would have them
   monkeypatch.setattr(cells, '_added', {})
   yield {'jax': jax, 'jnp': jnp, 'np': np, 'rnnlab': rnnlab}
-  cells.get.cache_clear()
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,7 @@
 """The model around the recurrence: pooling against NumPy, masks, dropout, parameters."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -249,3 +251,24 @@ def test_recurrent_says_what_shape_it_takes():
   for shape in ((6,), (2, 3, 4, 6)):
     with pytest.raises(ValueError, match=r'xs must be \[batch, time, features\] or'):
       recurrent().init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_pool_names_the_near_match():
+  with pytest.raises(ValueError, match="'maxx'.*did you mean 'max'"):
+    models.pool(jnp.ones((2, 3, 4)), None, 'maxx')
+
+
+@pytest.mark.parametrize('wrong', [10, -1])
+def test_an_id_outside_the_vocabulary_is_refused_or_seen(wrong):
+  """Known, an error; traced, a row of NaN, in training and in evaluation, and that row alone."""
+  model = models.SequenceClassifier(cells.get('gru', hidden_size=16), vocab_size=10, embed_size=3)
+  ids = np.array([[1, 2, 3], [4, wrong, 5], [9, 0, 1]])
+  variables = model.init(jax.random.key(0), ids[:1])
+  with pytest.raises(ValueError, match=rf'ids\[1, 1\] is {wrong}.*from 0 to 9'):
+    model.apply(variables, ids)
+  with pytest.raises(ValueError, match='ids must be integers'):
+    model.apply(variables, ids / 2)
+  for deterministic in (True, False):
+    apply = jax.jit(functools.partial(model.apply, deterministic=deterministic))
+    logits = apply(variables, ids)
+    assert np.isnan(logits).tolist() == [False, True, False], deterministic

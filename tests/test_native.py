@@ -1,6 +1,8 @@
 """rnnlab.native: the CPU kernels against the NumPy loop and the scan, and how XLA calls them."""
 
 import functools
+import os
+import re
 import subprocess
 import sys
 
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
-from rnnlab import cells, engine, native, recurrence
+from rnnlab import cells, engine, fused, native, recurrence
 from rnnlab.cells.base import Lookup
 
 HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
@@ -332,6 +334,74 @@ def test_unroll_takes_the_kernel_where_it_is_for_the_cell(monkeypatch):
     cell = make(name, 16)
     recurrence.unroll(cell, cell.init(jax.random.key(0), 3), jnp.zeros((2, 4, 3)))
   assert len(taken) == len(NAMES)
+
+
+def wrong_calls():
+  """Arguments that do not fit, by what the message must name: 2 rows of 3 inputs, 16 units."""
+  lstm, gru = make('lstm', 16), make('gru-after', 16)
+  p, q = (cell.init(jax.random.key(0), 3) for cell in (lstm, gru))
+  xs, zeros = jnp.ones((2, 4, 3)), jnp.zeros
+  state = zeros((2, 16))
+  of_three = lstm.initial_carry((3,), jnp.float32)
+  return [
+    ('initial_carry', lstm, p, xs, {'initial_carry': of_three}),
+    ('initial_carry', lstm, p, xs, {'initial_carry': lstm.initial_carry((1,), jnp.float32)}),
+    ('initial_carry', lstm, p, xs, {'initial_carry': (state,)}),
+    ('initial_carry', gru, q, xs, {'initial_carry': zeros((2, 3))}),
+    ('initial_carry', gru, q, xs, {'initial_carry': state.astype('float16')}),
+    ('initial_carry', gru, q, xs, {'initial_carry': state.astype(int)}),
+    ("params['w_x']", lstm, p, jnp.ones((2, 4, 5)), {}),
+    ("params['w_x']", lstm, p | {'w_x': p['w_x'][:, :-1]}, xs, {}),
+    ("params['w_h']", lstm, p | {'w_h': p['w_h'][:, :-16]}, xs, {}),
+    ("params['b']", lstm, p | {'b': zeros(8)}, xs, {}),
+    ("params['b']", lstm, p | {'b': zeros(200)}, xs, {}),
+    ("params['b']", lstm, p | {'b': zeros(())}, xs, {}),
+    ("params['b_hn']", gru, q | {'b_hn': zeros(8)}, xs, {}),
+    ('params', gru, p, xs, {}),
+    ('params', make('gru-before', 16), q, xs, {}),
+    ('xs', lstm, p, xs[0], {}),
+    ('mask', lstm, p, xs, {'mask': jnp.ones((2, 3), bool)}),
+    ('mask', lstm, p, xs, {'mask': jnp.ones((2, 4))}),
+    ('resets', lstm, p, xs, {'resets': jnp.ones((3, 4), bool)}),
+    ('dropout', lstm, p, xs, {'dropout': (None,)}),
+    ('dropout[0]', lstm, p, xs, {'dropout': (zeros((2, 4)), None)}),
+    ('dropout[1]', lstm, p, xs, {'dropout': (None, zeros((3, 2, 16)))}),
+    ("params['w_x']", lstm, p, Lookup(jnp.ones((9, 5)), jnp.zeros((2, 4), int)), {}),
+  ]
+
+
+@pytest.mark.parametrize('unroll', [native.unroll, functools.partial(fused.unroll, interpret=True)])
+@pytest.mark.parametrize('is_jitted', [False, True])
+def test_what_does_not_fit_is_refused_in_words(unroll, is_jitted):
+  for named, cell, params, xs, options in wrong_calls():
+
+    def run(params, xs, options, cell=cell):
+      return unroll(cell, params, xs, **options)
+
+    with pytest.raises(ValueError, match='^' + re.escape(named)):
+      (jax.jit(run) if is_jitted else run)(params, xs, options)
+
+
+@pytest.mark.parametrize('name', ['JAX_ENABLE_X64', 'JAX_DEBUG_NANS'])
+def test_environments_that_change_jax(name):
+  code = (
+    'import jax, jax.numpy as jnp, numpy as np\n'
+    'from rnnlab import cells, native\n'
+    'def single(tree): return jax.tree.map(lambda a: jnp.asarray(a, "float32"), tree)\n'
+    'for name in ("lstm", "gru"):\n'
+    '  cell = cells.get(name, hidden_size=16)\n'
+    '  params = single(cell.init(jax.random.key(0), 3))\n'
+    '  xs, mask = jnp.ones((2, 4, 3), "float32"), np.arange(4) < np.array([[4], [2]])\n'
+    '  xs = xs.at[1, 3].set(jnp.inf)\n'
+    '  def loss(params, xs):\n'
+    '    return native.unroll(cell, params, xs, mask=mask, resets=mask)[1].sum()\n'
+    '  eager = jax.grad(loss)(params, xs)\n'
+    '  jitted = jax.jit(jax.grad(loss))(params, xs)\n'
+    '  for k in params: np.testing.assert_allclose(eager[k], jitted[k], 1e-5, 1e-6)\n'
+    '  assert {g.dtype for g in jitted.values()} == {jnp.dtype("float32")}\n'
+  )
+  environment = os.environ | {name: '1'}
+  subprocess.run([sys.executable, '-c', code], check=True, env=environment)
 
 
 def test_what_it_supports(monkeypatch):

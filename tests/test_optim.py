@@ -71,3 +71,54 @@ def test_every_optimiser_goes_downhill(name):
     updates, state = tx.update(grads, state, params)
     params = optax.apply_updates(params, updates)
   assert jnp.sum(params['w'] ** 2) < 6.5
+
+
+@pytest.mark.parametrize('momentum_decay', [0.004, 1.0], ids=['torch', 'keras'])
+def test_nadam_is_pytorch_s_formula(momentum_decay):
+  """torch.optim.NAdam's algorithm, by hand in float64; Keras has 0.96 ** t in its place."""
+  rng = np.random.default_rng(0)
+  p = rng.normal(size=(2, 3))
+  tx = optim.scale_by_nadam(momentum_decay=momentum_decay)
+  found = jnp.asarray(p, jnp.float32)
+  state = tx.init(found)
+  m = v = 0.0
+  product = 1.0
+  for t in range(1, 7):
+    g = rng.normal(size=p.shape)
+    update, state = tx.update(jnp.asarray(g, jnp.float32), state)
+    found = found - 0.1 * update
+    mu = 0.9 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+    mu_next = 0.9 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+    product *= mu
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    step = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+    p = p - 0.1 * step / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(found, p, rtol=1e-4, atol=1e-5)
+
+
+def test_nadam_is_keras_s_with_its_decay():
+  keras = pytest.importorskip('keras')
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=(2, 3)).astype(np.float32)
+  variable = keras.Variable(start)
+  theirs = keras.optimizers.Nadam(learning_rate=0.1, epsilon=1e-7)
+  tx = optim.scale_by_nadam(eps=1e-7, momentum_decay=1.0)
+  ours = jnp.asarray(start)
+  state = tx.init(ours)
+  for _ in range(6):
+    g = rng.normal(size=start.shape).astype(np.float32)
+    theirs.apply([jnp.asarray(g)], [variable])
+    update, state = tx.update(jnp.asarray(g), state)
+    ours = ours - 0.1 * update
+    np.testing.assert_allclose(ours, np.asarray(variable), rtol=1e-5, atol=1e-5)
+
+
+def test_a_config_s_nadam_is_the_paper_s():
+  grads = [{'w': jnp.array([[3.0, 4.0]])}, {'w': jnp.array([[-1.0, 2.0]])}]
+  params = {'w': jnp.array([[1.0, -2.0]])}
+  tx = optim.scale_by_nadam(eps=1e-8, momentum_decay=0.004)
+  state, expected = tx.init(params), params
+  for grad in grads:
+    update, state = tx.update(grad, state)
+    expected = jax.tree.map(lambda p, u: p - 0.1 * u, expected, update)
+  np.testing.assert_allclose(steps(config(name='nadam'), params, grads)['w'], expected['w'])

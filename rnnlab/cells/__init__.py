@@ -58,7 +58,6 @@ def add(factory):
   if name in _files():
     raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: call it otherwise')
   _added[name] = factory
-  get.cache_clear()
   return factory
 
 
@@ -83,11 +82,12 @@ def find(name: str):
   return factory
 
 
-@functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
 def get(name: str, **options) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 
-  Raises ValueError for an unknown name or option, naming the near match.
+  An option that is a list is given as a tuple, since a run's config.json has lists for both.
+  Raises ValueError for an unknown name or option, naming the near match, and for an option that
+  can't be told from another, as it has no hash.
 
   >>> cell = rnnlab.cells.get('gru', hidden_size=4)
   >>> cell.init(jax.random.key(0), 3)['w_h'].shape
@@ -95,12 +95,29 @@ def get(name: str, **options) -> Cell:
   """
   factory = find(name)
   known = list(inspect.signature(factory).parameters)
-  for option in options:
+  for option, value in options.items():
     if option not in known:
       raise ValueError(
         f'the cell {name} has no option {option!r}{near(option, known)}; it has {", ".join(known)}'
       )
+    options[option] = value = _frozen(value)
+    try:
+      hash(value)
+    except TypeError:
+      raise ValueError(
+        f"the cell {name}'s option {option} can't be {value!r}: it must be a number, a word, None,"
+        ' a function, or a tuple of such'
+      ) from None
+  return _made(factory, **options)
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
+def _made(factory, **options):
   return factory(**options)
+
+
+def _frozen(value):
+  return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def near(word: str, words) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from rnnlab import cache
 from rnnlab.data import DataError, batching, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
 
@@ -179,8 +180,7 @@ def _cache_path(config, source, path):
   settings = {name: value for name, value in config.items() if name not in elsewhere}
   code = [file.read_text('utf-8') for file in sorted(Path(__file__).parent.glob('*.py'))]
   made_of = json.dumps([{**settings, 'source': source}, identity(source, path), code])
-  root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-  return root / 'rnnlab' / f'imdb-{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz'
+  return cache.root() / f'imdb-{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz'
 
 
 def _read_cache(path):

@@ -93,7 +93,8 @@ def _first_line(error):
 
 
 def _tfds_root(data_dir):
-  return Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+  folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return Path(os.path.expanduser(folder))  # Path's own raises for a user without a home
 
 
 def _find_prepared(data_dir):
@@ -223,7 +224,7 @@ _REVIEW = re.compile(r'(?:^|/)((?:train|test)/(?:neg|pos)/\d+_\d+\.txt)$')
 def _find_acl(data_dir):
   if not data_dir:
     return None
-  root = Path(data_dir).expanduser()
+  root = Path(os.path.expanduser(data_dir))
   for path in (root, root / 'aclImdb', root / 'aclImdb_v1.tar.gz'):
     if path.is_file() or all((path / folder).is_dir() for folder in FOLDERS):
       return path
