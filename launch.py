@@ -64,7 +64,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
-from rnnlab import executors, runlog, status, storage, usage
+from rnnlab import executors, provenance, runlog, status, storage, usage
 from rnnlab.data import DataError
 
 COMMAND = shlex.join(['python', *sys.argv])
@@ -90,6 +90,8 @@ flags.DEFINE_integer('process_id', None, None)
 
 def parse(argv):
   """Parses the flags; a mistake is a line or two for people, and exit status 2."""
+  # An experiment file may compute with JAX, which then has its devices already.
+  os.environ.setdefault('JAX_NUM_CPU_DEVICES', str(len(provenance.cores())))
   program, *words = argv
   asks = not HELP.isdisjoint(words)
   words = [word for word in words if word not in HELP]
