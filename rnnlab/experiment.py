@@ -36,7 +36,6 @@ from rnnlab.configs import RunSpec
 from rnnlab.data import batching, imdb
 from rnnlab.interop import files
 
-
 PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
 
 

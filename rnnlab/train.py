@@ -39,8 +39,9 @@ class TrainState(NamedTuple):
   """All that training goes on from, at any step.
 
   totals are the current epoch's so far. bad_step is the first step whose loss was not finite, or
-  -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the epoch with the highest
-  validation accuracy, the first of equals; best_epoch is 0 before the first epoch's end.
+  -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the epoch
+  with the highest validation accuracy, the first of equals; best_epoch is 0 before the first
+  epoch's end.
   """
 
   step: Array
