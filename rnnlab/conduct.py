@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import rich.console
 from ml_collections import ConfigDict
 
@@ -92,7 +93,8 @@ def conduct(
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
-    failed |= _follow(execute, runlog.Display(todo, console), stop, workdir, url)
+    with jax.enable_x64(False):  # the bits of a run are not those of the environment
+      failed |= _follow(execute, runlog.Display(todo, console), stop, workdir, url)
 
 
 def _follow(execute, display, stop, workdir, url):

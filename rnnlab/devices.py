@@ -15,6 +15,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,14 +27,32 @@ LARGE = 2**18  # elements of an array from which on it is split and not copied
 def use_cores() -> None:
   """Makes each core that this process may use a device of JAX's CPU back end.
 
-  Raises RuntimeError where JAX has computed already: its devices then stay as they are.
+  Where JAX has computed already its devices stay as they are, which is said in a warning.
 
   >>> rnnlab.use_cores()  # first of all
   >>> rnnlab.mesh().axis_names
   ('batch',)
   """
-  if jax.config.jax_num_cpu_devices != len(provenance.cores()):
-    jax.config.update('jax_num_cpu_devices', len(provenance.cores()))
+  count = len(provenance.cores())
+  if jax.config.jax_num_cpu_devices != count:
+    try:
+      jax.config.update('jax_num_cpu_devices', count)
+    except RuntimeError:
+      logging.warning(
+        'JAX has computed before it was told to use %d cores, and keeps its devices: %d. Call'
+        ' rnnlab.use_cores() first of all, or set JAX_NUM_CPU_DEVICES=%d.',
+        count,
+        jax.local_device_count(),
+        count,
+      )
+
+
+def backend() -> str:
+  """What computes: 'cpu', 'gpu' or 'tpu'. Raises ValueError, in words, where nothing can."""
+  try:
+    return jax.default_backend()
+  except RuntimeError as error:
+    raise ValueError(f'JAX has nothing to compute on: {str(error).splitlines()[0]}') from error
 
 
 def keep_programs() -> None:
@@ -70,7 +89,7 @@ def mesh() -> Mesh:
   >>> ys.shape
   (2, 5, 4)
   """
-  every = jax.default_backend() == 'cpu' or jax.distributed.is_initialized()
+  every = backend() == 'cpu' or jax.distributed.is_initialized()
   devices = jax.devices() if every else jax.devices()[:1]
   return jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices)
 

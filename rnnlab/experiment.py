@@ -37,6 +37,8 @@ from rnnlab.configs import RunSpec
 from rnnlab.data import batching, imdb
 from rnnlab.interop import files
 
+PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
+
 
 class Event(NamedTuple):
   """What happens in a run, for whoever watches.
@@ -97,6 +99,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   --nosweep`: a run begun before goes on from its last checkpoint.
   progress: whether to show how far it is and how long is left, on standard error: a bar in a
   notebook and in a terminal, lines in a log. None: a bar, but no lines.
+  Computes in what model.precision says, also where JAX_ENABLE_X64 is set.
   Raises ValueError for a config that does not describe a run, DataError where there is no data, and
   NonFiniteLoss.
 
@@ -109,7 +112,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   config.data.source = imdb.resolve(config.data)
   spec = configs.specify(config)
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)
-  with runlog.watch([spec], progress) as display:
+  with jax.enable_x64(False), runlog.watch([spec], progress) as display:
     return _last(steps, display)
 
 
@@ -241,7 +244,10 @@ class Folder:
 
 
 def prepare(config: ConfigDict) -> Program:
-  """Loads the data, builds model and optimiser; the same for runs that share a program."""
+  """Loads the data, builds model and optimiser; the same for runs that share a program.
+
+  Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
+  """
   shape, _ = configs.split(config)
   data = FrozenConfigDict({k: v for k, v in shape.data.items() if k != 'label_noise'})
   dataset, splits = _load(data), _on_device(data, jax.sharding.get_mesh())
@@ -249,7 +255,12 @@ def prepare(config: ConfigDict) -> Program:
   if shape.data.buckets > 1:
     widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
   steps = train.epoch_steps(len(dataset.train.ids), shape.train.batch_size)
-  build = _build(shape, steps, cells.find(shape.model.cell))
+  key = shape, steps, cells.find(shape.model.cell)
+  build = _build(*key)
+  if _build.cache_info().currsize > PROGRAMS:
+    _build.cache_clear()
+    jax.clear_caches()
+    build = _build(*key)
   selects = bool(shape.data.validation_fraction)
   task = train.Task(build, shape.train.batch_size, widths, selects=selects)
   return Program(task, dataset, splits)

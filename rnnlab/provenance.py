@@ -7,8 +7,6 @@ import pathlib
 import platform
 import subprocess
 
-import jax
-
 
 def cores() -> list[int]:
   """The cores that this process may use, by number."""
@@ -19,6 +17,8 @@ def cores() -> list[int]:
 
 def device() -> str:
   """What computes here, in words: the kind of device, and for a CPU how many cores a run has."""
+  import jax  # here, since `cores` is asked for before JAX is loaded
+
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return f'{jax.device_count()} x {kind}'

@@ -39,8 +39,9 @@ class TrainState(NamedTuple):
   """All that training goes on from, at any step.
 
   totals are the current epoch's so far. bad_step is the first step whose loss was not finite, or
-  -1, and last_loss the last finite loss before it. best_* are of the epoch with the highest
-  validation accuracy, the first of equals; best_epoch is 0 before the first epoch's end.
+  -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the epoch
+  with the highest validation accuracy, the first of equals; best_epoch is 0 before the first
+  epoch's end.
   """
 
   step: Array
@@ -80,7 +81,7 @@ def init_state(task: Task, values: dict, key: Array) -> TrainState:
     params=params,
     opt_state=tx.init(params),
     totals=metrics.zeros(),
-    last_loss=jnp.full((), jnp.nan, jnp.float32),
+    last_loss=jnp.zeros((), jnp.float32),
     bad_step=jnp.full((), -1, jnp.int32),
     best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
     best_accuracy=jnp.full((), -1, jnp.float32),

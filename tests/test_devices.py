@@ -116,8 +116,17 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     np.testing.assert_allclose(row['validation_loss'], row_2['validation_loss'], rtol=1e-4)
 
 
-def test_cores_are_to_be_used_before_jax_computes(monkeypatch):
+def test_where_jax_has_computed_already_its_devices_are_said_to_stay(monkeypatch, caplog):
   monkeypatch.setattr(devices.provenance, 'cores', lambda: [0, 1, 2])
   jnp.zeros(1).block_until_ready()
-  with pytest.raises(RuntimeError, match='before'):
-    devices.use_cores()
+  devices.use_cores()
+  assert 'keeps its devices: 2' in caplog.text and 'JAX_NUM_CPU_DEVICES=3' in caplog.text
+
+
+def test_a_platform_that_does_not_exist_is_told_in_words(monkeypatch):
+  def none():
+    raise RuntimeError("Unable to initialize backend 'nonsense'\nand more")
+
+  monkeypatch.setattr(jax, 'default_backend', none)
+  with pytest.raises(ValueError, match="nothing to compute on: Unable to .* 'nonsense'$"):
+    devices.mesh()

@@ -33,14 +33,12 @@ def choose(runs: list) -> tuple[str, str]:
   once and not once a core, but does a program's runs before the next one's: where they don't share
   the cores evenly, processes end sooner. An accelerator has room for many at once.
   """
-  import jax
-
-  from rnnlab import provenance
+  from rnnlab import devices, provenance
   from rnnlab.executors import population
 
   cores = len(provenance.cores())
   sizes = [len(group) for group in population.groups(runs)]
-  if jax.default_backend() != 'cpu':
+  if devices.backend() != 'cpu':
     if len(runs) > len(sizes):
       return 'population', f'{len(runs)} runs are {len(sizes)} programs on an accelerator'
     return 'serial', 'no two runs share a program'

@@ -52,6 +52,7 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
     print(words, file=sys.stderr, flush=True)
   devices.use_cores()
   jax.config.update('jax_enable_preemption_service', False)  # which would take SIGTERM
+  jax.config.update('jax_enable_x64', False)
   try:
     jax.distributed.initialize(
       coordinator or None,

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 
+import jax
+
 from rnnlab import devices, provenance, runlog
 from rnnlab.configs import RunSpec
 from rnnlab.executors import serial
@@ -112,7 +114,9 @@ def _work(connection: Connection, core: int) -> None:
   if hasattr(signal, 'pthread_sigmask'):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
   runlog.plain_warnings()
+  devices.use_cores()
   devices.keep_programs()
+  jax.config.update('jax_enable_x64', False)
   threading.Thread(target=_die_with_parent, daemon=True).start()
   with contextlib.suppress(EOFError, OSError):  # the launcher is gone
     while True:

@@ -39,6 +39,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import ray
 from ml_collections import FrozenConfigDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -242,7 +243,9 @@ def work(specs, files, executor, origin, stopped, hold):
   _check(specs, origin, host)
   provenance.commit = lambda: origin.commit  # this copy of the code lies outside of git
   runlog.plain_warnings()
+  devices.use_cores()
   devices.keep_programs()
+  jax.config.update('jax_enable_x64', False)
   yield host
   with tempfile.TemporaryDirectory(prefix='rnnlab-') as scratch:
     scratch = pathlib.Path(scratch)

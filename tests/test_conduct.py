@@ -1,17 +1,20 @@
-"""Where a sweep can't go on: locks are free, no process is left, and it ends with the same bits."""
+"""Sweeps in this process and as programs: where they can't go on, and what must not matter."""
 
 import functools
+import gc
 import io
 import multiprocessing
+import os
 import runpy
 import signal
 import subprocess
 
+import jax
 import pytest
 from programs import ROOT, SWEEP, finals, read_until
 
 import rnnlab
-from rnnlab import conduct, executors, runlog, storage, sweep
+from rnnlab import conduct, executors, experiment, runlog, storage, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
 EXECUTORS = ['serial', 'cores', 'population', pytest.param('process', marks=pytest.mark.slow)]
@@ -174,3 +177,63 @@ def test_a_reader_that_goes_away_ends_the_program(executor, start, tmp_path):
   finally:
     process.kill()
   assert free(tmp_path / 'out')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_while_workers_start_is_the_launcher_s(number, start, tmp_path):
+  words = *SWEEP, '--workdir=out', '--executor=process'
+  process = start(*words, stderr=subprocess.STDOUT, start_new_session=True)
+  read_until('executor: process', process)
+  os.killpg(process.pid, number)
+  output = process.stdout.read()
+  assert process.wait() == 128 + number
+  assert 'to go on: python' in output and 'Traceback' not in output
+  assert not list(tmp_path.glob('out/*/error.json'))
+
+
+def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
+  """Those of a size are shared; of many sizes there are never more than of as many as are kept."""
+  monkeypatch.setattr(experiment, 'PROGRAMS', 2)
+  experiment._build.cache_clear()
+  jax.clear_caches()
+
+  def several(add):
+    for size, seed in ((2, 0), (2, 1), (3, 0), (4, 0), (5, 0), (6, 0)):
+      add({'model.hidden_size': size, 'seed': seed})
+
+  counts = []
+  for event in executors.get('serial')(sweep.expand(config, several), tmp_path):
+    if event.kind == 'done':
+      gc.collect()
+      counts.append(len(jax.devices()[0].client.live_executables()))
+  one, same, two, *more = counts
+  assert one == same < two and max(more) <= two and len(more) == 3
+
+
+def test_what_the_environment_asks_of_jax_changes_no_bit(config, whole, tmp_path):
+  with jax.enable_x64(True), jax.debug_nans(True):
+    assert not conducted('serial', config, tmp_path / 'runs')
+    alone = rnnlab.run(config)
+  found = finals(tmp_path / 'runs')
+  assert found == whole('serial')
+  assert alone.result['final'] in [final for final, *_ in found.values()]
+
+
+def test_an_experiment_file_may_compute(launch, tmp_path):
+  """With JAX, before the launcher does: it has the cores as its devices, as the launch then has."""
+  (tmp_path / 'computes.py').write_text(
+    'import os\n'
+    'import jax\n'
+    'from experiments.imdb import get_config\n'
+    'assert jax.device_count() == len(os.sched_getaffinity(0))\n'
+  )
+  environment = {'JAX_ENABLE_X64': '1', 'JAX_DEBUG_NANS': '1'}
+  words = '--config=computes.py:smoke', '--config.model.cell=gru', '--executor=cores'
+  done = launch(*words, '--workdir=out', env=environment, check=0)
+  assert done.stderr == ''
+
+
+def test_a_platform_that_jax_has_not_is_said(launch):
+  done = launch(SWEEP[0], '--workdir=out', env={'JAX_PLATFORMS': 'nonsense'}, check=2)
+  assert "Unable to initialize backend 'nonsense'" in done.stderr
+  assert len(done.stderr.splitlines()) == 1
