@@ -93,7 +93,7 @@ MISTAKES = {
     ['--config.data.mask=False', '--config.data.buckets=3'],
     'or --config.data.buckets=1',
   ),
-  'rate': (['--config.optim.learning_rate=nan'], 'optim.learning_rate=nan: must be a number above 0'),
+  'rate': (['--config.optim.learning_rate=nan'], 'learning_rate=nan: must be a number above 0'),
   'optimiser': (['--config.optim.name=adma'], "did you mean 'adam'"),
   'cell option': (['--config.model.cell=gru', '--config.model.gru.reset=befor'], "'befor'"),
   'convention': (['--config.model.init=karas'], "did you mean 'keras'"),
