@@ -14,7 +14,7 @@ from rnnlab import configs, runlog, status
 from rnnlab import search as searching
 from rnnlab.configs import RunSpec
 
-MOST = 20_000  # runs of a sweep: one that asks for more is thought not to end
+MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
 
 class Plan(NamedTuple):

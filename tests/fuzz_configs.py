@@ -19,6 +19,7 @@ import runpy
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 
@@ -188,7 +189,8 @@ ENTRIES = (
   " [{'model.truncate':[5,10]}] {'model.truncate':(5,10)} {'model.cell':['gru']} np.arange(2)+100"
 ).split()
 COMMANDS = (
-  '--executor=xyz --executor= --processes=0 --processes=x --process_id=-1 --coordinator=here --json=maybe'
+  '--executor=xyz --executor= --processes=0 --processes=x --process_id=-1 --coordinator=here'
+  ' --json=maybe'
   ' --ray_address=head:1 -config --config --config= --config=experiments --config=/ --config=x.py'
   ' --config=experiments/imbd.py --confg=x --epochs=3 --cell=gru --config.=3 --noconfig.seed'
   ' --noconfig.data.mask=1 --config.model={} --config.model.cell smoke -- -x --workdir=/dev/null/x'
@@ -375,13 +377,14 @@ def stop_at_the_plan():
   def planned(asked, workdir, *_, **__):
     plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
     sweep.record(workdir, asked, plan)
-    for spec in plan.runs[:1]:
+    for spec in plan.runs[: not os.getpid() % 8]:
       traced(spec.config)
     runs = [configs.flat(spec.config) for spec in plan.runs]
     pathlib.Path('plan.json').write_text(json.dumps(runs))
     sys.exit(0)
 
   conduct.conduct = planned
+  sweep.MOST = 200  # so that what never ends is found out soon
   imdb.resolve = lambda data: data.source  # which may ask the network
   devices.keep_programs = lambda: None
 
@@ -437,7 +440,7 @@ def main(count, seed=0):
 
   warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads yet, as nothing is computed
   os.environ['COLUMNS'] = '200'
-  ended, found = collections.Counter(), []
+  began, ended, found = time.monotonic(), collections.Counter(), []
   for number, case in enumerate(cases(count, seed)):
     with tempfile.TemporaryDirectory() as folder:
       folder = pathlib.Path(folder)
@@ -445,8 +448,12 @@ def main(count, seed=0):
       ended[status] += 1
       if fault := faults(case, status, said, folder):
         found.append(fault)
-        print(f'case {number}: {fault}\n  {case[:2]}\n{case[2] or ""}\n{said.decode(errors="replace")}')
-  print(f'{count} cases: {ended[0]} planned, {ended[2]} refused in words, {len(found)} faults')
+        words = said.decode(errors='replace')
+        print(ascii(f'case {number}: {fault}\n  {case[:2]}\n{case[2] or ""}\n{words}'), flush=True)
+  print(
+    f'{count} cases: {ended[0]} planned, {ended[2]} refused in words, {len(found)} faults;'
+    f' {time.monotonic() - began:.0f} s'
+  )
   return not found
 
 
