@@ -459,7 +459,9 @@ def _option(name):
   part, _, rest = name.partition('.')
   cell, _, option = rest.partition('.')
   if part != 'model' or not option or cell not in cells.names():
-    raise ValueError(f'there is no field {words(name)}{near(name, known)}: no code would read it')
+    inner = [field for field in known if field.startswith(f'{name}.')]
+    hint = f': it is a part, with fields as {inner[0]!r}' if inner else near(name, known)
+    raise ValueError(f'the config has no field {words(name)}{hint}')
   options = {
     option: parameter
     for option, parameter in inspect.signature(cells.find(cell)).parameters.items()
@@ -468,7 +470,7 @@ def _option(name):
   if option not in options:
     has = f'it has {", ".join(options)}' if options else 'it has none'
     raise ValueError(
-      f'there is no field {words(name)}: the cell {cell} has no option'
+      f'the config has no field {words(name)}: the cell {cell} has no option'
       f' {option!r}{near(option, options)}; {has}'
     )
   return cell, option, options[option]

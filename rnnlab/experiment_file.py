@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-
 _read = []  # (file, preset) of the experiments that this process has read
 
 
