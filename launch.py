@@ -211,6 +211,7 @@ def launch(given, experiment):
       over, claims = experiment.sweep, experiment.claims()
     # A mistake is better told before any data are looked for.
     runs = sweep.expand(config, over, pinned)
+    configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
     claims = results.check_claims(claims, config)
     config.data.source = imdb.resolve(config.data)

@@ -269,6 +269,14 @@ def check_fields(config: ConfigDict) -> ConfigDict:
   return ConfigDict(nested(_fields(flat(config))))
 
 
+def check_options(names, cells: Sequence[str]) -> None:
+  """Raises ValueError for an option among `names` of a cell that is none of `cells`."""
+  for name in names:
+    cell = name.split('.')[1] if name not in FIELDS else None
+    if cell and cell not in cells:
+      raise ValueError(f'{name} is read by the cell {cell} alone, and here is no run of it')
+
+
 def take(name: str, value) -> Any:
   """What a field keeps of a value: plain Python, and float where that is meant.
 

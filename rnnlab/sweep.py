@@ -238,6 +238,8 @@ def _specify(config, pinned, command, override):
     override = {name: value for name, value in override.items() if name not in pinned}
   try:
     varied, override = configs.change(config, override)
+    if 'model.cell' not in pinned:
+      configs.check_options(override, [varied.model.cell])
   except ValueError as error:
     if override == {}:
       raise

@@ -32,7 +32,7 @@ BROKEN = {  # the file, its preset, and what is said of it
   'none': ('def get_config():\n  pass\n', None, 'must return an ml_collections.ConfigDict, not N'),
   'dict': ('def get_config():\n  return {}\n', None, 'ConfigDict, not {}'),
   'needs': ('def get_config(preset):\n  pass\n', None, 'needs one: --config='),
-  'has none': ('def get_config():\n  pass\n', 'smoke', "made.py has no presets"),
+  'has none': ('def get_config():\n  pass\n', 'smoke', 'made.py has no presets'),
   'unknown': (GOOD, 'smok', "(did you mean 'smoke'?)"),
   'cell': ('import rnnlab\nrnnlab.cells.add("gru")\n', None, 'made.py:2: rnnlab.cells.add takes a'),
   'lambda': ('import rnnlab\nrnnlab.cells.add(lambda h: h)\n', None, 'made.py:2: rnnlab.cells.add'),
@@ -243,6 +243,15 @@ def test_a_value_of_a_wrong_type_or_range_is_named(name, value):
     with pytest.raises(ValueError) as error:
       wrong()
     assert f'--config.{name}=' in str(error.value) and len(str(error.value)) < 500
+
+
+def test_an_option_of_a_cell_that_no_run_has_is_an_error():
+  with pytest.raises(ValueError, match='model.gru.reset is read by the cell gru alone'):
+    sweep.expand(smoke(), lambda add: add({'model.cell': 'lstm', 'model.gru.reset': 'before'}))
+  # What is pinned makes the sweep's cells one, and what it says of another is of no matter.
+  over = lambda add: add({'model.cell': 'gru', 'model.gru.reset': 'before'})  # noqa: E731
+  (run,) = sweep.expand(smoke(), over, pinned=('model.cell',))
+  assert run.config.model.cell == 'lstm'
 
 
 # Sweeps, searches and claims.

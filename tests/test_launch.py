@@ -123,6 +123,10 @@ MISTAKES = {
   'all is dropped': (['--config.model.dropout=0.9999999999'], 'below 1, in float32'),
   'cell bias': (['--config.model.lstm.forget_bias=nan'], 'must be a finite number'),
   'cell field': (['--config.model.gru.rset=after'], "no option 'rset' (did you mean 'reset'?)"),
+  "another's option": (
+    ['--config.model.cell=lstm', '--config.model.gru.reset=before'],
+    'model.gru.reset is read by the cell gru alone, and here is no run of it',
+  ),
   'no processes': (['--executor=distributed', '--processes=0'], '--processes=0: must be'),
   'status': (['--status', '--config.sed=1'], "no field 'sed' (did you mean 'seed'?)"),
   'json': (['--json=maybe'], 'maybe'),
