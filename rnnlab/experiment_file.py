@@ -119,7 +119,7 @@ def _where(path, folder, error):
   """The file and the line of the last code at work that is in the file's folder."""
   for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
     file = frame.f_code.co_filename
-    if file == str(path) or pathlib.Path(file).resolve().parent == folder and file != __file__:
+    if file == str(path) or file[0] != '<' and pathlib.Path(file).resolve().parent == folder:
       return f'{file}:{line}'
   return path
 
@@ -142,7 +142,7 @@ def _function(path, names, name):
     if not callable(names[name]):
       raise ValueError(f'{path}: {name} must be a function, not {_short(names[name])}')
     return names[name]
-  own = [n for n, value in names.items() if getattr(value, '__globals__', None) is names]
+  own = [n for n, f in names.items() if inspect.isfunction(f) and f.__globals__ is names]
   if near := difflib.get_close_matches(name, own, n=1, cutoff=0.75):
     raise ValueError(f'{path}: there is a {near[0]}, but no {name}: did you mean that?')
   return None
