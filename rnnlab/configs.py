@@ -463,9 +463,10 @@ def _option(name):
   """(cell, option, the parameter of its factory) of a field `model.CELL.OPTION`, or ValueError."""
   from rnnlab import cells
 
-  known = [*FIELDS, *(f'model.{cell}' for cell in cells.names())]
   part, _, rest = name.partition('.')
   cell, _, option = rest.partition('.')
+  known = [f'model.{cell}' for cell in cells.names()]
+  known = known if part == 'model' and option else [*FIELDS, *known]
   if part != 'model' or not option or cell not in cells.names():
     inner = [field for field in known if field.startswith(f'{name}.')]
     hint = f': it is a part, with fields as {inner[0]!r}' if inner else near(name, known)
