@@ -465,9 +465,11 @@ def _option(name):
 
   part, _, rest = name.partition('.')
   cell, _, option = rest.partition('.')
-  known = [f'model.{cell}' for cell in cells.names()]
-  known = known if part == 'model' and option else [*FIELDS, *known]
-  if part != 'model' or not option or cell not in cells.names():
+  parts = [f'model.{cell}' for cell in cells.names()]
+  if part == 'model' and option and cell not in cells.names():
+    raise ValueError(f'the config has no field {words(name)}{near(f"model.{cell}", parts)}')
+  if part != 'model' or not option:
+    known = [*FIELDS, *parts]
     inner = [field for field in known if field.startswith(f'{name}.')]
     hint = f': it is a part, with fields as {inner[0]!r}' if inner else near(name, known)
     raise ValueError(f'the config has no field {words(name)}{hint}')

@@ -125,8 +125,8 @@ def _where(path, folder, error):
 
 
 def _words(error):
-  alone = len(error.args) == 1 and isinstance(error.args[0], str)
-  said = ' '.join((error.args[0] if alone else str(error)).split())[:500]
+  # ml_collections quotes its own words, line breaks and all.
+  said = ' '.join(str(error).replace('\\n', ' ').replace("\\'", "'").split())[:500]
   if isinstance(error, ValueError) and said:
     return said
   return f'{type(error).__name__}: {said}' if said else type(error).__name__
