@@ -164,8 +164,6 @@ def set_fields(config, given):
   """The config with the fields that flags set; raises ValueError for what no code would read."""
   fields = configs.flat(config)
   for name, text in given.items():
-    if name not in fields:
-      raise ValueError(f'the config has no field {name!r}{configs.near(name, fields)}')
     fields[name] = text if isinstance(text, bool) else configs.parse(name, text)
   return ConfigDict(configs.nested(fields))
 
@@ -230,6 +228,7 @@ def _launch(given, experiment, messages, output):
       over, claims = experiment.sweep, experiment.claims()
     # A mistake is better told before any data are looked for.
     runs = sweep.expand(config, over, pinned)
+    configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
     claims = results.check_claims(claims, config)
     config.data.source = imdb.resolve(config.data)
@@ -281,6 +280,11 @@ def check_executor():
   for flag in ('coordinator', 'processes', 'process_id'):
     if name != 'distributed' and flags.FLAGS[flag].present:
       raise ValueError(f'--{flag} is for --executor=distributed, not {name}')
+  processes, number = flags.FLAGS.processes, flags.FLAGS.process_id
+  if processes is not None and processes < 1:
+    raise ValueError(f'--processes={processes}: must be at least 1')
+  if number is not None and not 0 <= number < (processes or number + 1):
+    raise ValueError(f'--process_id={number}: must be from 0 to one less than --processes')
   if name != 'auto':
     executors.get(name)
   if flags.FLAGS.wandb and not importlib.util.find_spec('wandb'):

@@ -279,6 +279,14 @@ def check_fields(config: ConfigDict) -> ConfigDict:
   return ConfigDict(nested(_fields(flat(config))))
 
 
+def check_options(names, cells: Sequence[str]) -> None:
+  """Raises ValueError for an option among `names` of a cell that is none of `cells`."""
+  for name in names:
+    cell = name.split('.')[1] if name not in FIELDS else None
+    if cell and cell not in cells:
+      raise ValueError(f'{name} is read by the cell {cell} alone, and here is no run of it')
+
+
 def take(name: str, value) -> Any:
   """What a field keeps of a value: plain Python, and float where that is meant.
 
@@ -465,11 +473,16 @@ def _option(name):
   """(cell, option, the parameter of its factory) of a field `model.CELL.OPTION`, or ValueError."""
   from rnnlab import cells
 
-  known = [*FIELDS, *(f'model.{cell}' for cell in cells.names())]
   part, _, rest = name.partition('.')
   cell, _, option = rest.partition('.')
-  if part != 'model' or not option or cell not in cells.names():
-    raise ValueError(f'there is no field {words(name)}{near(name, known)}: no code would read it')
+  parts = [f'model.{cell}' for cell in cells.names()]
+  if part == 'model' and option and cell not in cells.names():
+    raise ValueError(f'the config has no field {words(name)}{near(f"model.{cell}", parts)}')
+  if part != 'model' or not option:
+    known = [*FIELDS, *parts]
+    inner = [field for field in known if field.startswith(f'{name}.')]
+    hint = f': it is a part, with fields as {inner[0]!r}' if inner else near(name, known)
+    raise ValueError(f'the config has no field {words(name)}{hint}')
   options = {
     option: parameter
     for option, parameter in inspect.signature(cells.find(cell)).parameters.items()
@@ -478,7 +491,7 @@ def _option(name):
   if option not in options:
     has = f'it has {", ".join(options)}' if options else 'it has none'
     raise ValueError(
-      f'there is no field {words(name)}: the cell {cell} has no option'
+      f'the config has no field {words(name)}: the cell {cell} has no option'
       f' {option!r}{near(option, options)}; {has}'
     )
   return cell, option, options[option]

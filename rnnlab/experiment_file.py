@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-
 _read = []  # (file, preset) of the experiments that this process has read
 
 
@@ -120,13 +119,14 @@ def _where(path, folder, error):
   """The file and the line of the last code at work that is in the file's folder."""
   for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
     file = frame.f_code.co_filename
-    if file == str(path) or pathlib.Path(file).resolve().parent == folder and file != __file__:
+    if file == str(path) or file[0] != '<' and pathlib.Path(file).resolve().parent == folder:
       return f'{file}:{line}'
   return path
 
 
 def _words(error):
-  said = ' '.join(str(error).split())[:500]
+  # ml_collections quotes its own words, line breaks and all.
+  said = ' '.join(str(error).replace('\\n', ' ').replace("\\'", "'").split())[:500]
   if isinstance(error, ValueError) and said:
     return said
   return f'{type(error).__name__}: {said}' if said else type(error).__name__
@@ -143,7 +143,7 @@ def _function(path, names, name):
     if not callable(names[name]):
       raise ValueError(f'{path}: {name} must be a function, not {_short(names[name])}')
     return names[name]
-  own = [n for n, value in names.items() if getattr(value, '__globals__', None) is names]
+  own = [n for n, f in names.items() if inspect.isfunction(f) and f.__globals__ is names]
   if near := difflib.get_close_matches(name, own, n=1, cutoff=0.75):
     raise ValueError(f'{path}: there is a {near[0]}, but no {name}: did you mean that?')
   return None

@@ -229,16 +229,16 @@ def check_claims(claims, config=None):
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
   a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
-  NEEDS_MARGIN alone. With `config`, the fields of a and b have to be in it, and their values such
-  as a run may have.
+  NEEDS_MARGIN alone. With `config`, of which the runs are to be made, the fields of a and b have to
+  be such as a config has, with values that a run may have.
   """
   if not isinstance(claims, list | tuple):
     raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
-  fields = None if config is None else configs.flat(config)
-  return [_checked(f'claim {number}', claim, fields) for number, claim in enumerate(claims, 1)]
+  take = configs.take if config else lambda _, value: configs.plain(value)
+  return [_checked(f'claim {number}', claim, take) for number, claim in enumerate(claims, 1)]
 
 
-def _checked(where, claim, fields):
+def _checked(where, claim, take):
   if not isinstance(claim, dict):
     raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
   known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
@@ -248,7 +248,7 @@ def _checked(where, claim, fields):
     if name in ('a', 'b'):
       if not isinstance(value, dict):
         raise ValueError(f"{where}: {name} must be overrides, as {{'model.cell': 'gru'}}")
-      checked[name] = _side(where, name, value, fields)
+      checked[name] = _side(where, name, value, take)
       continue
     try:
       checked[name] = configs.plain(value)
@@ -278,19 +278,15 @@ def _checked(where, claim, fields):
   return checked
 
 
-def _side(where, side, overrides, fields):
+def _side(where, side, overrides, take):
   """Overrides of a claim as JSON has them, lists for tuples."""
   checked = {}
   for name, value in overrides.items():
     try:
-      if fields is not None:
-        _one_of(where, f'field in {side}', name, fields)
-        value = configs.take(name, value)
-      value = configs.plain(value)
+      kept = take(name, value)
     except ValueError as error:
-      words = str(error)
-      raise ValueError(words if words.startswith(where) else f'{where}: {side}: {words}') from None
-    checked[name] = list(value) if isinstance(value, tuple) else value
+      raise ValueError(f'{where}: {side}: {error}') from None
+    checked[name] = list(kept) if isinstance(kept, tuple) else kept
   return checked
 
 

@@ -14,7 +14,7 @@ from rnnlab import configs, runlog, status
 from rnnlab import search as searching
 from rnnlab.configs import RunSpec
 
-MOST = 20_000  # runs of a sweep: one that asks for more is thought not to end
+MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
 
 class Plan(NamedTuple):
@@ -254,6 +254,8 @@ def _specify(config, pinned, command, override):
     override = {name: value for name, value in override.items() if name not in pinned}
   try:
     varied, override = configs.change(config, override)
+    if 'model.cell' not in pinned:
+      configs.check_options(override, [varied.model.cell])
   except ValueError as error:
     if override == {}:
       raise

@@ -280,7 +280,7 @@ def test_a_sweep_without_claims_has_none(tmp_path):
     ({'a': 'lstm'}, 'must be overrides'),
     ({'b': {}}, "has no 'b'"),
     ({'claim': ''}, "has no 'claim'"),
-    ({'a': {'modle.cell': 'lstm'}}, "no field in a 'modle.cell' (did you mean 'model.cell'?)"),
+    ({'a': {'modle.cell': 'lstm'}}, "no field 'modle.cell' (did you mean 'model.cell'?)"),
   ],
 )
 def test_a_mistake_in_a_claim_is_told_before_the_runs(change, words):

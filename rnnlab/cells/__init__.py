@@ -36,9 +36,9 @@ def _files():
 def add(factory):
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
-  For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a config
-  name it; defined anew, it takes the place of the one before. The processes of a launch know it
-  from the experiment's file; `rnnlab.predict` is given that file, or needs it executed before.
+  For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a
+  config name it; defined anew, it takes the place of the one before. All processes of a launch know
+  it from the experiment's file; `python -m rnnlab.predict` is told by `--config` which file it is.
   Returns the factory. Raises ValueError where a file has the name, or for what is no such function.
 
   >>> @rnnlab.cells.add

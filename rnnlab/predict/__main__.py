@@ -21,7 +21,7 @@ from typing import NamedTuple
 import rich.console
 import rich.text
 
-from rnnlab import cells, devices, runlog, storage
+from rnnlab import cells, devices, experiment_file, runlog, storage
 from rnnlab.data import text
 from rnnlab.predict import (
   Ensemble,
@@ -149,6 +149,9 @@ def main() -> None:
     if sys.stdout is None:
       raise ValueError('standard output is closed')
     sys.stdout.reconfigure(errors='backslashreplace')
+    if given.config:
+      file, is_file, preset = given.config.rpartition('.py:')
+      experiment_file.read(*((f'{file}.py', preset) if is_file else (given.config,)))
     ensembles = _loaded(given.run_dir, given.setting)
     if given.export:
       _export(ensembles, given.export)
@@ -181,6 +184,7 @@ def _parser():
   add('texts', metavar='TEXT', nargs='*', help='default: the lines of standard input')
   add('--explain', action='store_true', help='show the words that moved it, green to positive')
   add('--json', action='store_true', help='a JSON object a line')
+  add('--config', metavar='FILE.py[:PRESET]', help="the experiment that adds the run's own cell")
   add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
   add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
   return parser
