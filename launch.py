@@ -84,6 +84,8 @@ flags.DEFINE_integer('process_id', None, None)
 
 def parse(argv):
   """Parses the flags; a mistake is a line or two for people, and exit status 2."""
+  for stream in (sys.stdout, sys.stderr):  # which may be ASCII
+    stream.reconfigure(errors='replace')
   program, *words = argv
   asks = not HELP.isdisjoint(words)
   words = [word for word in words if word not in HELP]
@@ -253,7 +255,7 @@ class Stop:
 
 def say(console, words):
   """Says a line, as long as it is."""
-  console.print(words, highlight=False, soft_wrap=True)
+  console.print(words, soft_wrap=True)
 
 
 def fail(words, code=2):

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import rich.console
 import rich.table
 from absl import app, flags
 
@@ -121,7 +120,7 @@ def main(_):
   os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide what compiling takes
   jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
   args = flags.FLAGS
-  console = rich.console.Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+  console = runlog.plain_console(width=None if sys.stdout.isatty() else 160)
   try:
     lengths = [9] if args.smoke else [int(steps) for steps in args.steps]
     if min(lengths) < 1:

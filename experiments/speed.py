@@ -228,8 +228,8 @@ def main(_):
   files = speed_report.write(table, about, out)
   for part in speed_report.tables(table):
     console.print(part)
-  console.print(speed_report.ceiling(table), soft_wrap=True)
-  console.print(f'in {out}: speed.csv, {files}', soft_wrap=True)
+  console.print(speed_report.ceiling(table), markup=False, soft_wrap=True)
+  console.print(f'in {out}: speed.csv, {files}', markup=False, soft_wrap=True)
   sys.exit(130 if stopped else 0)
 
 

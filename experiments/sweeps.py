@@ -25,7 +25,6 @@ import sys
 import time
 
 import pandas as pd
-import rich.console
 from absl import app, flags
 
 from experiments import imdb as experiment
@@ -161,7 +160,7 @@ def write(rows: list[dict], notes: list[str], out, title: str) -> None:
 
 def main(_):
   args = flags.FLAGS
-  console = rich.console.Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+  console = runlog.plain_console(width=None if sys.stdout.isatty() else 120)
   if unknown := set(args.ways) - set(WAYS):
     print(
       f'experiments.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',

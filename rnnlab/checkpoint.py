@@ -2,9 +2,14 @@
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,10 +17,14 @@ from absl import logging
 
 from rnnlab.train import TrainState
 
+ODD = {*'*?[]\\'}
+# What says that a file can't be read now, and not that it is damaged.
+PASSING = errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE
 SLACK = 2**20  # bytes that a checkpoint may take beside its arrays
 
 
-def manager(folder) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def manager(folder) -> Iterator[ocp.CheckpointManager]:
   """Opens a run's folder of checkpoints, numbered by step; the last two are kept.
 
   A state holds the last parameters and the best by validation, so each checkpoint keeps both; the
@@ -31,7 +40,25 @@ def manager(folder) -> ocp.CheckpointManager:
     # Under jax.distributed too one process does it all, and no other is waited for.
     multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
   )
-  return ocp.CheckpointManager(folder, options=options)
+  with _plain(folder) as plain, ocp.CheckpointManager(plain, options=options) as checkpoints:
+    yield checkpoints
+
+
+@contextlib.contextmanager
+def _plain(folder):
+  """A way to `folder` whose name Orbax reads as it is: to others, a link from a temporary folder.
+
+  Orbax looks for what it wrote by a pattern, the folder's name included; TensorStore takes a
+  backslash for a slash, and names in UTF-8 alone. A checkpoint there would have no arrays.
+  """
+  name = folder.as_posix()
+  if not ODD & {*name} and name.isprintable():
+    yield folder
+    return
+  with tempfile.TemporaryDirectory(prefix='rnnlab-') as temporary:
+    link = pathlib.Path(temporary) / 'checkpoints'
+    link.symlink_to(folder)
+    yield link
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
@@ -53,11 +80,29 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> No
     raise OSError(f'cannot write a checkpoint: {error}') from error
 
 
+@functools.cache  # once a process: that of others is kept
+def _hush():
+  """Keeps TensorStore's threads from printing tracebacks on arrays that nobody waits for any more.
+
+  Orbax waits for the first array of a checkpoint that cannot be read, and not for the others.
+  """
+  hook = sys.excepthook
+
+  def hushed(kind, error, trace):
+    late = kind is RuntimeError and str(error) == 'Event loop is closed'
+    if not late or threading.current_thread() is threading.main_thread():
+      hook(kind, error, trace)
+
+  sys.excepthook = hushed
+
+
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:
   """The last state that can be read, with its log; None where there is none.
 
-  `like` gives shapes and dtypes. A damaged checkpoint is said, deleted and passed over.
+  `like` gives shapes and dtypes. A damaged checkpoint is said, deleted and passed over. Raises
+  OSError or MemoryError where it is not the checkpoint's fault that it cannot be read.
   """
+  _hush()
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
       abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -69,8 +114,12 @@ def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[Train
       )
       return restored.state, restored.log
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-      folder = checkpoints.directory / str(step)
+      folder = pathlib.Path(checkpoints.directory).resolve() / str(step)
       reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+      if isinstance(error, MemoryError) or getattr(error, 'errno', None) in PASSING:
+        raise
+      if any(word in reason for word in ('PERMISSION_DENIED', 'RESOURCE_EXHAUSTED')):
+        raise OSError(f'cannot read {folder}: {reason}') from error
       logging.warning('%s is damaged (%s); going on from the one before it', folder, reason[:120])
       with contextlib.suppress(OSError):
         shutil.rmtree(folder)

@@ -64,7 +64,7 @@ def conduct(
 
   def say(line):
     if line not in said:
-      console.print(line, highlight=False, soft_wrap=True)
+      console.print(line, soft_wrap=True)
     said.add(line)
 
   for stage in itertools.count():
@@ -79,6 +79,9 @@ def conduct(
       words = f'{workdir}: {len(plan.runs)} runs, {len(plan.runs) - len(plan.todo)} done'
       words += f', {len(failed)} failed before' if failed else ''
       say(words + sweep.ahead(plan, todo))
+    for run in todo:
+      if damaged := runlog.verify(pathlib.Path(workdir) / run.id):
+        say(f'{run.id}: {", ".join(damaged)} damaged or missing: done again')
     if not todo:
       return plan, failed
     if not stage:
@@ -108,4 +111,4 @@ def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
 def _show_data(data, console):
   """Says what the figures will be of."""
   sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
-  console.print(f'{data.title}\n  {sizes} reviews', highlight=False, soft_wrap=True)
+  console.print(f'{data.title}\n  {sizes} reviews', soft_wrap=True)

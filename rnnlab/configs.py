@@ -27,6 +27,8 @@ VALUES = (
   'data.label_noise',
   'train.epochs',
 )
+NAME_MAX = 255  # bytes of a folder's name, on most file systems
+READABLE = 150  # of a name that would be longer
 HOSTS = 'seed', 'train.patience'  # that a program has nothing to do with
 
 
@@ -54,12 +56,20 @@ def specify(config: ConfigDict, overrides: dict | None = None, command: str = ''
 
 
 def run_id(overrides: dict, config: ConfigDict) -> str:
-  """A folder name: the overrides, then a hash of the whole config."""
+  """A folder name: the overrides, as far as they fit, then a hash of the whole config."""
   words = [
     re.sub(r'[^\w.+-]', '', f'{name.split(".")[-1]}-{value}') for name, value in overrides.items()
   ]
-  text = json.dumps(config.to_dict(), sort_keys=True)
-  return '_'.join([*words, hashlib.sha256(text.encode()).hexdigest()[:8]])
+  name, end = '_'.join(words), f'_{config_hash(config.to_dict())}'
+  if len(f'{name}{end}'.encode()) > NAME_MAX:
+    name = name.encode()[:READABLE].decode(errors='ignore')
+  return f'{name}{end}'
+
+
+def config_hash(config: dict) -> str:
+  """The hash that ends the name of a config's run."""
+  text = json.dumps(config, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def split(config: ConfigDict) -> tuple[FrozenConfigDict, dict[str, np.float32]]:

@@ -225,17 +225,18 @@ class Folder:
       board.write(row)
 
   def finish(self, done: Result) -> None:
-    """Writes what `predict` needs, predictions.npz and, last, result.json."""
+    """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
     params = done.best_params if done.result['best'] else done.params
     files.save(self._path / runlog.PARAMS, params)
     runlog.write_atomic(self._path / runlog.VOCABULARY, '\n'.join(done.vocabulary) + '\n')
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
-    runlog.write_atomic(self._path / 'predictions.npz', predictions.getvalue())
+    runlog.write_atomic(self._path / runlog.PREDICTIONS, predictions.getvalue())
     tested = {name: v for name, v in done.result['final'].items() if name.startswith('test')}
     for board in self._boards:
       board.write({'step': self.rows[-1]['step']} | tested)
-    runlog.write_json(self._path / 'result.json', done.result)
+    sealed = runlog.seal(done.result | {'digests': runlog.digests(self._path)})
+    runlog.write_json(self._path / 'result.json', sealed)
 
 
 def prepare(config: ConfigDict) -> Program:

@@ -4,6 +4,7 @@ import difflib
 import itertools
 import json
 import pathlib
+import shlex
 import zipfile
 import zlib
 
@@ -12,7 +13,7 @@ import pandas as pd
 from absl import logging
 from scipy import stats
 
-from rnnlab import runlog, statistics
+from rnnlab import runlog, statistics, status
 
 LAST = (
   'test_accuracy',
@@ -27,6 +28,19 @@ METRICS = [*LAST, *(f'best_{name}' for name in BEST)]
 COUNTS = ['parameters', 'recurrent_parameters']  # which no seed changes
 TIMES = ['seconds_per_epoch', 'seconds']
 DATA = ['source', 'title', 'validation_is_test']  # runs that differ here are never averaged
+CONFIG = {'model': {'cell': str}, 'seed': int}  # of a run's files, as far as a row needs it
+RESULT = {
+  'overrides': dict,
+  'data': {
+    **{'source': str, 'title': str, 'validation_is_test': bool, 'fingerprint': str},
+    'sizes': {'train': int, 'validation': int, 'test': int},
+  },
+  'final': dict.fromkeys(LAST, runlog.NUMBER),
+  'best': (dict, type(None)),
+  **dict.fromkeys(COUNTS + TIMES, runlog.NUMBER),
+  **{'versions': dict, 'device': str, 'commit': (str, type(None)), 'command': str},
+  'finished': str,
+}
 EPOCHS = {
   'test_accuracy': 'after the last epoch',
   'best_test_accuracy': 'at the epoch of best validation accuracy',
@@ -45,8 +59,9 @@ def load_runs(workdir):
   differs among the runs); seed; source, title, validation_is_test; the metrics after the last
   epoch and, as best_*, at the best-validation epoch (NaN where validation is the test split);
   parameters, seconds, and what made the run; stage: 'search' for the trials of a search, which are
-  not to be compared, and ''. A run whose files are damaged is left out with a
-  warning. Raises FileNotFoundError without the folder, ValueError without a finished run.
+  not to be compared, and ''. A run whose files are damaged is left out with a warning, as is a run
+  whose config is that of another: it would count as another seed. Raises FileNotFoundError without
+  the folder, ValueError without a finished run.
 
   >>> runs = rnnlab.load_runs('runs/imdb')
   >>> means = runs.groupby('model.cell')['best_test_accuracy'].mean()
@@ -54,7 +69,7 @@ def load_runs(workdir):
   True
   """
   workdir = pathlib.Path(workdir)
-  start = f'python launch.py --workdir={workdir}'
+  start = shlex.join(['python', 'launch.py', f'--workdir={workdir}'])
   if not workdir.is_dir():
     raise FileNotFoundError(f'{workdir}: no such folder; to make one by training: {start}')
   sweep = sweep_of(workdir)
@@ -63,7 +78,7 @@ def load_runs(workdir):
     (path.parent for path in workdir.glob('*/result.json')),
     key=lambda folder: (order.get(folder.name, len(order)), folder.name),
   )
-  read = [run for folder in folders if (run := _read_run(folder))]
+  read = _distinct(run for folder in folders if (run := _read_run(folder)))
   if not read:
     errors = [f'{run}: {error}' for run, error, _ in missing_runs(workdir, ())]
     raise ValueError(
@@ -296,15 +311,14 @@ def missing_runs(workdir, finished):
   missing = []
   for run in dict.fromkeys(named + failed):
     if run not in finished:
-      error = runlog.read_json(workdir / run / 'error.json') or {}
-      missing.append((run, str(error.get('error', NO_RESULT)), error.get('traceback', '')))
+      error = status.failure(workdir / run) or {}
+      missing.append((run, error.get('error', NO_RESULT), error.get('traceback', '')))
   return missing
 
 
 def sweep_of(workdir):
   """sweep.json, with nothing in it where it is missing or damaged."""
-  empty = {'experiment': '', 'preset': '', 'command': '', 'runs': [], 'claims_after': 0}
-  return empty | (runlog.read_json(pathlib.Path(workdir) / 'sweep.json') or {})
+  return runlog.read_sweep(workdir)
 
 
 def flatten(configs):
@@ -324,12 +338,25 @@ def value_words(value):
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
+def _distinct(read):
+  """Those of `read` whose config no run before them has; the others are told."""
+  found = {}
+  for config, overrides, row in read:
+    first = found.setdefault(runlog.canonical(config), (config, overrides, row))[2]['id']
+    if first != row['id']:
+      logging.warning('%s has the config of %s: it is the same run and left out', row['id'], first)
+  return list(found.values())
+
+
 def _read_run(folder):
   """(config, overrides, row) of a finished run; None, with a warning, where a file is damaged."""
+  path = folder / 'result.json'
   try:
-    config = runlog.read_json(path := folder / 'config.json')
+    if damaged := runlog.verify(folder, quick=True):
+      raise ValueError(path := folder / damaged[0])
+    config = runlog.read_json(path := folder / 'config.json', CONFIG)
     config['model']['cell'], config['seed']
-    result = runlog.read_json(path := folder / 'result.json')
+    result = runlog.read_json(path := folder / 'result.json', RESULT)
     data, overrides = result['data'], dict(result['overrides'])
     # Where the test split doubles as validation, its best epoch is no finding.
     best = {} if data['validation_is_test'] else result['best'] or {}
@@ -420,8 +447,11 @@ def _resampled(workdir, groups):
 
 def _predictions(folder):
   """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run."""
+  path = folder / runlog.PREDICTIONS
   try:
-    with np.load(path := folder / 'predictions.npz') as file:
+    if runlog.PREDICTIONS in runlog.verify(folder):
+      raise ValueError
+    with np.load(path) as file:
       labels = file['labels']
       return {
         name: (labels.tobytes(), (file[name] > 0) == labels)

@@ -3,6 +3,8 @@
 import collections
 import contextlib
 import errno
+import functools
+import hashlib
 import json
 import logging as stdlib_logging
 import os
@@ -26,13 +28,34 @@ except ImportError:  # Windows
 LOG_WIDTH = 100  # columns of what is no terminal
 PARAMS = 'params.safetensors'  # of a finished run: the best by validation, else the last
 VOCABULARY = 'vocabulary.txt'  # its words, one a line, in id order
+PREDICTIONS = 'predictions.npz'
+READ = ('config.json', 'metrics.jsonl', PARAMS, VOCABULARY, PREDICTIONS)  # what others read of it
+QUICK = 2**20  # bytes of a file that a quick check reads
+NUMBER = (int, float)
+INDEX = '.files'  # in a mirror: digests of what the remote had of a folder when both were alike
+SWEEP = {  # of sweep.json, as far as somebody relies on it
+  'experiment?': str,
+  'preset?': str,
+  'command?': str,
+  'runs?': [{'id': str, 'overrides?': dict, 'stage?': str, 'left?': bool}],
+  'searches?': [
+    {
+      'arms': [{'overrides': dict, 'trials': [{'id': str}], 'best': str, 'runs': [str]}],
+      'method': str,
+      'ranges': dict,
+    }
+  ],
+  'claims?': [dict],
+  'claims_after?': int,
+}
 
 
 def write_atomic(path, content: str | bytes) -> None:
   """Writes a file so that a reader, or a crash, sees all of the old content or all of the new."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  content = content.encode() if isinstance(content, str) else content
+  # A path in it may be no UTF-8.
+  content = content.encode(errors='backslashreplace') if isinstance(content, str) else content
   descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
   try:
     with os.fdopen(descriptor, 'wb') as f:
@@ -47,45 +70,183 @@ def write_atomic(path, content: str | bytes) -> None:
 
 
 def write_json(path, value) -> None:
-  """Writes `value` as indented JSON, atomically."""
-  write_atomic(path, json.dumps(value, indent=2) + '\n')
+  """Writes `value` as indented JSON, atomically; ValueError where JSON has no such thing."""
+  write_atomic(path, json.dumps(value, indent=2, default=_plain) + '\n')
 
 
-def read_json(path) -> dict | None:
-  """The JSON object in a file; None where it is missing, or damaged, which is said."""
+def _plain(value):
+  """What JSON has, of a NumPy number or array."""
+  if hasattr(value, 'tolist'):
+    return value.tolist()
+  kind = type(value).__name__
+  raise ValueError(f'{str(value)[:100]!r} cannot be written down: JSON has no {kind}')
+
+
+def read_json(path, form=None) -> dict | None:
+  """The JSON object in a file; None where it is missing, or damaged, which is said.
+
+  What cannot be read, and what has another form than `form`, is damaged too; see `fits`.
+  """
   try:
-    value = json.loads(pathlib.Path(path).read_text())
-    if isinstance(value, dict):
+    value = _parsed(path)
+    if fits(value, form or dict):
       return value
+    reason = 'damaged'
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except (ValueError, UnicodeDecodeError):
-    pass
-  logging.warning('%s is damaged and is taken as missing', path)
+  except OSError as error:
+    reason = f'unreadable ({error.strerror})'
+  except ValueError:
+    reason = 'damaged'
+  logging.warning('%s is %s and is taken as missing', path, reason)
   return None
+
+
+def _parsed(path):
+  """The JSON value in a file; ValueError where there is none."""
+  try:
+    return json.loads(pathlib.Path(path).read_bytes())
+  except RecursionError:
+    raise ValueError('its brackets are too deep') from None
+
+
+def fits(value, form) -> bool:
+  """Whether a JSON value has a form: a type, or several; [form of each item]; or {name: form}.
+
+  A dict may have other names too, and those written as 'name?' it need not have.
+  """
+  if isinstance(form, list):
+    return isinstance(value, list) and all(fits(item, form[0]) for item in value)
+  if isinstance(form, dict):
+    return isinstance(value, dict) and all(
+      fits(value[name.rstrip('?')], of) if name.rstrip('?') in value else name.endswith('?')
+      for name, of in form.items()
+    )
+  return isinstance(value, form) and (form is bool or not isinstance(value, bool))
+
+
+def read_sweep(workdir) -> dict:
+  """A workdir's sweep.json, with empty entries where it is missing, or damaged, which is said."""
+  found = read_json(path := pathlib.Path(workdir) / 'sweep.json', SWEEP) or {}
+  names = [run['id'] for run in found.get('runs', [])]
+  if not is_sealed(found) or not all(is_inside(name) and '/' not in name for name in names):
+    logging.warning('%s is damaged and is taken as missing', path)
+    found = {}
+  empty = {'experiment': '', 'preset': '', 'command': '', 'runs': [], 'searches': []}
+  return empty | {'claims_after': 0} | found
+
+
+def is_inside(name: str) -> bool:
+  """Whether a path names something inside a folder, on every system, and nothing hidden."""
+  return not {'\\', '\0'} & {*name} and all(
+    part and not part.startswith('.') for part in name.split('/')
+  )
 
 
 def write_rows(path, rows: list[dict]) -> None:
   """Writes `rows` as JSON lines, atomically."""
-  write_atomic(path, ''.join(json.dumps(row) + '\n' for row in rows))
+  write_atomic(path, ''.join(json.dumps(row, default=_plain) + '\n' for row in rows))
 
 
 def read_rows(path) -> list[dict]:
-  """The rows of a file of JSON lines, if it is there; damaged lines are left out, and said."""
+  """The rows, all of numbers, of a file of JSON lines; damaged lines are left out, and said."""
   rows = []
   try:
     lines = pathlib.Path(path).read_bytes().splitlines()
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
+    return rows
+  except OSError as error:
+    logging.warning('%s is unreadable (%s) and is taken as missing', path, error.strerror)
     return rows
   for number, line in enumerate(lines, 1):
     try:
       row = json.loads(line)
-      if not isinstance(row, dict):
+      if not fits(row, dict) or not all(fits(value, NUMBER) for value in row.values()):
         raise ValueError
       rows.append(row)
-    except ValueError:
+    except (ValueError, RecursionError):
       logging.warning('%s: line %d is damaged and is left out', path, number)
   return rows
+
+
+def canonical(config: dict) -> str:
+  """A config as text that is the same for equal ones: runs of equal configs are one run."""
+
+  def plain(value):
+    if isinstance(value, dict):
+      return {name: plain(of) for name, of in value.items()}
+    if isinstance(value, (list, tuple)):
+      return [plain(of) for of in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+  return json.dumps(plain(config), sort_keys=True, default=_plain)
+
+
+def seal(value: dict) -> dict:
+  """`value` with a digest of all the rest, which is written with it at once; see `is_sealed`."""
+  value = json.loads(json.dumps(value, default=_plain))
+  return value | {'digest': hashlib.sha256(canonical(value).encode()).hexdigest()}
+
+
+def is_sealed(value: dict) -> bool:
+  """Whether a dict is as it was when `seal` made it; yes of one of before there were digests."""
+  rest = {name: of for name, of in value.items() if name != 'digest'}
+  return len(rest) == len(value) or seal(rest) == value
+
+
+def digests(folder) -> dict[str, str]:
+  """The SHA-256 of each file of a run that others read: what `verify` needs in result.json."""
+  folder = pathlib.Path(folder)
+  return {name: _digest(folder / name) for name in READ if (folder / name).exists()}
+
+
+def verify(folder, quick: bool = False) -> list[str]:
+  """The names of a finished run's files that are damaged or missing; none where it has not ended.
+
+  quick: of files above 1 MiB only whether they are there. Results of older versions have no
+  digests, and of their files none is held to be damaged.
+  """
+  folder = pathlib.Path(folder)
+  try:
+    result = _parsed(folder / 'result.json')
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  except (ValueError, OSError):
+    return ['result.json']
+  # Where one of the two digests is missing, its name is what was damaged.
+  both = fits(result, dict) and ('digests' in result) == ('digest' in result)
+  if not both or not fits(result, {'final': dict}) or not is_sealed(result):
+    return ['result.json']
+  elsewhere = {}
+  if (folder / INDEX).exists():
+    elsewhere = read_json(folder / INDEX) or {}
+  return [
+    name
+    for name, digest in result.get('digests', {}).items()
+    if not _is_whole(folder / name, digest, quick, elsewhere.get(name))
+  ]
+
+
+def _is_whole(path, digest, quick, elsewhere):
+  try:
+    found = os.stat(path)
+    if quick and found.st_size > QUICK:
+      return True
+    return digest == _digest_of(str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+  except FileNotFoundError:
+    return digest == elsewhere
+  except OSError:
+    return False
+
+
+@functools.lru_cache(maxsize=2**16)  # a launch asks again at each stage of a search
+def _digest_of(path, *_):
+  return _digest(path)
+
+
+def _digest(path):
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
 class TensorBoard:
@@ -230,6 +391,11 @@ def holder(folder) -> str | None:
   return None
 
 
+def plain_console(**options) -> rich.console.Console:
+  """A Console that shows text as it is: in a path or a label nothing is markup, nor an emoji."""
+  return rich.console.Console(markup=False, emoji=False, highlight=False, **options)
+
+
 def consoles(quiet: bool = False, json: bool = False) -> tuple:
   """Two rich Consoles: one for messages and progress, one for what the user asked to see.
 
@@ -242,7 +408,7 @@ def consoles(quiet: bool = False, json: bool = False) -> tuple:
     width = int(columns) if columns.isdigit() else None if stream.isatty() else LOG_WIDTH
     # Of a terminal that is dumb Rich takes a width only with a height.
     height = 25 if width else None
-    return rich.console.Console(file=stream, width=width, height=height, **options)
+    return plain_console(file=stream, width=width, height=height, **options)
 
   return console(sys.stderr if json else sys.stdout, quiet=quiet), console(sys.stdout)
 
@@ -252,7 +418,7 @@ def watch(runs: list, progress: bool | None = None) -> 'Display':
 
   progress: whether there is one; None: in a notebook and in a terminal.
   """
-  console = rich.console.Console(stderr=True)
+  console = plain_console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
   return Display(runs, console if progress else rich.console.Console(quiet=True))

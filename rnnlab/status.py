@@ -4,27 +4,33 @@ Reads what runs leave on disk, and needs neither JAX nor pandas, so as to answer
 """
 
 import collections
+import math
 import pathlib
 import statistics
 from typing import Any, NamedTuple
 
 import rich.console
-import rich.markup
 import rich.table
+import rich.text
 
 from rnnlab import runlog
 
-STATES = ('done', 'running', 'waiting', 'failed', 'left')
+STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
+RARE = ('damaged', 'left')  # not told where there are none
+CONFIG = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
+RESULT = {'final': dict, 'overrides?': dict, 'epochs?': int, 'seconds?': runlog.NUMBER}
+ERROR = {'error?': str, 'again?': bool, 'traceback?': str}
 SHOWN = 20  # how many groups, and runs, are told one by one
 
 
 class Run(NamedTuple):
   """A run as its files tell it.
 
-  state: 'done' (all of its files are whole), 'running' (a process holds its lock), 'failed' (it
-  left an error), 'left' (a search has given it up) or 'waiting'. epoch of epochs are over, 0 of 0
-  where it was never begun. pace: its seconds an epoch, those of a done run with all that is around;
-  None before the first one's end. process: the number of the one that does it.
+  state: 'done' (its files are whole: of those above 1 MiB, they are there), 'running' (a process
+  holds its lock), 'failed' (it left an error), 'damaged' (it has ended, and a file is not whole: a
+  launch does it again), 'left' (a search has given it up) or 'waiting'. epoch of epochs are over, 0
+  of 0 where it was never begun. pace: its seconds an epoch, those of a done run with all that is
+  around; None before the first one's end. process: the number of the one that does it.
   """
 
   id: str
@@ -46,7 +52,7 @@ def load(workdir) -> list[Run]:
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(f'{workdir}: no such folder; nothing has been launched there')
-  named = {run['id']: run for run in _recorded(workdir).get('runs', [])}
+  named = {run['id']: run for run in runlog.read_sweep(workdir)['runs']}
   others = {path.parent.name for path in workdir.glob('*/config.json')} - named.keys()
   named |= {name: {} for name in sorted(others)}
   if not named:
@@ -55,15 +61,19 @@ def load(workdir) -> list[Run]:
 
 
 def is_done(folder, epochs: int) -> bool:
-  """Whether a run's result and the rows of its epochs, `epochs` if it says no other, are whole."""
+  """Whether a run's result and the rows of its epochs, `epochs` if it says no other, are whole.
+
+  And all other files that it was made with, by their digests.
+  """
   folder = pathlib.Path(folder)
-  result = runlog.read_json(folder / 'result.json')
-  return _is_whole(result, runlog.read_rows(folder / 'metrics.jsonl'), epochs)
+  result = runlog.read_json(folder / 'result.json', RESULT)
+  whole = _is_whole(result, runlog.read_rows(folder / 'metrics.jsonl'), epochs)
+  return whole and not runlog.verify(folder)
 
 
 def failure(folder) -> dict | None:
   """A run's error.json: `error`, `again` and `traceback`; None where it has none."""
-  error = runlog.read_json(pathlib.Path(folder) / 'error.json')
+  error = runlog.read_json(pathlib.Path(folder) / 'error.json', ERROR)
   return error and {'error': 'no words', 'again': True} | error
 
 
@@ -78,7 +88,7 @@ def seconds_left(runs: list[Run]) -> float | None:
     if run.pace is not None:
       paces[group(run)].append(run.pace)
       paces[None].append(run.pace)
-  todo = [run for run in runs if run.state in ('running', 'waiting')]
+  todo = [run for run in runs if run.state in ('running', 'waiting', 'damaged')]
   if not paces or not todo:
     return None if todo else 0.0
   median = {name: statistics.median(values) for name, values in paces.items()}
@@ -108,7 +118,7 @@ def show(workdir, console: rich.console.Console) -> None:
   runs = load(workdir)
   by_state = {state: [run for run in runs if run.state == state] for state in STATES}
   counts = ', '.join(
-    f'{len(of)} {state}' for state, of in by_state.items() if of or state != 'left'
+    f'{len(of)} {state}' for state, of in by_state.items() if of or state not in RARE
   )
   say(f'{workdir}: {len(runs)} runs: {counts}')
   console.print(_table(runs))
@@ -118,10 +128,14 @@ def show(workdir, console: rich.console.Console) -> None:
   for run in by_state['failed'][:SHOWN]:
     say(f'failed: {run.id}: {run.error}')
   _more(by_state['failed'], 'failed: error.json in their folders says why', say)
+  for run in by_state['damaged'][:SHOWN]:
+    damaged = ', '.join(runlog.verify(workdir / run.id, quick=True)) or 'metrics.jsonl'
+    say(f'damaged: {run.id}: {damaged}; the next launch does it again')
+  _more(by_state['damaged'], 'damaged', say)
   own = sum(not run.again for run in by_state['failed'])
   if own:
     say(f'{own} failed for a reason of their own: --retry_failed does them again')
-  if by_state['running'] or by_state['waiting']:
+  if by_state['running'] or by_state['waiting'] or by_state['damaged']:
     _say_left(workdir, runs, say)
 
 
@@ -138,13 +152,9 @@ def record(workdir) -> dict[str, Any]:
     'counts': {state: counts[state] for state in STATES},
     'seconds_left': seconds_left(runs),
     'launch': runlog.holder(workdir),
-    'command': _recorded(workdir).get('command'),
+    'command': runlog.read_sweep(workdir)['command'] or None,
     'runs': [run._asdict() for run in runs],
   }
-
-
-def _recorded(workdir):
-  return runlog.read_json(pathlib.Path(workdir) / 'sweep.json') or {}
 
 
 def _say_left(workdir, runs, say):
@@ -154,7 +164,7 @@ def _say_left(workdir, runs, say):
     say(f'left: {clock}, by {_processes(runs) or 1} process{"es" * (_processes(runs) > 1)}')
     return
   say(f'left: {clock}, by one process; no launch is at work')
-  if command := _recorded(workdir).get('command'):
+  if command := runlog.read_sweep(workdir)['command']:
     say(f'to go on: {command}')
 
 
@@ -174,23 +184,26 @@ def _table(runs):
   states = [state for state in STATES if any(counts[state] for counts in lines.values())]
   table = rich.table.Table('', *(rich.table.Column(state, justify='right') for state in states))
   for name, counts in list(lines.items())[:SHOWN]:
-    table.add_row(rich.markup.escape(name), *(str(counts[state] or '') for state in states))
+    table.add_row(rich.text.Text(name), *(str(counts[state] or '') for state in states))
   return table
 
 
 def _read(folder, entry):
-  result = runlog.read_json(folder / 'result.json')
-  config = runlog.read_json(folder / 'config.json') or {}
+  result = runlog.read_json(folder / 'result.json', RESULT)
+  config = runlog.read_json(folder / 'config.json', CONFIG) or {}
   rows = runlog.read_rows(folder / 'metrics.jsonl')
   epochs = config.get('train', {}).get('epochs', len(rows))
   error, process = failure(folder) or {}, runlog.holder(folder)
-  seconds = [row['seconds'] for row in rows if 'seconds' in row]
+  seconds = [row['seconds'] for row in rows if math.isfinite(row.get('seconds', math.nan))]
   pace = statistics.median(seconds) if seconds else None
-  if _is_whole(result, rows, epochs):
+  if _is_whole(result, rows, epochs) and not runlog.verify(folder, quick=True):
     state = 'done'
-    pace = result['seconds'] / len(rows) if rows and 'seconds' in result else pace
+    if rows and math.isfinite(result.get('seconds', math.nan)):
+      pace = result['seconds'] / len(rows)
   elif process is not None:
     state = 'running'
+  elif (folder / 'result.json').exists():
+    state = 'damaged'
   else:
     state = 'failed' if error else 'left' if entry.get('left') else 'waiting'
   cell, seed = config.get('model', {}).get('cell', '?'), config.get('seed')
@@ -209,6 +222,7 @@ def _read(folder, entry):
 
 
 def _is_whole(result, rows, epochs):
-  if result is None or 'final' not in result:
+  if result is None:
     return False
-  return [row.get('epoch') for row in rows] == list(range(1, result.get('epochs', epochs) + 1))
+  counted = all(row.get('epoch') == number for number, row in enumerate(rows, 1))
+  return counted and len(rows) == result.get('epochs', epochs)

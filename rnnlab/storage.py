@@ -17,11 +17,14 @@ import urllib.parse
 from collections.abc import Collection, Iterator
 
 import fsspec
+from absl import logging
 
 from rnnlab import runlog
 
-INDEX = '.files'
+INDEX = runlog.INDEX
 CHECKPOINTS = 'checkpoints'
+NAME_MAX = 255  # bytes of a folder's name, on most file systems
+READABLE = 150  # of a name that would be longer
 LAST = 'result.json'  # says that a run is done
 
 
@@ -104,39 +107,66 @@ def _names(folder, checkpoints=True):
 def local(workdir: str) -> tuple[pathlib.Path, str]:
   """Where to work, and the URL that this mirrors: '' where `workdir` is a path or a file:// URL.
 
-  Raises ValueError for a URL that fsspec can't read here.
+  A `~` at its start is the home folder. Raises ValueError for a URL that fsspec can't read here.
   """
   scheme, remote, path = workdir.partition('://')
   if not remote:
-    return pathlib.Path(workdir), ''
+    return home(workdir), ''
   if scheme in ('file', 'local'):
     return pathlib.Path(path), ''
   try:
     fsspec.url_to_fs(workdir)
-  except (ValueError, ImportError) as error:
-    raise ValueError(f'--workdir={workdir}: {error}') from error
+  except Exception as error:  # each protocol has its own kinds
+    raise ValueError(f'--workdir={workdir}: {runlog.say(error)}') from error
   root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
   url = workdir.rstrip('/')
-  return root / 'rnnlab' / 'workdirs' / urllib.parse.quote(url, safe=''), url
+  name = urllib.parse.quote(url, safe='')
+  if len(name) > NAME_MAX:
+    name = f'{name[:READABLE]}_{hashlib.sha256(url.encode()).hexdigest()}'
+  return root / 'rnnlab' / 'workdirs' / name, url
+
+
+def home(path) -> pathlib.Path:
+  """A path whose `~` is the home folder; as it is where there is none."""
+  with contextlib.suppress(RuntimeError):
+    return pathlib.Path(path).expanduser()
+  return pathlib.Path(path)
 
 
 def pull(url: str, workdir, params: bool = False) -> None:
   """Makes the mirror as the remote is.
 
   Finished runs come without the checkpoints it lacks, and unless `params` without their parameters.
+  Raises OSError, for people, where the remote cannot be read.
   """
-  workdir = pathlib.Path(workdir)
+  with _in_words('read', url):
+    _pull(url, pathlib.Path(workdir), params)
+
+
+def _pull(url, workdir, params):
   fs, root = fsspec.url_to_fs(url)
   if not fs.exists(root):
     return
+  if not fs.isdir(root):
+    raise NotADirectoryError('there is a file, not a folder')
   for entry in fs.ls(root, detail=True):
     path = entry['name'].rstrip('/')
-    target = workdir / posixpath.basename(path)
+    if path == root.rstrip('/'):  # as some object stores list a folder
+      continue
+    name = posixpath.basename(path)
+    target = workdir / name
+    if not runlog.is_inside(name):
+      logging.warning('%s: %r is no name for a file here and is passed over', url, name)
+      continue
     if entry['type'] == 'file':
+      if target.is_dir():
+        shutil.rmtree(target)
       runlog.write_atomic(target, fs.cat_file(path))
       continue
     index = _index(fs, path)
-    done = LAST in index
+    done = bool(index) and LAST in index
+    if not done and (index is None or index == (runlog.read_json(target / INDEX) or {})):
+      continue  # nobody has sent more since: what is here may be ahead, by a sending that failed
     wanted = {
       name: of
       for name, of in index.items()
@@ -147,17 +177,23 @@ def pull(url: str, workdir, params: bool = False) -> None:
     write(target, {name: found[f'{path}/{name}'] for name in new})
     if not done:
       prune(target, wanted)
+    runlog.write_json(target / INDEX, index)
 
 
 def push(workdir, url: str, name: str) -> None:
-  """Sends what is new in the file or folder `name` of the mirror."""
+  """Sends what is new in the file or folder `name` of the mirror. Raises OSError, for people."""
+  with _in_words('write', url):
+    _push(workdir, url, name)
+
+
+def _push(workdir, url, name):
   source = pathlib.Path(workdir) / name
   fs, root = fsspec.url_to_fs(url)
   target = f'{root}/{name}'
   if source.is_file():
     _put(fs, root, {name: source.read_bytes()})
     return
-  files, before = read(source), _index(fs, target)
+  files, before = read(source), _index(fs, target) or {}
   index = digests(files)
   new = changed(index, before)
   _put(fs, target, {name: files[name] for name in new if name != LAST})
@@ -168,13 +204,21 @@ def push(workdir, url: str, name: str) -> None:
   for gone in before.keys() - index.keys():
     with contextlib.suppress(FileNotFoundError):
       fs.rm_file(f'{target}/{gone}')
+  runlog.write_json(source / INDEX, index)
 
 
 def push_report(workdir, url: str) -> None:
-  """Sends what is no run's: the sweep, the tables, the report, the figures."""
+  """Sends the sweep, the tables, the report, the figures; and of runs what could not be sent."""
   for path in pathlib.Path(workdir).iterdir():
-    if not path.name.startswith('.') and not (path / 'config.json').exists():
+    is_run = (path / 'config.json').exists()
+    if not path.name.startswith('.') and not (is_run and _is_sent(path)):
       push(workdir, url, path.name)
+
+
+def _is_sent(folder):
+  sent = runlog.read_json(folder / INDEX) or {}
+  # Of a run that was done when both were alike a part may never have been fetched.
+  return LAST in sent or not changed(digests(read(folder)), sent)
 
 
 def pushing(events: Iterator, workdir, url: str) -> Iterator:
@@ -193,6 +237,15 @@ def pushing(events: Iterator, workdir, url: str) -> Iterator:
     raise
 
 
+@contextlib.contextmanager
+def _in_words(what, url):
+  """Says where it was that a remote failed, of which each protocol has its own kinds of error."""
+  try:
+    yield
+  except Exception as error:
+    raise OSError(f'cannot {what} {url}: {runlog.say(error)}') from error
+
+
 def _put(fs, folder, files):
   for parent in {posixpath.dirname(f'{folder}/{name}') for name in files}:
     fs.makedirs(parent, exist_ok=True)
@@ -201,7 +254,16 @@ def _put(fs, folder, files):
 
 
 def _index(fs, folder):
+  """The digests of a remote folder's files; none where it was never sent, None: damaged."""
   try:
-    return json.loads(fs.cat_file(f'{folder}/{INDEX}'))
+    index = json.loads(fs.cat_file(f'{folder}/{INDEX}'))
   except FileNotFoundError:
     return {}
+  except (ValueError, RecursionError):
+    index = None
+  if not runlog.fits(index, dict) or not all(
+    runlog.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
+  ):
+    logging.warning('%s/%s is damaged: what is there is passed over', folder, INDEX)
+    return None
+  return index

@@ -40,10 +40,16 @@ def plan(
   ranges, trials=16, seeds=range(100, 105))` for a search: see `rnnlab.search.Search`. A search's
   trials come first; what follows from them is there once their results are in `workdir`, and the
   same results give the same plan. Fields in `pinned`, those set on the command line, keep their
-  value, and runs that become the same are one.
+  value. Runs of equal config are one run, under the name of the first, or under which it is in
+  `workdir` already.
   Raises ValueError for a config or a sweep that describes no run.
   """
-  specify = functools.partial(_specify, config, pinned, command)
+  known = _known(workdir)
+
+  def specify(override):
+    spec = _specify(config, pinned, command, override)
+    return spec._replace(id=known.setdefault(runlog.canonical(spec.config.to_dict()), spec.id))
+
   overrides, searches = _asked(sweep)
   specs = [specify(override) for override in overrides or ([] if searches else [{}])]
   score = functools.partial(_score, workdir)
@@ -151,11 +157,9 @@ def record(workdir, asked, plan: Plan) -> None:
   """
   runs, searches = plan.runs, plan.searches
   path = pathlib.Path(workdir) / 'sweep.json'
-  before = runlog.read_json(path) or {}
-  known = {run['id']: run for run in before.get('runs', [])}
-  tuned = {
-    run for search in before.get('searches', []) for arm in search['arms'] for run in arm['runs']
-  }
+  before = runlog.read_sweep(workdir)
+  known = {run['id']: run for run in before['runs']}
+  tuned = {run for search in before['searches'] for arm in search['arms'] for run in arm['runs']}
   for run in known.values():
     if run.get('stage') == 'search' or run['id'] in tuned:
       run |= {'stage': 'search', 'left': True}
@@ -168,19 +172,31 @@ def record(workdir, asked, plan: Plan) -> None:
       known[run.id]['left'] = True
   after = len(runs) - len(plan.todo)
   if asked.claims == before.get('claims'):
-    after = before.get('claims_after', after)
-  runlog.write_json(
-    path,
-    {
-      'experiment': asked.experiment,
-      'preset': asked.preset,
-      'command': asked.command,
-      'runs': list(known.values()),
-      'searches': searches,
-      'claims': asked.claims,
-      'claims_after': after if asked.claims else 0,
-    },
-  )
+    after = before['claims_after']
+  content = {
+    'experiment': asked.experiment,
+    'preset': asked.preset,
+    'command': asked.command,
+    'runs': list(known.values()),
+    'searches': searches,
+    'claims': asked.claims,
+    'claims_after': after if asked.claims else 0,
+  }
+  runlog.write_json(path, runlog.seal(content))
+
+
+def _known(workdir):
+  """{a config: the id of its run} of the runs in `workdir`; of several, of one that has ended."""
+  found = {}
+  if workdir is None:
+    return found
+  folders = [path.parent for path in pathlib.Path(workdir).glob('*/config.json')]
+  for folder in sorted(folders, key=lambda f: (not (f / 'result.json').exists(), f.name)):
+    config = runlog.read_json(folder / 'config.json')
+    # By its hash in the name a config is known to be the one that the folder was made for.
+    if config and folder.name.endswith(configs.config_hash(config)):
+      found.setdefault(runlog.canonical(config), folder.name)
+  return found
 
 
 def _asked(sweep):
@@ -253,9 +269,10 @@ def _score(workdir, spec):
   folder = pathlib.Path(workdir) / spec.id
   if is_done(spec, workdir):
     rows = runlog.read_rows(folder / 'metrics.jsonl')
-    return max(row['validation_accuracy'] for row in rows[: spec.until or None])
-  error = runlog.read_json(folder / 'error.json') or {}
-  return None if error.get('again', True) else -math.inf
+    scores = [row.get('validation_accuracy') for row in rows[: spec.until or None]]
+    return None if None in scores else max(scores)
+  error = status.failure(folder)
+  return None if not error or error['again'] else -math.inf
 
 
 def _record_of(search, pinned, arms, workdir):

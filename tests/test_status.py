@@ -67,7 +67,7 @@ def test_a_result_without_all_its_rows_is_not_done(workdir):
   folder = workdir / 'cell-gru_seed-0_0123abcd'
   rows = runlog.read_rows(folder / 'metrics.jsonl')
   runlog.write_rows(folder / 'metrics.jsonl', rows[:-1])
-  assert states(workdir)[0] == ('waiting', 9)
+  assert states(workdir)[0] == ('damaged', 9)
   result = runlog.read_json(folder / 'result.json')
   runlog.write_json(folder / 'result.json', result | {'epochs': 9})  # it ended early
   assert states(workdir)[0] == ('done', 9)
@@ -118,7 +118,8 @@ def test_show_counts_groups_and_names_what_failed_and_the_way_on(workdir):
 
 def test_record_says_for_a_program_what_show_says(workdir):
   told = status.record(workdir)
-  assert told['counts'] == {'done': 3, 'running': 0, 'waiting': 1, 'failed': 2, 'left': 0}
+  counts = {'done': 3, 'running': 0, 'waiting': 1, 'failed': 2, 'damaged': 0, 'left': 0}
+  assert told['counts'] == counts
   assert (told['seconds_left'], told['launch'], told['command']) == (12, None, 'python launch.py x')
   names = [run['id'] for run in runlog.read_json(workdir / 'sweep.json')['runs']]
   assert [run['id'] for run in told['runs']] == names

@@ -121,6 +121,11 @@ def load(run_dir) -> Predictor:
   """
   folder = pathlib.Path(run_dir)
   config = runlog.read_json(folder / 'config.json')
+  if damaged := runlog.verify(folder):
+    raise ValueError(
+      f'{folder}: {", ".join(damaged)} {"is" if len(damaged) == 1 else "are"} damaged or missing:'
+      ' give the command of its sweep again, which mends it'
+    )
   if config is None:
     if not folder.is_dir():
       raise FileNotFoundError(f'{folder}: no such folder')
@@ -198,8 +203,13 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
     raise ValueError(f'{workdir} is a run, not a sweep: use load')
   if len(done) < len(folders):
     logging.warning('%d of %d runs have not ended', len(folders) - len(done), len(folders))
-  groups = collections.defaultdict(list)
-  for predictor in map(load, done):
+  groups, known = collections.defaultdict(list), set()
+  for folder, predictor in zip(done, map(load, done), strict=True):
+    same = runlog.canonical(predictor.config.to_dict())
+    if same in known:
+      logging.warning('%s has the config of another run: it is the same and left out', folder.name)
+      continue
+    known.add(same)
     flat = traverse_util.flatten_dict(predictor.config.to_dict(), sep='.')
     del flat['seed']
     groups[json.dumps(flat)].append(predictor)
@@ -217,8 +227,7 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
 
 def _runs(workdir):
   """The folders of a sweep's runs, without the trials of a search, in the sweep's order."""
-  recorded = runlog.read_json(workdir / 'sweep.json') or {}
-  stages = {run['id']: run.get('stage', '') for run in recorded.get('runs', [])}
+  stages = {run['id']: run.get('stage', '') for run in runlog.read_sweep(workdir)['runs']}
   found = {path.parent.name for path in workdir.glob('*/config.json')}
   names = [name for name in stages if name in found] + sorted(found - stages.keys())
   return [workdir / name for name in names if not stages.get(name)]

@@ -212,7 +212,7 @@ def _export(ensembles, path):
 
 
 def _answer(ensembles, given):
-  console = rich.console.Console()
+  console = runlog.plain_console()
   people = console.is_terminal and not given.json
   if people:
     console.print('label     P(positive)', style='dim', highlight=False)
