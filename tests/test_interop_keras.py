@@ -708,6 +708,21 @@ def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_fa
     files.load(path)
 
 
+@settings(max_examples=200, deadline=None)
+@given(damage=damages)
+def test_a_damaged_safetensors_file_is_refused_in_words_or_read(damage, tmp_path_factory):
+  # It has no digests: changed numbers cannot be told.
+  path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
+  files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
+  path.write_bytes(damaged(path.read_bytes(), damage))
+  try:
+    found = files.load(path)
+  except ValueError as error:
+    assert str(path) in str(error)
+  else:
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+
+
 def test_a_safetensors_file_of_others_is_read_or_refused(tmp_path):
   path = tmp_path / 'theirs.safetensors'
   with pytest.raises(FileNotFoundError):

@@ -255,6 +255,13 @@ def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_words_without_an_embedding_are_refused_in_words():
+  predictor = made()
+  predictor = predictor._replace(vocabulary=(*WORDS, 'one', 'more'))
+  with pytest.raises(ValueError, match='22 words has ids below 26, and .* embedding of 24'):
+    predictor.predict(['more'])
+
+
 def test_parameters_may_be_numpy_arrays(zipped, tmp_path):
   predictor, path = zipped
   plain = predictor._replace(params=jax.tree.map(np.asarray, predictor.params))
