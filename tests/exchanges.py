@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from rnnlab import cells
 from rnnlab.recurrence import stacked
@@ -34,6 +35,28 @@ def few_quick(cases) -> list:
     pytest.param(case, id=str(case), marks=() if case[1:3] == (2, 2) else pytest.mark.slow)
     for case in cases
   ]
+
+
+# What a disk, or a broken transfer, may do to a file: of which kind, where, and with which bytes.
+damages = st.tuples(
+  st.sampled_from(['flip', 'zeros', 'cut', 'empty', 'garbage', 'longer']),
+  st.floats(0, 1, exclude_max=True),
+  st.binary(min_size=1, max_size=40),
+)
+
+
+def damaged(content: bytes, damage: tuple) -> bytes:
+  """A file's content after one of `damages`."""
+  kind, share, some = damage
+  at = int(share * len(content))
+  return {
+    'flip': content[:at] + bytes([content[at] ^ (some[0] or 1)]) + content[at + 1 :],
+    'zeros': content[:at] + bytes(len(content[at : at + 64])) + content[at + 64 :],
+    'cut': content[:at],
+    'empty': b'',
+    'garbage': some,
+    'longer': content + some,
+  }[kind]
 
 
 XS = draw(BATCH, STEPS, INPUTS, seed=1)

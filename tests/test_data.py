@@ -23,7 +23,9 @@ from pathlib import Path
 import keras
 import ml_collections
 import numpy as np
+import pandas as pd
 import pytest
+from exchanges import damaged, damages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras.src.legacy.preprocessing import text as keras_text
@@ -72,6 +74,9 @@ def tiny_reviews():
     for label, stars in (('neg', 2), ('pos', 9)):
       lines = [' '.join(random.choice(words, 5 + i)) + f' {split}{label}{i}' for i in range(count)]
       lines[-8:] = lines[:8]
+      # White space, but not of bytes: TFDS leaves it where it is.
+      for i, space in enumerate(('\x85', '\xa0', '\u3000', '\u2028', '\x1c'), 10):
+        lines[i] = f'{space}{lines[i]}{space}'
       for i, line in enumerate(lines):
         files[f'aclImdb/{split}/{label}/{i}_{stars}.txt'] = line
   files['aclImdb/train/unsup/0_0.txt'] = 'unlabelled'
@@ -237,6 +242,56 @@ def test_ties_rank_by_first_appearance():
   assert text.encode(['a z'], ('b', 'a')) == [[1, 5, 2]]
 
 
+@pytest.mark.parametrize(
+  ('texts', 'says'),
+  [
+    ('one text', 'not one text'),
+    (b'one text', 'not one text'),
+    ({'text': ['a']}, 'one column of a table, not a dict'),
+    ({'a', 'b'}, 'in order.*not a set'),
+    (pd.DataFrame({'text': ['a'], 'label': [1]}), 'one column of a table, not a DataFrame'),
+    (np.array([['a'], ['b']]), 'one column of a table, not a ndarray'),
+    (7, 'a list of texts, not 7'),
+    (None, 'a list of texts, not None'),
+    (['a', b'b'], "position 1, counted from 0, is b'b', of type bytes"),
+    (['a', 'b', None], 'position 2, counted from 0, is None, of type NoneType'),
+    (pd.Series(['a', float('nan')]), 'position 1, counted from 0, is nan, of type float'),
+    (iter(['a', 3]), 'position 1, counted from 0, is 3, of type int'),
+    ([['a', 'b']], r"position 0, counted from 0, is \['a', 'b'\], of type list"),
+  ],
+)
+def test_what_is_no_list_of_texts_is_refused_with_the_place(texts, says):
+  with pytest.raises(TypeError, match=says):
+    text.listed(texts)
+
+
+def test_texts_may_be_of_any_sequence():
+  for texts in (('a', 'b'), iter('ab'), np.array(['a', 'b']), pd.Series(['a', 'b'], index=[5, 3])):
+    assert text.listed(texts) == ['a', 'b']
+  assert text.listed([]) == []
+
+
+@pytest.mark.parametrize(
+  ('line', 'expected'),
+  [
+    (b'a b\n', 'a b'),
+    (b'a b\r\n', 'a b'),
+    (b'\xef\xbb\xbfa\r', 'a'),
+    ('é 好 \u2028\x85\x0c\0'.encode(), 'é 好 \u2028\x85\x0c\0'),
+    (b'caf\xe9\n', 'caf\ufffd'),
+    (b'', ''),
+  ],
+)
+def test_a_line_is_decoded_without_its_end_and_mark(line, expected):
+  assert text.decode(line) == expected
+
+
+def test_utf_16_is_said_to_be():
+  for mark in ('utf-16-le', 'utf-16-be'):
+    with pytest.raises(ValueError, match='UTF-16.*iconv'):
+      text.decode('\ufeffgood'.encode(mark))
+
+
 # Batching
 
 
@@ -299,15 +354,15 @@ def test_directory(acl):
     ids, labels = getattr(dataset, split)
     assert ids.dtype == labels.dtype == np.int32
     files = sorted(
-      (f'{label}/{path.name}', ' '.join(slow_tokens(path.read_text(encoding='utf-8'))))
+      (' '.join(slow_tokens(path.read_text(encoding='utf-8'))), int(label == 'pos'))
       for label in ('neg', 'pos')
       for path in (acl / split / label).iterdir()
     )
-    assert labels.tolist() == [int(name.startswith('pos')) for name, _ in files]
+    assert sorted(labels.tolist()) == sorted(label for _, label in files)
     if split == 'train':
-      assert words_of(dataset, split) == [line for _, line in files]
+      assert sorted(zip(words_of(dataset, split), labels.tolist(), strict=True)) == files
       assert set(ids[:, -1]) & {0, 1} == set()  # padded in front
-  tokens = {word for line in words_of(dataset, 'train') for word in line.split()}
+  tokens = {word for line in words_of(dataset, 'train') for word in line.split(' ')}
   assert set(dataset.vocabulary) == tokens  # so none of testneg1 and the like
 
 
@@ -339,6 +394,31 @@ def test_directory_is_missing(tmp_path, data_dir):
   with pytest.raises(DataError, match='No aclImdb folder .*\n.*--config.data.dir=PATH') as error:
     imdb.load(config(dir=data_dir and str(tmp_path / data_dir)))
   assert len(str(error.value).splitlines()) <= 2 and data_dir in str(error.value)
+
+
+def test_white_space_of_bytes_is_stripped_and_no_other(acl):
+  for i, content in enumerate((b' \t\r\n\x0b\x0cone\n\n', '\x85one\xa0'.encode(), b'\x1cone')):
+    (acl / f'test/neg/{900 + i}_1.txt').write_bytes(content)
+  texts = sources.SOURCES['directory'].read(acl)[1]['test'].texts
+  assert sorted(line for line in texts if 'one' in line) == ['\x1cone', 'one', '\x85one\xa0']
+
+
+@settings(max_examples=100, deadline=None)
+@given(damage=damages, mode=st.sampled_from(['w:gz', 'w:xz', 'w']))
+def test_a_damaged_archive_is_refused_or_read_right(damage, mode, tmp_path_factory):
+  path = tmp_path_factory.getbasetemp() / 'acl.tar'
+  files = tiny_reviews()
+  path.write_bytes(damaged(archive(files, mode), damage))
+  try:
+    _, splits = sources.SOURCES['directory'].read(path)
+  except DataError as error:
+    assert str(path) in str(error) and len(str(error).splitlines()) == 2
+    return
+  texts = sorted(line for split in splits.values() for line in split.texts)
+  expected = sorted(line for name, line in files.items() if re.search('/(neg|pos)/', name))
+  assert len(texts) == len(expected)  # a tar has no checksum of its files' content
+  if mode != 'w':
+    assert texts == expected
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'flipped', 'empty', 'not an archive', 'no pos'])
@@ -458,14 +538,18 @@ def test_tfds_is_downloaded_and_prepared(prepared, acl, offline):
   assert sources.resolve(config(source='auto', dir=str(root))) == 'tfds'
   dataset = imdb.load(config(source='auto', dir=str(root)))
   assert dataset.fingerprint == fingerprint
+  # The folder that the archive has is the same data, to the bit.
   folder = imdb.load(config(dir=str(acl)))
-  assert sorted(dataset.vocabulary) == sorted(folder.vocabulary)
-  for split in ARRAYS:
-    a, b = (
-      sorted(zip(words_of(d, split), getattr(d, split).labels.tolist(), strict=True))
-      for d in (dataset, folder)
+  same(dataset._replace(source='', title=''), folder._replace(source='', title=''))
+  for split in ('train', 'test'):
+    one, other = (
+      read[1][split]
+      for read in (
+        sources.SOURCES['tfds'].read(sources.SOURCES['tfds'].locate(str(root))),
+        sources.SOURCES['directory'].read(acl),
+      )
     )
-    assert a == b
+    assert one.texts == other.texts and one.labels.tolist() == other.labels.tolist()
 
 
 def test_tfds_data_dir_is_honoured(prepared, monkeypatch):
@@ -633,7 +717,7 @@ def test_splits(acl):
   assert words_of(one, 'validation') != words_of(other, 'validation')
   np.testing.assert_array_equal(one.test.labels, other.test.labels)
   # The vocabulary knows what is trained on and nothing else.
-  tokens = {word for line in words_of(one, 'train') for word in line.split()}
+  tokens = {word for line in words_of(one, 'train') for word in line.split(' ')}
   assert set(one.vocabulary) == tokens
 
 
@@ -642,7 +726,7 @@ def test_max_examples(acl):
   for split in ARRAYS:
     assert len(getattr(few, split).labels) == 10 and getattr(few, split).labels.mean() == 0.5
   assert set(words_of(few, 'train')) <= set(words_of(whole, 'train'))
-  assert set(few.vocabulary) == {w for line in words_of(few, 'train') for w in line.split()}
+  assert set(few.vocabulary) == {w for line in words_of(few, 'train') for w in line.split(' ')}
   everything = imdb.load(config(dir=str(acl), max_examples=500, max_len=100))
   assert everything.fingerprint == whole.fingerprint
 
@@ -659,11 +743,27 @@ def test_max_examples(acl):
     ('validation_fraction', 1.0),
     ('validation_fraction', -0.1),
     ('max_examples', -1),
+    ('max_len', 2**31 - 1),
+    ('max_len', 2**31),
+    ('max_len', 2.5),
+    ('max_len', True),
+    ('vocab_size', 2**31),
+    ('vocab_size', 10.5),
+    ('max_examples', 2.5),
+    ('validation_fraction', float('nan')),
   ],
 )
 def test_values_out_of_range(acl, field, value):
+  data = ml_collections.ConfigDict({**config(dir=str(acl)).to_dict(), field: value})
   with pytest.raises(ValueError, match=field):
-    imdb.load(config(dir=str(acl), **{field: value}))
+    imdb.load(data)
+
+
+def test_reviews_without_words(acl):
+  for path in acl.glob('train/*/*.txt'):
+    path.write_text('...')
+  with pytest.raises(DataError, match='no word in the 120 to train on'):
+    imdb.load(config(dir=str(acl), validation_fraction=0.0))
 
 
 def test_empty_split(acl, package):
@@ -684,14 +784,8 @@ def test_arrays_are_kerass(acl, padding, truncation):
       dir=str(acl), vocab_size=12, padding=padding, truncation=truncation, validation_fraction=0.0
     )
   )
-  lines = {
-    split: [
-      path.read_text(encoding='utf-8')
-      for label in ('neg', 'pos')
-      for path in sorted((acl / split / label).iterdir())
-    ]
-    for split in ('train', 'test')
-  }
+  read = sources.SOURCES['directory'].read(acl)[1]
+  lines = {split: read[split].texts for split in ('train', 'test')}
   tokenizer = keras_text.Tokenizer()
   tokenizer.fit_on_texts(lines['train'])
   tokenizer.word_index['?'] = 99
@@ -774,6 +868,23 @@ def test_cache_is_damaged(acl, cache, caplog, damage):
   caplog.clear()
   same(first, imdb.load(config(dir=str(acl))))
   assert not caplog.text
+
+
+@settings(max_examples=60, deadline=None)
+@given(damage=damages)
+def test_a_damaged_cache_is_encoded_anew(damage, tmp_path_factory):
+  base = tmp_path_factory.getbasetemp()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(base / 'damaged-cache'))
+    if not (base / 'acl').exists():
+      for name, line in tiny_reviews().items():
+        (base / 'acl' / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / 'acl' / name).write_text(line, encoding='utf-8')
+      imdb.load(config(dir=str(base / 'acl/aclImdb')))
+    [path] = (base / 'damaged-cache/rnnlab').iterdir()
+    first = imdb.load(config(dir=str(base / 'acl/aclImdb')))
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    same(first, imdb.load(config(dir=str(base / 'acl/aclImdb'))))
 
 
 def test_cache_cannot_be_made(acl, tmp_path, monkeypatch, caplog):

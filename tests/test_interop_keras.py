@@ -9,12 +9,14 @@ import subprocess
 import sys
 import zipfile
 
+import h5py
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from exchanges import damaged, damages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -216,14 +218,26 @@ def test_a_layer_of_no_such_cell_is_refused():
 # Classifiers.
 
 
-def classifier(name, *, layers=1, both=False, mask=False, bias=True, units=1, activation='sigmoid'):
+def classifier(
+  name,
+  *,
+  layers=1,
+  both=False,
+  mask=False,
+  bias=True,
+  units=1,
+  activation='sigmoid',
+  pooling='last',
+):
   """The tutorial's Keras model, small."""
-  sizes = [{'return_sequences': i < layers - 1} for i in range(layers)]
+  sizes = [{'return_sequences': i < layers - 1 or pooling != 'last'} for i in range(layers)]
+  pool = {'mean': keras.layers.GlobalAveragePooling1D, 'max': keras.layers.GlobalMaxPooling1D}
   model = keras.Sequential(
     [
       keras.Input((None,), dtype='int32'),
       keras.layers.Embedding(20, 6, mask_zero=mask),
       *[keras_layer(name, both=both, use_bias=bias, **size) for size in sizes],
+      *([pool[pooling]()] if pooling in pool else []),
       keras.layers.Dense(units, activation=activation, use_bias=bias),
     ]
   )
@@ -264,10 +278,14 @@ SHAPES = {
   'no-bias': {'bias': False},
   'classes': {'units': 3, 'activation': 'softmax'},
   'logits': {'activation': None},
+  'mean': {'pooling': 'mean', 'both': True},
+  'masked-mean': {'pooling': 'mean', 'both': True, 'mask': True, 'layers': 2},
+  'max': {'pooling': 'max'},
 }
 CLASSIFIERS = [
   *itertools.product(OPTIONS, ['tutorial', 'all-of-it']),
   *itertools.product(['lstm'], ['masked', 'stacked', 'both-ways', 'no-bias', 'classes', 'logits']),
+  *itertools.product(['lstm'], ['mean', 'masked-mean', 'max']),
   ('gru-after', 'no-bias'),
 ]
 
@@ -281,6 +299,7 @@ def classifier_of_rnnlab(name, shape, **fields):
     layers=shape.get('layers', 1),
     bidirectional=shape.get('both', False),
     mask=shape.get('mask', False),
+    pooling=shape.get('pooling', 'last'),
     classes=shape.get('units', 1),
     **fields,
   )
@@ -294,7 +313,10 @@ def test_a_classifier_of_keras_predicts_the_same(name, shape, tmp_path):
   theirs.compile('adam', 'binary_crossentropy')  # which a file also holds
   theirs.save(tmp_path / 'theirs.keras')
   model, params = ik.load(tmp_path / 'theirs.keras')
-  assert model == classifier_of_rnnlab(name, shape)
+  theirs.save(tmp_path / 'theirs.h5')
+  older, older_params = ik.load(tmp_path / 'theirs.h5')
+  assert older == model == classifier_of_rnnlab(name, shape)
+  assert_same(older_params, params)
   expected = jax.eval_shape(model.init, jax.random.key(0), IDS)['params']
   assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, expected)
   assert_equal_models(theirs, model, params, activation)
@@ -424,6 +446,7 @@ def told(**changes):
     ({'lstm__dtype': {'config': {'name': 'mixed_bfloat16'}}}, 'mixed_bfloat16'),
     ({'head__dtype': 'float16'}, 'float16'),
     ({'head__activation': 'softmax'}, "Dense of 1 has activation='softmax'.*sigmoid"),
+    ({'lstm__time_major': True}, 'time_major=True.*rows first'),
     ({'head__units': 2}, "Dense of 2 has activation='sigmoid'.*softmax"),
     ({'embedding__input_dim': 21}, r'Embedding.*\[21, 6\], not \[20, 6\]'),
     ({'head__use_bias': False}, 'has 8 arrays, not 9'),
@@ -489,7 +512,8 @@ def test_a_classifier_that_keras_has_not_is_refused():
 
   model, params = small()
   for changes, says in (
-    ({'pooling': 'mean'}, "pooling='mean'"),
+    ({'pooling': 'concat'}, "pooling='concat', for which Keras has no layer"),
+    ({'pooling': 'max', 'mask': True}, 'with a mask no weights make'),
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
     ({'cell': make('lstm')}, 'has b_hn'),
@@ -521,27 +545,65 @@ def file_of_keras(tmp_path_factory):
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.data())
+@given(damage=damages)
 def test_a_damaged_file_of_keras_is_said_to_be_or_is_read_right(
-  file_of_keras, data, tmp_path_factory
+  file_of_keras, damage, tmp_path_factory
 ):
   content, (model, params) = file_of_keras
-  at = data.draw(st.integers(0, len(content) - 1))
-  if data.draw(st.booleans()):
-    damaged = content[:at]
-  else:
-    damaged = (
-      content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
-    )
   path = tmp_path_factory.getbasetemp() / 'damaged.keras'
-  path.write_bytes(damaged)
+  path.write_bytes(damaged(content, damage))
   try:
     found = ik.load(path)
   except ValueError as error:
     assert str(path) in str(error)
   else:
-    assert len(damaged) == len(content) and found[0] == model
+    assert found[0] == model
     assert_same(found[1], params)
+
+
+@settings(max_examples=200, deadline=None)
+@given(damage=damages)
+def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory):
+  # HDF5 has no digests: changed numbers cannot be told.
+  base = tmp_path_factory.getbasetemp()
+  if not (base / 'whole.h5').exists():
+    classifier('gru-after').save(base / 'whole.h5')
+  path = base / 'damaged.h5'
+  path.write_bytes(damaged((base / 'whole.h5').read_bytes(), damage))
+  try:
+    ik.load(path)
+  except ValueError as error:
+    assert 0 < len(str(error)) < 1000
+
+
+def test_an_h5_file_of_keras_2_is_read(tmp_path):
+  """Its config has no modules and other inputs; its names of weights end in :0."""
+  theirs = classifier('lstm', both=True)
+  theirs.save(tmp_path / 'theirs.h5')
+  with h5py.File(tmp_path / 'theirs.h5', 'r+') as file:
+    config = json.loads(file.attrs['model_config'])
+    for layer in config['config']['layers']:
+      layer.pop('module', None)
+      layer['config']['dtype'] = 'float32'
+    config['config']['layers'][0]['config'] = {'batch_input_shape': [None, None], 'dtype': 'int32'}
+    config['config']['layers'][2]['config']['layer']['config']['dtype'] = 'float32'
+    config['config']['layers'][2]['config']['layer']['config']['time_major'] = False
+    del config['config']['layers'][2]['config']['backward_layer']
+    file.attrs['model_config'] = json.dumps(config)
+    file.attrs['keras_version'] = '2.15.0'
+    for group in file['model_weights'].values():
+      if names := [name for name in group.attrs.get('weight_names', [])]:
+        for name in names:
+          group.move(name, f'{name}:0')
+        group.attrs['weight_names'] = [f'{name}:0' for name in names]
+  assert_equal_models(theirs, *ik.load(tmp_path / 'theirs.h5'))
+
+
+def test_weights_alone_are_said_to_be(tmp_path):
+  theirs = classifier('lstm')
+  theirs.save_weights(tmp_path / 'theirs.weights.h5')
+  with pytest.raises(ValueError, match='theirs.weights.h5 has weights alone.*get_weights'):
+    ik.load(tmp_path / 'theirs.weights.h5')
 
 
 def test_a_file_that_is_of_another_kind_is_said_to_be(tmp_path, file_of_keras):
@@ -644,6 +706,21 @@ def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_fa
   path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
   with pytest.raises(ValueError, match='cut.safetensors is damaged, or no safetensors file'):
     files.load(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(damage=damages)
+def test_a_damaged_safetensors_file_is_refused_in_words_or_read(damage, tmp_path_factory):
+  # It has no digests: changed numbers cannot be told.
+  path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
+  files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
+  path.write_bytes(damaged(path.read_bytes(), damage))
+  try:
+    found = files.load(path)
+  except ValueError as error:
+    assert str(path) in str(error)
+  else:
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
 
 
 def test_a_safetensors_file_of_others_is_read_or_refused(tmp_path):

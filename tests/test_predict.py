@@ -10,7 +10,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+from exchanges import damaged, damages
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from programs import ROOT, reported_parameters, unseal
 
@@ -200,6 +204,96 @@ def test_a_text_for_a_list_of_texts_is_a_mistake_that_is_said():
     made().predict('w1 w2')
 
 
+@pytest.fixture(scope='module')
+def zipped(tmp_path_factory):
+  """A model, and the zip that it was exported as."""
+  predictor, path = made(), tmp_path_factory.mktemp('zipped') / 'model.zip'
+  rnnlab.export(predictor, path)
+  return predictor, path
+
+
+def test_which_text_is_none_is_said_and_a_table_is_none(zipped):
+  predictor, path = zipped
+  asked = predictor.predict, rnnlab.Ensemble((predictor,)).each, exported.load(path)
+  for predict_ in asked:
+    for texts, says in (
+      (pd.DataFrame({'text': ['w1'], 'label': [1]}), 'one column of a table, not a DataFrame'),
+      (pd.Series(['w1', None], index=[7, 8]), 'position 1, counted from 0, is None'),
+      (['w1', b'w1'], "position 1, counted from 0, is b'w1', of type bytes"),
+      (iter(['w1', 'w2', float('nan')]), 'position 2, counted from 0, is nan'),
+      ('w1', 'not one text'),
+    ):
+      with pytest.raises(TypeError, match=says):
+        predict_(texts)
+    expected = predict_(['w1', 'w2 w3'])
+    for texts in (iter(('w1', 'w2 w3')), np.array(['w1', 'w2 w3']), pd.Series(['w1', 'w2 w3'])):
+      assert_array_equal(predict_(texts), expected)
+  with pytest.raises(TypeError, match='of type list'):
+    predictor.explain(['w1'])
+
+
+def test_members_of_different_vocabularies_read_all_of_a_generator(zipped):
+  one, _ = zipped
+  other = one._replace(vocabulary=WORDS[::-1])
+  texts = ['w1 w2', 'w3']
+  found = rnnlab.Ensemble((one, other)).each(iter(texts))
+  assert_array_equal(found, [one.predict(texts), other.predict(texts)])
+
+
+def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
+  one = made()
+  model = one.model.clone(classes=3)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  predictor = one._replace(model=model, params=params)
+  for ask in (
+    lambda: predictor.predict(['w1']),
+    lambda: predictor.explain('w1'),
+    lambda: rnnlab.export(predictor, tmp_path / 'model.zip'),
+  ):
+    with pytest.raises(ValueError, match='a model of 3 classes'):
+      ask()
+  assert not list(tmp_path.iterdir())
+
+
+def test_words_without_an_embedding_are_refused_in_words():
+  predictor = made()
+  predictor = predictor._replace(vocabulary=(*WORDS, 'one', 'more'))
+  with pytest.raises(ValueError, match='22 words has ids below 26, and .* embedding of 24'):
+    predictor.predict(['more'])
+
+
+def test_parameters_may_be_numpy_arrays(zipped, tmp_path):
+  predictor, path = zipped
+  plain = predictor._replace(params=jax.tree.map(np.asarray, predictor.params))
+  assert_array_equal(plain.predict([TEXT]), predictor.predict([TEXT]))
+  assert plain.explain(TEXT) == predictor.explain(TEXT)
+  rnnlab.export(plain, tmp_path / 'model.zip')
+  assert_array_equal(exported.load(tmp_path / 'model.zip')([TEXT]), exported.load(path)([TEXT]))
+
+
+def test_a_model_that_has_diverged_has_no_answer():
+  predictor = made()
+  params = jax.tree.map(jnp.array, predictor.params)
+  params['Dense_0']['bias'] = params['Dense_0']['bias'] + jnp.nan
+  ensemble = rnnlab.Ensemble((predictor, predictor._replace(params=params)))
+  with pytest.raises(ValueError, match='lstm, seed 0, answers NaN'):
+    ensemble.predict(['w1'])
+
+
+@settings(max_examples=60, deadline=None)
+@given(damage=damages)
+def test_a_damaged_zip_is_said_to_be_or_answers_right(zipped, damage, tmp_path_factory):
+  predictor, path = zipped
+  other = tmp_path_factory.getbasetemp() / 'damaged.zip'
+  other.write_bytes(damaged(path.read_bytes(), damage))
+  try:
+    found = exported.load(other)
+  except ValueError as error:
+    assert f'{other} is damaged, or no exported model' in str(error)
+  else:
+    assert_allclose(found([TEXT]), predictor.predict([TEXT]), atol=1e-6)
+
+
 def test_a_sweep_is_an_ensemble_for_each_setting(trained, caplog):
   workdir, folders = trained
   found = rnnlab.load_ensembles(workdir)
@@ -234,7 +328,7 @@ def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(
   assert sizes == {'gru hidden_size=16': 2, 'gru hidden_size=8': 1}
 
 
-def damaged(tmp_path, folder, name, content):
+def changed(tmp_path, folder, name, content):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
   unseal(copy)
@@ -257,7 +351,57 @@ DAMAGED = {
 def test_a_run_that_cannot_be_used_is_said(name, content, words, trained, tmp_path):
   _, (folder, *_) = trained
   with pytest.raises(ValueError, match=words):
-    rnnlab.load(damaged(tmp_path, folder, name, content))
+    rnnlab.load(changed(tmp_path, folder, name, content))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  damage=damages,
+  name=st.sampled_from(['config.json', 'result.json', runlog.PARAMS, runlog.VOCABULARY]),
+)
+def test_a_damaged_run_is_refused_in_words_or_is_as_it_was(trained, damage, name, tmp_path_factory):
+  _, (folder, *_) = trained
+  whole = rnnlab.load(folder)
+  copy = tmp_path_factory.getbasetemp() / 'damaged-run'
+  shutil.copytree(folder, copy, dirs_exist_ok=True)
+  (copy / name).write_bytes(damaged((folder / name).read_bytes(), damage))
+  try:
+    found = rnnlab.load(copy)
+  except ValueError as error:
+    assert str(copy) in str(error) and len(str(error)) < 1000
+  else:
+    assert found.config == whole.config and found.vocabulary == whole.vocabulary
+    assert_array_equal(found.predict(['good bad']), whole.predict(['good bad']))
+  finally:
+    shutil.rmtree(copy)
+
+
+def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
+  _, (folder, *_) = trained
+  config = json.loads((folder / 'config.json').read_text())
+
+  def told(part, **fields):
+    return json.dumps(config | {part: config[part] | fields}).encode()
+
+  for i, (name, content, says) in enumerate(
+    [
+      ('config.json', told('model', hidden_size=17), 'do not fit the model.*w_h is of shape'),
+      ('config.json', told('model', layers=2), 'Recurrent_1/cell/b is absent'),
+      ('config.json', told('model', hidden_size='x'), 'config.json is damaged'),
+      ('config.json', told('model', truncate=5), 'config.json is damaged'),
+      ('config.json', told('model', cell='ltsm'), 'config.json is damaged'),
+      ('config.json', told('data', max_len=-1), 'config.json is damaged.*max_len'),
+      ('config.json', json.dumps({'model': 3, 'data': 4}).encode(), 'config.json is damaged'),
+      (runlog.VOCABULARY, b'good\nbad', 'is no list of the words'),
+      (runlog.VOCABULARY, b'good\nbad\ngood\n', 'is no list of the words'),
+      (runlog.VOCABULARY, b'caf\xe9\n', 'is no list of the words'),
+      (runlog.VOCABULARY, b''.join(b'%d\n' % i for i in range(9999)), 'is no list of the words'),
+    ]
+  ):
+    copy = changed(tmp_path / str(i), folder, name, content)
+    runlog.write_json(copy / 'result.json', {})
+    with pytest.raises(ValueError, match=f'(?s){says}'):
+      rnnlab.load(copy)
 
 
 def test_a_folder_that_is_none_of_a_run_is_said(trained, tmp_path):
@@ -273,10 +417,12 @@ def test_a_folder_that_is_none_of_a_run_is_said(trained, tmp_path):
     rnnlab.load_ensembles(folder)
 
 
-def test_each_line_of_standard_input_has_a_line_whatever_it_holds(trained, run_predict):
+def test_each_line_of_standard_input_has_a_line_whatever_it_holds(
+  trained, run_predict, environment, tmp_path
+):
   _, (folder, *_) = trained
   lines = [
-    b'good fine good',
+    b'\xef\xbb\xbfgood fine good',  # a byte order mark
     b'bad\r',  # a line's end, of Windows
     b'',
     b'xyzzy plugh',
@@ -299,9 +445,65 @@ def test_each_line_of_standard_input_has_a_line_whatever_it_holds(trained, run_p
   assert '1 of 8, text 6: not UTF-8' in said
   assert len(said.splitlines()) == 3
 
+  exported_ = tmp_path / 'model.zip'
+  rnnlab.export(rnnlab.load(folder), exported_)
+  alone = subprocess.run(
+    [sys.executable, exported_],
+    input=b'\n'.join(lines),
+    capture_output=True,
+    cwd=tmp_path,
+    env=environment,
+    timeout=120,
+  )
+  assert alone.returncode == 0, alone.stderr
+  others = [line.split('\t') for line in alone.stdout.decode().splitlines()]
+  assert [row[0] for row in others] == [row[0] for row in rows]
+  assert_allclose([float(row[1]) for row in others], expected, atol=2e-6)
+
   done = run_predict(folder)
   assert (done.returncode, done.stdout) == (0, b'')
   assert b'no texts: standard input was empty' in done.stderr
+
+
+def test_nothing_of_the_environment_stops_or_changes_an_answer(trained, run_predict, tmp_path):
+  _, (folder, *_) = trained
+  texts = ['good 好 naïve 😀 \x85', '[red]bad[/x]']
+  words = folder, '--json', '--explain', f'--export={tmp_path}/model.zip', *texts
+  environment = {'JAX_ENABLE_X64': '1', 'JAX_DEBUG_NANS': '1'}
+  done = run_predict(*words, LC_ALL='C', PYTHONIOENCODING='ascii', **environment)
+  assert done.returncode == 0, done.stderr
+  rows = [json.loads(line) for line in done.stdout.decode('ascii').splitlines()]
+  predictor = rnnlab.load(folder)
+  assert_allclose([row['probability'] for row in rows], predictor.predict(texts), atol=2e-6)
+  for row, words in zip(rows, texts, strict=True):
+    assert [word for word, *_ in row['explained']] == text.tokenize(words)
+  found = exported.load(tmp_path / 'model.zip')
+  assert_allclose(found(texts), predictor.predict(texts), atol=1e-6)
+
+
+def test_a_closed_or_broken_stream_ends_it_without_a_traceback(
+  trained, zipped, environment, tmp_path
+):
+  _, (folder, *_) = trained
+  ours = f'{sys.executable} -m rnnlab.predict {folder}'
+  (tmp_path / 'texts').write_text('good\n' * 100_000)
+  for command, status, says in (
+    (f'{ours} good >&-', 2, 'standard output is closed'),
+    (f'{ours} <&-', 2, 'standard input is closed'),
+    (f'{ours} good > /dev/full', 2, 'disk is full'),
+    (f'{ours} < texts | head -1', 0, ''),
+    (f'{sys.executable} {zipped[1]} < texts | head -1', 0, ''),
+  ):
+    done = subprocess.run(
+      ['bash', '-o', 'pipefail', '-c', command],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+      env=environment | {'PYTHONPATH': str(ROOT)},
+      timeout=300,
+    )
+    assert (done.returncode, says in done.stderr) == (status, True), done.stderr
+    assert 'Traceback' not in done.stderr and 'Exception' not in done.stderr
 
 
 def test_a_sweep_says_of_each_text_what_each_setting_s_seeds_say(trained, run_predict):

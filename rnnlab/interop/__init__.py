@@ -2,6 +2,11 @@
 
 `keras`, `torch`, `flax` and `haiku` are of the library that they are named for, `files` is of
 safetensors files. A module is loaded at its first use.
+
+    from rnnlab import interop
+    layers = interop.torch.import_module('lstm', module.state_dict())
+
+Written so, the names of the libraries themselves stay free for them.
 """
 
 import importlib

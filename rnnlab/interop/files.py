@@ -46,7 +46,9 @@ def load(path) -> dict[str, Any]:
   except safetensors.SafetensorError as error:
     raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from None
   except KeyError as error:
-    raise ValueError(f'{path} has arrays of type {error}, which NumPy has not') from None
+    raise ValueError(
+      f'{path} has arrays of type {error}, which NumPy has not: save them as float32'
+    ) from None
   tree = {}
   for name, array in sorted(arrays.items()):
     *above, last = name.split('/')

@@ -29,6 +29,7 @@ import numpy as np
 
 from rnnlab.interop.layers import (
   GATES,
+  as_array,
   check_cell,
   check_names,
   check_pair,
@@ -137,7 +138,7 @@ def _paths(cell, form):
 
 def _flat(tree, prefix=''):
   if not isinstance(tree, Mapping):
-    return {prefix: np.asarray(tree)}
+    return {prefix: as_array(prefix, tree)}
   found = {}
   for name, inner in tree.items():
     found |= _flat(inner, f'{prefix}/{name}' if prefix else str(name))

@@ -19,6 +19,7 @@ import numpy as np
 
 from rnnlab.interop.layers import (
   GATES,
+  as_array,
   check_cell,
   check_dict,
   check_names,
@@ -54,7 +55,7 @@ def import_layer(
       f' core among these{" without its /linear" if cell == "lstm" else ""}'
     )
   check_names(module, weights[module], names)
-  p = {key: np.asarray(w) for key, w in weights[module].items()}
+  p = {key: as_array(f'{key} of {module}', w) for key, w in weights[module].items()}
   if cell == 'lstm':
     return _import_lstm(module, p)
   hidden = check_recurrent(f'w_h of {module}', cell, p['w_h'], axis=1)

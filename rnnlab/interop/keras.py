@@ -1,7 +1,7 @@
 """Keras 3's recurrent layers, and whole classifiers of them: weights to and from rnnlab's.
 
 Keras is not imported: weights are the list of arrays that `get_weights()` gives and `set_weights`
-takes, a model is its config, and a .keras file is a zip of both.
+takes, a model is its config, and a .keras file is a zip of both, an .h5 file an HDF5 file of both.
 
     layer                   rnnlab                gates          bias
     SimpleRNN               elman                 one            [H]
@@ -34,7 +34,16 @@ from rnnlab.models import SequenceClassifier
 
 CELLS = {'SimpleRNN': 'elman', 'LSTM': 'lstm', 'GRU': 'gru'}
 DIRECTIONS = 'cell', 'cell_backward'  # a layer's parameters in a SequenceClassifier's
-CHAIN = r'Embedding (Dropout )?((Bidirectional|SimpleRNN|LSTM|GRU) )+(Dropout )?Dense'
+POOLINGS = {'GlobalAveragePooling1D': 'mean', 'GlobalMaxPooling1D': 'max'}
+CHAIN = (
+  r'Embedding (Dropout )?((Bidirectional|SimpleRNN|LSTM|GRU) )+'
+  rf'(({"|".join(POOLINGS)}) )?(Dropout )?Dense'
+)
+HDF5 = b'\x89HDF\r\n\x1a\n'  # what such a file begins with
+MASKED_MAX = (
+  "Keras's GlobalMaxPooling1D takes the highest output of all steps, padded ones too, and rnnlab's"
+  " pooling='max' that of the real ones: with a mask no weights make the one the other"
+)
 CONFIG, METADATA, WEIGHTS = 'config.json', 'metadata.json', 'model.weights.h5'  # in a .keras file
 
 
@@ -56,7 +65,7 @@ def import_layer(cell: str, weights: Sequence, *, reset: str = 'after') -> dict 
     raise ValueError(
       f'weights must be the list of arrays that get_weights() gives, not a {type(weights).__name__}'
     )
-  arrays = [np.asarray(w) for w in weights]
+  arrays = [layers.as_array(f'array {i} of the weights', w) for i, w in enumerate(weights)]
   if len(arrays) in (2, 3):
     return _import(cell, reset, arrays)
   if len(arrays) in (4, 6):
@@ -156,9 +165,11 @@ def import_classifier(
 
   The model is Embedding, layers of SimpleRNN, LSTM or GRU, all of one kind and size, or
   Bidirectional ones of them, and Dense: of one unit, with a sigmoid or none, or of one a class,
-  with a softmax or none. Dropout may come after the Embedding and before the Dense. The sigmoid or
-  softmax of the logits that the SequenceClassifier gives is what the Keras model predicts. Dropout
-  rates are taken over; what else acts in training alone, as initialisers or regularisers, is not.
+  with a softmax or none. After the last recurrent layer GlobalAveragePooling1D may come, or, where
+  there is no mask, GlobalMaxPooling1D; Dropout after the Embedding and before the Dense. The
+  sigmoid or softmax of the logits that the SequenceClassifier gives is what the Keras model
+  predicts. Dropout rates are taken over; what else acts in training alone, as initialisers or
+  regularisers, is not.
 
   Raises ValueError, with the reason, for a model of other parts, for activations, states or
   directions that rnnlab has not, and for weights of other shapes than the config's.
@@ -184,8 +195,8 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
   probabilities. Its dropout has the same rates, but where recurrent_dropout is above 0 Keras has a
   mask a gate, whether dropout_per_gate is set or not; remat and truncate have no place there.
 
-  Raises ValueError for a cell that Keras has not, a pooling but 'last', a precision but 'float32',
-  and params that are not the model's.
+  Raises ValueError for a cell that Keras has not, the pooling 'concat' or, with a mask, 'max', a
+  precision but 'float32', and params that are not the model's.
 
   >>> import jax
   >>> model = SequenceClassifier(cells.get('lstm', hidden_size=4), vocab_size=9, embed_size=3)
@@ -195,19 +206,20 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
   (['InputLayer', 'Embedding', 'LSTM', 'Dense'], [(9, 3), (3, 16), (4, 16), (16,), (4, 1), (1,)])
   """
   cell, reset = _cell_of(model.cell)
-  for field, known, why in (
-    ('pooling', 'last', 'the layers that are exported end with the last step'),
-    ('precision', 'float32', "Keras's bfloat16 rounds other things: export with float32"),
-  ):
-    if getattr(model, field) != known:
-      raise ValueError(f'the model has {field}={getattr(model, field)!r}, not {known!r}: {why}')
+  if model.precision != 'float32':
+    raise ValueError(
+      f"the model has precision={model.precision!r}, not 'float32': Keras's bfloat16 rounds other"
+      ' things. Export with float32'
+    )
+  if model.pooling != 'last':
+    _keras_pooling(model)
   recurrent = [f'Recurrent_{i}' for i in range(model.layers)]
   layers.check_names('the params', params, ['Embed_0', *recurrent, 'Dense_0'])
   directions = DIRECTIONS if model.bidirectional else DIRECTIONS[:1]
   embedding, dense = params['Embed_0'], params['Dense_0']
   layers.check_names('Embed_0', embedding, ['embedding'])
   layers.check_names('Dense_0', dense, ['kernel', 'bias'])
-  embedding = np.asarray(embedding['embedding'])
+  embedding = layers.as_array('Embed_0/embedding', embedding['embedding'])
   layers.check_shape('Embed_0/embedding', embedding, (model.vocab_size, model.embed_size))
   weights, width, units = [embedding], model.embed_size, None
   for name in recurrent:
@@ -221,16 +233,17 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
       layers.check_shape(f'{where}/w_h', p['w_h'], (units, columns))
       weights += _export(cell, p, True)
     width = units * len(directions)
-  kernel, bias = np.asarray(dense['kernel']), np.asarray(dense['bias'])
+  kernel, bias = (layers.as_array(f'Dense_0/{name}', dense[name]) for name in ('kernel', 'bias'))
   layers.check_shape('Dense_0/kernel', kernel, (width, model.classes))
   layers.check_shape('Dense_0/bias', bias, (model.classes,))
   return _config(model, cell, reset, units), [*weights, kernel, bias]
 
 
 def load(path) -> tuple[SequenceClassifier, dict]:
-  """The classifier that is in a .keras file, as `import_classifier` gives it.
+  """The classifier that is in a .keras or an .h5 file, as `import_classifier` gives it.
 
-  Raises ValueError for a file that is damaged or of another kind, and what that raises.
+  Raises ValueError for a file that is damaged or of another kind, as one of weights alone, and what
+  that raises.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> trained = rnnlab.load(f'runs/imdb/{run}')
@@ -239,14 +252,26 @@ def load(path) -> tuple[SequenceClassifier, dict]:
   >>> model.mask, params['Recurrent_0']['cell']['w_h'].shape
   (True, (16, 64))
   """
-  content = io.BytesIO(pathlib.Path(path).read_bytes())
+  content = pathlib.Path(path).read_bytes()
+  is_h5 = content.startswith(HDF5)
   try:
-    with zipfile.ZipFile(content) as archive:
-      whole = json.loads(archive.read(CONFIG))
-      weights_file = io.BytesIO(archive.read(WEIGHTS))
-    name, config = whole['class_name'], whole['config']
-  except Exception as error:  # zipfile and zlib raise a dozen kinds on damaged bytes
-    raise ValueError(f'{path} is damaged, or no .keras file: {error}') from None
+    if is_h5:
+      with h5py.File(io.BytesIO(content)) as file:
+        told = file.attrs.get('model_config')
+      whole = told and json.loads(told)
+    else:
+      with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        whole = json.loads(archive.read(CONFIG))
+        content = archive.read(WEIGHTS)
+    name, config = (whole['class_name'], whole['config']) if whole else (None, None)
+  except Exception as error:  # zipfile, zlib and h5py raise a dozen kinds on damaged bytes
+    kind = '.h5' if is_h5 else '.keras'
+    raise ValueError(f'{path} is damaged, or no {kind} file: {error}') from None
+  if whole is None:
+    raise ValueError(
+      f'{path} has weights alone, and does not say what layers they are of. Build the model in'
+      ' Keras, load them into it, and give import_classifier its get_config() and get_weights()'
+    )
   if name not in ('Sequential', 'Functional'):
     raise ValueError(
       f'{path} is of a model of the class {name}, and such a file does not say what layers it has.'
@@ -256,15 +281,30 @@ def load(path) -> tuple[SequenceClassifier, dict]:
     )
   parsed = _parse(config)
   try:
-    with h5py.File(weights_file) as file:
-      weights = [
-        np.asarray(file[group][str(i)])
-        for group, _ in _groups(_chain(config))
-        for i in range(len(file[group]))
-      ]
+    with h5py.File(io.BytesIO(content)) as file:
+      weights = _h5_weights(file) if is_h5 else _keras_weights(file, config)
   except Exception as error:  # nor has h5py one kind
-    raise ValueError(f'{path}: its {WEIGHTS} is damaged: {error}') from None
+    where = path if is_h5 else f'{path}: its {WEIGHTS}'
+    raise ValueError(f'{where} is damaged: {error}') from None
   return _import_classifier(parsed, weights)
+
+
+def _keras_weights(file, config):
+  return [
+    np.asarray(file[group][str(i)])
+    for group, _ in _groups(_chain(config))
+    for i in range(len(file[group]))
+  ]
+
+
+def _h5_weights(file):
+  """In the order of the names, as Keras 2 and 3 write them."""
+  groups = file['model_weights']
+  return [
+    np.asarray(groups[layer][name])
+    for layer in groups.attrs['layer_names']
+    for name in groups[layer].attrs['weight_names']
+  ]
 
 
 def save(path, model: SequenceClassifier, params: Mapping) -> None:
@@ -336,14 +376,18 @@ def _read(config):
   if not re.fullmatch(CHAIN, ' '.join(kinds)):
     raise ValueError(
       f'the model is {" -> ".join(kinds) or "empty"}; what can be converted is Embedding ->'
-      ' [Dropout ->] one or more of SimpleRNN, LSTM, GRU and Bidirectional -> [Dropout ->] Dense'
+      ' [Dropout ->] one or more of SimpleRNN, LSTM, GRU and Bidirectional ->'
+      ' [GlobalAveragePooling1D or GlobalMaxPooling1D ->] [Dropout ->] Dense. Of other models'
+      ' convert the recurrent layers one by one, by import_layer'
     )
   for kind, layer in chain:
     _check_precision(layer, _name(kind, layer))
   (_, embedding), *_, (_, head) = chain
   mask = embedding.get('mask_zero', False)
   recurrent = [(k, c) for k, c in chain if k == 'Bidirectional' or k in CELLS]
-  last = len(recurrent) - 1
+  pooling = _pooling(chain, mask)
+  # Of the last one it is the last output that counts, unless all are pooled.
+  last = len(recurrent) - 1 if pooling == 'last' else None
   found = [_recurrence(k, c, i == last, mask) for i, (k, c) in enumerate(recurrent)]
   names = [_name(kind, layer) for kind, layer in recurrent]
   shared = found[0][0]
@@ -358,6 +402,7 @@ def _read(config):
     embed_size=embedding['output_dim'],
     layers=len(recurrent),
     bidirectional=shared.bidirectional,
+    pooling=pooling,
     mask=mask,
     classes=_classes(head),
     embed_dropout=_rate(chain[1]),
@@ -368,6 +413,32 @@ def _read(config):
   )
   biases = [biases for _, biases in found]
   return _Parsed(model, shared, list(zip(names, biases, strict=True)), head.get('use_bias', True))
+
+
+def _pooling(chain, mask):
+  """What a classifier makes one vector of its outputs by; raises ValueError for a way not here."""
+  for kind, config in chain:
+    if kind in POOLINGS:
+      for field, known in (('data_format', 'channels_last'), ('keepdims', False)):
+        if config.get(field, known) != known:
+          raise ValueError(f'{kind} has {field}={config[field]!r}, where it must be {known!r}')
+      if kind == 'GlobalMaxPooling1D' and mask:
+        raise ValueError(MASKED_MAX)
+      return POOLINGS[kind]
+  return 'last'
+
+
+def _keras_pooling(model):
+  """The Keras layer of a model's pooling; raises ValueError where there is none."""
+  if model.pooling == 'max' and model.mask:
+    raise ValueError(MASKED_MAX)
+  for kind, pooling in POOLINGS.items():
+    if model.pooling == pooling:
+      return kind
+  raise ValueError(
+    f'the model has pooling={model.pooling!r}, for which Keras has no layer: it has some for'
+    " 'last', 'mean' and 'max'"
+  )
 
 
 def _chain(config) -> list[tuple[str, Mapping]]:
@@ -466,9 +537,10 @@ def _direction(kind, config, name, last, mask, backwards=False) -> tuple[_Recurr
     ('activation', 'tanh', differs),
     ('recurrent_activation', 'sigmoid', differs),
     ('go_backwards', bool(backwards), 'rnnlab has backward layers in bidirectional ones alone'),
-    ('return_sequences', not last, 'the last recurrent layer ends in its last output, others not'),
+    ('return_sequences', not last, 'the layer that gives its last output alone is the last one'),
     ('return_state', False, 'the state is not used'),
     ('stateful', False, 'rnnlab starts each row from a state of zeros'),
+    ('time_major', False, 'rnnlab has rows first, then steps'),
   ]
   if mask and last:
     checks += [('zero_output_for_mask', False, 'the last output would be 0 after padding')]
@@ -492,7 +564,7 @@ def _check_same(name, one, other_name, other):
     if a != b:
       raise ValueError(
         f"{name} has {field}={a!r} and {other_name} {field}={b!r}: a SequenceClassifier's layers"
-        ' differ in weights alone. Convert them one by one, by import_layer'
+        ' differ in weights alone. Convert them one by one, by import_layer, for rnnlab.unroll'
       )
 
 
@@ -537,7 +609,7 @@ def _name(kind, config) -> str:
 def _import_classifier(parsed, weights):
   model, recurrence = parsed.model, parsed.recurrence
   cell, reset = _cell_of(model.cell)
-  arrays = [np.asarray(w) for w in weights]
+  arrays = [layers.as_array(f'array {i} of the weights', w) for i, w in enumerate(weights)]
   counts = [1, *(2 + bias for _, biases in parsed.layers for bias in biases), 1 + parsed.head_bias]
   if len(arrays) != sum(counts):
     raise ValueError(f'the model of this config has {sum(counts)} arrays, not {len(arrays)}')
@@ -579,7 +651,8 @@ def _config(model, cell, reset, units) -> dict[str, Any]:
   options |= {'dropout': float(model.dropout), 'recurrent_dropout': float(model.recurrent_dropout)}
 
   def recurrent(i):
-    one = layer(kind, units=units, return_sequences=i < model.layers - 1, **options)
+    sequences = i < model.layers - 1 or model.pooling != 'last'
+    one = layer(kind, units=units, return_sequences=sequences, **options)
     return layer('Bidirectional', layer=one) if model.bidirectional else one
 
   def dropout(rate):
@@ -597,6 +670,7 @@ def _config(model, cell, reset, units) -> dict[str, Any]:
       ),
       *dropout(model.embed_dropout),
       *map(recurrent, range(model.layers)),
+      *([] if model.pooling == 'last' else [layer(_keras_pooling(model))]),
       *dropout(model.output_dropout),
       layer(
         'Dense', units=model.classes, activation='sigmoid' if model.classes == 1 else 'softmax'
@@ -620,5 +694,5 @@ def _groups(chain) -> Iterator[tuple[str, int]]:
       yield f'{group}/backward_layer/cell/vars', 3
     elif kind in CELLS:
       yield f'{group}/cell/vars', 3
-    elif kind != 'Dropout':
-      yield f'{group}/vars', {'Embedding': 1, 'Dense': 2}[kind]
+    elif kind in ('Embedding', 'Dense'):
+      yield f'{group}/vars', 1 if kind == 'Embedding' else 2

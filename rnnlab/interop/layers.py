@@ -29,6 +29,23 @@ def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
     )
 
 
+def as_array(name: str, given) -> np.ndarray:
+  """What is given as a NumPy array; raises ValueError where it is not one of floats."""
+  try:
+    array = np.asarray(given)
+  except Exception as error:  # each library has its own for what NumPy cannot take
+    raise ValueError(
+      f'{name} cannot be made a NumPy array: {str(error).partition(chr(10))[0][:200]} Give arrays,'
+      ' or tensors that are on the CPU, take no gradient and are float32, as'
+      ' `tensor.detach().cpu().float()` makes them'
+    ) from None
+  if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
+    raise ValueError(
+      f'{name} must be an array of floats, not {f"of {array.dtype}" if array.ndim else repr(given)}'
+    )
+  return array
+
+
 def check_dict(where: str, given) -> None:
   """Raises ValueError where `given` is no dict."""
   if not isinstance(given, Mapping):
@@ -98,7 +115,7 @@ def read(cell: str, reset: str, layer: Mapping, where: str = 'the layer') -> dic
   elif cell == 'gru' and 'b_hn' in layer:
     raise ValueError(f"{where} has a b_hn, so it is of a gru of reset='after': {RESETS}")
   check_names(where, layer, names)
-  p = {name: np.asarray(layer[name]) for name in names}
+  p = {name: as_array(f'{name} of {where}', layer[name]) for name in names}
   hidden = check_recurrent(f'w_h of {where}', cell, p['w_h'], axis=1)
   width = GATES[cell] * hidden
   shapes = {'w_x': ('D', width), 'w_h': (hidden, width), 'b': (width,), 'b_hn': (hidden,)}

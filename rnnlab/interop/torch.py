@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rnnlab.interop.layers import (
+  as_array,
   check_cell,
   check_dict,
   check_names,
@@ -64,7 +65,7 @@ def import_module(cell: str, weights: Mapping, *, reset: str = 'after') -> list:
   bias = any(match[1] == 'bias' for match in found)
   names = [[_names(k, suffix, bias) for suffix in suffixes] for k in range(count)]
   check_names("the module's state_dict", weights, [n for k in names for pair in k for n in pair])
-  arrays = {name: np.asarray(w) for name, w in weights.items()}
+  arrays = {name: as_array(name, w) for name, w in weights.items()}
   _check_shapes(cell, arrays)
   layers = [[_import(cell, [arrays[n] for n in pair]) for pair in layer] for layer in names]
   return [layer[0] if len(layer) == 1 else tuple(layer) for layer in layers]

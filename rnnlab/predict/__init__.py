@@ -147,25 +147,32 @@ def load(run_dir) -> Predictor:
     config.model.truncate = tuple(config.model.truncate)
     batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
     model = experiment.model_of(config.model, config.data.vocab_size, config.data.mask)
-    ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
+    needed = _shapes(model)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {runlog.say(error)}'
     ) from error
   params = files.load(folder / runlog.PARAMS)
-  shapes, needed = (
-    {name: np.shape(array) for name, array in traverse_util.flatten_dict(tree, sep='/').items()}
-    for tree in (params, expected)
-  )
-  for name in needed | shapes:
-    if shapes.get(name) != needed.get(name):
+  found = _flat_shapes(params)
+  for name in needed | found:
+    if found.get(name) != needed.get(name):
       raise ValueError(
         f'{folder}/{runlog.PARAMS}: the parameters do not fit the model; has its code changed?'
-        f' {name} is {_shape(shapes.get(name))}, and must be {_shape(needed.get(name))}'
+        f' {name} is {_shape(found.get(name))}, and must be {_shape(needed.get(name))}'
       )
   vocabulary = _vocabulary(folder / runlog.VOCABULARY, config.data.vocab_size)
   return Predictor(config, model, jax.tree.map(jnp.asarray, params), vocabulary)
+
+
+@functools.lru_cache
+def _shapes(model):
+  """The shape of each parameter of a model, by its path."""
+  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  return _flat_shapes(jax.eval_shape(model.init, jax.random.key(0), ids)['params'])
+
+
+def _flat_shapes(tree):
+  return {name: w.shape for name, w in traverse_util.flatten_dict(tree, sep='/').items()}
 
 
 def _shape(shape):
@@ -241,13 +248,20 @@ def encode(members, texts):
 
 
 def _check(members):
-  """Raises ValueError for a model whose answer is not one probability a text."""
+  """Raises ValueError for a model that does not answer by a probability, or of other words."""
   for member in members:
     if (classes := getattr(member.model, 'classes', 1)) != 1:
       raise ValueError(
         f'a model of {classes} classes cannot be asked or exported here: what it says must be'
         ' whether a text is positive (classes=1). Its logits are `model.apply({"params": params},'
         ' ids)`'
+      )
+    ids = len(member.vocabulary) + text.FIRST_WORD
+    if ids > getattr(member.model, 'vocab_size', ids):
+      raise ValueError(
+        f'a vocabulary of {len(member.vocabulary):,} words has ids below {ids:,}, and the model an'
+        f' embedding of {member.model.vocab_size:,}: this is not the vocabulary that it was'
+        ' trained with'
       )
 
 
