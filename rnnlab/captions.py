@@ -74,7 +74,7 @@ def _paired_seeds(pairs, seeds):
     a, b = (results.cell_name(row[side]) for side in 'ab')
     where = f'{row["where"]}: ' if row['where'] else ''
     yield (
-      f'{where}{b} is ahead of {a} in {(y > x).sum()} of {len(x)} seeds, on average by '
+      f'{where}{b} is ahead of {a} in {(y > x).sum()} of {len(x)} seeds; their means differ by '
       f'{100 * (y - x).mean():+z.1f} points, {_percent(y.mean())} against {_percent(x.mean())}'
     )
 
@@ -91,9 +91,10 @@ def _learning_curves(metrics):
   yield f'Line plots of {word} and train accuracy, and of loss, against epochs'
   for group, last, best in _curves(metrics):
     yield (
-      f'{group}: {word} accuracy is {_percent(last["validation_accuracy"])} after epoch '
-      f'{last.name}, at most {_percent(best["validation_accuracy"])}, after epoch {best.name}; '
-      f'train accuracy ends at {_percent(last["train_accuracy"])}'
+      f'{group}: {word} accuracy is highest after epoch {best.name}, '
+      f'{_percent(best["validation_accuracy"])}, and ends after epoch {last.name} at '
+      f'{_percent(last["validation_accuracy"])}; train accuracy ends at '
+      f'{_percent(last["train_accuracy"])}'
     )
 
 
@@ -102,9 +103,9 @@ def _accuracy_vs_time(metrics):
   yield f'Line plot of {word} accuracy against the wall time of the epochs'
   for group, last, best in _curves(metrics):
     yield (
-      f'{group}: {word} accuracy is {_percent(last["validation_accuracy"])} after '
-      f'{last["elapsed"]:,.0f} seconds, at most {_percent(best["validation_accuracy"])}, after '
-      f'{best["elapsed"]:,.0f}'
+      f'{group}: {word} accuracy is highest after {best["elapsed"]:,.0f} seconds, '
+      f'{_percent(best["validation_accuracy"])}, and ends after {last["elapsed"]:,.0f} seconds at '
+      f'{_percent(last["validation_accuracy"])}'
     )
 
 

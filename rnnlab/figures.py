@@ -6,6 +6,7 @@ style. Figures are made without pyplot, so drawing one leaves no state behind an
 
 import functools
 import io
+import re
 import textwrap
 
 import matplotlib as mpl
@@ -39,6 +40,7 @@ STYLE = {
   'font.family': 'sans-serif',
   'font.size': 11,
   'text.color': INK,
+  'text.parse_math': False,  # a dollar sign in a user's label is a dollar sign
   'axes.titlesize': 12,
   'axes.titleweight': 'bold',
   'axes.titlelocation': 'left',
@@ -254,7 +256,7 @@ def paired_seeds(pairs, seeds, note=''):
         color=colours[cell],
       )
     left.set_xlim(-0.5, 1.5)
-    left.set_xticks([0, 1], [results.cell_name(cell) for cell in cells])
+    left.set_xticks([0, 1], [_wrap(results.cell_name(cell)) for cell in cells])
     for tick, cell in zip(left.get_xticklabels(), cells, strict=True):
       tick.set(color=colours[cell], fontweight='bold')
     left.set_title(_wrap(row['where'] or 'Test accuracy', 44 // columns), fontsize=11)
@@ -307,7 +309,7 @@ def frontier(summary, note=''):
       ax.plot(part['x'], part['y'], 'o', color=colours[cell], markeredgecolor=PAPER)
     ax.plot(front['x'], front['y'], 'o', color='none', markeredgecolor=INK, markersize=9)
     if block['x'].max() > 30 * block['x'].min() > 0:
-      ax.set_xscale('log')
+      _log_axis(ax, (1, 2, 5))
     ax.set_title('Test accuracy against time')
     ax.set_xlabel(f'Wall time of a run, {unit}')
     ax.yaxis.set_major_formatter(_percent)
@@ -321,6 +323,7 @@ def frontier(summary, note=''):
 @_styled
 def response(runs, note=''):
   """Validation accuracy `y` of each run against each numeric setting that takes many values."""
+  runs = runs.dropna(subset='y')
   names = results.many_valued(runs)
   colours = _colours(runs['model.cell'])
   others = runs['model.cell'].nunique() - 1
@@ -332,14 +335,9 @@ def response(runs, note=''):
     values = runs[name]
     # As learning rates are drawn: crowded at the low end.
     if values.min() > 0 and values.max() > max(10 * values.min(), 3 * np.median(values.unique())):
-      ax.set_xscale('log')
-      ax.xaxis.set_minor_formatter('')
+      _log_axis(ax, (1,) if values.max() > 100 * values.min() else (1, 2, 5))
       if values.nunique() <= 8:
         ax.set_xticks(values.unique(), map(results.value_words, values.unique()))
-      else:
-        subs = (1,) if values.max() > 100 * values.min() else (1, 2, 5)
-        ax.xaxis.set_major_locator(LogLocator(subs=subs))
-        ax.xaxis.set_major_formatter('{x:g}')
     else:
       ax.xaxis.set_major_locator(MaxNLocator(5))
     for j, (cell, part) in enumerate(runs.groupby('model.cell', sort=False)):
@@ -418,7 +416,7 @@ def _curve(rows, y):
 
 
 def _draw(ax, curve, y, colour, alpha=1.0, context=False):
-  """Draws a `_curve` of `y`, with a band unless it is context; returns its end."""
+  """Draws a `_curve` of `y`, with a band unless it is context; returns its last known point."""
   train = y.startswith('train')
   ax.plot(
     curve['x'],
@@ -434,7 +432,8 @@ def _draw(ax, curve, y, colour, alpha=1.0, context=False):
     ax.fill_between(
       curve['x'], curve['low'], curve['high'], color=colour, alpha=0.16 * alpha, linewidth=0
     )
-  return curve['x'].iloc[-1], curve['y'].iloc[-1]
+  known = curve[['x', 'y']].dropna()
+  return tuple(known.iloc[-1]) if len(known) else (np.nan, np.nan)
 
 
 def _overlay(ax, metrics, groups, ys):
@@ -446,7 +445,9 @@ def _overlay(ax, metrics, groups, ys):
 
 
 def _name(ax, words, at, colour, strong=True):
-  """Names a point in the margin, for `_place_labels` to move."""
+  """Names a point in the margin, for `_place_labels` to move; one that is nowhere has no name."""
+  if not np.isfinite(at).all():
+    return
   ax.annotate(
     _wrap(words),
     at,
@@ -513,12 +514,19 @@ def _place_labels(fig):
       label.set_position((1.03, y))
 
 
+def _log_axis(ax, subs):
+  ax.set_xscale('log')
+  ax.xaxis.set_minor_formatter('')
+  ax.xaxis.set_major_locator(LogLocator(subs=subs))
+  ax.xaxis.set_major_formatter('{x:g}')
+
+
 def _cell_legend(ax, cells, colours):
   ax.legend(
     [
       Line2D([], [], marker='o', linestyle='', color=colours[cell]) for cell in dict.fromkeys(cells)
     ],
-    map(results.cell_name, dict.fromkeys(cells)),
+    [_wrap(results.cell_name(cell)) for cell in dict.fromkeys(cells)],
     loc='lower right',
     bbox_to_anchor=(1, 1),
     ncols=4,
@@ -546,7 +554,9 @@ def _time_unit(longest):
 
 
 def _wrap(group, width=20):
-  return textwrap.fill(group, width, break_long_words=False)
+  """A label in lines of `width`; of a very long one, what a figure has room for."""
+  words = re.sub(r'(\S{30})(?=\S)', r'\1 ', group)
+  return textwrap.fill(words, width, break_long_words=False, max_lines=4, placeholder=' …')
 
 
 def _percent(value, _):

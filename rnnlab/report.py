@@ -2,6 +2,7 @@
 
 import html
 import math
+import os
 import pathlib
 import re
 import string
@@ -119,7 +120,7 @@ def write(workdir):
   `load_runs`.
   """
   workdir = pathlib.Path(workdir)
-  every, sweep = results.load_runs(workdir), results.sweep_of(workdir)
+  every, sweep = results.load_runs(workdir), results.legible(results.sweep_of(workdir))
   searched = {run['id'] for run in sweep['runs'] if run.get('stage') == 'search'}
   runs, trials = every[~every['id'].isin(searched)], _trials(sweep)
   claims = results.claims(workdir, runs)
@@ -134,8 +135,9 @@ def write(workdir):
   runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
   runlog.write_atomic(workdir / 'comparisons.csv', pairs.to_csv(index=False))
   note = '\n'.join(block.caption for block in blocks)
-  missing = results.missing_runs(workdir, set(every['id']))
-  name = ':'.join(filter(None, (sweep['experiment'] or workdir.name, sweep['preset'])))
+  missing = results.legible(results.missing_runs(workdir, set(every['id'])))
+  name = sweep['experiment'] or results.legible(workdir.name)
+  name = ':'.join(filter(None, (name, sweep['preset'])))
   told = Report(
     f'{name}, {len(every)} of {len(every) + len(missing)} runs',
     _finding(summary, pairs, claims, sweep['claims_after']),
@@ -272,6 +274,7 @@ def _draw(workdir, runs, summary, pairs, trials, note):
       yield draw('learning_curves', metrics, **counts)
       yield draw('accuracy_vs_time', metrics, **counts)
     answered = runs.assign(y=runs['best_validation_accuracy'].fillna(runs['validation_accuracy']))
+    answered = answered.dropna(subset='y')
     if results.many_valued(answered):
       yield draw('response', answered)
   trials = trials.dropna(subset='y')
@@ -354,7 +357,7 @@ def _sentences(block):
   if len(pairs) > MAX_SAID:
     yield f'{len(pairs)} comparisons of cells: see report.html.'
     pairs = pairs[:0]
-  for row in pairs.to_dict('records'):
+  for row in pairs.sort_values('primary', ascending=False, kind='stable').to_dict('records'):
     a, b = results.cell_name(row['a']), results.cell_name(row['b'])
     chance = '' if pd.isna(row['low']) else f', P({b} > {a}) = {row["p_greater"]:.2f}'
     where = ', '.join(filter(None, ['' if row['primary'] else 'secondary', row['where']]))
@@ -576,7 +579,10 @@ def _made_by(workdir, runs, sweep):
     'Commit': distinct(runs['commit'].fillna('')) or ['none: the code was not in a git checkout'],
     'Versions': distinct(runs['versions']),
     'Device': distinct(runs['device']),
-    'Data': distinct(runs['title'] + ', fingerprint ' + runs['fingerprint'].str[:16]),
+    'Data': distinct(
+      f'{title}, fingerprint {str(fingerprint)[:16]}'
+      for title, fingerprint in zip(runs['title'], runs['fingerprint'], strict=True)
+    ),
     'Finished': distinct([runs['finished'].min(), runs['finished'].max()]),
     'Config': [f'{name} = {_values(configs[name].dropna())}' for name in configs],
     'Again': _again(runs),
@@ -669,7 +675,7 @@ def _md(text):
   text = ' '.join(text.split())
   text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
   text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)
-  return re.sub(r'^([#+-]+|\d+[.)]|>)(?=\s|$)', r'\\\1', text) if text != '-' else text
+  return re.sub(r'^([#+-]+|\d+[.)])(?=\s)', r'\\\1', text)
 
 
 def _latex(told):
@@ -831,7 +837,7 @@ def _page(told, workdir):
 def _links(workdir, run):
   files = (pathlib.Path(run) / name for name in ('result.json', 'metrics.jsonl', 'config.json'))
   return ' '.join(
-    f'<a href="{urllib.parse.quote(path.as_posix())}">{path.stem}</a>'
+    f'<a href="{urllib.parse.quote(os.fsencode(path))}">{path.stem}</a>'
     for path in files
     if (workdir / path).exists()
   )

@@ -91,7 +91,8 @@ def load_runs(workdir):
       + (f'\n{len(errors)} have no result: {errors[0]}' if errors else '')
     )
   configs, overrides, rows = zip(*read, strict=True)
-  configs, rows = flatten(configs), pd.DataFrame(rows)
+  configs, rows = flatten(configs), pd.DataFrame(map(legible, rows))
+  rows[METRICS] = rows[METRICS].where(np.isfinite(rows[METRICS]))  # NaN is no number either
   stages = {run['id']: run.get('stage', '') for run in sweep['runs']}
   rows['stage'] = [stages.get(run, '') for run in rows['id']]
   swept = set().union(*overrides)
@@ -300,12 +301,12 @@ def claims(workdir, runs):
   equivalence: TOST where the difference is within the margin, and where it is not, Welch's test
   against the margin's nearer end. A verdict is where p_holm is below 5%, for or against by the
   side on which the difference lies. Numbers of parameters need no test. A claim is undecided while
-  runs of it have yet to be done, as looking early would count as another try, and where one side
-  is runs of several settings. Raises as `check_claims`.
+  runs of it have yet to be done, as looking early would count as another try, where one side is
+  runs of several settings, and where `check_claims` refuses it.
   """
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []
-  check_claims(recorded)
+  recorded = recorded if isinstance(recorded, list) else [recorded]
   configs = flatten(runlog.read_json(workdir / run / 'config.json') for run in runs['id'])
   configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
   every = pd.concat([runs, configs], axis=1)
@@ -315,7 +316,7 @@ def claims(workdir, runs):
     for run in sweep_of(workdir)['runs']
     if run['id'] in missing and run.get('stage') != 'search'
   ]
-  rows = [_test(claim, every, undone) for claim in recorded]
+  rows = [_tested(claim, every, undone) for claim in recorded]
   # What can't be tested yet stays in the family, so that no verdict falls when it is.
   adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
   for row, p_holm in zip(rows, adjusted, strict=True):
@@ -378,14 +379,23 @@ def sweep_of(workdir):
 
 def flatten(configs):
   """Nested configs as rows under dotted names; lists as JSON, so that values compare and hash."""
-  return pd.json_normalize(list(configs)).map(
+  return pd.json_normalize(list(map(legible, configs))).map(
     lambda value: json.dumps(value) if isinstance(value, (list, dict)) else value
   )
 
 
+def legible(value):
+  """A value of JSON whose texts can be written as UTF-8, which paths on a disk need not be."""
+  if isinstance(value, dict):
+    return {name: legible(v) for name, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(map(legible, value))
+  return value.encode(errors='backslashreplace').decode() if isinstance(value, str) else value
+
+
 def cell_name(name):
   """A cell\'s name for people."""
-  return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(name, name)
+  return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(str(name), str(name))
 
 
 def value_words(value):
@@ -447,7 +457,10 @@ def metrics_of(workdir, runs):
     for run in runs['id']
     for row in runlog.read_rows(pathlib.Path(workdir) / run / 'metrics.jsonl')
   ]
-  metrics = pd.DataFrame(rows, columns=None if rows else ['id', 'epoch'])
+  measured = [name for name in LAST if not name.startswith('test')] + ['epoch', 'step', 'seconds']
+  metrics = pd.DataFrame(rows)
+  metrics = metrics.reindex(columns=dict.fromkeys(['id', *metrics, *measured]))
+  metrics[measured] = metrics[measured].apply(pd.to_numeric, errors='coerce')
   names = [
     name for name in runs if name in ('id', 'group', 'seed', 'stage', *DATA, *settings(runs))
   ]
@@ -502,7 +515,7 @@ def _resampled(workdir, groups):
   splits = {}
   for name, ids in groups.items():
     found = [predictions[run].get(PREDICTIONS[name[1]]) for run in ids]
-    if found and all(found) and len({labels for labels, _ in found}) == 1:
+    if found and all(found) and found[0][0] and len({labels for labels, _ in found}) == 1:
       splits.setdefault(found[0][0], {})[name] = np.stack([right for _, right in found])
   return {
     name: (split, resampled)
@@ -536,6 +549,20 @@ def _one_of(where, what, word, words):
     near = difflib.get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
     hint = f' (did you mean {near[0]!r}?)' if near else f'; there is {", ".join(sorted(words))}'
     raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
+
+
+def _tested(claim, every, undone):
+  """`_test`, or, of a claim that cannot be tested as it stands, an undecided row that says why."""
+  try:
+    check_claims([claim])
+    return _test(claim, every, undone)
+  except ValueError as error:
+    words = str(claim.get('claim', '') if isinstance(claim, dict) else claim) or 'A claim'
+    why = str(error).removeprefix('claim 1: ').removeprefix(f'claim 1, {words!r}: ')
+    row = {'claim': words, 'verdict': 'undecided', 'why': f'it cannot be tested: {why}'}
+    numbers = ('margin', 'difference', 'low', 'high', 'p', 'seeds_needed')
+    row |= dict.fromkeys(('a', 'b', 'metric', 'says'), '') | dict.fromkeys(numbers, np.nan)
+    return row | {'n_a': 0, 'n_b': 0, 'failed': 0}
 
 
 def _test(claim, every, undone):

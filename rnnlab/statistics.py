@@ -1,7 +1,8 @@
 """Statistics of groups of runs, as pure functions of arrays: how surely one group beats another.
 
 Throughout, a and b are the values of two groups of independent runs, one a seed, and what is
-estimated is of b against a: a difference is b's mean less a's. All intervals are of 95%.
+estimated is of b against a: a difference is b's mean less a's. All intervals are of 95%. Of groups
+that hold no value, or one that is not finite, every answer is NaN.
 """
 
 from typing import NamedTuple
@@ -42,6 +43,8 @@ def welch(a, b, null: float = 0.0) -> Estimate:
 
   Welch 1947. No interval and no p where a group has one run, or neither has any spread.
   """
+  if not _are_known(a, b):
+    return Estimate(*[np.nan] * 3)
   difference = np.mean(b) - np.mean(a)
   error, degrees = _satterthwaite(*map(_of_mean, (a, b)))
   half = special.stdtrit(degrees, TAIL) * error
@@ -91,6 +94,8 @@ def probability_greater(a, b) -> Estimate:
   where both.
   """
   a, b = np.asarray(a, float), np.asarray(b, float)
+  if not _are_known(a, b):
+    return Estimate(*[np.nan] * 3)
   value = ((b[:, None] > a) + 0.5 * (b[:, None] == a)).mean()
   others = (len(a) + len(b)) / 2 - 1
 
@@ -114,8 +119,10 @@ def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
   The spreads are those of a and b, and the answer is no surer than they are. inf where the
   difference is 0, NaN where there is no spread to go by.
   """
+  if not _are_known(a, b, [difference]):
+    return np.nan
   variances = [_of_mean(x)[0] * len(x) for x in (a, b)]
-  if not sum(variances) > 0:
+  if not 0 < sum(variances) ** 2 < np.inf:
     return np.nan
   shape = sum(variances) ** 2 / sum(v**2 for v in variances)  # degrees of freedom, over n - 1
   with np.errstate(divide='ignore'):
@@ -138,8 +145,10 @@ def resample(groups, seed: int = 0) -> list[Resampled]:
 
   groups are bool arrays `[R, N]`: whether a run is right on an item, the same N items in all.
   Runs and items are drawn independently (the pigeonhole bootstrap, Owen 2007). The same `seed`
-  gives the same draws.
+  gives the same draws. Without an item there is nothing to draw from: ValueError.
   """
+  if not groups[0].shape[1]:
+    raise ValueError('there are no test items to resample')
   draw = np.random.default_rng(seed)
   runs = np.concatenate(groups).astype(np.float32)
   items = runs.shape[1]
@@ -156,7 +165,7 @@ def resample(groups, seed: int = 0) -> list[Resampled]:
     # Of right and wrong, squares are their own sums.
     rest = group.mean(dtype=float) - (accuracy**2).mean() - (right**2).mean() + accuracy.mean() ** 2
     weights = draw.multinomial(r, np.full(r, 1 / r), size=DRAWS) / r
-    interaction = rest / max(1, r - 1) / (items - 1)
+    interaction = rest / max(1, r - 1) / (items - 1) if items > 1 else np.nan
     found.append(Resampled(accuracy, right, interaction, (weights * resampled.T).sum(axis=1)))
   return found
 
@@ -173,6 +182,8 @@ def two_way(a: Resampled, b: Resampled) -> Estimate:
   """
   difference = b.accuracy.mean() - a.accuracy.mean()
   n = len(a.items)
+  if n < 2:
+    return Estimate(difference, np.nan, np.nan)
   over_items = np.var(b.items - a.items, ddof=1) / n - a.interaction - b.interaction
   error, degrees = _satterthwaite(
     _of_mean(a.accuracy), _of_mean(b.accuracy), (max(0.0, over_items), n - 1)
@@ -220,6 +231,10 @@ def _maximum_weights(n, budgets, replace):
   return np.diff(np.cumprod(among_the_first, axis=0))
 
 
+def _are_known(*groups):
+  return all(len(values) and np.isfinite(values).all() for values in groups)
+
+
 def _of_mean(values):
   """(variance of the mean, its degrees of freedom)."""
   n = len(values)
@@ -235,4 +250,7 @@ def _satterthwaite(*parts):
   if not variances[:2].sum() > 0:
     return np.nan, np.nan
   total = variances.sum()
-  return np.sqrt(total), total**2 / (variances**2 / degrees).sum()
+  squares = (variances**2 / degrees).sum()
+  if not 0 < squares < np.inf:  # a spread beyond what floats can square is as good as none
+    return np.nan, np.nan
+  return np.sqrt(total), total**2 / squares

@@ -4,6 +4,7 @@ An example finds `jax`, `jnp`, `np` and `rnnlab` imported, and a finished sweep 
 """
 
 import doctest
+import importlib.util
 import re
 import sys
 import types
@@ -90,30 +91,44 @@ def blocks():
   return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
 
 
-def of_others():
-  """What the README has of other libraries, by what is asked of it, and a trained model."""
-  lstm, gru = rnnlab.lstm(64), rnnlab.gru(64)
-  layer = gru.init(jax.random.key(0), 128)
+@pytest.fixture
+def torch(monkeypatch):
+  """PyTorch, which the tests do not need: else what stands for it has a module's weights alone."""
+  if importlib.util.find_spec('torch'):
+    return
+  lstm = rnnlab.lstm(64)
   layers = [(lstm.init(jax.random.key(i), 128),) * 2 for i in range(2)]
   state_dict = rnnlab.interop.torch.export_module('lstm', layers)
-  weights = rnnlab.interop.keras.export_layer('gru', layer)
-  return {
-    'module': types.SimpleNamespace(state_dict=lambda: state_dict),
-    'layer': types.SimpleNamespace(get_weights=lambda: weights),
-    'model': rnnlab.load('runs/imdb/' + rnnlab.load_runs('runs/imdb')['id'][0]),
-  }
+  module = types.SimpleNamespace(state_dict=lambda: state_dict)
+  nn = types.SimpleNamespace(LSTM=lambda *sizes, **options: module)
+  monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(nn=nn))
 
 
 @pytest.mark.parametrize('code', blocks(), ids=lambda code: code.splitlines()[0])
-def test_the_python_of_the_readme_runs(code, names, folder):
-  xs, lengths = jnp.ones((2, 5, 128)), jnp.array([5, 2])
-  asked = []
-  add = types.SimpleNamespace(search=lambda *args, **options: asked.append((args, options)))
-  names |= {'xs': xs, 'lengths': lengths, 'add': add, **of_others()}
-  exec(code, names)
-  if 'ys' in names:
-    assert names['ys'].shape == (2, 5, 64)
-  if 'sweep' in names:
-    assert len(sweep.expand(names['get_config'](), names['sweep'])) == 30
-  for args, options in asked:
-    search.check(search.Search(*args, **options), ())
+def test_the_python_of_the_readme_runs_as_it_is_written(code, names, torch, folder):
+  found = {'__name__': '__main__'}  # and nothing else: each block is to run alone
+  exec(code, found)
+  if 'ys' in found:
+    assert found['ys'].shape == (2, 5, 64)
+  if 'sweep' in found:
+    asked = []
+
+    def add(overrides):
+      asked.append(overrides)
+
+    add.search = lambda *args, **options: asked.append(search.Search(*args, **options))
+    found['sweep'](add)
+    if isinstance(asked[0], search.Search):
+      search.check(asked[0], ())
+    else:
+      assert len(sweep.expand(found['get_config'](), found['sweep'])) == 30
+
+
+def test_the_readme_shadows_no_library_and_activates_what_its_commands_use():
+  readme = (ROOT / 'README.md').read_text()
+  code = '\n'.join(blocks())
+  for library in ('torch', 'keras', 'flax', 'haiku'):
+    assert not re.search(rf'from rnnlab.*import.*\b{library}\b', code), library
+  shell = '\n'.join(re.findall(r'```sh\n(.*?)```', readme, re.S))
+  first = re.search(r'^(?:python|pip) ', shell, re.M)
+  assert shell.index('. .venv/bin/activate') < first.start()

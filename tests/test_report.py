@@ -9,13 +9,16 @@ import statistics
 import subprocess
 import urllib.parse
 
+import markdown_it
 import matplotlib
+import matplotlib.colors
 import matplotlib.image
 import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
 import rich.console
+from programs import ROOT
 
 from rnnlab import figures, report, results
 
@@ -460,8 +463,7 @@ def test_many_groups_get_a_panel_each(tmp_path):
   metrics = results.load_metrics(tmp_path)
   metrics['group'] = results.label(metrics)
   for draw in (figures.learning_curves, figures.accuracy_vs_time):
-    with matplotlib.rc_context(figures.STYLE):
-      titles = [ax.get_title(loc='left').replace('\n', ' ') for ax in draw(metrics).axes]
+    titles = [ax.get_title(loc='left').replace('\n', ' ') for ax in draw(metrics).axes]
     assert set(titles) == set(metrics['group']) and len(titles) == 6
 
 
@@ -470,14 +472,157 @@ def test_labels_at_the_ends_of_lines_do_not_overlap(tmp_path):
     write_run(tmp_path, cell, accuracy=0.8 + i / 10000)
   metrics = results.load_metrics(tmp_path)
   metrics['group'] = results.label(metrics)
-  with matplotlib.rc_context(figures.STYLE):
-    axes = figures.learning_curves(metrics).axes
+  axes = figures.learning_curves(metrics).axes
   for ax in axes:
     boxes = sorted(
       (matplotlib.text.Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0
     )
     assert len(boxes) == 8
     assert all(low.y1 < high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
+
+
+def drawn(workdir):
+  """The functions that draw the figures of these runs' report -> the tables that each is given."""
+  frames = {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      figures, 'render', lambda draw, *data, note: (frames.update({draw: data}), '')[::-1]
+    )
+    patch.setattr(report.runlog, 'write_atomic', lambda *_: None)
+    report.write(workdir)
+  return frames
+
+
+def luminance(colour):
+  """Of WCAG 2, of 0 for black to 1 for white."""
+  channels = matplotlib.colors.to_rgb(colour)
+  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+  low, high = sorted((luminance(one), luminance(other)))
+  return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_wcag():
+  assert contrast('#000000', '#ffffff') == pytest.approx(21)
+  assert contrast('#767676', '#ffffff') == pytest.approx(4.54, abs=0.005)  # the known lightest grey
+
+
+def test_all_words_of_the_page_are_legible_on_its_grounds_by_day_and_by_night():
+  page = (ROOT / 'rnnlab' / 'report.html').read_text()
+  light, dark = (
+    dict(re.findall(r'--([\w-]+): (#\w{6});', block))
+    for block in re.findall(r':root {(.*?)}', page, re.S)
+  )
+  assert light.keys() == dark.keys()
+  for colour, name in figures.THEME.items():
+    assert light[name] == colour
+  used = set(re.findall(r'(?<![\w-])color: var\(--([\w-]+)\)', page))
+  assert {'ink', 'muted', 'elman', 'gru'} <= used
+  used |= set(figures.THEME.values()) - {'faint', 'grid', 'paper'}  # these are lines and grounds
+  for scheme in (light, dark):
+    for name in used:
+      for ground in ('paper', 'wash'):
+        assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
+
+
+def test_all_words_in_a_figure_are_legible(tmp_path):
+  for cell in ('lstm', 'gru', 'elman', 'a', 'b', 'c'):
+    for size in (8, 16):
+      write_run(tmp_path, cell, hidden_size=size, epochs=2)
+  frames = drawn(tmp_path)
+  few = [
+    frame[frame['group'].str.contains('LSTM|GRU')] for frame in frames[figures.learning_curves]
+  ]
+  for draw, data in [*frames.items(), (figures.learning_curves, few)]:
+    for text in draw(*data, note='a note').findobj(matplotlib.text.Text):
+      if text.get_text():
+        assert text.get_alpha() in (None, 1), text.get_text()
+        assert contrast(text.get_color(), figures.PAPER) >= 4.5, (draw.__name__, text.get_text())
+
+
+def test_a_figure_is_described_for_those_who_do_not_see_it(written):
+  page, words = Page(written / 'report.html'), (written / 'summary.md').read_text()
+  labels = [value for name, value in page.attributes if name == 'aria-label']
+  assert len(labels) == 5 == len(set(labels))
+  for said in (
+    'LSTM: mean 87.0%, 95% interval 82.0% to 92.0%, 3 runs.',
+    'GRU is ahead of LSTM in 2 of 3 seeds; their means differ by +2.0 points, 89.0% against 87.0%.',
+    'GRU: 89.0% in 30 seconds.',
+    'GRU: validation accuracy is highest after epoch 3, 78.4%, and ends after epoch 3 at 78.4%;',
+    'LSTM: validation accuracy is highest after 39 seconds, 73.0%, and ends after 39 seconds',
+  ):
+    assert sum(said in label for label in labels) == 1, said
+    assert said in words
+  captions = re.findall(r'<figcaption>(.*?)<p', (written / 'report.html').read_text(), re.S)
+  assert not set(captions) & set(labels)
+
+
+def test_a_figure_wants_no_style_of_its_caller_and_leaves_theirs_alone(tmp_path):
+  write_runs(tmp_path)
+  for draw, data in drawn(tmp_path).items():
+    with matplotlib.rc_context({'figure.constrained_layout.use': False, 'axes.labelcolor': 'red'}):
+      before = dict(matplotlib.rcParams)
+      figure = draw(*data)
+      figure.savefig(io.BytesIO())
+      assert dict(matplotlib.rcParams) == before
+    assert all(ax.xaxis.label.get_color() == figures.INK for ax in figure.axes)
+
+
+HOSTILE = '<script>alert(1)|$x_1$ [x](y) ![z][w] `c` *b* ~~s~~ &lt; % # \\q ^ {k} "q" _i_'
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+  """A report in which all that a user names is as ill named as can be."""
+  path = tmp_path_factory.mktemp('hostile')
+  for cell in ('lstm', HOSTILE):
+    for seed in range(2):
+      run = write_run(path / 'x', seed=seed, accuracy=0.8 + seed / 100, epochs=1)
+      run = run.rename(path / f'{len(cell)}_{seed}$_[a](b)')
+      config = json.loads((run / 'config.json').read_text())
+      config['model'] |= {'cell': cell, 'name': HOSTILE}
+      (run / 'config.json').write_text(json.dumps(config))
+      result = json.loads((run / 'result.json').read_text())
+      result['data']['title'] = HOSTILE
+      result |= {'command': f'python launch.py --x={HOSTILE}\udcff', 'device': HOSTILE}
+      (run / 'result.json').write_text(json.dumps(result | {'versions': {'a': HOSTILE}}))
+  (path / 'failed').mkdir()
+  error = {'error': f'{HOSTILE}\n# a\n- b', 'traceback': HOSTILE}
+  (path / 'failed' / 'error.json').write_text(json.dumps(error))
+  sides = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': HOSTILE}}
+  claim = sides | {'claim': HOSTILE, 'metric': 'best_test_accuracy', 'says': 'b > a'}
+  write_sweep(path)
+  sweep = json.loads((path / 'sweep.json').read_text())
+  sweep |= {'experiment': HOSTILE, 'preset': HOSTILE, 'command': HOSTILE, 'claims': [claim] * 2}
+  (path / 'sweep.json').write_text(json.dumps(sweep))
+  return path, text_of(report.write(path))
+
+
+def test_what_a_user_names_is_escaped_everywhere(hostile):
+  path, text = hostile
+  assert HOSTILE in ' '.join(text.split())
+  page = Page(path / 'report.html')
+  assert (path / 'report.html').read_text().count('<script') == 1 and page.text.count(HOSTILE) > 20
+  for name, value in page.attributes:
+    if name == 'href' and not value.startswith(('#', 'data:')):
+      assert (path / urllib.parse.unquote(value)).is_file()
+  latex = re.sub(
+    r'\\(?:[%&#_{}$-]|text\w+\{\})|\$[|<>\\pm]+\$', '', (path / 'summary.tex').read_text()
+  )
+  for table in re.findall(r'\\endhead(.*?)\\bottomrule', latex, re.S):
+    for row in table.strip().splitlines():
+      assert not set('$#_^~%') & set(row), row
+
+
+def test_markdown_shows_what_a_user_names_as_it_is(hostile):
+  reader = markdown_it.MarkdownIt('commonmark').enable(['table', 'strikethrough'])
+  shown = reader.render((hostile[0] / 'summary.md').read_text())
+  assert not re.findall(r'<(?:script|s|a|h\d>[ab])\b', shown)
+  seen = html.unescape(re.sub(r'<[^>]*>', '', shown))
+  assert ' '.join(seen.split()).count(HOSTILE) >= 10
 
 
 def test_page_loads_nothing_and_escapes_everything(written):
@@ -525,8 +670,7 @@ def test_a_workdir_without_runs_says_what_to_do(tmp_path):
 
 
 def axes_of(draw, *frames):
-  with matplotlib.rc_context(figures.STYLE):
-    return draw(*frames).axes
+  return draw(*frames).axes
 
 
 def test_seeds_are_paired_with_their_own_of_the_other_cell(tmp_path):
