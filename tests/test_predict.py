@@ -316,16 +316,16 @@ def test_a_run_that_is_there_twice_is_one_member(trained, tmp_path, caplog):
 def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(trained, tmp_path):
   _, (gru, *_) = trained
   runs = []
-  for name, size, stage in (('a', 16, ''), ('b', 16, ''), ('c', 8, ''), ('d', 16, 'search')):
+  for name, rate, stage in (('a', 0.1, ''), ('b', 0.1, ''), ('c', 0.2, ''), ('d', 0.1, 'search')):
     shutil.copytree(gru, tmp_path / name)
     unseal(tmp_path / name)
     config = json.loads((gru / 'config.json').read_text())
-    config['model']['hidden_size'], config['seed'] = size, len(runs)
+    config['model']['dropout'], config['seed'] = rate, len(runs)
     runlog.write_json(tmp_path / name / 'config.json', config)
     runs.append({'id': name, 'stage': stage})
   runlog.write_json(tmp_path / 'sweep.json', {'runs': runs})
-  sizes = {name: len(of.members) for name, of in rnnlab.load_ensembles(tmp_path).items()}
-  assert sizes == {'gru hidden_size=16': 2, 'gru hidden_size=8': 1}
+  counts = {name: len(of.members) for name, of in rnnlab.load_ensembles(tmp_path).items()}
+  assert counts == {'gru dropout=0.1': 2, 'gru dropout=0.2': 1}
 
 
 def changed(tmp_path, folder, name, content):
@@ -399,7 +399,6 @@ def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
     ]
   ):
     copy = changed(tmp_path / str(i), folder, name, content)
-    runlog.write_json(copy / 'result.json', {})
     with pytest.raises(ValueError, match=f'(?s){says}'):
       rnnlab.load(copy)
 

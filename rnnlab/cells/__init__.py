@@ -25,7 +25,11 @@ def names() -> list[str]:
 
 
 def added(name: str) -> bool:
-  """Whether the cell called `name` was added, and is not a file here."""
+  """Whether the cell called `name` was added, and is not a file here.
+
+  >>> rnnlab.cells.added('lstm')
+  False
+  """
   return name in _added
 
 
