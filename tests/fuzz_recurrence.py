@@ -310,10 +310,10 @@ def split(arguments):
 
 
 def attempt(f, *arguments):
-  """What `f` gives, as NumPy's arrays, or its error if that is one in words."""
+  """What `f` gives, as NumPy's arrays, or the error that it raises."""
   try:
     return jax.tree.map(np.asarray, f(*arguments))
-  except (ValueError, TypeError) as error:
+  except Exception as error:  # of which kind, `fault` looks at
     return error
 
 
