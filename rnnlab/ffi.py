@@ -157,6 +157,7 @@ def version() -> tuple[int, int]:
     metadata.api_version.minor_version = own.minor_version
     metadata.traits = metadata.state_type_id = 0
 
+  jax.local_devices(backend='cpu')  # JAX registers nothing before there are any
   jax.ffi.register_ffi_target('rnnlab_version', jax.ffi.pycapsule(target), platform='cpu')
   _asked.append(target)
   return found[0]

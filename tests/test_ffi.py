@@ -144,6 +144,7 @@ def test_xla_is_told_the_version_that_this_is_written_for():
   """Where XLA is older than that, it refuses the target."""
   code = (
     'import ctypes, jax, numba\n'
+    'jax.devices()\n'
     'from numba.core import types\n'
     'from rnnlab import ffi\n'
     'ffi._VERSION_WORD = 0 | 99 << 32\n'
