@@ -139,6 +139,9 @@ METADATA, BUFFER, INVALID_ARGUMENT = 1, 1, 3  # of XLA's enums: extensions, oper
 BOOL, INT32, UINT8, FLOAT32 = 1, 4, 6, 11  # of XLA_FFI_DataType
 
 
+_asked = []  # targets that XLA holds the address of
+
+
 @functools.cache
 def version() -> tuple[int, int]:
   """The major and minor version of XLA's own interface, as XLA tells a target that it registers."""
@@ -154,7 +157,9 @@ def version() -> tuple[int, int]:
     metadata.api_version.minor_version = own.minor_version
     metadata.traits = metadata.state_type_id = 0
 
+  jax.local_devices(backend='cpu')  # JAX registers nothing before there are any
   jax.ffi.register_ffi_target('rnnlab_version', jax.ffi.pycapsule(target), platform='cpu')
+  _asked.append(target)
   return found[0]
 
 

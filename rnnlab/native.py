@@ -15,6 +15,7 @@ import ctypes
 import functools
 import pathlib
 import sys
+import threading
 from typing import NamedTuple
 
 import jax
@@ -751,6 +752,7 @@ def _backward_target(frame):
   return 0
 
 
+_registering = threading.Lock()  # XLA takes a name once, and threads may trace at once
 TARGETS = {'forward': _forward_target, 'backward': _backward_target}
 
 
@@ -761,9 +763,14 @@ def _key():
   return compiled.digest(cpu, versions, pathlib.Path(__file__), pathlib.Path(ffi.__file__))
 
 
-@functools.cache
 def _register(name):
-  """Makes a kernel known to XLA, compiled where it is not yet."""
+  """Makes a kernel known to XLA, once, and compiled where it is not yet."""
+  with _registering:
+    _registered(name)
+
+
+@functools.cache
+def _registered(name):
   address = compiled.address(f'rnnlab_{name}', _key(), TARGETS[name], _options)
   capsule = jax.ffi.pycapsule(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address))
   jax.ffi.register_ffi_target(f'rnnlab_{name}', capsule, platform='cpu')

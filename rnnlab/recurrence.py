@@ -190,7 +190,7 @@ def _spoilt(rows, a):
   """`a`, an array of a carry, but NaN in the `rows [B]`."""
   if not jnp.issubdtype(a.dtype, jnp.inexact):
     return a
-  return jnp.where(rows.reshape(len(rows), *[1] * (a.ndim - 1)), jnp.nan, a)
+  return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), jnp.nan, a)
 
 
 def _kernel(cell, params, xs, backend, asked):

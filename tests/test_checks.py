@@ -372,6 +372,23 @@ def test_numpy_s_arrays_do_as_jax_s_under_every_transformation(name, hidden):
   assert_array_equal(exported.call(ids), table[ids])
 
 
+def test_a_batch_of_any_size_is_exported():
+  cell, call = make('gru', SCAN), right('gru', SCAN)
+
+  def run(ids, h):
+    xs = Lookup(normal(7, INPUTS), ids)
+    return recurrence.unroll(cell, call['params'], xs, mask=ids > 0, initial_carry=h)[1]
+
+  ids, h = np.array([[0, 6, 2], [5, 5, 1]], np.int32), normal(2, SCAN)
+  sizes = jax.export.symbolic_shape('batch, 3')
+  shapes = [
+    jax.ShapeDtypeStruct(sizes, np.int32),
+    jax.ShapeDtypeStruct((sizes[0], SCAN), np.float32),
+  ]
+  exported = jax.export.export(jax.jit(run))(*shapes)
+  assert_allclose(exported.call(ids, h), run(ids, h), 1e-5, 1e-6)
+
+
 def test_parameters_may_be_a_frozen_dict():
   cell, call = make('gru', KERNEL), right('gru')
   frozen = recurrence.unroll(cell, FrozenDict(call['params']), call['xs'])
