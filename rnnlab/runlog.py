@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows
   fcntl = None
 
+FULL = errno.ENOSPC, errno.EDQUOT  # bytes, files or a quota are used up
 LOG_WIDTH = 100  # columns of what is no terminal
 PARAMS = 'params.safetensors'  # of a finished run: the best by validation, else the last
 VOCABULARY = 'vocabulary.txt'  # its words, one a line, in id order
@@ -341,8 +342,8 @@ def plain_warnings() -> None:
 def say(error: BaseException) -> str:
   """An error in a line or two for people: its own words where they were written for them."""
   text = str(error).strip() or 'no message'
-  if getattr(error, 'errno', None) == errno.ENOSPC or 'No space left' in text:
-    return 'the disk is full: free some space and give the same command again'
+  if getattr(error, 'errno', None) in FULL or 'No space left' in text or 'Disk quota' in text:
+    return 'the disk is full: free some space, or files, and give the same command again'
   if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith('rnnlab'):
     return text[:500]
   return f'{type(error).__name__}: {text.splitlines()[0][:300]}'
