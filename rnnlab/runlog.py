@@ -114,7 +114,8 @@ def _parsed(path):
 def fits(value, form) -> bool:
   """Whether a JSON value has a form: a type, or several; [form of each item]; or {name: form}.
 
-  A dict may have other names too, and those written as 'name?' it need not have.
+  A dict may have other names too, and those written as 'name?' it need not have. A whole number
+  that 64 bits do not hold is of no type.
   """
   if isinstance(form, list):
     return isinstance(value, list) and all(fits(item, form[0]) for item in value)
@@ -123,7 +124,9 @@ def fits(value, form) -> bool:
       fits(value[name.rstrip('?')], of) if name.rstrip('?') in value else name.endswith('?')
       for name, of in form.items()
     )
-  return isinstance(value, form) and (form is bool or not isinstance(value, bool))
+  if isinstance(value, bool):
+    return form is bool
+  return isinstance(value, form) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def read_sweep(workdir) -> dict:
