@@ -198,7 +198,7 @@ def test_numpy_s_numbers_are_written_as_python_s_and_what_json_lacks_is_refused(
   del values['d'], plain['d'], values['c'], plain['c']
   runlog.write_rows(tmp_path / 'a.jsonl', [values])
   assert runlog.read_rows(tmp_path / 'a.jsonl') == [plain]
-  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0)})
+  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0), 'nan': np.nan})
   runlog.write_json(tmp_path / 'a.json', sealed)
   assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
   for wrong in (object(), {1, 2}, iter([])):
