@@ -21,6 +21,7 @@ ODD = {*'*?[]\\'}
 # What says that a file can't be read now, and not that it is damaged.
 PASSING = errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE
 SLACK = 2**20  # bytes that a checkpoint may take beside its arrays
+FILES = 64  # and folders, that it may have
 
 
 @contextlib.contextmanager
@@ -64,12 +65,13 @@ def _plain(folder):
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
   """Saves `state`, and `log` (JSON), at the state's step. Raises OSError where it can't be written.
 
-  A disk without room is told from its free space: TensorStore would fill it, and then print
-  tracebacks from threads of its own.
+  A disk without room, for bytes or for files, is told before: TensorStore would fill it, and then
+  print tracebacks from threads of its own.
   """
   room = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SLACK
-  if shutil.disk_usage(checkpoints.directory).free < room:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(checkpoints.directory))
+  folder = checkpoints.directory
+  if shutil.disk_usage(folder).free < room or _files_left(folder) < FILES:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
   try:
     checkpoints.save(
       int(state.step),
@@ -78,6 +80,14 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> No
     )
   except ValueError as error:  # what TensorStore raises whatever is wrong with a disk
     raise OSError(f'cannot write a checkpoint: {error}') from error
+
+
+def _files_left(folder):
+  """How many files a disk has room for; many where it keeps no count of them."""
+  if not hasattr(os, 'statvfs'):
+    return FILES
+  disk = os.statvfs(folder)
+  return disk.f_favail if disk.f_files else FILES
 
 
 @functools.cache  # once a process: that of others is kept

@@ -232,7 +232,8 @@ class Folder:
     """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
     params = done.best_params if done.result['best'] else done.params
     files.save(self._path / runlog.PARAMS, params)
-    runlog.write_atomic(self._path / runlog.VOCABULARY, '\n'.join(done.vocabulary) + '\n')
+    vocabulary = '\n'.join(done.vocabulary) + '\n'
+    runlog.write_atomic(self._path / runlog.VOCABULARY, vocabulary.encode())
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
     runlog.write_atomic(self._path / runlog.PREDICTIONS, predictions.getvalue())

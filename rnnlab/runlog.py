@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows
   fcntl = None
 
+FULL = errno.ENOSPC, errno.EDQUOT  # bytes, files or a quota are used up
 LOG_WIDTH = 100  # columns of what is no terminal
 PARAMS = 'params.safetensors'  # of a finished run: the best by validation, else the last
 VOCABULARY = 'vocabulary.txt'  # its words, one a line, in id order
@@ -113,7 +114,8 @@ def _parsed(path):
 def fits(value, form) -> bool:
   """Whether a JSON value has a form: a type, or several; [form of each item]; or {name: form}.
 
-  A dict may have other names too, and those written as 'name?' it need not have.
+  A dict may have other names too, and those written as 'name?' it need not have. A whole number
+  that 64 bits do not hold is of no type.
   """
   if isinstance(form, list):
     return isinstance(value, list) and all(fits(item, form[0]) for item in value)
@@ -122,7 +124,9 @@ def fits(value, form) -> bool:
       fits(value[name.rstrip('?')], of) if name.rstrip('?') in value else name.endswith('?')
       for name, of in form.items()
     )
-  return isinstance(value, form) and (form is bool or not isinstance(value, bool))
+  if isinstance(value, bool):
+    return form is bool
+  return isinstance(value, form) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
 def read_sweep(workdir) -> dict:
@@ -191,7 +195,7 @@ def seal(value: dict) -> dict:
 def is_sealed(value: dict) -> bool:
   """Whether a dict is as it was when `seal` made it; yes of one of before there were digests."""
   rest = {name: of for name, of in value.items() if name != 'digest'}
-  return len(rest) == len(value) or seal(rest) == value
+  return len(rest) == len(value) or seal(rest)['digest'] == value['digest']
 
 
 def digests(folder) -> dict[str, str]:
@@ -341,8 +345,8 @@ def plain_warnings() -> None:
 def say(error: BaseException) -> str:
   """An error in a line or two for people: its own words where they were written for them."""
   text = str(error).strip() or 'no message'
-  if getattr(error, 'errno', None) == errno.ENOSPC or 'No space left' in text:
-    return 'the disk is full: free some space and give the same command again'
+  if getattr(error, 'errno', None) in FULL or 'No space left' in text or 'Disk quota' in text:
+    return 'the disk is full: free some space, or files, and give the same command again'
   if isinstance(error, (ValueError, OSError)) or type(error).__module__.startswith('rnnlab'):
     return text[:500]
   return f'{type(error).__name__}: {text.splitlines()[0][:300]}'

@@ -115,7 +115,7 @@ WRONG = {
   'result.json': [
     *({}, {'final': 3}, {'final': {}, 'epochs': 'two'}, {'final': {}, 'epochs': 10**18}),
     *({'best': [1]}, {'data': {'title': []}}, {'overrides': []}, {'seconds': 'x'}),
-    {'versions': [1]},
+    *({'versions': [1]}, {'seconds': 10**400}, {'epochs': True}),
   ],
   'error.json': [3, [], {'error': 3}, {'again': 'no'}],
   'sweep.json': [

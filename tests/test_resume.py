@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 
 import jax.numpy as jnp
 import pytest
 from programs import ROOT, SWEEP, finals, read_until
 
-from rnnlab import checkpoint, train
+from rnnlab import checkpoint, runlog, train
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'population')]
 
@@ -206,7 +207,8 @@ def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
     'for path in pathlib.Path(sys.argv[1]).glob("2/state/**/d/*"):\n'
     '  path.write_bytes(b"")\n'
     'with checkpoint.manager(sys.argv[1]) as checkpoints:\n'
-    '  print(int(checkpoint.restore(checkpoints, state)[0].step))\n'
+    '  like = state._replace(step=jnp.int32(0))\n'
+    '  print(int(checkpoint.restore(checkpoints, like)[0].step))\n'
   )
   words = [sys.executable, '-c', program, tmp_path / 'checkpoints']
   done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
@@ -256,7 +258,16 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       patch.setattr(shutil, 'disk_usage', lambda _: room)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
-    assert not checkpoints.all_steps()
+    with monkeypatch.context() as patch:
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=9999, f_favail=20))
+      with pytest.raises(OSError, match='No space left') as full:
+        checkpoint.save(checkpoints, state, {})
+      assert 'the disk is full' in runlog.say(full.value)
+      # As of a file system that counts none.
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=0, f_favail=0))
+      checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
+    assert checkpoints.all_steps() == [1]
+    assert 'the disk is full' in runlog.say(OSError(errno.EDQUOT, 'Disk quota exceeded'))
     checkpoint.save(checkpoints, state, {'rows': []})
     assert checkpoint.restore(checkpoints, state)[1] == {'rows': []}
 

@@ -190,6 +190,23 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ['a.json']
 
 
+def test_numpy_s_numbers_are_written_as_python_s_and_what_json_lacks_is_refused(tmp_path):
+  values = {'a': np.float32(0.5), 'b': np.int64(3), 'c': np.bool_(True), 'd': np.arange(2)}
+  plain = {'a': 0.5, 'b': 3, 'c': True, 'd': [0, 1]}
+  runlog.write_json(tmp_path / 'a.json', values)
+  assert runlog.read_json(tmp_path / 'a.json') == plain
+  del values['d'], plain['d'], values['c'], plain['c']
+  runlog.write_rows(tmp_path / 'a.jsonl', [values])
+  assert runlog.read_rows(tmp_path / 'a.jsonl') == [plain]
+  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0), 'nan': np.nan})
+  runlog.write_json(tmp_path / 'a.json', sealed)
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
+  for wrong in (object(), {1, 2}, iter([])):
+    with pytest.raises(ValueError, match='JSON has no'):
+      runlog.write_json(tmp_path / 'a.json', {'a': wrong})
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
+
+
 def test_damaged_files_count_as_missing(tmp_path, caplog):
   (tmp_path / 'list.json').write_text('[1]')
   (tmp_path / 'bytes.json').write_bytes(b'\xff\xfe{}')
