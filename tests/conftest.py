@@ -67,6 +67,17 @@ def for_a_user(environment):
   return environment | {'XLA_FLAGS': FLAGS}
 
 
+@pytest.fixture(autouse=True, scope='module')
+def forget_programs():
+  """What a file's tests have compiled goes with them.
+
+  XLA maps each program into memory, and dies without a word at the number of mappings that a
+  process may have (Linux's vm.max_map_count).
+  """
+  yield
+  jax.clear_caches()
+
+
 def do(words, reviews, folder, env, root=ROOT):
   """Runs launch.py to its end in a folder; returns the finished process."""
   given = ['--config.data.source=directory', f'--config.data.dir={reviews}']

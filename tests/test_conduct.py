@@ -179,7 +179,10 @@ def test_a_reader_that_goes_away_ends_the_program(executor, start, tmp_path):
   assert free(tmp_path / 'out')
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+LATER = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, *LATER])
 def test_a_signal_to_all_while_workers_start_is_the_launcher_s(number, start, tmp_path):
   words = *SWEEP, '--workdir=out', '--executor=process'
   process = start(*words, stderr=subprocess.STDOUT, start_new_session=True)
