@@ -11,14 +11,23 @@ def pad(
   """Sequences as rows of an int32 array [N, max_len], 0 where a sequence is shorter.
 
   `padding` and `truncation` say where zeros go and ids are dropped: 'pre' in front, 'post' behind.
-  Raises ValueError for any other word and for max_len below 1.
+  Raises ValueError for any other word, for a max_len that is no integer or below 1, and for rows
+  that the memory cannot hold.
   """
   for name, value in (('padding', padding), ('truncation', truncation)):
     if value not in ('pre', 'post'):
       raise ValueError(f"{name} must be 'pre' or 'post', not {value!r}.")
+  if not isinstance(max_len, int | np.integer) or isinstance(max_len, bool):
+    raise ValueError(f'max_len must be an integer, not {max_len!r}.')
   if max_len < 1:
     raise ValueError(f'max_len must be at least 1, not {max_len}.')
-  padded = np.zeros((len(sequences), max_len), np.int32)
+  try:
+    padded = np.zeros((len(sequences), max_len), np.int32)
+  except (MemoryError, ValueError, OverflowError):  # by how far it is too much
+    raise ValueError(
+      f'max_len={max_len:,} is too long: {len(sequences):,} rows would take'
+      f' {4e-9 * len(sequences) * max_len:,.0f} GB of memory.'
+    ) from None
   for row, ids in zip(padded, sequences, strict=True):
     ids = ids[-max_len:] if truncation == 'pre' else ids[:max_len]
     start = max_len - len(ids) if padding == 'pre' else 0
