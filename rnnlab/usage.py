@@ -35,8 +35,15 @@ def page(path, config: dict) -> str:
     # A dict that is set as one, as a cell's options, has its line there.
     return name if name in said else name.rpartition('.')[0]
 
+  order = {name: number for number, name in enumerate(configs.FIELDS)}
+  ends = {name.partition('.')[0]: number for name, number in order.items()}
+
+  def place(name):
+    # An option comes after the fields of its part.
+    return order.get(name, ends.get(name.partition('.')[0], len(order)))
+
   fields = dict(runlog.flat(config))
-  for name in fields:
+  for name in sorted(fields, key=lambda name: (place(name), name not in order)):
     comment = said.get(line_of(name))
     if fields[name] == 'None':  # a placeholder, which takes a value but not this one
       lines.append(f'  # --config.{name}=: {comment}' if comment else f'  # --config.{name}=')
