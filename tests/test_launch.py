@@ -78,6 +78,26 @@ def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment
     assert table and max(map(len, table)) <= 90
 
 
+def test_a_path_is_text_whatever_is_in_it_and_standard_output_may_be_ascii(launch, tmp_path):
+  """No markup of Rich, no emoji, no pattern; letters that ASCII lacks are told by others."""
+  name = 'x[/y] [run] [old]\\ :smile: é'
+  words = SMOKE, '--nosweep', f'--workdir={name}', '--executor=serial'
+  ascii = {'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C', 'COLUMNS': '200'}
+  done = launch(*words, env=ascii, check=0)
+  assert f'{name[:-1]}?: 1 runs, 0 done' in done.stdout
+  assert f'in {name[:-1]}?: report.html' in done.stdout
+  assert 'LSTM' in done.stdout and done.stdout.isascii() and done.stderr.isascii()
+  (run,) = (tmp_path / name).glob('cell-*')
+  assert list(run.glob('checkpoints/*/state/d/*'))
+  assert 'LSTM' in launch(*words, '--quiet', '--json', env=ascii, check=0).stdout
+  said = launch(*words, '--status', env=ascii | {'PYTHONIOENCODING': 'utf-8'}, check=0).stdout
+  assert f'{name}: 1 runs: 1 done' in said
+  said = launch('--status', f'--workdir={name}', env=ascii, check=0).stdout
+  assert f'{name[:-1]}?: 1 runs: 1 done' in said and said.isascii()
+  assert launch('--help', env=ascii, check=0).stdout.isascii()
+  assert launch('--help', SMOKE, env=ascii, check=0).stdout.isascii()
+
+
 MISTAKES = {
   'unknown cell': (['--config.model.cell=lsmt'], "did you mean 'lstm'"),
   'unknown source': (['--config.data.source=pakage'], "did you mean 'package'"),

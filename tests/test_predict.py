@@ -16,7 +16,7 @@ from exchanges import damaged, damages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from programs import ROOT, reported_parameters
+from programs import ROOT, reported_parameters, unseal
 
 import rnnlab
 from experiments import imdb
@@ -305,11 +305,20 @@ def test_a_sweep_is_an_ensemble_for_each_setting(trained, caplog):
   assert '1 of 4 runs have not ended' in caplog.text
 
 
+def test_a_run_that_is_there_twice_is_one_member(trained, tmp_path, caplog):
+  workdir, folders = trained
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  shutil.copytree(folders[0], tmp_path / 'z_again')
+  assert len(rnnlab.load_ensembles(tmp_path)['gru'].members) == 2
+  assert 'z_again has the config of another run' in caplog.text
+
+
 def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(trained, tmp_path):
   _, (gru, *_) = trained
   runs = []
   for name, size, stage in (('a', 16, ''), ('b', 16, ''), ('c', 8, ''), ('d', 16, 'search')):
     shutil.copytree(gru, tmp_path / name)
+    unseal(tmp_path / name)
     config = json.loads((gru / 'config.json').read_text())
     config['model']['hidden_size'], config['seed'] = size, len(runs)
     runlog.write_json(tmp_path / name / 'config.json', config)
@@ -322,6 +331,7 @@ def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(
 def changed(tmp_path, folder, name, content):
   copy = tmp_path / 'copy'
   shutil.copytree(folder, copy)
+  unseal(copy)
   (copy / name).unlink()
   if content is not None:
     (copy / name).write_bytes(content)

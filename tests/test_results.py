@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,23 @@ def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):
     check_dtype=False,
     rtol=0.05,  # the bootstrap draws for other groups too
   )
+
+
+def test_a_run_that_is_there_twice_is_one_seed(tmp_path, caplog):
+  grid(tmp_path, sizes=(32,), seeds=2)
+  alone = results.summarise(results.load_runs(tmp_path))
+  for name in ('gru_0_tfds_32_1', 'gru_1_tfds_32_1'):
+    shutil.copytree(tmp_path / name, tmp_path / f'z_{name}')
+    path = tmp_path / f'z_{name}' / 'config.json'
+    config = json.loads(path.read_text())
+    config['model']['hidden_size'] = 32.0  # which is the same
+    path.write_text(json.dumps(config))
+  assert not caplog.records
+  runs = results.load_runs(tmp_path)
+  pd.testing.assert_frame_equal(results.summarise(runs), alone)
+  assert results.compare(runs)['n_b'].tolist() == [2, 2]
+  words = 'z_gru_0_tfds_32_1 has the config of gru_0_tfds_32_1: it is the same run and left out'
+  assert words in caplog.text
 
 
 def test_many_values_of_a_setting_are_compared_with_the_next(tmp_path):

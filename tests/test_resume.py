@@ -1,16 +1,19 @@
 """Whole programs that are stopped, killed or damaged: nothing is lost, the bits are the same."""
 
 import contextlib
+import errno
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 
 import jax.numpy as jnp
 import pytest
-from programs import SWEEP, finals, read_until
+from programs import ROOT, SWEEP, finals, read_until
 
 from rnnlab import checkpoint, train
 
@@ -167,6 +170,75 @@ def test_a_clock_that_goes_backwards_does_no_harm(whole, start, launch, for_a_us
   assert '3 runs, 3 done' in launch(*words, env=backwards, check=0).stdout
   assert before == {path: path.stat().st_mtime_ns for path in out.glob('*/result.json')}
   assert 'left: ' not in launch('--status', '--workdir=out', env=backwards, check=0).stdout
+
+
+ODD = ['runs [old]', '[!x]', 'back\\slash', 'a*b?', 'sp ace', 'ünï', 'new\nline', '-dash', '%20']
+ODD += ['#x', 'a:b', '~', '.hidden', 'a~', 'not UTF-8: \udcff']
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_a_checkpoint_comes_back_from_a_folder_of_any_name(name, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  state = train.TrainState(*[jnp.arange(9.0)] * 9)._replace(step=jnp.int32(3))
+  folder = tmp_path / 'in' / name / 'checkpoints'
+  for step in (1, 3):  # anew, and beside those of before
+    with checkpoint.manager(folder) as checkpoints:
+      checkpoint.save(checkpoints, state._replace(step=jnp.int32(step)), {'rows': [step]})
+  with checkpoint.manager(folder) as checkpoints:
+    restored, log = checkpoint.restore(checkpoints, state)
+  assert log == {'rows': [3]} and int(restored.step) == 3
+  assert restored.params.tolist() == list(range(9))
+  assert [path.name for path in tmp_path.iterdir()] == ['in']
+  assert [path.name for path in (tmp_path / 'in').iterdir()] == [name]
+
+
+def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
+  """Of many arrays, of which Orbax waits for the first that cannot be read."""
+  program = (
+    'import pathlib, sys, jax.numpy as jnp\n'
+    'from rnnlab import checkpoint, runlog, train\n'
+    'runlog.plain_warnings()\n'
+    'state = train.TrainState(*[jnp.zeros(9)] * 9)\n'
+    'state = state._replace(params={str(i): jnp.zeros(9999) for i in range(40)})\n'
+    'with checkpoint.manager(sys.argv[1]) as checkpoints:\n'
+    '  for step in (1, 2):\n'
+    '    checkpoint.save(checkpoints, state._replace(step=jnp.int32(step)), {})\n'
+    'for path in pathlib.Path(sys.argv[1]).glob("2/state/**/d/*"):\n'
+    '  path.write_bytes(b"")\n'
+    'with checkpoint.manager(sys.argv[1]) as checkpoints:\n'
+    '  like = state._replace(step=jnp.int32(0))\n'
+    '  print(int(checkpoint.restore(checkpoints, like)[0].step))\n'
+  )
+  words = [sys.executable, '-c', program, tmp_path / 'checkpoints']
+  done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+  assert done.stdout == '1\n' and done.returncode == 0, done.stderr
+  assert f'{tmp_path}/checkpoints/2 is damaged' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    PermissionError(errno.EACCES, 'Permission denied'),
+    OSError(errno.EMFILE, 'Too many open files'),
+    MemoryError(),
+    ValueError("PERMISSION_DENIED: Error opening [os_error_code='13']"),
+    ValueError("RESOURCE_EXHAUSTED: Too many open files [os_error_code='24']"),
+  ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_deleted(error, tmp_path, monkeypatch):
+  state = train.TrainState(*[jnp.zeros(9)] * 9)._replace(step=jnp.int32(3))
+
+  def fail(*_, **__):
+    raise error
+
+  with checkpoint.manager(tmp_path) as checkpoints:
+    checkpoint.save(checkpoints, state, {})
+    with monkeypatch.context() as patch:
+      patch.setattr(checkpoints, 'restore', fail)
+      with pytest.raises((OSError, MemoryError)):
+        checkpoint.restore(checkpoints, state)
+    assert checkpoint.restore(checkpoints, state)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monkeypatch):

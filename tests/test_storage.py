@@ -140,6 +140,105 @@ def test_what_a_stop_left_is_sent_too(url, tmp_path):
   assert storage.read(tmp_path / 'other' / 'run') == UNFINISHED
 
 
+def test_a_sending_that_failed_loses_nothing_and_is_made_up_for(url, tmp_path, monkeypatch):
+  mirror = tmp_path / 'mirror'
+  storage.write(mirror / 'run', UNFINISHED)
+  storage.push(mirror, url, 'run')
+  ended = FILES | {'metrics.jsonl': b'{"epoch": 2}\n'}
+  storage.write(mirror / 'run', ended)
+  storage.write(mirror / 'new', UNFINISHED)  # of which the remote has never heard
+  (mirror / 'sweep.json').write_text('{}')
+
+  def fail(*_):
+    raise ConnectionError('the network is down')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(storage, '_put', fail)
+    with pytest.raises(OSError, match=f'cannot write {url}: the network is down'):
+      storage.push(mirror, url, 'run')
+  storage.pull(url, mirror)  # as the next launch does first
+  assert storage.read(mirror / 'run') == ended and storage.read(mirror / 'new') == UNFINISHED
+  storage.push_report(mirror, url)
+  assert {name: everything(url)[f'run/{name}'] for name in ended} == ended
+  assert {name: everything(url)[f'new/{name}'] for name in UNFINISHED} == UNFINISHED
+  # Where another machine has gone on, it is ahead.
+  storage.pull(url, tmp_path / 'other')
+  storage.write(tmp_path / 'other' / 'new', {'metrics.jsonl': b'{"epoch": 7}\n'})
+  storage.push(tmp_path / 'other', url, 'new')
+  storage.pull(url, mirror)
+  assert storage.read(mirror / 'new')['metrics.jsonl'] == b'{"epoch": 7}\n'
+
+
+def test_a_finished_run_is_whole_though_parts_were_not_fetched_and_these_stay_there(url, tmp_path):
+  files = {name: b'{}' for name in runlog.READ}
+  storage.write(tmp_path / 'mirror' / 'run', files)
+  digests = runlog.digests(tmp_path / 'mirror' / 'run')
+  result = runlog.seal({'final': {}, 'digests': digests})
+  runlog.write_json(tmp_path / 'mirror' / 'run' / 'result.json', result)
+  storage.push(tmp_path / 'mirror', url, 'run')
+  other = tmp_path / 'other'
+  storage.pull(url, other)
+  assert not (other / 'run' / runlog.PARAMS).exists() and runlog.verify(other / 'run') == []
+  (other / 'run' / 'config.json').write_text('[]')
+  assert runlog.verify(other / 'run') == ['config.json']
+  storage.push_report(other, url)
+  assert everything(url)[f'run/{runlog.PARAMS}'] == b'{}'
+  storage.pull(url, other)
+  assert runlog.verify(other / 'run') == []
+
+
+FOREIGN = [
+  *('{"../../evil": "0"}', '{"/evil": "0"}', '{"a/../../evil": "0"}', '{"a\\\\evil": "0"}'),
+  *('{".lock": "0"}', '{"evil": 3}', '["evil"]', '3', '{"evil', '', '[' * 100_000),
+]
+
+
+@pytest.mark.parametrize('index', FOREIGN, ids=range(len(FOREIGN)))
+def test_of_a_remote_only_what_belongs_there_is_taken(index, url, tmp_path, caplog):
+  storage.write(tmp_path / 'mirror' / 'run', UNFINISHED)
+  storage.push(tmp_path / 'mirror', url, 'run')
+  fs, root = fsspec.url_to_fs(url)
+  fs.pipe_file(f'{root}/run/.files', index.encode())
+  fs.pipe_file(f'{root}/a\\b', b'')
+  fs.pipe_file(f'{root}/.lock', b'')
+  before = sorted(tmp_path.rglob('*'))
+  storage.pull(url, tmp_path / 'mirror')
+  assert 'run/.files is damaged' in caplog.text
+  assert sorted(tmp_path.rglob('*')) == sorted({*before, *(tmp_path / 'remote').rglob('*')})
+  assert storage.read(tmp_path / 'mirror' / 'run') == UNFINISHED
+  storage.push(tmp_path / 'mirror', url, 'run')
+  storage.pull(url, tmp_path / 'other')
+  assert storage.read(tmp_path / 'other' / 'run') == UNFINISHED
+
+
+@pytest.mark.parametrize('error', [PermissionError(13, 'no'), RuntimeError('no'), KeyError('no')])
+def test_a_remote_that_cannot_be_read_is_said(error, tmp_path, monkeypatch):
+  fsspec.filesystem('memory').store.clear()
+  storage.write(tmp_path / 'mirror' / 'run', FILES)
+  storage.push(tmp_path / 'mirror', 'memory://bucket', 'run')
+
+  def fail(*_, **__):
+    raise error
+
+  for method in ('exists', 'ls', 'cat_file', 'cat'):
+    with monkeypatch.context() as patch:
+      patch.setattr(type(fsspec.filesystem('memory')), method, fail)
+      with pytest.raises(OSError, match='cannot read memory://bucket: .*no'):
+        storage.pull('memory://bucket', tmp_path / 'other')
+  (tmp_path / 'file').touch()
+  with pytest.raises(OSError, match='there is a file, not a folder'):
+    storage.pull((tmp_path / 'file').as_uri(), tmp_path / 'other')
+
+
+def test_a_long_url_has_a_mirror_and_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  mirrors = [storage.local(f'memory://{"é" * 300}/{number}')[0] for number in range(2)]
+  assert mirrors[0] != mirrors[1] and max(len(path.name) for path in mirrors) <= 255
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert storage.local('~/runs') == (tmp_path / 'runs', '')
+  assert storage.local('runs/~') == (storage.pathlib.Path('runs/~'), '')
+
+
 def test_a_path_and_a_file_url_are_local_and_an_unknown_url_is_an_error(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   assert storage.local('runs/imdb') == (storage.pathlib.Path('runs/imdb'), '')

@@ -42,6 +42,62 @@ def test_an_id_tells_the_overrides_and_changes_with_any_field():
   assert [r.id for r in swept] == [run.id]
 
 
+def finish(run, workdir, name=None):
+  """A finished run's files, as far as a plan reads them."""
+  folder = workdir / (name or run.id)
+  runlog.write_json(folder / 'config.json', run.config.to_dict())
+  epochs = run.config.train.epochs
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': e + 1} for e in range(epochs)])
+  runlog.write_json(folder / 'result.json', {'final': {}})
+
+
+def test_runs_of_equal_config_are_one_run_whatever_the_overrides_say(tmp_path):
+  seeds = lambda add: [add({'seed': seed}) for seed in (0, 1)]  # noqa: E731
+  before = sweep.plan(config(), seeds, tmp_path)
+  for run in before.runs:
+    finish(run, tmp_path)
+  size, rate = config().model.hidden_size, config().data.label_noise
+  assert rate == 0
+
+  def named(add):
+    for seed in (0, 1, 2):
+      add({'model.hidden_size': size, 'seed': seed})
+      add({'data.label_noise': 0, 'seed': seed})
+      add({'data.label_noise': 0.0, 'model.hidden_size': size, 'seed': seed})
+
+  plan = sweep.plan(config(), named, tmp_path)
+  assert [run.id for run in plan.runs][:2] == [run.id for run in before.runs]
+  assert [run.config.seed for run in plan.runs] == [0, 1, 2]
+  assert [run.config.seed for run in plan.todo] == [2]
+
+
+def test_of_runs_that_are_there_twice_the_one_that_has_ended_is_taken(tmp_path):
+  (run,) = sweep.expand(config())
+  end = run.id.rpartition('_')[2]
+  runlog.write_json(tmp_path / run.id / 'config.json', run.config.to_dict())
+  finish(run, tmp_path, f'another_{end}')
+  plan = sweep.plan(config(), None, tmp_path)
+  assert [run.id for run in plan.runs] == [f'another_{end}'] and not plan.todo
+  # A folder whose config is not the one that it was made for is no such run.
+  runlog.write_json(tmp_path / f'another_{end}' / 'config.json', run.config.to_dict() | {'seed': 1})
+  (planned,) = sweep.plan(config(seed=1), None, tmp_path).runs
+  assert planned.id.startswith('cell-lstm_seed-1_')
+
+
+def test_an_id_is_bounded_and_those_that_fit_are_as_ever():
+  fields = ['data.label_noise', 'optim.weight_decay', 'model.recurrent_dropout']
+  override = {name: 0.1234567891234567 for name in fields}
+  (run,) = sweep.expand(config(), lambda add: add(override))
+  assert run.id.startswith(
+    'cell-lstm_seed-0_label_noise-0.1234567891234567_weight_decay-0.1234567891234567_recurrent_'
+  )
+  names = [f'model.{"é" * 40}{number}' for number in range(9)]
+  ids = {configs.run_id(dict.fromkeys(names, seed), config(seed=seed)) for seed in range(3)}
+  assert len(ids) == 3
+  for name in ids:
+    assert len(name.encode()) <= 255 and name.startswith('é' * 40)
+
+
 def test_a_sweep_over_a_field_that_is_not_there_is_told():
   with pytest.raises(ValueError, match='modle'):
     sweep.expand(config(), lambda add: add({'modle.cell': 'gru'}))
@@ -132,6 +188,23 @@ def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
     runlog.write_json(path, {'a': 2})
   assert json.loads(path.read_text()) == {'a': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+def test_numpy_s_numbers_are_written_as_python_s_and_what_json_lacks_is_refused(tmp_path):
+  values = {'a': np.float32(0.5), 'b': np.int64(3), 'c': np.bool_(True), 'd': np.arange(2)}
+  plain = {'a': 0.5, 'b': 3, 'c': True, 'd': [0, 1]}
+  runlog.write_json(tmp_path / 'a.json', values)
+  assert runlog.read_json(tmp_path / 'a.json') == plain
+  del values['d'], plain['d'], values['c'], plain['c']
+  runlog.write_rows(tmp_path / 'a.jsonl', [values])
+  assert runlog.read_rows(tmp_path / 'a.jsonl') == [plain]
+  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0)})
+  runlog.write_json(tmp_path / 'a.json', sealed)
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
+  for wrong in (object(), {1, 2}, iter([])):
+    with pytest.raises(ValueError, match='JSON has no'):
+      runlog.write_json(tmp_path / 'a.json', {'a': wrong})
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
 
 
 def test_damaged_files_count_as_missing(tmp_path, caplog):
