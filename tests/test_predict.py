@@ -385,7 +385,7 @@ def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
 
   for i, (name, content, says) in enumerate(
     [
-      ('config.json', told('model', hidden_size=17), 'do not fit the model.*w_h is of shape'),
+      ('config.json', told('model', hidden_size=17), 'fit the model.*Dense_0.kernel is of shape'),
       ('config.json', told('model', layers=2), 'Recurrent_1/cell/b is absent'),
       ('config.json', told('model', hidden_size='x'), 'config.json is damaged'),
       ('config.json', told('model', truncate=5), 'config.json is damaged'),
