@@ -218,7 +218,7 @@ def test_which_text_is_none_is_said_and_a_table_is_none(zipped):
   for predict_ in asked:
     for texts, says in (
       (pd.DataFrame({'text': ['w1'], 'label': [1]}), 'one column of a table, not a DataFrame'),
-      (pd.Series(['w1', None], index=[7, 8]), 'position 1, counted from 0, is None'),
+      (pd.Series(['w1', None], index=[7, 8], dtype=object), 'position 1, counted from 0, is None'),
       (['w1', b'w1'], "position 1, counted from 0, is b'w1', of type bytes"),
       (iter(['w1', 'w2', float('nan')]), 'position 2, counted from 0, is nan'),
       ('w1', 'not one text'),
@@ -320,12 +320,12 @@ def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(
     shutil.copytree(gru, tmp_path / name)
     unseal(tmp_path / name)
     config = json.loads((gru / 'config.json').read_text())
-    config['model']['dropout'], config['seed'] = rate, len(runs)
+    config['model']['output_dropout'], config['seed'] = rate, len(runs)
     runlog.write_json(tmp_path / name / 'config.json', config)
     runs.append({'id': name, 'stage': stage})
   runlog.write_json(tmp_path / 'sweep.json', {'runs': runs})
-  counts = {name: len(of.members) for name, of in rnnlab.load_ensembles(tmp_path).items()}
-  assert counts == {'gru dropout=0.1': 2, 'gru dropout=0.2': 1}
+  sizes = {name: len(of.members) for name, of in rnnlab.load_ensembles(tmp_path).items()}
+  assert sizes == {'gru output_dropout=0.1': 2, 'gru output_dropout=0.2': 1}
 
 
 def changed(tmp_path, folder, name, content):
@@ -385,7 +385,7 @@ def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
 
   for i, (name, content, says) in enumerate(
     [
-      ('config.json', told('model', hidden_size=17), 'do not fit the model.*w_h is of shape'),
+      ('config.json', told('model', hidden_size=17), 'fit the model.*Dense_0.kernel is of shape'),
       ('config.json', told('model', layers=2), 'Recurrent_1/cell/b is absent'),
       ('config.json', told('model', hidden_size='x'), 'config.json is damaged'),
       ('config.json', told('model', truncate=5), 'config.json is damaged'),
