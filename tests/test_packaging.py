@@ -30,11 +30,10 @@ def test_a_type_checker_sees_each_public_name_where_it_is_defined():
   assert (ROOT / 'rnnlab' / 'py.typed').exists()
 
 
-def test_extras_and_dependencies_are_those_of_the_requirements():
+def test_extras_are_those_of_the_requirements():
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
   for name, wanted in project['optional-dependencies'].items():
     assert wanted == requirements(ROOT / 'experiments' / f'{name}.txt')
-  assert set(project['dependencies']) <= set(requirements(ROOT / 'requirements.txt'))
 
 
 def test_the_source_distribution_has_all_that_its_tests_need():
