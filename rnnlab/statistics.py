@@ -122,8 +122,9 @@ def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
   if not _are_known(a, b, [difference]):
     return np.nan
   variances = [_of_mean(x)[0] * len(x) for x in (a, b)]
-  if not 0 < sum(variances) ** 2 < np.inf:
-    return np.nan
+  with np.errstate(over='ignore'):
+    if not 0 < sum(variances) ** 2 < np.inf:
+      return np.nan
   shape = sum(variances) ** 2 / sum(v**2 for v in variances)  # degrees of freedom, over n - 1
   with np.errstate(divide='ignore'):
     n = (Z + special.ndtri(power)) ** 2 * sum(variances) / np.float64(difference) ** 2
@@ -132,6 +133,8 @@ def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
 
   def found(n):
     degrees, shift = shape * (n - 1), abs(difference) / np.sqrt(sum(variances) / n)
+    if shift > 30:  # beyond what scipy's noncentral t can do, and as good as sure
+      return 1.0
     return stats.nct.sf(special.stdtrit(degrees, TAIL), degrees, shift)
 
   n = max(2, int(n))  # of the normal distribution, always too few
@@ -241,7 +244,8 @@ def _of_mean(values):
   if n < 2:
     return np.nan, 0
   # The computed variance of equal floats need not be 0.
-  return (np.var(values, ddof=1) / n if np.ptp(values) > 0 else 0.0), n - 1
+  with np.errstate(over='ignore'):
+    return (np.var(values, ddof=1) / n if np.ptp(values) > 0 else 0.0), n - 1
 
 
 def _satterthwaite(*parts):
@@ -250,7 +254,8 @@ def _satterthwaite(*parts):
   if not variances[:2].sum() > 0:
     return np.nan, np.nan
   total = variances.sum()
-  squares = (variances**2 / degrees).sum()
+  with np.errstate(over='ignore'):
+    squares = (variances**2 / degrees).sum()
   if not 0 < squares < np.inf:  # a spread beyond what floats can square is as good as none
     return np.nan, np.nan
   return np.sqrt(total), total**2 / squares

@@ -88,7 +88,8 @@ def test_a_public_name_has_an_example_and_it_runs(name, names, folder):
 
 
 def blocks():
-  return re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+  pages = (ROOT / 'README.md').read_text() + (ROOT / 'PACKAGE.md').read_text()
+  return re.findall(r'```python\n(.*?)```', pages, re.S)
 
 
 @pytest.fixture

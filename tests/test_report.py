@@ -884,3 +884,93 @@ def test_tables_are_sorted_as_numbers_where_they_are_numbers(written):
   code = f'{order}; console.log(JSON.stringify({sort}))'
   done = subprocess.run(['node', '-e', code], capture_output=True, text=True, timeout=60)
   assert json.loads(done.stdout) == columns, done.stderr
+
+
+def edit(path, change):
+  value = json.loads(path.read_text())
+  change(value)
+  path.write_text(json.dumps(value))
+
+
+def without_numbers(workdir):
+  for cell in ('lstm', 'gru'):
+    for seed in range(2):
+      write_run(workdir, cell, seed, np.nan, np.nan)
+
+
+def a_group_without_numbers(workdir):
+  write_runs(workdir)
+  write_run(workdir, 'elman', 0, np.nan, np.nan)
+  write_run(workdir, 'elman', 1, np.inf, -np.inf)
+
+
+def metrics_without_columns(workdir):
+  write_runs(workdir)
+  for i, path in enumerate(workdir.glob('*/metrics.jsonl')):
+    path.write_text('' if i else '{"epoch": 1, "seconds": null, "train_loss": "x"}\n')
+
+
+def predictions_of_other_test_sets(workdir):
+  write_runs(workdir)
+  for n, path in enumerate(sorted(workdir.glob('*/result.json'))):
+    edit(path, lambda result, n=n: result['data'].update(fingerprint=str(n)))
+    right = {'labels': np.zeros(n), 'final': np.full(n, -1.0), 'best': np.full(n, np.nan)}
+    np.savez(path.with_name('predictions.npz'), **right)
+
+
+def no_best_epoch(workdir):
+  write_runs(workdir)
+  for path in workdir.glob('*/result.json'):
+    edit(path, lambda result: result.update(best=None))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(
+  'make, finding',
+  [
+    (without_numbers, 'No run has a finite test accuracy at the epoch of best validation'),
+    (a_group_without_numbers, 'GRU and LSTM are not told apart'),
+    (metrics_without_columns, 'GRU and LSTM are not told apart'),
+    (predictions_of_other_test_sets, 'GRU and LSTM are not told apart'),
+    (no_best_epoch, 'No run has a finite test accuracy at the epoch of best validation'),
+  ],
+)
+def test_odd_runs_have_a_report_all_the_same(tmp_path, make, finding):
+  make(tmp_path)
+  told = report.write(tmp_path)
+  assert told.finding.startswith(finding)
+  assert 'nan' not in text_of(told) + (tmp_path / 'summary.md').read_text()
+  json.dumps(report.record(told), allow_nan=False)
+  assert (tmp_path / 'report.html').exists() and (tmp_path / 'summary.tex').exists()
+
+
+def test_equal_accuracies_of_all_seeds_are_no_lack_of_seeds(tmp_path, monkeypatch):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  for cell, accuracy in (('lstm', 0.8), ('gru', 0.81)):
+    for seed in range(3):
+      write_run(tmp_path, cell, seed, accuracy, accuracy)
+  finding = report.write(tmp_path).finding
+  assert finding.startswith('GRU cannot be tested against LSTM') and 'no seed changes' in finding
+
+
+def test_a_claim_that_cannot_be_tested_is_undecided_and_takes_no_report_with_it(
+  workdir, monkeypatch
+):
+  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  sides = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}, 'metric': 'test_accuracy'}
+  wrong = [
+    3,
+    {'claim': 'half'},
+    sides | {'claim': 'margin', 'says': 'b = a', 'margin': None},
+    sides | {'claim': 'lists', 'says': 'b > a', 'a': {'model.cell': ['lstm']}},
+    sides | {'claim': 'no field', 'says': 'b > a', 'a': {'model.nope': 1}},
+    sides | {'claim': 'words', 'says': {'b': 'a'}},
+  ]
+  right = sides | {'claim': 'right', 'says': 'b > a'}
+  edit(workdir / 'sweep.json', lambda sweep: sweep.update(claims=[*wrong, right]))
+  claims = report.write(workdir).claims
+  assert list(claims['verdict']) == ['undecided'] * 7
+  assert 'margin: undecided, as it cannot be tested:' in claims['sentence'][2]
+  assert 'needs a margin above 0' in claims['sentence'][2]
+  assert 'model.nope' in claims['sentence'][4]
+  assert 'is +2.00 points' in claims['sentence'][6]

@@ -303,3 +303,45 @@ def test_expected_maximum_is_covered_and_unbiased_without_replacement():
     error = mean[:, n - 1].std() / 400**0.5
     assert abs(mean[:, n - 1].mean() - true) < 4 * error
   assert np.isnan(low[:, 10:]).all() and np.isnan(high[:, 10:]).all()
+
+
+DEGENERATE = [
+  *([], [0.8], [0.8, 0.8], [0.8, 0.9], [0.1 + 0.2, 0.3], [1e-170, 2e-170], [1e200, 3e200]),
+  *([np.nan], [0.8, np.nan], [0.8, np.inf], [-np.inf, np.inf]),
+]
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('b', DEGENERATE, ids=str)
+@pytest.mark.parametrize('a', DEGENERATE, ids=str)
+def test_degenerate_groups_have_no_interval_and_no_p_and_no_warning(a, b):
+  known = all(len(group) and np.isfinite(group).all() for group in (a, b))
+  for found in (
+    statistics.welch(a, b),
+    statistics.equivalence(a, b, 0.01),
+    statistics.noninferiority(a, b, 0.01),
+    statistics.probability_greater(a, b),
+  ):
+    assert np.isfinite(found.value) == known
+    assert np.isnan(found.low) == np.isnan(found.high) and not found.low > found.high
+    assert np.isnan(found.p) or 0 <= found.p <= 1
+  if min(len(a), len(b)) < 2 or not known:
+    assert np.isnan(statistics.welch(a, b)[1:]).all()
+  needed = statistics.seeds_needed(a, b, statistics.welch(a, b).value)
+  assert np.isnan(needed) or needed >= 2
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('items', [1, 2, 3])
+def test_few_test_items_have_an_interval_or_none_and_no_warning(items):
+  right = np.arange(4 * items).reshape(4, items) % 3 > 0
+  for a, b in ((right[:2], right[2:]), (right[:1], right[2:]), (right[:2], right[:2])):
+    found = statistics.bootstrap_difference(a, b)
+    assert found.value == b.mean() - a.mean()
+    assert np.isnan(found.low) or found.low <= found.value <= found.high
+    assert items > 1 or np.isnan(found.low)
+
+
+def test_without_test_items_there_is_nothing_to_resample():
+  with pytest.raises(ValueError, match='no test items'):
+    statistics.bootstrap_difference(np.zeros((2, 0), bool), np.zeros((2, 0), bool))

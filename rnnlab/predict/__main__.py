@@ -242,7 +242,7 @@ def _answer(ensembles, given):
         print(as_json(answer) if given.json else as_tsv(answer))
       if not answer.known:
         which = 'no word that the model knows' if answer.words else 'no words'
-        notes[f'{which}: the answer is that to nothing'].append(answer.number)
+        notes[f'{which}: answered as an empty text would be'].append(answer.number)
     sys.stdout.flush()
     count += len(texts)
   if not count:
