@@ -174,7 +174,7 @@ def close(actual, expected):
 def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
   """Of a split that fills no batch."""
   cell = cells.get('elman', hidden_size=5)
-  options = {'mask': True, 'vocab_size': 401, 'bidirectional': True, 'pooling': 'concat'}
+  options = {'mask': True, 'vocab_size': 800, 'bidirectional': True, 'pooling': 'concat'}
   model, tx, _ = make(cell=cell, **options)
   params = start(model, tx).params
   for padding in ('pre', 'post'):
