@@ -234,10 +234,6 @@ def value_and_gradients(cell, params, xs):
   return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, xs)
 
 
-def nothing(*_):
-  return jnp.zeros(())
-
-
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
 @pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
 def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
