@@ -121,6 +121,8 @@ def unroll(
     'dtype': dtype is not None,
     'remat': remat,
     'truncate': truncate is not None,
+    # Where rows are split over devices a kernel can't ask the cell for its start.
+    'resets under a mesh': resets is not None and 'batch' in jax.sharding.get_abstract_mesh().shape,
   }
   in_one_kernel = _kernel(cell, params, xs, backend, [name for name in asked if asked[name]])
   table, xs = xs if isinstance(xs, Lookup) else (None, xs)

@@ -116,6 +116,13 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     np.testing.assert_allclose(row['validation_loss'], row_2['validation_loss'], rtol=1e-4)
 
 
+def test_a_run_on_one_core_of_several_says_so(monkeypatch):
+  monkeypatch.setattr(devices.os, 'cpu_count', lambda: 2)
+  for cores, words in (([1], '1 core of 2'), ([0, 1], '2 cores')):
+    monkeypatch.setattr(devices.provenance, 'cores', lambda cores=cores: cores)
+    assert devices.provenance.device().endswith(words)
+
+
 def test_where_jax_has_computed_already_its_devices_are_said_to_stay(monkeypatch, caplog):
   monkeypatch.setattr(devices.provenance, 'cores', lambda: [0, 1, 2])
   jnp.zeros(1).block_until_ready()

@@ -346,3 +346,13 @@ def test_an_unknown_backend_is_said_with_the_near_match():
   params = cell.init(jax.random.key(0), INPUTS)
   with pytest.raises(ValueError, match="'kernal'.*did you mean 'kernel'"):
     unroll(cell, params, np.ones((BATCH, STEPS, INPUTS), np.float32), backend='kernal')
+
+
+def test_resets_with_the_rows_split_over_devices():
+  cell = rnnlab.lstm(16)
+  params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs[:2], np.float32)
+  run = functools.partial(unroll, cell, params, resets=RESETS[:2])
+  expected = run(xs)
+  with jax.set_mesh(rnnlab.mesh()):
+    near(jax.jit(run)(xs), expected)
+    near(run(xs), expected)
