@@ -3,6 +3,9 @@
 It yields the runs' Events as they come. A run that fails leaves error.json in its folder and a
 'failed' Event, and the others go on; one that reaches its spec's `until` ends in 'paused'. Where
 `stop()` turns true, the runs at work save a checkpoint, and KeyboardInterrupt is raised.
+
+Who does not take all Events closes them (`contextlib.closing`): then processes end and locks are
+free, at once, and what came after the last checkpoint is lost.
 """
 
 import importlib
