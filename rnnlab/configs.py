@@ -510,7 +510,7 @@ def _take_option(name, value):
     if type(default) in kinds:
       finite = not isinstance(value, int | float) or _is_finite(value)
       if type(value) in kinds and finite:
-        break
+        return float(value) if type(default) is float else value
       raise ValueError(f'--config.{name}={words(value)}: must be {what}, as the cell {cell} has it')
   return value
 

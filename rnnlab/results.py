@@ -230,13 +230,20 @@ def check_claims(claims, config=None):
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
   a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
-  NEEDS_MARGIN alone. With `config`, of which the runs are to be made, the fields of a and b have to
-  be such as a config has, with values that a run may have.
+  NEEDS_MARGIN alone. With `config`, of which the runs are to be made, nothing may be there that is
+  of no use: a margin of another claim, fields that no config has, values that no run may have.
   """
   if not isinstance(claims, list | tuple):
     raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
   take = configs.take if config else lambda _, value: configs.plain(value)
-  return [_checked(f'claim {number}', claim, take) for number, claim in enumerate(claims, 1)]
+  checked = [_checked(f'claim {number}', claim, take) for number, claim in enumerate(claims, 1)]
+  for number, claim in enumerate(checked if config else (), 1):
+    if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
+      raise ValueError(
+        f'claim {number}, {configs.words(claim["claim"])}: {claim["says"]!r} is tested without a'
+        ' margin: leave it out'
+      )
+  return checked
 
 
 def _checked(where, claim, take):
@@ -271,10 +278,6 @@ def _checked(where, claim, take):
     raise ValueError(
       f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
       f'and has {configs.words(margin)}'
-    )
-  if checked['says'] not in NEEDS_MARGIN and margin is not None:
-    raise ValueError(
-      f'{where}: {checked["says"]!r} is tested without a margin, and has {configs.words(margin)}'
     )
   return checked
 
