@@ -23,6 +23,7 @@ from experiments import imdb
 from rnnlab import configs, executors, experiment, predict, runlog, sweep
 from rnnlab.data import sources, text
 from rnnlab.predict import exported
+from rnnlab.predict.__main__ import Answer, as_text
 
 WORDS = tuple(f'w{i}' for i in range(20))
 
@@ -253,6 +254,16 @@ def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match='a model of 3 classes'):
       ask()
   assert not list(tmp_path.iterdir())
+
+
+def test_an_ensemble_of_none_is_refused_in_words():
+  with pytest.raises(ValueError, match='at least one member'):
+    rnnlab.Ensemble(()).predict(['w1'])
+
+
+def test_markup_in_a_text_or_a_setting_is_text():
+  answer = Answer(1, '[red]good[/x]', '[bold]', 'positive', 0.9, 1, None, 1, 1, 1, None)
+  assert as_text(answer, True).plain == 'positive  0.900, [bold]  [red]good[/x]'
 
 
 def test_words_without_an_embedding_are_refused_in_words():

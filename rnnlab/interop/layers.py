@@ -34,15 +34,14 @@ def as_array(name: str, given) -> np.ndarray:
   try:
     array = np.asarray(given)
   except Exception as error:  # each library has its own for what NumPy cannot take
+    reason = str(error).partition('\n')[0][:200].rstrip('.')
     raise ValueError(
-      f'{name} cannot be made a NumPy array: {str(error).partition(chr(10))[0][:200]} Give arrays,'
-      ' or tensors that are on the CPU, take no gradient and are float32, as'
-      ' `tensor.detach().cpu().float()` makes them'
+      f'{name} cannot be made a NumPy array ({reason}): give arrays, or tensors on the CPU that'
+      ' take no gradient and are float32, as `tensor.detach().cpu().float()` makes them'
     ) from None
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
-    raise ValueError(
-      f'{name} must be an array of floats, not {f"of {array.dtype}" if array.ndim else repr(given)}'
-    )
+    found = f'of {array.dtype}' if array.ndim else f'{given!r:.60}'
+    raise ValueError(f'{name} must be an array of floats, not {found}')
   return array
 
 

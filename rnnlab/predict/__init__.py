@@ -113,7 +113,8 @@ class Ensemble(NamedTuple):
 def load(run_dir) -> Predictor:
   """The model of a finished run.
 
-  Raises FileNotFoundError without the folder and ValueError where there is no finished run in it.
+  Raises FileNotFoundError without the folder and ValueError where there is no finished run in it,
+  or a damaged one.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> rnnlab.load(f'runs/imdb/{run}').config.model.cell
@@ -248,7 +249,9 @@ def encode(members, texts):
 
 
 def _check(members):
-  """Raises ValueError for a model that does not answer by a probability, or of other words."""
+  """Raises ValueError for no model, and one that has other answers than a probability or words."""
+  if not members:
+    raise ValueError('an ensemble needs at least one member')
   for member in members:
     if (classes := getattr(member.model, 'classes', 1)) != 1:
       raise ValueError(
