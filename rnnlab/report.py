@@ -578,7 +578,7 @@ def _made_by(workdir, runs, sweep):
     'Command': distinct([sweep['command'], *runs['command']]),
     'Commit': distinct(runs['commit'].fillna('')) or ['none: the code was not in a git checkout'],
     'Versions': distinct(runs['versions']),
-    'Device': distinct(runs['device']),
+    'Device of each run': distinct(runs['device']),
     'Data': distinct(
       f'{title}, fingerprint {str(fingerprint)[:16]}'
       for title, fingerprint in zip(runs['title'], runs['fingerprint'], strict=True)

@@ -464,6 +464,7 @@ def metrics_of(workdir, runs):
   metrics = pd.DataFrame(rows)
   metrics = metrics.reindex(columns=dict.fromkeys(['id', *metrics, *measured]))
   metrics[measured] = metrics[measured].apply(pd.to_numeric, errors='coerce')
+  metrics[measured] = metrics[measured].replace([np.inf, -np.inf], np.nan)
   names = [
     name for name in runs if name in ('id', 'group', 'seed', 'stage', *DATA, *settings(runs))
   ]

@@ -59,6 +59,8 @@ def equivalence(a, b, margin: float) -> Estimate:
   has to be chosen before the runs are seen.
   """
   found = welch(a, b)
+  if np.isnan(found.p):
+    return found
   error, degrees = _satterthwaite(*map(_of_mean, (a, b)))
   return found._replace(p=special.stdtr(degrees, (abs(found.value) - margin) / error))
 
