@@ -62,8 +62,10 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
-from rnnlab import configs, executors, experiment_file, runlog, status, storage, usage
+from rnnlab.console import usage
 from rnnlab.data import DataError
+from rnnlab.runs import configs, experiment_file, runlog
+from rnnlab.sweeps import executors, status, storage
 
 COMMAND = shlex.join(['python', *sys.argv])
 MAIN_JOB = pathlib.Path(__file__).parent / 'experiments' / 'imdb.py'
@@ -114,7 +116,7 @@ def parse(argv):
       sys.exit()
     if not (asks or flags.FLAGS.status):
       # An experiment's file may compute with JAX, which then has its devices and keeps them.
-      from rnnlab import devices
+      from rnnlab.machine import devices
 
       check_executor()
       devices.use_cores()
@@ -181,8 +183,8 @@ def check_file(path):
 def main(asked):
   if flags.FLAGS.executor != 'distributed' or flags.FLAGS.status:
     return launch(*asked)
-  from rnnlab import devices
-  from rnnlab.executors import distributed
+  from rnnlab.machine import devices
+  from rnnlab.sweeps.executors import distributed
 
   runlog.plain_warnings()
   devices.keep_programs()
@@ -218,8 +220,10 @@ def _launch(given, experiment, messages, output):
       if flags.FLAGS.json:
         return output.out(json.dumps(status.record(workdir)), highlight=False)
       return status.show(workdir, output)
-    from rnnlab import conduct, report, results, sweep
+    from rnnlab import results
     from rnnlab.data import imdb
+    from rnnlab.reports import report
+    from rnnlab.sweeps import conduct, sweep
 
     pinned = tuple(given.fields)
     config = configs.check_fields(experiment.config)

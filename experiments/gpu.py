@@ -15,7 +15,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from rnnlab import cells, fused
+from rnnlab import cells
+from rnnlab.recurrence.kernels import fused
 
 BATCH, STEPS, INPUTS, HIDDEN, RUNS = 32, 200, 128, 64, 32
 CALLS, REPEATS = 20, 7

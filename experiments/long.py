@@ -27,7 +27,8 @@ from absl import app, flags
 import rnnlab
 from experiments import speed_report
 from experiments.peers import worker
-from rnnlab import provenance, runlog
+from rnnlab.machine import provenance
+from rnnlab.runs import runlog
 
 COMMAND = shlex.join(['python', '-m', 'experiments.long', *sys.argv[1:]])
 WINDOW = 500  # steps that truncated gradients go back

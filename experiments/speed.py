@@ -34,7 +34,9 @@ from absl import app, flags
 
 from experiments import peers, speed_report
 from experiments.peers import matmul
-from rnnlab import cells, provenance, runlog
+from rnnlab import cells
+from rnnlab.machine import provenance
+from rnnlab.runs import runlog
 
 COMMAND = shlex.join(['python', '-m', 'experiments.speed', *sys.argv[1:]])
 ROUND = 0.1  # seconds that a library's turn lasts at least

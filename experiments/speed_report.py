@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments import peers
-from rnnlab import figures, runlog
+from rnnlab.reports import figures
+from rnnlab.runs import runlog
 
 TITLES = {
   'forward': 'A layer, forward',

@@ -29,8 +29,10 @@ from absl import app, flags
 
 from experiments import imdb as experiment
 from experiments import peers, speed_report
-from rnnlab import executors, provenance, runlog
 from rnnlab.data import imdb
+from rnnlab.machine import provenance
+from rnnlab.runs import runlog
+from rnnlab.sweeps import executors
 
 COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
 ROOT = pathlib.Path(__file__).parents[1]

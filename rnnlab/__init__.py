@@ -7,26 +7,27 @@ import importlib
 
 __version__ = '0.1.0'
 _HOMES = {
-  'adapters': ('LinenCell', 'NNXCell'),
+  'models.adapters': ('LinenCell', 'NNXCell'),
   'cells.base': ('Cell', 'Lookup'),
   'cells.elman': ('elman',),
   'cells.gru': ('gru',),
   'cells.lstm': ('LSTMCarry', 'lstm'),
-  'devices': ('mesh', 'use_cores'),
-  'experiment': ('Result', 'run'),
+  'machine.devices': ('mesh', 'use_cores'),
+  'runs.experiment': ('Result', 'run'),
   'models': ('Recurrent', 'SequenceClassifier', 'pool'),
   'predict': ('Ensemble', 'Predictor', 'export', 'load', 'load_ensembles'),
   'recurrence': ('bidirectional', 'dropout_masks', 'stacked', 'unroll'),
   'results': ('load_metrics', 'load_runs'),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(['cells', 'conventions', 'interop', *_HOME])
+_MODULES = {'cells': 'cells', 'conventions': 'models.conventions', 'interop': 'interop'}
+__all__ = sorted([*_MODULES, *_HOME])
 
 
 def __getattr__(name):
   if name not in __all__:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  home = importlib.import_module(f'{__name__}.{_HOME.get(name, name)}')
+  home = importlib.import_module(f'{__name__}.{_HOME.get(name) or _MODULES[name]}')
   value = globals()[name] = getattr(home, name) if name in _HOME else home
   return value
 

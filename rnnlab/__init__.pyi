@@ -1,23 +1,21 @@
 """What type checkers and editors see of the names that `__init__.py` loads at their first use."""
 
 from rnnlab import cells as cells
-from rnnlab import conventions as conventions
 from rnnlab import interop as interop
-from rnnlab.adapters import LinenCell as LinenCell
-from rnnlab.adapters import NNXCell as NNXCell
 from rnnlab.cells.base import Cell as Cell
 from rnnlab.cells.base import Lookup as Lookup
 from rnnlab.cells.elman import elman as elman
 from rnnlab.cells.gru import gru as gru
 from rnnlab.cells.lstm import LSTMCarry as LSTMCarry
 from rnnlab.cells.lstm import lstm as lstm
-from rnnlab.devices import mesh as mesh
-from rnnlab.devices import use_cores as use_cores
-from rnnlab.experiment import Result as Result
-from rnnlab.experiment import run as run
+from rnnlab.machine.devices import mesh as mesh
+from rnnlab.machine.devices import use_cores as use_cores
 from rnnlab.models import Recurrent as Recurrent
 from rnnlab.models import SequenceClassifier as SequenceClassifier
+from rnnlab.models import conventions as conventions
 from rnnlab.models import pool as pool
+from rnnlab.models.adapters import LinenCell as LinenCell
+from rnnlab.models.adapters import NNXCell as NNXCell
 from rnnlab.predict import Ensemble as Ensemble
 from rnnlab.predict import Predictor as Predictor
 from rnnlab.predict import export as export
@@ -29,6 +27,8 @@ from rnnlab.recurrence import stacked as stacked
 from rnnlab.recurrence import unroll as unroll
 from rnnlab.results import load_metrics as load_metrics
 from rnnlab.results import load_runs as load_runs
+from rnnlab.runs.experiment import Result as Result
+from rnnlab.runs.experiment import run as run
 
 __version__: str
 __all__: list[str]

@@ -26,7 +26,7 @@ jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the firs
 
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
-from rnnlab.cache import root as cache_root  # noqa: E402
+from rnnlab.machine.cache import root as cache_root  # noqa: E402
 
 # One for all tests and what they start, whatever cache they have else: compiling takes long.
 os.environ.setdefault('NUMBA_CACHE_DIR', str(cache_root()))

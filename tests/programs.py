@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rnnlab import checkpoint, conduct, runlog
 from rnnlab.interop import files
+from rnnlab.runs import checkpoint, runlog
+from rnnlab.sweeps import conduct
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA's own choice, where conftest.py has another.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 VOCABULARY = 10_000
-STEPS = 25  # training steps in a call, the chunk of `rnnlab.train.fit`
+STEPS = 25  # training steps in a call, the chunk of `rnnlab.training.train.fit`
 RATE = 0.2  # of dropout, on inputs and on states
 GATES = {'lstm': 4, 'gru': 3}
 DROPOUTS = ('none', 'shared', 'per gate')

@@ -15,8 +15,8 @@ import keras
 from ml_collections import ConfigDict
 
 from experiments.peers.keras import LAYERS
-from rnnlab import devices
 from rnnlab.data import imdb
+from rnnlab.machine import devices
 
 
 def main(config, seeds, examples):

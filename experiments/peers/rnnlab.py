@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 import rnnlab
 from experiments import peers
-from rnnlab import devices, train
+from rnnlab.machine import devices
+from rnnlab.training import train
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
 rnnlab.use_cores()

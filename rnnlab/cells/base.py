@@ -22,7 +22,7 @@ class Cell(NamedTuple):
   initial_carry: `(batch_shape, dtype) -> carry`, an array `[*batch_shape, H]` or a NamedTuple.
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
-  fused: the name of these equations in `rnnlab.fused`, which has them as GPU kernels, or None.
+  fused: the name of these equations in `rnnlab.recurrence.kernels`, or None where they have none.
 
   In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
   `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from rnnlab import cache
 from rnnlab.data import DataError, batching, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
+from rnnlab.machine import cache
 
 TEST_FRACTION = 0.2  # of a source that has no test split
 

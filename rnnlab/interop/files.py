@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from rnnlab import runlog
+from rnnlab.runs import runlog
 
 
 def save(path, tree: Mapping) -> None:

@@ -28,9 +28,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from rnnlab import cells, runlog
+from rnnlab import cells
 from rnnlab.interop import layers
 from rnnlab.models import SequenceClassifier
+from rnnlab.runs import runlog
 
 CELLS = {'SimpleRNN': 'elman', 'LSTM': 'lstm', 'GRU': 'gru'}
 DIRECTIONS = 'cell', 'cell_backward'  # a layer's parameters in a SequenceClassifier's

@@ -25,9 +25,10 @@ from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from rnnlab import experiment, provenance, runlog
 from rnnlab.data import batching, text
 from rnnlab.interop import files
+from rnnlab.machine import provenance
+from rnnlab.runs import experiment, runlog
 
 ROWS = 64  # in a batch, or fewer, so that a batch has no more than
 IDS = 2**16

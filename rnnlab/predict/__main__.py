@@ -21,8 +21,9 @@ from typing import NamedTuple
 import rich.console
 import rich.text
 
-from rnnlab import cells, devices, experiment_file, runlog, storage
+from rnnlab import cells
 from rnnlab.data import text
+from rnnlab.machine import devices
 from rnnlab.predict import (
   Ensemble,
   Word,
@@ -33,6 +34,8 @@ from rnnlab.predict import (
   load_ensembles,
   probabilities_by,
 )
+from rnnlab.runs import experiment_file, runlog
+from rnnlab.sweeps import storage
 
 COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
 SHOWN = 300  # characters of a text at most, where people read

@@ -1,0 +1,152 @@
+"""One run on several devices: each takes a part of every batch. On a CPU a device is a core.
+
+    rnnlab.use_cores()  # first of all
+    with jax.set_mesh(rnnlab.mesh()):
+      ...  # training, or `unroll` alone
+
+Under a mesh with the axis 'batch' `recurrence.unroll` splits the rows of its batch over it, and is
+as fast as the machine has cores: XLA itself runs a scan of small matrices on one. What is around
+the recurrence XLA splits as it sees fit (GSPMD). Results are those of one device to rounding.
+"""
+
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rnnlab.machine import cache, provenance
+
+LARGE = 2**18  # elements of an array from which on it is split and not copied
+
+
+def use_cores() -> None:
+  """Makes each core that this process may use a device of JAX's CPU back end.
+
+  Where JAX has computed already its devices stay as they are, which is said in a warning.
+
+  >>> rnnlab.use_cores()  # first of all
+  >>> rnnlab.mesh().axis_names
+  ('batch',)
+  """
+  count = len(provenance.cores())
+  if jax.config.jax_num_cpu_devices != count:
+    try:
+      jax.config.update('jax_num_cpu_devices', count)
+    except RuntimeError:
+      logging.warning(
+        'JAX has computed before it was told to use %d cores, and keeps its devices: %d. Call'
+        ' rnnlab.use_cores() first of all, or set JAX_NUM_CPU_DEVICES=%d.',
+        count,
+        jax.local_device_count(),
+        count,
+      )
+
+
+def backend() -> str:
+  """What computes: 'cpu', 'gpu' or 'tpu'. Raises ValueError, in words, where nothing can."""
+  try:
+    return jax.default_backend()
+  except RuntimeError as error:
+    raise ValueError(f'JAX has nothing to compute on: {str(error).splitlines()[0]}') from error
+
+
+def keep_programs() -> None:
+  """Keeps what JAX compiles under $XDG_CACHE_HOME/rnnlab/programs, where it finds it again.
+
+  JAX_COMPILATION_CACHE_DIR names another folder.
+  """
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'programs'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def memory() -> int:
+  """The bytes there are to compute in: an accelerator's own, or those of a CPU that are free."""
+  stats = jax.devices()[0].memory_stats() or {}
+  if 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
+  except (OSError, StopIteration):  # not Linux
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+
+
+def mesh() -> Mesh:
+  """The devices for one run, along the axis 'batch': a CPU's cores, or one accelerator.
+
+  The matrices of this field are too small to gain from a second accelerator; under jax.distributed
+  it is the user who says otherwise, and the mesh is of all devices of all processes.
+
+  >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
+  >>> with jax.set_mesh(rnnlab.mesh()):  # a row a device, where there are two
+  ...   carry, ys = rnnlab.unroll(cell, cell.init(jax.random.key(0), 3), xs)
+  >>> ys.shape
+  (2, 5, 4)
+  """
+  every = backend() == 'cpu' or jax.distributed.is_initialized()
+  devices = jax.devices() if every else jax.devices()[:1]
+  return jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def place(tree):
+  """Puts arrays where a run under the current mesh wants them, without a mesh on one device.
+
+  A large array is split along its last axis: of an embedding each device holds, looks up and
+  updates some of the features. Small ones are on all devices.
+  """
+  mesh = jax.sharding.get_mesh()
+  if 'batch' not in mesh.shape:
+    return jax.device_put(tree)
+
+  def put(a):
+    split = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
+    whole = not split or a.shape[-1] % mesh.shape['batch']
+    spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
+    sharding = NamedSharding(mesh, spec)
+    if isinstance(a, np.ndarray):
+      # device_put would have processes compare it, and a NaN is not equal to itself.
+      return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
+    return jax.device_put(a, sharding)
+
+  return jax.tree.map(put, tree)
+
+
+def over_batch(function, arguments, axes, out_axes):
+  """`function(*arguments)`, on each device of the current mesh with its part of the batch.
+
+  axes, out_axes: of each argument and result the axis of the batch, or None where it has none. As
+  it is without a mesh, or where the batch can't be cut into equal parts.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  count = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1
+  sizes = {
+    leaf.shape[axis]
+    for argument, axis in zip(arguments, axes, strict=True)
+    if axis is not None
+    for leaf in jax.tree.leaves(argument)
+  }
+  if count == 1 or len(sizes) != 1 or min(sizes) % count:
+    return function(*arguments)
+
+  def specs(tree, axes):
+    def spec(leaf, axis):
+      return P() if axis is None else P(*[None] * (axis % leaf.ndim), 'batch')
+
+    return tuple(
+      jax.tree.map(lambda leaf, axis=axis: spec(leaf, axis), part)
+      for part, axis in zip(tree, axes, strict=True)
+    )
+
+  results = jax.eval_shape(function, *arguments)
+  return jax.shard_map(
+    function,
+    in_specs=specs(arguments, axes),
+    out_specs=specs(results, out_axes),
+    check_vma=False,
+  )(*arguments)

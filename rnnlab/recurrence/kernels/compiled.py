@@ -1,0 +1,159 @@
+"""Kernels between processes: compiled once for a machine, and tried before they are used.
+
+What Numba compiles is kept as object code, with a digest and without a pickle, so that a file that
+is damaged is compiled anew. A kernel that was never seen to run here, as one for a GPU that no one
+had at hand, is first tried against the scan that it stands for; where it fails, the scan is used.
+"""
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import threading
+from collections.abc import Callable
+from concurrent import futures
+
+import jax
+import numpy as np
+from absl import logging
+
+from rnnlab.machine import cache
+
+_compiling, _trying = threading.Lock(), threading.Lock()  # what is tried compiles, in its thread
+_verdicts = {}  # by kernel and digest
+_libraries = []  # whose code must stay where it is
+
+
+def digest(*parts) -> str:
+  """Names a kernel by all that its code depends on; parts: text, bytes, or the paths of sources."""
+  versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')]
+  whole = hashlib.sha256(repr(versions).encode())
+  for part in parts:
+    whole.update(part.read_bytes() if hasattr(part, 'read_bytes') else str(part).encode() + b'\0')
+  return whole.hexdigest()[:32]
+
+
+def address(name: str, key: str, target: Callable, options: dict) -> int:
+  """The address of `target`, of an address to a word, as Numba compiles it: kept under a key."""
+  with _compiling:
+    folder = cache.kernels()
+    if folder is None:
+      return _compile(name, target, options)[0]
+    path = folder / f'{name}-{key}.json'
+    with cache.one_at_a_time(path):
+      found = _load(path)
+      if found is None:
+        found, data = _compile(name, target, options)
+        cache.write(path, data)
+    return found
+
+
+def _compile(name, target, options):
+  """The address of what Numba compiles, and what `_load` needs to find it again."""
+  from numba.core import ccallback, types
+
+  words = 'Compiling the CPU kernel %s, once for this machine and version: up to half a minute.'
+  logging.warning(words, name)
+  made = ccallback.CFunc(target, ((types.intp,), types.intp), {}, options)
+  made.compile()
+  library = made._library
+  _libraries.append(library)
+  title, _, code = library.serialize_using_object_code()
+  code = [base64.b64encode(part).decode() for part in code]
+  return made.address, json.dumps([title, made.native_name, code]).encode()
+
+
+def _load(path):
+  from numba.core import registry
+  from numba.core.runtime import nrt
+
+  data = cache.read(path)
+  if data is None:
+    return None
+  try:
+    title, symbol, code = json.loads(data)
+    state = title, 'object', tuple(map(base64.b64decode, code))
+    context = registry.cpu_target.target_context
+    nrt.rtsys.initialize(context)  # what gives out memory, which Numba starts where it compiles
+    library = context.codegen().unserialize_library(state)
+    found = library.get_pointer_to_function(symbol)
+    if not found:
+      raise ValueError(f'it has no {symbol}')
+  except Exception as error:  # of Numba's own; what it is does not matter, as there is a way out
+    logging.warning('%s can not be loaded (%s).', path, error)
+    return None
+  _libraries.append(library)
+  return found
+
+
+class Wrong(Exception):
+  """A kernel's results are not the scan's."""
+
+
+def works(name: str, key: str, probe: Callable[[], None]) -> bool:
+  """Whether `probe` raises nothing, which is tried once for a machine and kept under a key.
+
+  It runs in a thread of its own, as the caller may be at tracing something. A process that dies of
+  it leaves a mark; after two of these the kernel is taken to fail. Where it fails, says so once a
+  process. What is raised, other than Wrong, is not kept: another process tries again.
+  """
+  with _trying:
+    if (name, key) not in _verdicts:
+      folder = cache.kernels()
+      path = folder and folder / f'{name}-{key}.probe'
+      reason = _reason(path, probe)
+      if reason:
+        again = f' (delete {path} to try again)' if path and path.exists() else ''
+        words = 'The kernel %s is not used, but the slower scan: %s%s.'
+        logging.warning(words, name, reason, again)
+      _verdicts[name, key] = not reason
+    return _verdicts[name, key]
+
+
+def _reason(path, probe):
+  """Why the kernel can't be used, or '' where it can."""
+  if path is None:
+    return _tried(probe)[0]
+  if cache.read(path) == b'':
+    return ''
+  with cache.one_at_a_time(path):
+    known = cache.read(path)
+    deaths = known.count(b'tried ') if known else 0
+    if known is not None and not deaths:
+      return known.decode()
+    if deaths == 2:
+      return 'two processes died that tried it'
+    cache.write(path, b'tried ' * (deaths + 1))
+    try:
+      reason, is_kept = _tried(probe)
+    except BaseException:  # the user stopped it, which says nothing of the kernel
+      path.unlink(missing_ok=True)
+      raise
+    if is_kept:
+      cache.write(path, reason.encode())
+    else:
+      path.unlink(missing_ok=True)
+    return reason
+
+
+def _tried(probe):
+  """Why `probe` failed, or '', and whether it would fail again."""
+  try:
+    with futures.ThreadPoolExecutor(1) as pool:
+      pool.submit(probe).result()
+  except Wrong as error:
+    return str(error), True
+  except Exception as error:
+    first, *_ = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {first[:200]}', False
+  return '', True
+
+
+def compare(actual, desired, tolerance: float) -> None:
+  """Raises Wrong unless each array is the desired one, to tolerance times its largest value."""
+  pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True)
+  for a, b in pairs:
+    a, b = np.asarray(a), np.asarray(b)
+    scale = max(np.abs(b).max(initial=0), 1e-2)
+    if a.shape != b.shape or not (np.abs(a - b) <= tolerance * scale).all():
+      raise Wrong('its results are not those of the scan')

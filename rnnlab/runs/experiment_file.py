@@ -1,0 +1,165 @@
+"""An experiment's file, read once: its config, its sweep, its claims.
+
+    def get_config(preset=''):  # or without a preset: a ConfigDict, as rnnlab.runs.configs has it
+    def sweep(add):             # optional; calls add({'model.cell': 'gru', 'seed': 1}) for each run
+    def claims():               # optional; a list of claims, as rnnlab.results has them
+
+`sweep` and `claims` may take the `preset` too. While any of the file's code is at work the file's
+folder is on the path, so that it can import its neighbours. What fails there is a ValueError that
+says the file and the line.
+"""
+
+import contextlib
+import difflib
+import inspect
+import pathlib
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+_read = []  # (file, preset) of the experiments that this process has read
+
+
+class Experiment(NamedTuple):
+  """What a file says for a preset. sweep: add -> None, or None where it has none."""
+
+  config: ConfigDict
+  sweep: Callable | None
+  claims: Callable[[], Any]
+
+
+def read(path, preset: str | None = None) -> Experiment:
+  """The experiment in the file `path`; preset: None where none was asked for.
+
+  Raises ValueError, with the file and the line, for a file that is none.
+  """
+  _read.append((str(pathlib.Path(path).resolve()), preset))
+  names = vars(execute(path))
+  found = {name: _function(path, names, name) for name in ('get_config', 'sweep', 'claims')}
+  if not found['get_config']:
+    raise ValueError(f'{path}: must define get_config(), which returns its config')
+  config = _config(path, found['get_config'], preset)
+  if not isinstance(config, ConfigDict | FrozenConfigDict):
+    raise ValueError(
+      f'{path}: get_config() must return an ml_collections.ConfigDict, not {_short(config)}'
+    )
+
+  def called(name, *arguments):
+    function = found[name]
+    with blamed(path):
+      signature = inspect.signature(function)
+      options = {'preset': preset or ''} if 'preset' in signature.parameters else {}
+      try:
+        signature.bind(*arguments, **options)
+      except TypeError as error:
+        must = {'sweep': 'sweep(add) or sweep(add, preset)', 'claims': 'claims() or claims(preset)'}
+        raise _Blamed(f'{path}: {name} must be {must[name]}: {error}') from None
+      return function(*arguments, **options)
+
+  return Experiment(
+    config,
+    (lambda add: called('sweep', add)) if found['sweep'] else None,
+    lambda: called('claims') if found['claims'] else [],
+  )
+
+
+def execute(path) -> types.ModuleType:
+  """Executes a file as a module of its own. Raises ValueError, with the file and the line."""
+  path = pathlib.Path(path)
+  module = types.ModuleType(f'experiment_file_{path.stem}')
+  module.__file__ = str(path)
+  sys.modules[module.__name__] = module  # where dataclasses, for one, look for it
+  with blamed(path):
+    exec(compile(path.read_bytes(), str(path), 'exec', dont_inherit=True), vars(module))
+  return module
+
+
+def adding(cell: str) -> tuple[str, str | None] | None:
+  """The file, and the preset, with which `cell` was added here, or None."""
+  cells = sys.modules.get('rnnlab.cells')
+  return _read[-1] if _read and cells and cells.added(cell) else None
+
+
+def know(cell: str, source: tuple[str, str | None] | None) -> None:
+  """Reads the experiment that adds `cell` elsewhere, unless the cell is known here."""
+  from rnnlab import cells
+
+  if source and cell not in cells.names():
+    read(*source)
+
+
+@contextlib.contextmanager
+def blamed(path) -> Iterator[None]:
+  """Code of the file `path` is at work: its folder is on the path, its errors say where."""
+  folder = pathlib.Path(path).resolve().parent
+  sys.path.insert(0, str(folder))
+  try:
+    yield
+  except (_Blamed, KeyboardInterrupt):
+    raise
+  except SyntaxError as error:
+    where = f'{error.filename or path}{f":{error.lineno}" if error.lineno else ""}'
+    raise _Blamed(f'{where}: {error.msg}') from error
+  except (Exception, SystemExit) as error:
+    raise _Blamed(f'{_where(path, folder, error)}: {_words(error)}') from error
+  finally:
+    with contextlib.suppress(ValueError):  # where the file has taken it away itself
+      sys.path.remove(str(folder))
+
+
+class _Blamed(ValueError):
+  """An error that says file and line already."""
+
+
+def _where(path, folder, error):
+  """The file and the line of the last code at work that is in the file's folder."""
+  for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+    file = frame.f_code.co_filename
+    if file == str(path) or file[0] != '<' and pathlib.Path(file).resolve().parent == folder:
+      return f'{file}:{line}'
+  return path
+
+
+def _words(error):
+  # ml_collections quotes its own words, line breaks and all.
+  said = ' '.join(str(error).replace('\\n', ' ').replace("\\'", "'").split())[:500]
+  if isinstance(error, ValueError) and said:
+    return said
+  return f'{type(error).__name__}: {said}' if said else type(error).__name__
+
+
+def _short(value):
+  line = ' '.join(repr(value).split())
+  return line if len(line) <= 60 else f'a {type(value).__name__}'
+
+
+def _function(path, names, name):
+  """The file's function of that name, or None; a name that is nearly it is a mistake."""
+  if name in names:
+    if not callable(names[name]):
+      raise ValueError(f'{path}: {name} must be a function, not {_short(names[name])}')
+    return names[name]
+  own = [n for n, f in names.items() if inspect.isfunction(f) and f.__globals__ is names]
+  if near := difflib.get_close_matches(name, own, n=1, cutoff=0.75):
+    raise ValueError(f'{path}: there is a {near[0]}, but no {name}: did you mean that?')
+  return None
+
+
+def _config(path, function, preset):
+  with blamed(path):
+    parameters = inspect.signature(function).parameters.values()
+    takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needs = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    takes_one = takes or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    needs = [p.name for p in needs if p.kind is not p.VAR_KEYWORD]
+    if len(needs) > 1 or needs and not takes:
+      raise _Blamed(f'{path}: get_config must take a preset or nothing, not {", ".join(needs)}')
+    if preset is None and needs:
+      raise _Blamed(f'{path} has presets alone, and needs one: --config={path}:PRESET')
+    if preset and not takes_one:
+      raise _Blamed(f'{path} has no presets, as its get_config() takes none: no {preset!r}')
+    return function(preset) if preset is not None and takes_one else function()

@@ -1,0 +1,141 @@
+"""A sweep from what was asked for to its end, stage by stage, and what people see of it."""
+
+import collections
+import contextlib
+import functools
+import itertools
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import rich.console
+from ml_collections import ConfigDict
+
+from rnnlab.data import imdb
+from rnnlab.machine import devices
+from rnnlab.runs import runlog
+from rnnlab.sweeps import executors, storage, sweep
+from rnnlab.sweeps.sweep import Plan
+
+
+class Asked(NamedTuple):
+  """What a launch asks for.
+
+  sweep: the experiment's, or None for the one run of config. claims: to be tested on the runs.
+  pinned: the fields set on the command line. command: it, in words.
+  """
+
+  config: ConfigDict
+  sweep: Callable | None
+  claims: list[dict[str, Any]]
+  pinned: tuple[str, ...]
+  experiment: str
+  preset: str
+  command: str
+
+
+def claim(workdir) -> None:
+  """Makes the folder; raises ValueError where it can't be written to."""
+  try:
+    pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    runlog.write_atomic(pathlib.Path(workdir) / '.writable', '')
+    (pathlib.Path(workdir) / '.writable').unlink()
+  except OSError as error:
+    words = f'cannot write to --workdir={workdir}: {error.strerror}; choose another'
+    raise ValueError(words) from error
+
+
+def conduct(
+  asked: Asked,
+  workdir,
+  url: str,
+  console: rich.console.Console,
+  stop: Callable[[], bool],
+  *,
+  executor: str,
+  options: dict[str, Any],
+  retry_failed: bool,
+  wandb: bool,
+) -> tuple[Plan, dict[str, str]]:
+  """Does what there is to do, stage by stage, as the trials of a search tell what is next.
+
+  executor: its name, or 'auto'; options: its own. url: what `workdir` mirrors, or ''. retry_failed:
+  whether to do runs again that failed of themselves before. Returns the last plan, and the errors
+  of its runs that failed, by id. Raises KeyboardInterrupt once `stop()` is true.
+  """
+  devices.use_cores()
+  devices.keep_programs()
+  failed, said = {}, set()
+
+  def say(line):
+    if line not in said:
+      console.print(line, soft_wrap=True)
+    said.add(line)
+
+  for stage in itertools.count():
+    plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
+    sweep.record(workdir, asked, plan)
+    before = {} if retry_failed else sweep.failures(plan.todo, workdir)
+    failed = before | {run.id: failed[run.id] for run in plan.todo if run.id in failed}
+    todo = [run._replace(wandb=wandb) for run in plan.todo if run.id not in failed]
+    for line in sweep.findings(plan):
+      say(line)
+    if todo or not stage:
+      words = f'{workdir}: {len(plan.runs)} runs, {len(plan.runs) - len(plan.todo)} done'
+      words += f', {len(failed)} failed before' if failed else ''
+      say(words + sweep.ahead(plan, todo))
+    for run in todo:
+      if damaged := runlog.verify(pathlib.Path(workdir) / run.id):
+        say(f'{run.id}: {", ".join(damaged)} damaged or missing: done again')
+    if not todo:
+      return plan, failed
+    if not stage:
+      _show_data(imdb.load(asked.config.data), console)
+    name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
+    say(f'executor: {name}' + (f' ({why})' if why else ''))
+    execute = functools.partial(executors.get(name), todo, workdir, **options)
+    with jax.enable_x64(False):  # the bits of a run are not those of the environment
+      failed |= _follow(execute, runlog.Display(todo, console), stop, workdir, url)
+
+
+def _follow(execute, display, stop, workdir, url):
+  """Shows what happens in runs, to their end; returns the errors of those that failed, by id.
+
+  Where that can't be shown, or sent to the URL, the runs at work save a checkpoint and stop too.
+  """
+  failed, broken = {}, False
+  events = execute(stop=lambda: broken or stop())
+  watched = storage.pushing(events, workdir, url) if url else events
+  with contextlib.closing(events), contextlib.closing(watched):
+    try:
+      with display:
+        for event in watched:
+          display.update(event)
+          if event.kind == 'failed':
+            failed[event.run] = event.text
+    except Exception:
+      broken = True
+      for left in (watched, events):
+        with contextlib.suppress(KeyboardInterrupt, Exception):
+          collections.deque(left, maxlen=0)
+      raise
+  return failed
+
+
+def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
+  """What there is to say of what `conduct` did not bring to an end, if anything."""
+  lines = []
+  if failed:
+    lines += [f'{len(failed)} of {len(plan.runs)} runs failed:', *map(': '.join, failed.items())]
+  if own := sweep.failures(plan.todo, workdir):
+    lines.append(f'{len(own)} of themselves: --retry_failed does them again')
+  if lost := [runlog.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
+    lines.append(f'no setting was found for: {", ".join(lost)}')
+  return lines
+
+
+def _show_data(data, console):
+  """Says what the figures will be of."""
+  sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
+  console.print(f'{data.title}\n  {sizes} reviews', soft_wrap=True)

@@ -1,0 +1,55 @@
+"""Ways to do a list of runs. Each is a function `execute(runs, workdir, stop)`.
+
+It yields the runs' Events as they come. A run that fails leaves error.json in its folder and a
+'failed' Event, and the others go on; one that reaches its spec's `until` ends in 'paused'. Where
+`stop()` turns true, the runs at work save a checkpoint, and KeyboardInterrupt is raised.
+
+Who does not take all Events closes them (`contextlib.closing`): then processes end and locks are
+free, at once, and what came after the last checkpoint is lost.
+"""
+
+import importlib
+
+NAMES = ('serial', 'cores', 'process', 'population', 'distributed', 'ray')
+
+
+def get(name: str):
+  """The `execute` function of the executor called `name`.
+
+  Raises ValueError for 'ray' where Ray is not installed.
+  """
+  try:
+    return importlib.import_module(f'rnnlab.sweeps.executors.{name}').execute
+  except ModuleNotFoundError as error:
+    if error.name != 'ray':
+      raise
+    raise ValueError(
+      '--executor=ray needs Ray, which is not installed: pip install -r experiments/cluster.txt'
+    ) from error
+
+
+def choose(runs: list) -> tuple[str, str]:
+  """The executor for these runs here, and why, in words.
+
+  Of all the runs of a sweep, so that a part of it keeps its bits. On a CPU a run takes its core as
+  long by itself as in a population (`python -m experiments.sweeps` measures them), which compiles
+  once and not once a core, but does a program's runs before the next one's: where they don't share
+  the cores evenly, processes end sooner. An accelerator has room for many at once.
+  """
+  from rnnlab.machine import devices, provenance
+  from rnnlab.sweeps.executors import population
+
+  cores = len(provenance.cores())
+  sizes = [len(group) for group in population.groups(runs)]
+  if devices.backend() != 'cpu':
+    if len(runs) > len(sizes):
+      return 'population', f'{len(runs)} runs are {len(sizes)} programs on an accelerator'
+    return 'serial', 'no two runs share a program'
+  if cores == 1:
+    return 'serial', 'there is one core'
+  if len(runs) == 1:
+    return 'cores', f'one run has all {cores} cores'
+  if sum(-(-size // cores) for size in sizes) <= -(-len(runs) // cores):
+    programs = f'{len(sizes)} programs' if len(sizes) > 1 else 'one program'
+    return 'population', f'{len(runs)} runs are {programs}, and share {cores} cores evenly'
+  return 'process', f'a run a core, {cores} at a time'

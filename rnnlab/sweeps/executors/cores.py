@@ -1,0 +1,25 @@
+"""One run after the other, each on all cores: the batch is split over them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import jax
+
+from rnnlab.machine import devices
+from rnnlab.runs.configs import RunSpec
+from rnnlab.runs.experiment import Event
+from rnnlab.sweeps.executors import serial
+
+
+def execute(
+  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+  """Does `runs` in order; see `rnnlab.sweeps.executors`. After `devices.use_cores`."""
+  mesh = devices.mesh()
+  with contextlib.closing(serial.execute(runs, workdir, stop)) as events:
+    while True:
+      with jax.set_mesh(mesh):
+        event = next(events, None)
+      if event is None:
+        return
+      yield event

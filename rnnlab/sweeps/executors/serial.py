@@ -1,0 +1,44 @@
+"""One run after the other, in this process."""
+
+import contextlib
+import pathlib
+import traceback
+from collections.abc import Callable, Iterator
+
+from rnnlab.runs import experiment, runlog
+from rnnlab.runs.configs import RunSpec
+from rnnlab.runs.experiment import Event
+from rnnlab.training import train
+
+
+def execute(
+  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+  """Does `runs` in order; see `rnnlab.sweeps.executors`."""
+  for spec in runs:
+    if stop():
+      raise KeyboardInterrupt
+    try:
+      with contextlib.closing(experiment.events(spec, workdir)) as events:
+        for event in events:
+          yield event
+          if stop():
+            events.throw(KeyboardInterrupt)
+    except Exception as error:
+      yield failed(spec, workdir, error)
+
+
+def failed(spec: RunSpec, workdir, error: Exception) -> Event:
+  """Records a run's error in its folder and says it.
+
+  `again` in error.json: whether a launch does the run again unasked. It does where the reason came
+  from outside, as a dead worker or a full disk, and not where the run would fail in the same way.
+  """
+  words = runlog.say(error)
+  own = isinstance(error, (train.NonFiniteLoss, ValueError))
+  with contextlib.suppress(OSError):  # the disk may be what failed
+    runlog.write_json(
+      pathlib.Path(workdir) / spec.id / 'error.json',
+      {'error': words, 'again': not own, 'traceback': ''.join(traceback.format_exception(error))},
+    )
+  return Event(spec.id, 'failed', 1.0, words)

@@ -1,0 +1,281 @@
+"""A search's decisions, from what its trials have reached: which trials, which go on, the best.
+
+Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: the trial's
+best validation accuracy up to `spec.until`, None where it has not come so far, -inf where it
+failed of itself, as one that diverges. The same scores give the same decisions, so a search that
+was broken off goes on as if it had not been.
+"""
+
+import importlib.util
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import qmc
+
+from rnnlab import cells
+from rnnlab.runs import configs
+from rnnlab.runs.configs import RunSpec
+
+METHODS = ('random', 'sobol', 'halton', 'optuna')
+RANGES = ('log', 'uniform', 'choice')
+MOST = 10_000  # entries of a list, and trials of an arm
+BATCH = 8  # trials that Optuna is asked for at a time; the first of them are random
+
+
+class Search(NamedTuple):
+  """What `add.search` asks for.
+
+  arms: the overrides to compare, each given as many trials. ranges: a field's ('log', low, high),
+  ('uniform', low, high), ends included, or ('choice', value, ...); in a field of whole numbers the
+  values are whole. trials: for each arm; where choices alone make two the same, they are one.
+  seeds: of the runs of each arm's best setting. method: one of METHODS; all but 'optuna' draw the
+  same settings for each arm. seed: of the draw, and of each trial's run. halving: epochs after
+  which the better half of an arm's trials goes on (of each batch of 8, with 'optuna').
+  """
+
+  arms: Sequence[dict[str, Any]]
+  ranges: dict[str, tuple]
+  trials: int
+  seeds: Sequence[int]
+  method: str = 'sobol'
+  seed: int = 0
+  halving: Sequence[int] = ()
+
+
+class Trial(NamedTuple):
+  """A trial, to go as far as spec.until; state: '' (to be known), 'left', 'failed' or 'done'."""
+
+  spec: RunSpec
+  score: float | None
+  state: str = ''
+
+
+class Arm(NamedTuple):
+  """What is known of an arm: its trials by id, the best setting and the runs with fresh seeds."""
+
+  overrides: dict[str, Any]
+  trials: dict[str, Trial]
+  best: Trial | None
+  runs: list[RunSpec]
+
+
+def check(search: Search, pinned: Sequence[str]) -> Search:
+  """The search in plain Python, lists and numbers of its own.
+
+  Raises ValueError for a search that can't be, as far as its own words tell.
+  """
+
+  def need(right, words):
+    if not right:
+      raise ValueError(f"the sweep's search: {words}")
+
+  def whole(value, least):
+    return type(value) is int and least <= value < 2**32
+
+  def listed(name):
+    given = getattr(search, name)
+    need(
+      isinstance(given, Iterable) and not isinstance(given, str | dict),
+      f'{name}={configs.words(given)}: must be a list',
+    )
+    values = list(itertools.islice(given, MOST + 1))
+    need(len(values) <= MOST, f'{name} has more than {MOST:,} entries, or no end')
+    return values
+
+  def plain(name, value):
+    try:
+      return configs.plain(value)
+    except ValueError as error:
+      raise ValueError(f"the sweep's search: {name}={error}") from None
+
+  words = ', '.join
+  arms, seeds, halving = listed('arms'), listed('seeds'), listed('halving')
+  need(
+    arms and all(isinstance(arm, dict) for arm in arms),
+    "no arms; the overrides to compare, as [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
+  )
+  need(
+    search.ranges and isinstance(search.ranges, dict),
+    "no ranges; for example {'optim.learning_rate': ('log', 1e-4, 1e-2)}",
+  )
+  search = search._replace(
+    arms=[dict(arm) for arm in arms],
+    ranges={name: plain(name, given) for name, given in search.ranges.items()},
+    seeds=[plain('seeds', seed) for seed in seeds],
+    halving=[plain('halving', rung) for rung in halving],
+    **{name: plain(name, getattr(search, name)) for name in ('trials', 'method', 'seed')},
+  )
+  need(
+    search.method in METHODS,
+    f'method={search.method!r}{cells.near(search.method, METHODS)}: must be one of'
+    f' {words(METHODS)}',
+  )
+  need(
+    search.method != 'optuna' or importlib.util.find_spec('optuna'),
+    "method='optuna' needs Optuna: pip install -r experiments/search.txt, or take 'sobol'",
+  )
+  need(
+    whole(search.trials, 1) and search.trials <= MOST,
+    f'trials={configs.words(search.trials)}: must be a whole number, from 1 to {MOST:,}',
+  )
+  for name, given in search.ranges.items():
+    need(isinstance(name, str), f'{name!r} is no field; fields have names')
+    shown = f'{name}: {configs.words(given)}'
+    need(
+      isinstance(given, tuple) and given and given[0] in RANGES,
+      f'{shown} is no range: must be (log, low, high), (uniform, low, high) or'
+      ' (choice, value, ...)',
+    )
+    kind, *values = given
+    if kind == 'choice':
+      need(values, f'{shown} has nothing to choose from')
+      continue
+    need(
+      len(values) == 2 and all(type(value) in (int, float) for value in values),
+      f'{shown} must have two numbers, low and high',
+    )
+    need(
+      all(abs(value) < 2**63 for value in values),  # which no NaN is
+      f'{shown}: ends must be finite, and below 2**63',
+    )
+    need(values[0] < values[1], f'{shown} is empty: low must be below high')
+    need(kind != 'log' or values[0] > 0, f'{shown}: a log range must begin above 0')
+  for arm in search.arms:
+    twice = [name for name in arm if name in search.ranges]
+    need(not twice, f'{words(map(str, twice))}: set by an arm and in the ranges too; take one away')
+  need(
+    not any('seed' in names for names in (search.ranges, *search.arms)),
+    'seed is no setting to search: seed= is for the trials, seeds= for the comparison',
+  )
+  need(
+    'seed' not in pinned,
+    '--config.seed cannot be set: the best settings are run again with fresh seeds; leave it out',
+  )
+  need(seeds, 'seeds is empty; fresh ones, as range(100, 105)')
+  for seed in (search.seed, *search.seeds):
+    configs.take('seed', seed)
+  need(
+    search.seed not in search.seeds,
+    f"seeds: {search.seed} is the trials' seed; the best settings need fresh ones",
+  )
+  need(
+    all(whole(rung, 1) for rung in search.halving)
+    and search.halving == sorted(set(search.halving)),
+    f'halving={configs.words(tuple(search.halving))}: must be epochs, from 1 on and ascending',
+  )
+  return search
+
+
+def value(given: tuple, u: float, whole: bool = False):
+  """The value at `u` from 0 to 1 of a range, in four digits, which keeps ids short."""
+  kind, *values = given
+  if kind == 'choice':
+    return values[min(int(u * len(values)), len(values) - 1)]
+  low, high = values
+  top = high + 1 if whole else high  # so that the highest whole number gets its full share
+  x = low * (top / low) ** u if kind == 'log' else low + u * (top - low)
+  return min(max(math.floor(x) if whole else float(f'{x:.4g}'), low), high)
+
+
+def ask(search: Search, told: Sequence[float]) -> np.ndarray:
+  """The next points [trials, ranges], from 0 to 1, after those whose scores were `told`; or none.
+
+  A part of a longer list of points is the shorter list, so that trials can be added later.
+  """
+  if search.method == 'optuna':
+    return _ask_optuna(search, told)
+  if told:
+    return np.empty((0, len(search.ranges)))
+  if search.method == 'random':
+    return np.random.default_rng(search.seed).random((search.trials, len(search.ranges)))
+  if search.method == 'halton':
+    return qmc.Halton(len(search.ranges), rng=search.seed).random(search.trials)
+  # Sobol's points are balanced where they are a power of 2.
+  sobol = qmc.Sobol(len(search.ranges), rng=search.seed)
+  return sobol.random_base2(math.ceil(math.log2(search.trials)))[: search.trials]
+
+
+def _ask_optuna(search, told):
+  """As `ask`, by a seeded TPE: its whole past is gone through again, in batches."""
+  import optuna
+  from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+  optuna.logging.set_verbosity(optuna.logging.WARNING)
+  sampler = optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=BATCH, constant_liar=True)
+  study = optuna.create_study(direction='maximize', sampler=sampler)
+  distributions = {
+    name: CategoricalDistribution([(i + 0.5) / (len(given) - 1) for i in range(len(given) - 1)])
+    if given[0] == 'choice'
+    else FloatDistribution(0.0, 1.0)
+    for name, given in search.ranges.items()
+  }
+  for start in range(0, search.trials, BATCH):
+    count = min(BATCH, search.trials - start)
+    trials = [study.ask(distributions) for _ in range(count)]
+    if start >= len(told):
+      return np.array([[trial.params[name] for name in search.ranges] for trial in trials])
+    for trial, score in zip(trials, told[start:], strict=False):
+      study.tell(trial, max(score, 0.0))  # the worst accuracy where it failed
+  return np.empty((0, len(search.ranges)))
+
+
+def halve(
+  specs: list[RunSpec], rungs: Sequence[int], score: Callable[[RunSpec], float | None]
+) -> dict[str, Trial]:
+  """How far each trial of a group goes: at each rung the better half, rounded up, goes on.
+
+  Those that failed are the worst and never go on. Equals go by their order.
+  """
+  trials, ahead = {}, specs
+  for rung in (*rungs, 0):
+    ahead = [spec._replace(until=rung) for spec in ahead]
+    now = {spec.id: Trial(spec, score(spec)) for spec in ahead}
+    trials |= now
+    if any(trial.score is None for trial in now.values()):
+      return trials
+    alive = sorted(
+      (spec for spec in ahead if now[spec.id].score > -math.inf),
+      key=lambda spec: -now[spec.id].score,
+    )
+    better = alive[: math.ceil(len(ahead) / 2)] if rung else alive
+    states = {spec.id: 'failed' for spec in ahead}
+    states |= {spec.id: 'left' for spec in alive}
+    states |= {spec.id: '' if rung else 'done' for spec in better}
+    trials |= {run: now[run]._replace(state=state) for run, state in states.items()}
+    ahead = better
+  return trials
+
+
+def follow(
+  search: Search,
+  specify: Callable[[dict], RunSpec],
+  setting: Callable[[np.ndarray], dict],
+  score: Callable[[RunSpec], float | None],
+) -> list[Arm]:
+  """All that is known of a search: what is to be run, and what was decided, for each arm.
+
+  specify: overrides -> a run. setting: a point -> overrides.
+  """
+  arms = []
+  for overrides in search.arms:
+    trials, told, best, runs = {}, [], None, []
+    while len(points := ask(search, told)):
+      asked = [
+        specify(overrides | setting(point) | {'seed': search.seed})._replace(stage='search')
+        for point in points
+      ]
+      group = {spec.id: spec for spec in asked if spec.id not in trials}
+      trials |= halve(list(group.values()), search.halving, score)
+      if not all(trial.state for trial in trials.values()):
+        break
+      told += [trials[spec.id].score for spec in asked]
+    else:
+      done = [trial for trial in trials.values() if trial.state == 'done']
+      best = max(done, key=lambda trial: trial.score, default=None)
+    if best:
+      runs = [specify(best.spec.overrides | {'seed': seed}) for seed in search.seeds]
+    arms.append(Arm(overrides, trials, best, runs))
+  return arms

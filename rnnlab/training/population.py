@@ -1,0 +1,292 @@
+"""Many runs as one program: their states are stacked, and each step is taken by all of them.
+
+Members share a `train.Task` and the data, and differ in their key, the numbers of `values`, and the
+labels they are given. Each has its own order of the data, its own dropout, its own end: what is in
+the others changes none of its bits.
+
+Members are split over the devices of a mesh with the axis 'member'. A device takes its members in
+blocks of `lanes`: a block is one vmap, and blocks come one after the other. An accelerator has all
+its members in one block. A core of a CPU is filled by one, and vmap would only spoil its cache: it
+has blocks of one.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rnnlab.cells.base import Array
+from rnnlab.machine import devices
+from rnnlab.training import train
+from rnnlab.training.train import Task, TrainState
+
+SECONDS = 2.0  # what a call should take, between two looks from outside
+ROOM = 0.8  # of the memory, to be filled
+
+
+class Fixed(NamedTuple):
+  """What a member has of its own and keeps."""
+
+  values: dict[str, Array]
+  key: Array
+  labels: Array  # int32 [N], of the train split
+
+
+class Group(NamedTuple):
+  """Members stacked along the first axis of all arrays; those beyond the last fill it up.
+
+  lanes: how many members are in a block, at most.
+  """
+
+  task: Task
+  lanes: int
+  mesh: Mesh
+  states: TrainState
+  fixed: Fixed
+
+
+class Turn(NamedTuple):
+  """What `fit` yields: what became of some members in one call.
+
+  states: of all members, on the device. steps: of the members in question, where they are now.
+  rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
+  logits: of those that ended, the test split's by their last parameters, and by their best where
+  the task selects them.
+  seconds: a member's share of the wall time.
+  """
+
+  states: TrainState
+  steps: dict[int, int]
+  rows: dict[int, dict]
+  failed: dict[int, str]
+  logits: dict[int, tuple[np.ndarray, ...]]
+  seconds: float
+
+
+def mesh() -> Mesh:
+  """All devices, along the axis 'member'."""
+  return jax.make_mesh((jax.device_count(),), ('member',), axis_types=(AxisType.Auto,))
+
+
+def lanes(members: int, mesh: Mesh) -> int:
+  """How many members are best in a block, of so many: on a CPU one, else all of a device's."""
+  return 1 if jax.default_backend() == 'cpu' else -(-members // mesh.shape['member'])
+
+
+def stack(
+  task: Task, states: list[TrainState], fixed: list[Fixed], mesh: Mesh, lanes: int
+) -> Group:
+  """A group of these members; with `lanes` above 1 batches are masked, but not trimmed.
+
+  A trimmed step is one of several programs, and a vmap of members that want different ones would do
+  all of them.
+  """
+  fill = -len(states) % mesh.shape['member']
+
+  def put(*leaves):
+    leaves = *leaves, *leaves[:1] * fill
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+      stacked = jnp.stack(leaves)
+    else:
+      stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+    return jax.device_put(stacked, NamedSharding(mesh, P('member')))
+
+  task = task._replace(trim=task.trim and lanes == 1)
+  return Group(task, lanes, mesh, jax.tree.map(put, *states), jax.tree.map(put, *fixed))
+
+
+def member(stacked, i: int):
+  """What is a member's in a tree of stacked arrays, which are on the host."""
+  return jax.tree.map(lambda a: np.asarray(a[i]), stacked)
+
+
+def fit(
+  group: Group,
+  ids: Array,
+  validation,
+  test_ids: Array,
+  *,
+  epochs: list[int],
+  until: list[int],
+  patience: list[int],
+  alive: set[int],
+) -> Iterator[Turn]:
+  """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
+
+  `ids [N, T]` are the train split, `validation` a pair (ids, labels); `until` is 0 for no such
+  epoch. Members at an earlier step are first brought to where the others are. `fit` takes those
+  that have failed or ended out of `alive`, and the consumer may take others. A Turn's states are
+  only good until the next is asked for.
+  """
+  steps = train.epoch_steps(len(ids), group.task.batch_size)
+  whole = NamedSharding(group.mesh, P())
+  ids, validation, test_ids = jax.device_put((ids, validation, test_ids), whole)
+  at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
+  count = 5  # steps in a call
+  of_validation = {}  # logits, by member, where they are those of the test split
+
+  def is_over(i):
+    epoch = int(at[i]) // steps
+    return epoch >= epochs[i] or train.is_out_of_patience(patience[i], epoch, int(best[i]))
+
+  while alive:
+    began = time.perf_counter()
+    if over := [i for i in sorted(alive) if is_over(i)]:
+      if group.task.selects:
+        group, logits = _call(_test, group, over, test_ids)
+        logits = {i: member(jax.device_get(logits), i) for i in over}
+      else:
+        if unknown := [i for i in over if i not in of_validation]:
+          group, (_, logits) = _call(_end_epoch, group, unknown, *validation, np.int32(0))
+          of_validation |= {i: np.asarray(logits[i]) for i in unknown}
+        logits = {i: (of_validation.pop(i),) for i in over}
+      alive.difference_update(over)
+      seconds = (time.perf_counter() - began) / len(over)
+      yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, logits, seconds)
+      continue
+    alive.difference_update(i for i in list(alive) if 0 < until[i] <= at[i] // steps)
+    if not alive:
+      return
+    step = int(min(at[i] for i in alive))
+    now = sorted(i for i in alive if at[i] == step)
+    epoch = step // steps + 1
+    taken = min(count, epoch * steps - step)
+    group, _ = _call(_advance, group, now, ids, np.int32(taken))
+    step += taken
+    at[now] = step
+    bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
+    seconds = time.perf_counter() - began
+    # What a call takes does not change what it gives.
+    count = max(1, min(round(count * SECONDS / seconds), 2 * count, steps))
+    failed = {
+      i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in now if bad[i] >= 0
+    }
+    alive -= failed.keys()
+    rows, well = {}, [i for i in now if i not in failed]
+    if step == epoch * steps and well:
+      group, (sums, logits) = _call(_end_epoch, group, well, *validation, np.int32(epoch))
+      sums, best = jax.device_get((sums, group.states.best_epoch))
+      if not group.task.selects:
+        logits = jax.device_get(logits)
+        of_validation |= {i: logits[i] for i in well if is_over(i)}
+      rows = {i: train.row_of(step, epoch, member(sums, i)) for i in well}
+    seconds = (time.perf_counter() - began) / len(now)
+    yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
+
+
+def capacity(
+  task: Task, state: TrainState, fixed: Fixed, ids: Array, mesh: Mesh, members: int
+) -> int:
+  """How many of so many `members`, each as this one, fit into memory at once; at least one.
+
+  `ids [N, T]` are the train split.
+  """
+  count, room = mesh.shape['member'], ROOM * devices.memory()
+  of_member = sum(leaf.nbytes for leaf in jax.tree.leaves((state, fixed.values, fixed.labels)))
+
+  needs = functools.partial(_needs, task, state, fixed, ids, mesh)
+  if jax.default_backend() != 'cpu':
+    one, two = needs(1), needs(2)
+    return count * max(1, 1 + int((room - one) / max(two - one, of_member)))
+  # A core's blocks are of one member, whatever their number: more cost a state each, its copy on
+  # the way to disk, and another when the group is put together. Few need no compiling to tell.
+  if 3 * of_member * members < room / 4:
+    return members
+  return max(1, int((room - count * needs(1)) / (3 * of_member)))
+
+
+def _needs(task, state, fixed, ids, mesh, lanes):
+  """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
+
+  def shapes(tree, *leading, spec):
+    def shape(a):
+      sharding = NamedSharding(mesh, spec)
+      return jax.ShapeDtypeStruct((*leading, *np.shape(a)), a.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
+
+  count, over = mesh.shape['member'], P('member')
+  members = shapes((state, fixed, np.int32(0)), count * lanes, spec=over)
+  counts, shared = shapes(np.int32(0), count, spec=over), shapes((ids, np.int32(0)), spec=P())
+  task = task._replace(trim=task.trim and lanes == 1)
+  lowered = _each.lower(_advance, task, lanes, mesh, *members, counts, shared)
+  memory = lowered.compile().memory_analysis()
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _advance(task, state, fixed, ids, count):
+  values, key, labels = fixed
+  return train.advance(task, state, values, key, ids, labels, count), ()
+
+
+def _end_epoch(task, state, fixed, ids, labels, epoch):
+  after, sums, logits = train.end_epoch(task, state, fixed.values, ids, labels, epoch)
+  return after, (sums, logits)
+
+
+def _test(task, state, fixed, ids):
+  return state, train.test(task, state, fixed.values, ids)
+
+
+def _call(function, group, members, *shared):
+  """`function` on some members; the group after it, and what else it gives, of all members."""
+  task, lanes, mesh, states, fixed = group
+  count = mesh.shape['member']
+  size = len(states.step) // count
+  here = [[i % size for i in members if i // size == device] for device in range(count)]
+  # Where few members are left, smaller blocks: each size is compiled once.
+  lanes = min(lanes, 1 << (max(map(len, here)) - 1).bit_length())
+  who = np.zeros((count, -(-size // lanes) * lanes), np.int32)
+  for row, mine in zip(who, here, strict=True):
+    again = mine[-1:] * (-len(mine) % lanes)  # does no harm within a block
+    row[: len(mine) + len(again)] = mine + again
+  counts = np.array([-(-len(mine) // lanes) for mine in here], np.int32)
+  states, out = _each(function, task, lanes, mesh, states, fixed, who.ravel(), counts, shared)
+  return group._replace(states=states), out
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _each(function, task, lanes, mesh, states, fixed, who, counts, shared):
+  """`function(task, state, fixed, *shared)` for some members: `(states, out)`.
+
+  who: int, on each device the members to take, by their place there, in blocks; counts: int
+  [devices], how many blocks. A block of one is no vmap, so that what is computed of a member does
+  not depend on how many there are.
+  """
+  call = one = functools.partial(function, task)
+  if lanes > 1:
+    call = jax.vmap(one, in_axes=(0, 0, *[None] * len(shared)))
+
+  def on_device(states, fixed, who, counts, shared):
+    def take(tree, at):
+      return jax.tree.map(lambda a: a[at], tree)
+
+    def put(a, at, new):
+      if lanes == 1:
+        return jax.lax.dynamic_update_index_in_dim(a, new, at, 0)
+      return a.at[at].set(new)
+
+    def body(i, carried):
+      at = who[i] if lanes == 1 else jax.lax.dynamic_slice_in_dim(who, i * lanes, lanes)
+      new = call(take(carried[0], at), take(fixed, at), *shared)
+      return jax.tree.map(lambda a, b: put(a, at, b), carried, new)
+
+    first = jax.tree.map(lambda a: a[0], (states, fixed))
+    out = jax.eval_shape(one, *first, *shared)[1]
+    outs = jax.tree.map(lambda a: jnp.zeros((len(states.step), *a.shape), a.dtype), out)
+    return jax.lax.fori_loop(0, counts[0], body, (states, outs))
+
+  over, whole = P('member'), P()
+  return jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(over, over, over, over, whole),
+    out_specs=(over, over),
+    check_vma=False,
+  )(states, fixed, who, counts, shared)

@@ -1,0 +1,306 @@
+"""Kernels are kept between processes, and tried before use."""
+
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnlab
+from rnnlab import recurrence
+from rnnlab.machine import cache, devices
+from rnnlab.recurrence.kernels import compiled, fused, native
+
+
+@pytest.fixture(scope='session')
+def registered():
+  """The CPU kernels, from the cache of all tests, as compiling them takes long."""
+  native._register('forward')
+  native._register('backward')
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+  """An empty cache of its own, nothing tried yet."""
+  monkeypatch.setenv('NUMBA_CACHE_DIR', str(tmp_path))
+  monkeypatch.setattr(compiled, '_verdicts', {})
+  return tmp_path / 'kernels'
+
+
+def small(frame):
+  return frame + 41
+
+
+def address():
+  return compiled.address('small', 'key', small, {})
+
+
+def run(address):
+  import ctypes
+
+  return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(address)(1)
+
+
+# The cache.
+
+
+def test_what_is_compiled_is_found_again_and_said_once(folder, caplog):
+  assert run(address()) == 42 and 'Compiling the CPU kernel small' in caplog.text
+  caplog.clear()
+  assert run(address()) == 42 and not caplog.text
+  assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize('damage', ['flip', 'truncate', 'zeros', 'empty', 'garbage', 'of-another'])
+def test_a_damaged_file_is_compiled_anew(folder, damage, caplog):
+  address()
+  (path,) = folder.glob('small-*.json')
+  data = path.read_bytes()
+  middle = len(data) // 2
+  made = {
+    'flip': data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+    'truncate': data[:middle],
+    'zeros': data[:middle] + bytes(1000) + data[middle + 1000 :],
+    'empty': b'',
+    'garbage': os.urandom(len(data)),
+  }
+  if damage == 'of-another':  # whole, but not what is wanted
+    cache.write(path, b'["a", "b", ["bm8=", "bm8="]]')
+  else:
+    path.write_bytes(made[damage])
+  caplog.clear()
+  assert run(address()) == 42 and 'Compiling' in caplog.text
+  assert cache.read(path)
+  caplog.clear()
+  assert run(address()) == 42 and not caplog.text
+
+
+@pytest.mark.parametrize('how', ['others may write', 'a link', 'a file'])
+def test_a_folder_that_others_may_write_to_is_not_read(folder, how, tmp_path, caplog):
+  address()
+  if how == 'others may write':
+    folder.chmod(0o777)
+  else:
+    folder.rename(tmp_path / 'moved')
+    folder.symlink_to(tmp_path / 'moved') if how == 'a link' else folder.write_text('')
+  cache._kernels.cache_clear()
+  caplog.clear()
+  assert run(address()) == 42 and 'not kept' in caplog.text and 'Compiling' in caplog.text
+
+
+def test_a_folder_of_another_user_is_not_read(folder, monkeypatch, caplog):
+  address()
+  monkeypatch.setattr(os, 'geteuid', lambda: 12345)
+  cache._kernels.cache_clear()
+  assert cache.kernels() is None and 'not yours' in caplog.text
+
+
+def test_processes_that_start_at_once_compile_once(folder):
+  code = (
+    'from rnnlab import compiled\n'
+    'def small(frame): return frame + 41\n'
+    'print(compiled.address("small", "key", small, {}) > 0)\n'
+  )
+  options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  started = [subprocess.Popen([sys.executable, '-c', code], **options) for _ in range(3)]
+  out, err = zip(*(process.communicate() for process in started), strict=True)
+  assert out == ('True\n',) * 3 and ''.join(err).count('Compiling') == 1, err
+
+
+def test_a_prediction_compiles_no_backward_kernel(registered, folder, monkeypatch):
+  registered = []
+  register = native._register
+  monkeypatch.setattr(native, '_register', lambda name: registered.append(name) or register(name))
+  cell = rnnlab.lstm(hidden_size=16)
+  params = cell.init(jax.random.key(0), 3)
+  xs = jnp.ones((2, 7, 3))
+  jax.jit(lambda xs: native.unroll(cell, params, xs))(xs)
+  assert set(registered) == {'forward'}
+  jax.jit(jax.grad(lambda xs: native.unroll(cell, params, xs)[1].sum()))(xs)
+  assert set(registered) == {'forward', 'backward'}
+
+
+def test_the_root_is_where_the_user_has_it(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert cache.root() == tmp_path / 'rnnlab'
+  monkeypatch.delenv('XDG_CACHE_HOME')
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert cache.root() == tmp_path / '.cache' / 'rnnlab'
+
+
+@pytest.mark.parametrize('home', [None, ''])
+def test_a_user_without_a_home_has_a_private_temporary_folder(home, monkeypatch, tmp_path):
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.delenv('HOME') if home is None else monkeypatch.setenv('HOME', home)
+  monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  for clear in (cache._temporary.cache_clear, lambda: None):
+    clear()
+    root = cache.root()
+    assert root == tmp_path / f'rnnlab-{os.getuid()}' and root.stat().st_mode & 0o777 == 0o700
+  root.chmod(0o777)  # as if another had made it
+  cache._temporary.cache_clear()
+  other = cache.root()
+  assert other != root and other.stat().st_mode & 0o777 == 0o700
+  cache._temporary.cache_clear()
+
+
+@pytest.mark.parametrize('home', [None, ''])
+def test_programs_and_data_need_no_home(home, tmp_path):
+  environment = os.environ | {'TMPDIR': str(tmp_path)}
+  for name in ('XDG_CACHE_HOME', 'HOME', 'JAX_COMPILATION_CACHE_DIR', 'TFDS_DATA_DIR'):
+    environment.pop(name, None)
+  if home is not None:
+    environment['HOME'] = home
+  code = (
+    'import pwd; pwd.getpwuid = {}.__getitem__\n'
+    'from rnnlab import devices, storage\n'
+    'from rnnlab.data import sources\n'
+    'devices.keep_programs(); storage.local("memory://a"); sources._tfds_root("")\n'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True, env=environment)
+
+
+# The trial.
+
+
+def test_a_kernel_is_tried_once(folder, monkeypatch):
+  tried = []
+  for _ in range(2):
+    assert compiled.works('k', 'key', lambda: tried.append(1))
+    assert compiled.works('k', 'key', lambda: tried.append(1))
+    monkeypatch.setattr(compiled, '_verdicts', {})  # as another process would have it
+  assert len(tried) == 1
+
+
+def test_a_damaged_verdict_is_tried_anew(folder, monkeypatch):
+  tried = []
+  compiled.works('k', 'key', lambda: tried.append(1))
+  (folder / 'k-key.probe').write_bytes(b'\0' * 10)
+  monkeypatch.setattr(compiled, '_verdicts', {})
+  assert compiled.works('k', 'key', lambda: tried.append(1)) and len(tried) == 2
+
+
+@pytest.mark.parametrize(('error', 'times'), [(compiled.Wrong('wrong'), 1), (OSError('why'), 2)])
+def test_one_that_fails_is_not_used_which_is_said(folder, monkeypatch, caplog, error, times):
+  tried = []
+
+  def probe():
+    tried.append(1)
+    raise error
+
+  for _ in range(2):
+    caplog.clear()
+    assert not compiled.works('k', 'key', probe)
+    assert 'k is not used' in caplog.text and str(error) in caplog.text
+    caplog.clear()
+    assert not compiled.works('k', 'key', probe) and not caplog.text
+    monkeypatch.setattr(compiled, '_verdicts', {})
+  assert len(tried) == times
+
+
+def test_one_that_ends_the_process_is_tried_twice(folder):
+  code = (
+    'import os\n'
+    'from rnnlab import compiled\n'
+    'print(compiled.works("k", "key", lambda: os._exit(7)))\n'
+  )
+  done = [
+    subprocess.run([sys.executable, '-c', code], capture_output=True, text=True) for _ in range(3)
+  ]
+  assert [d.returncode for d in done] == [7, 7, 0]
+  assert done[2].stdout == 'False\n' and 'died' in done[2].stderr
+
+
+def test_one_that_the_user_stops_is_tried_again(folder):
+  def stop():
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    compiled.works('k', 'key', stop)
+  assert compiled.works('k', 'key', lambda: None)
+
+
+# The CPU kernels.
+
+
+def value_and_gradients(cell, params, xs):
+  def loss(params, xs):
+    return (recurrence.unroll(cell, params, xs)[1] ** 2).sum()
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, xs)
+
+
+@pytest.mark.parametrize('direction', ['forward', 'backward'])
+@pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
+def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
+  call = getattr(native, f'_call_{direction}')
+
+  def broken(*args):
+    if how == 'raises':
+      raise RuntimeError('of the kernel')
+    found = call(*args)
+    return jax.tree.map(lambda a: a * (1.5 if how == 'wrong' else jnp.nan), found)
+
+  monkeypatch.setattr(native, f'_call_{direction}', broken)
+  monkeypatch.setattr(native, '_kernels', native._kernels.__wrapped__)
+  cell = rnnlab.gru(hidden_size=16)
+  params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
+  actual = value_and_gradients(cell, params, xs)
+  desired = value_and_gradients(cell._replace(fused=None), params, xs)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), actual, desired)
+  assert f'rnnlab_{direction} is not used' in caplog.text
+
+
+def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, monkeypatch):
+  """Under a mesh, within vmap and scan, on data of another dtype, with NaN checks."""
+  monkeypatch.setattr(native, '_kernels', native._kernels.__wrapped__)
+  cell = rnnlab.lstm(hidden_size=16)
+  params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
+
+  def within(xs):
+    def body(carry, _):
+      return carry, jax.vmap(lambda x: native.unroll(cell, params, x[None])[1])(xs)
+
+    return jax.lax.scan(body, 0, None, length=2)[1].sum()
+
+  with jax.set_mesh(devices.mesh()), jax.debug_nans(True), jax.numpy_dtype_promotion('strict'):
+    jax.jit(jax.grad(within))(xs)
+  assert all(compiled._verdicts.values()) and len(compiled._verdicts) == 2
+
+
+# The GPU kernels, in Pallas' interpreter.
+
+
+@pytest.mark.parametrize('name', fused.CELLS)
+def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeypatch):
+  plan = fused.Plan(fused.CELLS[name], False, interpret=True)
+  fused.probe(plan, 16, jax.devices()[0])
+  for part in ('_forward', '_backward'):
+    right = getattr(fused, part)
+
+    def broken(*args, right=right):
+      return jax.tree.map(lambda a: a * 1.5, right(*args))
+
+    with monkeypatch.context() as patch:
+      patch.setattr(fused, part, broken)
+      patch.setattr(fused, '_kernels', fused._kernels.__wrapped__)
+      with pytest.raises(compiled.Wrong):
+        fused.probe(plan, 16, jax.devices()[0])
+
+
+def test_on_a_gpu_that_can_not_run_them_it_is_a_scan(folder, monkeypatch, caplog):
+  """Here there is none at all, so that the trial fails as it would with a broken compiler."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(fused, '_kernels', fused._kernels.__wrapped__)
+  cell = rnnlab.lstm(hidden_size=16)
+  params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
+  assert fused.supports(cell, params, xs)
+  f = jax.jit(lambda xs: fused.unroll(cell, params, xs)[1])
+  program = f.trace(xs).lower(lowering_platforms=('cuda',)).as_text()
+  assert 'triton' not in program and 'gpu-lstm-16 is not used' in caplog.text

@@ -1,0 +1,312 @@
+"""Comparisons and claims: which runs are set against which, and what verdicts rest on."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report import write_run, write_runs
+
+from rnnlab import results
+from rnnlab.results import statistics
+
+CLAIM = {
+  'claim': 'GRU is ahead',
+  'a': {'model.cell': 'lstm'},
+  'b': {'model.cell': 'gru'},
+  'metric': 'test_accuracy',
+  'says': 'b > a',
+}
+
+
+def predict(folder, accuracy, items=1000, seed=0, **arrays):
+  """predictions.npz of a run that is right on a share of the items, the easier ones sooner."""
+  draw = np.random.default_rng(0)
+  labels, ease = draw.integers(0, 2, items, dtype=np.int32), draw.random(items)
+  noise = np.random.default_rng([seed, int(1e6 * accuracy)]).normal(0, 0.05, items)
+  right = ease + noise < np.quantile(ease + noise, accuracy)
+  logits = np.where(right == labels, 1, -1).astype(np.float32)
+  np.savez(
+    folder / 'predictions.npz', **{'final': logits, 'best': logits, 'labels': labels}, **arrays
+  )
+  return right
+
+
+def record(workdir, *claims, undone=()):
+  """A sweep.json of the finished runs, those undone, given as overrides, and the claims."""
+  runs = [{'id': path.parent.name, 'overrides': {}} for path in workdir.glob('*/result.json')]
+  runs.append({'id': 'trial', 'overrides': {}, 'stage': 'search'})  # which is not waited for
+  runs += [{'id': f'undone_{i}', 'overrides': overrides} for i, overrides in enumerate(undone)]
+  (workdir / 'sweep.json').write_text(json.dumps({'runs': runs, 'claims': claims}))
+
+
+def verdicts(workdir, *claims, **kwargs):
+  record(workdir, *claims, **kwargs)
+  return results.claims(workdir, results.load_runs(workdir))
+
+
+def grid(workdir, cells=('lstm', 'gru'), sizes=(32, 64), layers=(1,), seeds=3):
+  for cell, size, depth, seed in itertools.product(cells, sizes, layers, range(seeds)):
+    accuracy = 0.8 + 0.02 * (cell == 'gru') + size / 10000 + depth / 1000 + seed / 1000
+    best = accuracy + 0.05
+    folder = write_run(workdir, cell, seed, accuracy, best, 1, hidden_size=size, layers=depth)
+    predict(folder, accuracy, seed=seed)
+
+
+def test_a_row_of_the_comparison_is_what_statistics_say(tmp_path):
+  rights = {}
+  for cell, seed in itertools.product(('lstm', 'gru'), range(4)):
+    accuracy = 0.8 + 0.01 * (cell == 'gru') + seed / 500
+    folder = write_run(tmp_path, cell, seed, accuracy, accuracy + 0.05, epochs=1)
+    rights[cell, seed] = predict(folder, accuracy, seed=seed)
+  runs = results.load_runs(tmp_path)
+  found = results.compare(runs, tmp_path)
+  row = found[found['metric'] == 'test_accuracy'].iloc[0]
+  a, b = (runs.loc[runs['model.cell'] == cell, 'test_accuracy'] for cell in ('lstm', 'gru'))
+  welch, greater = statistics.welch(a, b), statistics.probability_greater(a, b)
+  assert tuple(row[['difference', 'low', 'high', 'p']]) == pytest.approx(tuple(welch))
+  names = ['p_greater', 'p_greater_low', 'p_greater_high']
+  assert tuple(row[names]) == pytest.approx(tuple(greater)[:3])
+  assert row['seeds_needed'] == statistics.seeds_needed(a, b, welch.value)
+  correct = [np.stack([rights[cell, seed] for seed in range(4)]) for cell in ('lstm', 'gru')]
+  items = statistics.bootstrap_difference(*correct)
+  assert row['difference'] == pytest.approx(items.value, abs=0.001)
+  assert row['items_low'] == pytest.approx(items.low, abs=0.0005)
+  assert row['items_high'] == pytest.approx(items.high, abs=0.0005)
+  assert row['p_holm'] == row['p']  # a family of one
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda path: path.unlink(),
+    lambda path: path.write_bytes(path.read_bytes()[:-200]),
+    lambda path: path.write_bytes(b''),
+    lambda path: predict(path.parent, 0.8, items=500),
+    lambda path: [predict(gru, 0.8, items=500) for gru in path.parent.parent.glob('gru*')],
+  ],
+  ids=['missing', 'cut short', 'empty', 'of other items', 'all of other items'],
+)
+def test_without_all_predictions_of_the_same_items_the_interval_is_over_seeds_alone(
+  tmp_path, damage
+):
+  grid(tmp_path, sizes=(32,))
+  path = next(tmp_path.glob('gru*/predictions.npz'))
+  runs = results.load_runs(tmp_path)
+  assert results.compare(runs, tmp_path)[['low', 'items_low']].notna().all(axis=None)
+  damage(path)
+  found = results.compare(runs, tmp_path)
+  assert found['low'].notna().all() and found[['items_low', 'items_high']].isna().all(axis=None)
+  assert results.compare(runs)['items_low'].isna().all()
+
+
+def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):
+  grid(tmp_path, cells=('gru', 'lstm', 'elman'), sizes=(64, 32, 128), layers=(1, 2), seeds=2)
+  runs = results.load_runs(tmp_path)
+  found = results.compare(runs, tmp_path, over=results.settings(runs))
+  found = found[found['metric'] == 'test_accuracy']
+  counts = found['setting'].value_counts().to_dict()
+  # 18 groups: of cells, 3 pairs in 6 places; of sizes, 3 in 6; of layers, 1 in 9.
+  assert counts == {'model.cell': 18, 'model.hidden_size': 18, 'model.layers': 9}
+  sizes = found[found['setting'] == 'model.hidden_size']
+  assert (sizes['a'] < sizes['b']).all() and sizes['model.hidden_size'].isna().all()
+  np.testing.assert_allclose(sizes['difference'], (sizes['b'] - sizes['a']).astype(float) / 10000)
+  assert found['items_low'].notna().all()
+  cells = found[found['setting'] == 'model.cell']
+  assert (cells['model.cell'] == '').all() and 'lstm' not in set(cells['b'])
+  names = results.label(found)
+  assert 'GRU hidden_size=32' in set(names[found['setting'] == 'model.layers'])
+  assert (
+    names[found['setting'] == 'model.cell'].str.strip() == 'hidden_size=32 layers=1'
+  ).sum() == 3
+  # The family is all of them.
+  np.testing.assert_allclose(found['p_holm'], statistics.holm(found['p']))
+  pd.testing.assert_frame_equal(
+    found[found['setting'] == 'model.cell'].drop(columns='p_holm').reset_index(drop=True),
+    results.compare(runs, tmp_path)
+    .query('metric == "test_accuracy"')
+    .drop(columns='p_holm')
+    .reset_index(drop=True),
+    check_dtype=False,
+    rtol=0.05,  # the bootstrap draws for other groups too
+  )
+
+
+def test_a_run_that_is_there_twice_is_one_seed(tmp_path, caplog):
+  grid(tmp_path, sizes=(32,), seeds=2)
+  alone = results.summarise(results.load_runs(tmp_path))
+  for name in ('gru_0_tfds_32_1', 'gru_1_tfds_32_1'):
+    shutil.copytree(tmp_path / name, tmp_path / f'z_{name}')
+    path = tmp_path / f'z_{name}' / 'config.json'
+    config = json.loads(path.read_text())
+    config['model']['hidden_size'] = 32.0  # which is the same
+    path.write_text(json.dumps(config))
+  assert not caplog.records
+  runs = results.load_runs(tmp_path)
+  pd.testing.assert_frame_equal(results.summarise(runs), alone)
+  assert results.compare(runs)['n_b'].tolist() == [2, 2]
+  words = 'z_gru_0_tfds_32_1 has the config of gru_0_tfds_32_1: it is the same run and left out'
+  assert words in caplog.text
+
+
+def test_many_values_of_a_setting_are_compared_with_the_next(tmp_path):
+  grid(tmp_path, cells=('gru',), sizes=range(10, 200, 10), seeds=1)
+  runs = results.load_runs(tmp_path)
+  found = results.compare(runs, over=['model.hidden_size'])
+  assert len(found) == 2 * 18
+  assert (found['b'] - found['a'] == 10).all()
+
+
+def test_runs_of_one_group_have_an_empty_comparison(tmp_path):
+  write_run(tmp_path, 'gru', epochs=1)
+  runs = results.load_runs(tmp_path)
+  found = results.compare(runs, tmp_path, over=results.settings(runs))
+  assert found.empty and {'items_low', 'p_holm', 'a', 'source'} <= set(found)
+
+
+@pytest.mark.parametrize(
+  'says, margin, gru, verdict',
+  [
+    ('b > a', None, 0.82, 'supported'),
+    ('b > a', None, 0.78, 'refuted'),
+    ('b > a', None, 0.8001, 'undecided'),
+    ('b < a', None, 0.78, 'supported'),
+    ('b < a', None, 0.82, 'refuted'),
+    ('b = a', 0.01, 0.8001, 'supported'),
+    ('b = a', 0.01, 0.82, 'refuted'),
+    ('b = a', 0.01, 0.78, 'refuted'),
+    ('b = a', 0.01, 0.8099, 'undecided'),
+    ('b = a', 0.01, 0.7899, 'undecided'),
+    ('b = a', 0.0005, 0.8, 'undecided'),
+    ('b >= a', 0.01, 0.7999, 'supported'),
+    ('b >= a', 0.01, 0.82, 'supported'),
+    ('b >= a', 0.01, 0.78, 'refuted'),
+    ('b >= a', 0.01, 0.7901, 'undecided'),
+  ],
+)
+def test_verdicts(tmp_path, says, margin, gru, verdict):
+  for cell, mean in (('lstm', 0.8), ('gru', gru)):
+    for seed in range(5):
+      write_run(tmp_path, cell, seed, mean + 0.001 * (seed - 2), epochs=1)
+  claim = CLAIM | {'says': says} | ({'margin': margin} if margin else {})
+  row = verdicts(tmp_path, claim).iloc[0]
+  assert row['verdict'] == verdict
+  assert row['sentence'].startswith(
+    f'GRU is ahead: {verdict}, GRU - LSTM in test accuracy after the last'
+  )
+  assert f'{100 * (gru - 0.8):+z.2f} points' in row['sentence']
+  assert '5 and 5 seeds' in row['sentence'] and '\n' not in row['sentence']
+  assert row['difference'] == pytest.approx(gru - 0.8)
+  assert row['low'] < row['difference'] < row['high']
+  assert row['p'] == row['p_holm'] and (row['n_a'], row['n_b']) == (5, 5)
+  assert ('seeds a side' in row['sentence']) == (verdict == 'undecided')
+
+
+def test_claims_are_adjusted_for_the_family_those_to_come_among_them(tmp_path):
+  write_runs(tmp_path)
+  near = CLAIM | {'metric': 'seconds_per_epoch', 'says': 'b < a', 'claim': 'GRU is faster'}
+  found = verdicts(tmp_path, CLAIM, near, CLAIM | {'b': {'model.cell': 'elman'}})
+  assert list(found['verdict']) == ['undecided', 'supported', 'undecided']
+  assert found['p_holm'][1] == pytest.approx(3 * found['p'][1])
+  assert found['p_holm'][0] == pytest.approx(2 * found['p'][0])
+  assert np.isnan(found['p_holm'][2]) and 'no run of Elman' in found['sentence'][2]
+  assert 'seconds' in found['sentence'][1] and 'adjusted for 3 claims' in found['sentence'][1]
+
+
+def test_numbers_of_parameters_need_no_test(tmp_path):
+  write_run(tmp_path, 'lstm', epochs=1)
+  write_run(tmp_path, 'gru', epochs=1)
+  claim = CLAIM | {'metric': 'recurrent_parameters'}
+  found = verdicts(tmp_path, claim, claim | {'says': 'b < a'}, CLAIM)
+  assert list(found['verdict']) == ['refuted', 'supported', 'undecided']
+  assert found['difference'][0] == 37248 - 49408
+  assert found['sentence'][0] == (
+    'GRU is ahead: refuted, GRU - LSTM in recurrent parameters is -12,160.'
+  )
+  assert 'two seeds' in found['sentence'][2]
+
+
+def test_a_claim_waits_for_all_of_its_runs(tmp_path):
+  write_runs(tmp_path)
+  claim = CLAIM | {'says': 'b = a', 'margin': 0.2}
+  assert verdicts(tmp_path, claim).iloc[0]['verdict'] == 'supported'
+  more = {'model.cell': 'gru', 'seed': 3}, {'model.cell': 'elman', 'seed': 3}
+  row = verdicts(tmp_path, claim, undone=more).iloc[0]
+  assert row['verdict'] == 'undecided' and '1 of its runs is not done yet' in row['sentence']
+  assert (row['n_a'], row['n_b']) == (3, 3)
+  (tmp_path / 'undone_0').mkdir()
+  (tmp_path / 'undone_0' / 'error.json').write_text('{"error": "NonFiniteLoss", "traceback": ""}')
+  row = verdicts(tmp_path, claim, undone=more).iloc[0]
+  assert row['verdict'] == 'supported' and '1 failed and took no part' in row['sentence']
+
+
+def test_a_claim_names_every_setting_in_which_its_runs_differ(tmp_path):
+  grid(tmp_path)
+  row = verdicts(tmp_path, CLAIM).iloc[0]
+  assert row['verdict'] == 'undecided' and 'differ in model.hidden_size' in row['sentence']
+  named = CLAIM | {side: CLAIM[side] | {'model.hidden_size': 64} for side in 'ab'}
+  # A field that no run varies is not in load_runs, but in config.json.
+  named['a'] |= {'data.validation_fraction': 0.2}
+  row = verdicts(tmp_path, named).iloc[0]
+  assert row['verdict'] == 'supported' and row['b'] == 'GRU hidden_size=64'
+  same = CLAIM | {'a': named['b'], 'b': named['b'] | {'data.validation_fraction': 0.2}}
+  assert 'the same runs' in verdicts(tmp_path, same).iloc[0]['sentence']
+
+
+def test_a_claim_on_different_data_is_undecided(tmp_path):
+  for seed in range(3):
+    write_run(tmp_path, 'lstm', seed, 0.8 + seed / 1000, epochs=1)
+    write_run(tmp_path, 'gru', seed, 0.9 + seed / 1000, epochs=1, source='package')
+  row = verdicts(tmp_path, CLAIM).iloc[0]
+  assert row['verdict'] == 'undecided' and 'different data' in row['sentence']
+
+
+def test_a_sweep_without_claims_has_none(tmp_path):
+  write_run(tmp_path, epochs=1)
+  found = verdicts(tmp_path)
+  assert found.empty and {'claim', 'verdict', 'sentence', 'p_holm'} <= set(found)
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    ({'metric': 'test_acuracy'}, "no metric 'test_acuracy' (did you mean 'test_accuracy'?)"),
+    ({'says': 'b != a'}, "no says 'b != a'"),
+    ({'says': 'b = a'}, "'b = a' needs a margin above 0, in the unit of test_accuracy"),
+    ({'says': 'b >= a', 'margin': 0}, 'needs a margin'),
+    ({'margn': 0.1}, "no entry 'margn' (did you mean 'margin'?)"),
+    ({'a': {'model.cell': 'gru'}}, 'the same runs'),
+    ({'a': 'lstm'}, 'must be overrides'),
+    ({'b': {}}, "has no 'b'"),
+    ({'claim': ''}, "has no 'claim'"),
+    ({'a': {'modle.cell': 'lstm'}}, "no field 'modle.cell' (did you mean 'model.cell'?)"),
+  ],
+)
+def test_a_mistake_in_a_claim_is_told_before_the_runs(change, words):
+  config = {'model': {'cell': 'lstm'}, 'seed': 0}
+  results.check_claims([CLAIM], config)
+  with pytest.raises(ValueError) as error:
+    results.check_claims([CLAIM, CLAIM | change], config)
+  assert words in str(error.value) and 'claim 2' in str(error.value)
+
+
+def test_claims_are_a_list_of_dicts():
+  for wrong in ([['b > a']], 'b > a', {'claim': 'x'}):
+    with pytest.raises(ValueError, match='must be a'):
+      results.check_claims(wrong)
+
+
+def test_the_time_of_a_population_is_one_figure_and_tests_nothing(tmp_path):
+  for cell, seconds in (('lstm', 9.0), ('gru', 7.5)):
+    for seed in range(3):
+      path = write_run(tmp_path, cell, seed) / 'result.json'
+      result = json.loads(path.read_text()) | {'seconds_per_epoch': seconds}
+      path.write_text(json.dumps(result))
+  faster = {'claim': 'faster', 'metric': 'seconds_per_epoch', 'says': 'b < a'}
+  (row,) = verdicts(
+    tmp_path, faster | {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}}
+  ).to_dict('records')
+  assert row['verdict'] == 'undecided'
+  assert '7.5 s against 9 s' in row['sentence'] and 'population' in row['sentence']

@@ -1,0 +1,311 @@
+"""Sweeps: which runs there are, what they are called, which are done; locks and files."""
+
+import json
+import multiprocessing
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+from programs import launched
+
+from rnnlab.machine import provenance
+from rnnlab.runs import configs, experiment, runlog
+from rnnlab.sweeps import executors, sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
+
+
+def config(**fields):
+  made = IMDB['get_config']('smoke')
+  made.update_from_flattened_dict({name.replace('__', '.'): v for name, v in fields.items()})
+  return made
+
+
+def test_the_main_job_is_both_cells_and_three_seeds():
+  runs = sweep.expand(config(), IMDB['sweep'])
+  asked = {(run.config.model.cell, run.config.seed) for run in runs}
+  assert asked == {(cell, seed) for cell in ('lstm', 'gru') for seed in (0, 1, 2)}
+  assert len({run.id for run in runs}) == 6
+
+
+def test_what_the_command_line_sets_is_not_swept():
+  runs = sweep.expand(config(seed=7), IMDB['sweep'], pinned=('seed',))
+  assert [(run.config.model.cell, run.config.seed) for run in runs] == [('lstm', 7), ('gru', 7)]
+
+
+def test_an_id_tells_the_overrides_and_changes_with_any_field():
+  (run,) = sweep.expand(config())
+  assert run.id.startswith('cell-lstm_seed-0_')
+  (other,) = sweep.expand(config(optim__epsilon=1e-7))
+  assert other.id.startswith('cell-lstm_seed-0_') and other.id != run.id
+  swept = [r for r in sweep.expand(config(), IMDB['sweep']) if r.overrides == run.overrides]
+  assert [r.id for r in swept] == [run.id]
+
+
+def finish(run, workdir, name=None):
+  """A finished run's files, as far as a plan reads them."""
+  folder = workdir / (name or run.id)
+  runlog.write_json(folder / 'config.json', run.config.to_dict())
+  epochs = run.config.train.epochs
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': e + 1} for e in range(epochs)])
+  runlog.write_json(folder / 'result.json', {'final': {}})
+
+
+def test_runs_of_equal_config_are_one_run_whatever_the_overrides_say(tmp_path):
+  seeds = lambda add: [add({'seed': seed}) for seed in (0, 1)]  # noqa: E731
+  before = sweep.plan(config(), seeds, tmp_path)
+  for run in before.runs:
+    finish(run, tmp_path)
+  size, rate = config().model.hidden_size, config().data.label_noise
+  assert rate == 0
+
+  def named(add):
+    for seed in (0, 1, 2):
+      add({'model.hidden_size': size, 'seed': seed})
+      add({'data.label_noise': 0, 'seed': seed})
+      add({'data.label_noise': 0.0, 'model.hidden_size': size, 'seed': seed})
+
+  plan = sweep.plan(config(), named, tmp_path)
+  assert [run.id for run in plan.runs][:2] == [run.id for run in before.runs]
+  assert [run.config.seed for run in plan.runs] == [0, 1, 2]
+  assert [run.config.seed for run in plan.todo] == [2]
+
+
+def test_of_runs_that_are_there_twice_the_one_that_has_ended_is_taken(tmp_path):
+  (run,) = sweep.expand(config())
+  end = run.id.rpartition('_')[2]
+  runlog.write_json(tmp_path / run.id / 'config.json', run.config.to_dict())
+  finish(run, tmp_path, f'another_{end}')
+  plan = sweep.plan(config(), None, tmp_path)
+  assert [run.id for run in plan.runs] == [f'another_{end}'] and not plan.todo
+  # A folder whose config is not the one that it was made for is no such run.
+  runlog.write_json(tmp_path / f'another_{end}' / 'config.json', run.config.to_dict() | {'seed': 1})
+  (planned,) = sweep.plan(config(seed=1), None, tmp_path).runs
+  assert planned.id.startswith('cell-lstm_seed-1_')
+
+
+def test_an_id_is_bounded_and_those_that_fit_are_as_ever():
+  fields = ['data.label_noise', 'optim.weight_decay', 'model.recurrent_dropout']
+  override = {name: 0.1234567891234567 for name in fields}
+  (run,) = sweep.expand(config(), lambda add: add(override))
+  assert run.id.startswith(
+    'cell-lstm_seed-0_label_noise-0.1234567891234567_weight_decay-0.1234567891234567_recurrent_'
+  )
+  names = [f'model.{"é" * 40}{number}' for number in range(9)]
+  ids = {configs.run_id(dict.fromkeys(names, seed), config(seed=seed)) for seed in range(3)}
+  assert len(ids) == 3
+  for name in ids:
+    assert len(name.encode()) <= 255 and name.startswith('é' * 40)
+
+
+def test_a_sweep_over_a_field_that_is_not_there_is_told():
+  with pytest.raises(ValueError, match='modle'):
+    sweep.expand(config(), lambda add: add({'modle.cell': 'gru'}))
+  with pytest.raises(ValueError, match='hidden_size'):
+    sweep.expand(config(), lambda add: add({'model.hidden_size': 'big'}))
+  with pytest.raises(ValueError, match='hidden_size'):
+    sweep.expand(config(), lambda add: add({'model.hidden_size': -3}))
+
+
+def test_done_means_a_result_and_every_epoch_s_row(tmp_path):
+  (run,) = sweep.expand(config())
+  folder = tmp_path / run.id
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_json(folder / 'result.json', {'final': {}})
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}])
+  assert not sweep.is_done(run, tmp_path)
+  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}, {'epoch': 2}])
+  assert sweep.is_done(run, tmp_path)
+  (folder / 'result.json').write_text('{"fin')
+  assert not sweep.is_done(run, tmp_path)
+
+
+def test_the_record_keeps_runs_of_earlier_launches(tmp_path):
+  first, second = sweep.expand(config()), sweep.expand(config(seed=1))
+  sweep.record(tmp_path, launched('imdb', 'smoke', 'one'), sweep.Plan(first, first, []))
+  sweep.record(tmp_path, launched('imdb', 'smoke', 'two'), sweep.Plan(second, second, []))
+  recorded = json.loads((tmp_path / 'sweep.json').read_text())
+  assert [run['id'] for run in recorded['runs']] == [first[0].id, second[0].id]
+  assert recorded['command'] == 'two'
+
+
+def test_the_record_tells_whether_claims_were_made_before_the_runs(tmp_path):
+  runs = sweep.expand(config(), IMDB['sweep'])
+
+  def recorded(claims, done):
+    asked = launched(claims=claims)
+    sweep.record(tmp_path, asked, sweep.Plan(runs, runs[done:], []))
+    found = json.loads((tmp_path / 'sweep.json').read_text())
+    assert found['claims'] == claims
+    return found['claims_after']
+
+  assert recorded([{'claim': 'one'}], done=0) == 0
+  assert recorded([{'claim': 'one'}], done=4) == 0
+  assert recorded([{'claim': 'other'}], done=4) == 4
+  assert recorded([{'claim': 'other'}], done=6) == 4
+
+
+@pytest.mark.parametrize(
+  ['field', 'value'],
+  [
+    ('model.hidden_size', 0),
+    ('model.dropout', 1.0),
+    ('model.recurrent_dropout', -0.1),
+    ('model.pooling', 'sum'),
+    ('model.precision', 'bf16'),
+    ('model.truncate', (50, 120)),
+    ('model.truncate', (0, 0)),
+    ('model.truncate', (50,)),
+    ('model.cell', 'lsmt'),
+    ('data.vocab_size', 4),
+    ('data.max_len', 0),
+    ('data.buckets', 0),
+    ('data.padding', 'left'),
+    ('data.validation_fraction', 0.9),
+    ('optim.learning_rate', float('nan')),
+    ('optim.schedule', 'cosin'),
+    ('train.batch_size', 0),
+    ('seed', -1),
+  ],
+)
+def test_a_value_out_of_range_is_named(field, value):
+  made = config()
+  made.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f'--config.{field}='):
+    configs.check(made)
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  runlog.write_json(path, {'a': 1})
+
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(runlog.os, 'replace', full)
+  with pytest.raises(OSError):
+    runlog.write_json(path, {'a': 2})
+  assert json.loads(path.read_text()) == {'a': 1}
+  assert [p.name for p in tmp_path.iterdir()] == ['a.json']
+
+
+def test_numpy_s_numbers_are_written_as_python_s_and_what_json_lacks_is_refused(tmp_path):
+  values = {'a': np.float32(0.5), 'b': np.int64(3), 'c': np.bool_(True), 'd': np.arange(2)}
+  plain = {'a': 0.5, 'b': 3, 'c': True, 'd': [0, 1]}
+  runlog.write_json(tmp_path / 'a.json', values)
+  assert runlog.read_json(tmp_path / 'a.json') == plain
+  del values['d'], plain['d'], values['c'], plain['c']
+  runlog.write_rows(tmp_path / 'a.jsonl', [values])
+  assert runlog.read_rows(tmp_path / 'a.jsonl') == [plain]
+  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0), 'nan': np.nan})
+  runlog.write_json(tmp_path / 'a.json', sealed)
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
+  for wrong in (object(), {1, 2}, iter([])):
+    with pytest.raises(ValueError, match='JSON has no'):
+      runlog.write_json(tmp_path / 'a.json', {'a': wrong})
+  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
+
+
+def test_damaged_files_count_as_missing(tmp_path, caplog):
+  (tmp_path / 'list.json').write_text('[1]')
+  (tmp_path / 'bytes.json').write_bytes(b'\xff\xfe{}')
+  (tmp_path / 'rows.jsonl').write_bytes(b'{"epoch": 1}\n{"epo\n\xff\n{"epoch": 3}\n')
+  for name in ('list.json', 'bytes.json', 'none.json'):
+    assert runlog.read_json(tmp_path / name) is None
+  assert runlog.read_rows(tmp_path / 'rows.jsonl') == [{'epoch': 1}, {'epoch': 3}]
+
+
+def hold(folder, ready, go):
+  with runlog.lock(folder, 'busy'):
+    ready.set()
+    go.wait()
+
+
+def test_a_lock_is_one_process_s_and_goes_with_it(tmp_path):
+  context = multiprocessing.get_context('spawn')
+  ready, go = context.Event(), context.Event()
+  process = context.Process(target=hold, args=(tmp_path, ready, go))
+  process.start()
+  ready.wait()
+  with pytest.raises(runlog.Busy, match='at work'):
+    with runlog.lock(tmp_path, 'at work', wait=0.1):
+      pass
+  process.kill()
+  process.join()
+  with runlog.lock(tmp_path, 'at work'):
+    pass
+
+
+def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
+  import io
+
+  import rich.console
+
+  now = [0.0]
+  monkeypatch.setattr(runlog.time, 'monotonic', lambda: now[0])
+  output = io.StringIO()
+  runs = sweep.expand(config(), IMDB['sweep'])[:2]
+  with runlog.Display(runs, rich.console.Console(file=output, width=200)) as display:
+    for second, fraction, text in ((1, 0.0, ''), (11, 0.1, ''), (30, 0.5, 'epoch 1/2: fine')):
+      now[0] = float(second)
+      display.update(experiment.Event(runs[0].id, 'progress', fraction, text))
+    display.update(experiment.Event(runs[1].id, 'failed', 1.0, 'why'))
+  first, second, third = output.getvalue().splitlines()
+  assert first.startswith('[0:11]') and 'lstm seed=0' in first
+  assert second == '[0:30]  25% 1:27 left | lstm seed=0: epoch 1/2: fine'
+  assert third.endswith('gru seed=0: failed: why')
+
+
+def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
+  def chosen(runs, backend='cpu', cores=2):
+    monkeypatch.setattr(provenance, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr('jax.default_backend', lambda: backend)
+    return executors.choose(runs)[0]
+
+  runs = sweep.expand(config(), IMDB['sweep'])  # two cells, three seeds each
+  assert chosen(runs) == 'process'  # 3 and 3 on two cores would be 2 and 2 rounds, not 3
+  assert chosen(runs, cores=3) == 'population'
+  assert chosen([run for run in runs if run.config.seed < 2]) == 'population'
+  assert chosen(runs[:1]) == 'cores'
+  assert chosen(runs[:2]) == 'process'  # one of each
+  assert chosen(runs, cores=1) == chosen(runs[:1], cores=1) == 'serial'
+  assert chosen(runs, 'gpu') == 'population'
+  assert chosen(runs[:1], 'gpu') == chosen(runs[:2], 'gpu') == 'serial'
+
+
+def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
+  """With progress, which a log has where it is asked for, as without."""
+  import rnnlab
+
+  folder = tmp_path / 'aclImdb'
+  draw = np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for label in ('neg', 'pos'):
+      (folder / split / label).mkdir(parents=True)
+      for i in range(20):
+        words = ' '.join(f'w{k}' for k in draw.integers(0, 30, 12))
+        (folder / split / label / f'{i}_1.txt').write_text(words)
+  made = config(data__source='directory', data__dir=str(folder), data__max_len=12)
+  memory = rnnlab.run(made, progress=True)
+  output, lines = capsys.readouterr()
+  assert output == '' and '\r' not in lines
+  assert ['epoch 1/2' in lines, 'epoch 2/2' in lines, 'test accuracy' in lines] == [True] * 3
+  disk = rnnlab.run(made, tmp_path / 'runs')
+  assert capsys.readouterr() == ('', '')
+  assert memory.result['final'] == disk.result['final'] and memory.result['best']['epoch'] in (1, 2)
+  assert [r['train_loss'] for r in memory.metrics] == [r['train_loss'] for r in disk.metrics]
+  runs = rnnlab.load_runs(tmp_path / 'runs')
+  assert list(runs['test_accuracy']) == [memory.result['final']['test_accuracy']]
+  assert np.isfinite(memory.params['Dense_0']['kernel']).all()
+
+
+def test_the_requirements_and_the_package_ask_for_the_same():
+  import tomllib
+
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  runtime = (ROOT / 'requirements.txt').read_text().split('# To test.')[0].splitlines()
+  lines = [line.partition('#')[0].strip() for line in runtime]
+  assert project['dependencies'] == [line for line in lines if line]

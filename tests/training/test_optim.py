@@ -1,0 +1,124 @@
+"""Optimisers and schedules against formulas written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from rnnlab.training import optim
+
+
+def config(**fields):
+  return ConfigDict(
+    {
+      'name': 'adam',
+      'learning_rate': 0.1,
+      'epsilon': 1e-8,
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'clip_norm': 0.0,
+      'weight_decay': 0.0,
+    }
+    | fields
+  )
+
+
+def steps(cfg, params, grads, total_steps=10):
+  tx = optim.optimizer(cfg, total_steps)
+  state = tx.init(params)
+  for grad in grads:
+    updates, state = tx.update(grad, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def test_adam_is_the_paper_s_with_decoupled_decay_of_matrices_after_clipping():
+  """Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2; by hand."""
+  params = {'w': jnp.array([[1.0, -2.0]]), 'b': jnp.array([0.5])}
+  grads = [{'w': jnp.array([[3.0, 4.0]]), 'b': jnp.array([12.0])}] * 3
+  cfg = config(clip_norm=1.0, weight_decay=0.01, epsilon=1e-7)
+  found = steps(cfg, params, grads)
+  for name, decay in (('w', 0.01), ('b', 0.0)):
+    p = np.asarray(params[name], np.float64)
+    m = v = 0.0
+    for t in (1, 2, 3):
+      g = np.asarray(grads[0][name], np.float64) / 13.0  # the global norm of (3, 4, 12)
+      m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+      scaled = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-7)
+      p = p - 0.1 * (scaled + decay * p)
+    np.testing.assert_allclose(found[name], p, rtol=1e-4)
+
+
+def test_schedules():
+  linear = optim.schedule(config(schedule='linear', warmup_steps=2), 10)
+  found = [linear(t) for t in (0, 1, 2, 6, 10)]
+  np.testing.assert_allclose(found, [0, 0.05, 0.1, 0.05, 0], atol=1e-7)
+  cosine = optim.schedule(config(schedule='cosine'), 8)
+  expected = [0.05 * (1 + np.cos(np.pi * t / 8)) for t in range(9)]
+  np.testing.assert_allclose([cosine(t) for t in range(9)], expected, atol=1e-7)
+  assert optim.schedule(config(), 8)(5) == 0.1
+
+
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_every_optimiser_goes_downhill(name):
+  params = {'w': jnp.array([[2.0, -3.0]])}
+  tx = optim.optimizer(config(name=name, learning_rate=0.05), 100)
+  state = tx.init(params)
+  for _ in range(100):
+    grads = jax.grad(lambda p: jnp.sum(p['w'] ** 2))(params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  assert jnp.sum(params['w'] ** 2) < 6.5
+
+
+@pytest.mark.parametrize('momentum_decay', [0.004, 1.0], ids=['torch', 'keras'])
+def test_nadam_is_pytorch_s_formula(momentum_decay):
+  """torch.optim.NAdam's algorithm, by hand in float64; Keras has 0.96 ** t in its place."""
+  rng = np.random.default_rng(0)
+  p = rng.normal(size=(2, 3))
+  tx = optim.scale_by_nadam(momentum_decay=momentum_decay)
+  found = jnp.asarray(p, jnp.float32)
+  state = tx.init(found)
+  m = v = 0.0
+  product = 1.0
+  for t in range(1, 7):
+    g = rng.normal(size=p.shape)
+    update, state = tx.update(jnp.asarray(g, jnp.float32), state)
+    found = found - 0.1 * update
+    mu = 0.9 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+    mu_next = 0.9 * (1 - 0.5 * 0.96 ** ((t + 1) * momentum_decay))
+    product *= mu
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    step = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+    p = p - 0.1 * step / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(found, p, rtol=1e-4, atol=1e-5)
+
+
+def test_nadam_is_keras_s_with_its_decay():
+  keras = pytest.importorskip('keras')
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=(2, 3)).astype(np.float32)
+  variable = keras.Variable(start)
+  theirs = keras.optimizers.Nadam(learning_rate=0.1, epsilon=1e-7)
+  tx = optim.scale_by_nadam(eps=1e-7, momentum_decay=1.0)
+  ours = jnp.asarray(start)
+  state = tx.init(ours)
+  for _ in range(6):
+    g = rng.normal(size=start.shape).astype(np.float32)
+    theirs.apply([jnp.asarray(g)], [variable])
+    update, state = tx.update(jnp.asarray(g), state)
+    ours = ours - 0.1 * update
+    np.testing.assert_allclose(ours, np.asarray(variable), rtol=1e-5, atol=1e-5)
+
+
+def test_a_config_s_nadam_is_the_paper_s():
+  grads = [{'w': jnp.array([[3.0, 4.0]])}, {'w': jnp.array([[-1.0, 2.0]])}]
+  params = {'w': jnp.array([[1.0, -2.0]])}
+  tx = optim.scale_by_nadam(eps=1e-8, momentum_decay=0.004)
+  state, expected = tx.init(params), params
+  for grad in grads:
+    update, state = tx.update(grad, state)
+    expected = jax.tree.map(lambda p, u: p - 0.1 * u, expected, update)
+  np.testing.assert_allclose(steps(config(name='nadam'), params, grads)['w'], expected['w'])

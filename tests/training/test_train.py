@@ -1,0 +1,338 @@
+"""Training: every example once, the optimiser's steps as written out, resumable at any step."""
+
+import functools
+import itertools
+import runpy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from programs import ROOT
+
+import rnnlab
+from rnnlab import cells, models
+from rnnlab.data import batching, imdb
+from rnnlab.runs import checkpoint
+from rnnlab.training import metrics, train
+
+N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
+
+
+def make(**fields):
+  draw = np.random.default_rng(0)
+  ids = jnp.asarray(draw.integers(1, 20, (N, T)), jnp.int32)
+  labels = jnp.asarray(ids[:, 2] > 10, jnp.int32)
+  options = {'cell': cells.get('gru', hidden_size=5), 'vocab_size': 20, 'embed_size': 4}
+  model = models.SequenceClassifier(**(options | fields))
+  return model, optax.adam(1e-2), (ids, labels)
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return make()
+
+
+@pytest.fixture(scope='module')
+def dropping():
+  return make(dropout=0.3, recurrent_dropout=0.3)
+
+
+WIDTHS = (2, 3, 6)
+
+
+def ragged(padding, rows=N, longest=T):
+  """Rows of 1 to `longest` ids, and a row of none; row i holds the id i + 1."""
+  lengths = np.random.default_rng(1).integers(1, longest + 1, rows)
+  lengths[1] = 0
+  real = np.arange(T) < lengths[:, None]
+  real = real[:, ::-1] if padding == 'pre' else real
+  return lengths, jnp.asarray(np.where(real, np.arange(1, rows + 1)[:, None], 0), jnp.int32)
+
+
+@functools.cache
+def task(model, tx, widths=()):
+  return train.Task(lambda _: (model, tx), BATCH, widths)
+
+
+def start(model, tx, seed=0):
+  return train.init_state(task(model, tx), {}, jax.random.key(seed))
+
+
+def fit(made, epochs, seed=0, state=None):
+  model, tx, data = made
+  state = start(model, tx, seed) if state is None else state
+  of_run = task(model, tx), {}, state, jax.random.key(seed)
+  return train.fit(*of_run, data, data, epochs=epochs)
+
+
+def bits(state):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def test_an_epoch_trains_every_example_once(plain):
+  """With a learning rate of 0 the epoch's sums are the split's, whatever the order."""
+  model, _, data = plain
+  *_, last = fit((model, optax.sgd(0.0), data), 1)
+  logits = model.apply({'params': last.state.params}, data[0])
+  expected = metrics.totals(logits, data[1], jnp.ones(N))
+  assert last.row['train_accuracy'] == float(expected.correct) / N
+  np.testing.assert_allclose(last.row['train_loss'], float(expected.loss) / N, rtol=1e-5)
+  np.testing.assert_allclose(last.row['validation_loss'], float(expected.loss) / N, rtol=1e-5)
+
+
+def test_the_order_is_a_new_permutation_each_epoch(plain):
+  """A model that tells which rows it was given, over two epochs cut at odd places."""
+  seen = []
+
+  class Spy:
+    def apply(self, variables, ids, **_):
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), ids[:, 0], ordered=True)
+      return ids[:, 0] * 0.0 + variables['params']
+
+  ids = jnp.tile(jnp.arange(N)[:, None], (1, T))
+  model, tx = Spy(), optax.sgd(0.0)
+  state = start(plain[0], tx)._replace(
+    params=jnp.zeros(()), best_params=jnp.zeros(()), opt_state=tx.init(jnp.zeros(()))
+  )
+  labels = jnp.zeros(N, jnp.int32)
+  for count in (10, 28, 22, 16):  # cut anywhere, also within an epoch
+    of_run = state, {}, jax.random.key(0)
+    state = train.train_steps(task(model, tx), *of_run, ids, labels, count)
+  jax.effects_barrier()
+  first, second = np.concatenate(seen[:38]), np.concatenate(seen[38:])
+  assert sorted(first[:N]) == sorted(second[:N]) == list(range(N))
+  assert list(first) != list(second) and list(first[:N]) != list(range(N))
+  assert float(state.totals.count) == 2 * N
+
+
+def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
+  """The same, where rows are of different lengths and batches are trimmed to what they need."""
+  seen = []
+
+  class Spy:
+    def apply(self, variables, ids, **_):
+      jax.debug.callback(lambda x: seen.append(np.asarray(x)), ids, ordered=True)
+      return ids.sum(axis=1) * variables['params']
+
+  model, tx, key = Spy(), optax.sgd(1e-6), jax.random.key(0)
+  labels = plain[2][1]
+  first = start(plain[0], tx)
+  first = first._replace(params=jnp.ones(()), best_params=jnp.ones(()), opt_state=tx.init(1.0))
+
+  def run(ids, counts):
+    seen.clear()
+    state = jax.tree.map(jnp.copy, first)
+    for count in counts:
+      state = train.train_steps(task(model, tx, WIDTHS), state, {}, key, ids, labels, count)
+    jax.effects_barrier()
+    return bits(state), float(state.totals.count), list(seen)
+
+  for padding in ('pre', 'post'):
+    lengths, ids = ragged(padding)
+    whole, count, batches = run(ids, (38, 38))
+    assert count == 2 * N and run(ids, (10, 28, 1, 36, 1))[0] == whole
+    orders = []
+    for epoch in (batches[:38], batches[38:]):
+      rows = np.concatenate([batch.max(axis=1) for batch in epoch]) - 1
+      # The row of no ids reads as -1; the two rows that fill the last batch are row 0.
+      assert sorted(rows) == sorted([-1, 0, 0, 0, *range(2, N)])
+      assert sum((batch != 0).sum() for batch in epoch) == lengths.sum() + 2 * lengths[0]
+      needed = [np.searchsorted(WIDTHS, (batch != 0).sum(axis=1)) for batch in epoch]
+      assert [batch.shape[1] for batch in epoch] == [WIDTHS[max(n)] for n in needed]
+      assert sum(min(n) < max(n) for n in needed) <= len(WIDTHS)  # at the edges, and the filled
+      orders.append([max(n) for n in needed])
+      assert orders[-1] != sorted(orders[-1])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_a_trimmed_batch_has_the_loss_and_gradients_of_the_padded(cell):
+  """A row of weight 0 is short, or so long that nothing can be trimmed: it must not matter."""
+  tx = optax.sgd(1.0)
+  labels, weights = jnp.array([1, 0, 1, 1]), jnp.array([1.0, 1.0, 1.0, 0.0])
+  state = None
+  for rate in (0.0, 0.3):
+    options = {'cell': cells.get(cell, hidden_size=5), 'mask': True}
+    model, _, _ = make(dropout=rate, recurrent_dropout=rate, **options)
+    state = start(model, tx) if state is None else state
+    step = jax.jit(functools.partial(train.train_step, model, tx, widths=(3,)))
+    for padding, longest in itertools.product(('pre', 'post'), (1, 3)):
+      ids = ragged(padding, rows=4, longest=longest)[1]
+      trimmed, padded = (
+        step(state, jax.random.key(1), ids.at[3].set(last), labels, weights)
+        for last in (ids[0], jnp.full(T, 7))
+      )
+      close(trimmed, padded)
+
+
+def close(actual, expected):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), actual, expected
+  )
+
+
+def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
+  """Of a split that fills no batch."""
+  cell = cells.get('elman', hidden_size=5)
+  options = {'mask': True, 'vocab_size': 800, 'bidirectional': True, 'pooling': 'concat'}
+  model, tx, _ = make(cell=cell, **options)
+  params = start(model, tx).params
+  for padding in ('pre', 'post'):
+    _, ids = ragged(padding, rows=3 * train.EVAL_BATCH - 5)
+    expected = model.apply({'params': params}, ids)
+    assert len(set(np.asarray(expected))) > 300
+    # Widths of a split whose rows are shorter, as a train split's may be.
+    for widths in ((), WIDTHS[:2]):
+      found = train.predict(task(model, tx, widths), params, {}, ids)
+      np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_in_buckets_takes_the_widths_of_its_data(reviews, monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  config = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']('smoke')
+  config.data.update(source='directory', dir=str(reviews), mask=True, buckets=2)
+  config.model.update(cell='elman', hidden_size=3)
+  config.train.epochs = 1
+  seen = []
+  trimmed = train._trimmed
+
+  def spy(function, ids, widths):
+    seen.append(widths)
+    return trimmed(function, ids, widths)
+
+  monkeypatch.setattr(train, '_trimmed', spy)
+  run = rnnlab.run(config)
+  lengths = (imdb.load(config.data).train.ids != 0).sum(axis=1)
+  expected = batching.widths(lengths, 2)
+  assert len(expected) == 2 and seen == [expected] * 4  # to train, validate, and test twice
+  assert run.metrics[0]['step'] == 8
+
+
+def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
+  reviews, monkeypatch, tmp_path
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.setattr(cells, '_added', {})
+  config = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']('smoke')
+  config.data.update(source='directory', dir=str(reviews))
+  config.model.update(cell='leaky', hidden_size=3, leaky={'keep': 0.9})
+  config.train.epochs = 1
+
+  def run():
+    return rnnlab.run(config).predictions['final']
+
+  with pytest.raises(ValueError, match="'leaky'"):
+    run()
+
+  @cells.add
+  def leaky(hidden_size, keep):
+    elman = rnnlab.elman(hidden_size)
+
+    def step(params, h, x_t, dot):
+      h = keep * h + (1 - keep) * elman.step(params, h, x_t, dot)[0]
+      return h, h
+
+    return elman._replace(step=step)
+
+  first = run()
+  np.testing.assert_array_equal(run(), first)
+
+  @cells.add
+  def leaky(hidden_size, keep):  # noqa: F811
+    return rnnlab.elman(hidden_size)
+
+  again = run()
+  config.model.cell = 'elman'
+  np.testing.assert_array_equal(again, run())
+  assert (again != first).any()
+
+
+def test_a_step_is_the_gradient_step_of_its_batch(plain):
+  model, _, (ids, labels) = plain
+  tx = optax.sgd(0.5)
+  state = start(model, tx)
+  weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
+
+  def mean_loss(params):
+    logits = model.apply({'params': params}, ids[:2])
+    return optax.sigmoid_binary_cross_entropy(logits, labels[:2]).mean()
+
+  grads = jax.grad(mean_loss)(state.params)
+  after = train.train_step(model, tx, state, jax.random.key(1), ids[:3], labels[:3], weights)
+  expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
+  close(after.params, expected)
+  assert int(after.step) == 1 and float(after.totals.count) == 2
+
+
+def test_same_key_same_bits_other_key_other_bits(dropping):
+  runs = [[bits(p.state) for p in fit(dropping, 1, seed)][-1] for seed in (0, 0, 1)]
+  assert runs[0] == runs[1] != runs[2]
+
+
+def test_going_on_from_any_yield_gives_the_same_bits(dropping, tmp_path):
+  """Through a checkpoint on disk, in the middle of an epoch and at its end."""
+  model, tx, _ = dropping
+  whole = [(bits(p.state), p.row) for p in fit(dropping, 2)]
+  assert [row is not None for _, row in whole] == [False, True, False, True]
+  like = start(model, tx)
+  for cut in range(3):
+    steps = fit(dropping, 2)
+    for _ in range(cut + 1):
+      progress = next(steps)
+    with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
+      checkpoint.save(checkpoints, progress.state, {'rows': [1]})
+    with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
+      state, log = checkpoint.restore(checkpoints, like)
+    assert log == {'rows': [1]} and bits(state) == whole[cut][0]
+    assert [(bits(p.state), p.row) for p in fit(dropping, 2, state=state)] == whole[cut + 1 :]
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain):
+  model, _, data = plain
+  states = [(p.row, p.state.params) for p in fit((model, optax.adam(0.1), data), 6) if p.row]
+  *_, last = fit((model, optax.adam(0.1), data), 6)
+  accuracies = [row['validation_accuracy'] for row, _ in states]
+  best = int(np.argmax(accuracies))
+  assert int(last.state.best_epoch) == best + 1 and min(accuracies) < max(accuracies)
+  assert float(last.state.best_accuracy) == pytest.approx(accuracies[best], rel=1e-6)
+
+
+def test_it_learns(plain):
+  *_, last = fit(plain, 16)
+  assert last.row['validation_accuracy'] > 0.95
+
+
+def test_a_diverging_loss_is_told_with_its_step(plain):
+  model, _, data = plain
+  with pytest.raises(train.NonFiniteLoss, match=r'at step [1-9]\d* \(epoch 1\).*learning_rate'):
+    list(fit((model, optax.sgd(1e38), data), 1))
+
+
+def test_bad_parameters_are_told_apart_from_divergence(plain):
+  model, tx, _ = plain
+  state = start(model, tx)
+  state = state._replace(params=jax.tree.map(lambda p: p * jnp.nan, state.params))
+  with pytest.raises(train.NonFiniteLoss, match='step 0.*before any update'):
+    list(fit(plain, 1, state=state))
+
+
+def test_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(plain, tmp_path, caplog):
+  model, tx, _ = plain
+  like = start(model, tx)
+  with checkpoint.manager(tmp_path) as checkpoints:
+    for step in (1, 2, 3):
+      checkpoint.save(checkpoints, like._replace(step=jnp.int32(step)), {'rows': [step]})
+    assert sorted(checkpoints.all_steps()) == [2, 3]
+  for path in (tmp_path / '3').rglob('*'):
+    if path.is_file():
+      path.write_bytes(b'')
+  with checkpoint.manager(tmp_path) as checkpoints:
+    state, log = checkpoint.restore(checkpoints, like)
+  assert int(state.step) == 2 and log == {'rows': [2]}
+  for path in (tmp_path / '2').rglob('*'):
+    if path.is_file():
+      path.unlink()
+  with checkpoint.manager(tmp_path) as checkpoints:
+    assert checkpoint.restore(checkpoints, like) is None

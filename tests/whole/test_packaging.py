@@ -1,0 +1,62 @@
+"""What is packed: the names that editors see, extras, and a source distribution that is whole."""
+
+import ast
+import fnmatch
+import subprocess
+import tomllib
+
+import pytest
+from programs import ROOT
+
+import rnnlab
+
+
+def requirements(path):
+  lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
+  return [line for line in lines if line]
+
+
+def test_a_type_checker_sees_each_public_name_where_it_is_defined():
+  seen = {}
+  for node in ast.parse((ROOT / 'rnnlab' / '__init__.pyi').read_text()).body:
+    if isinstance(node, ast.ImportFrom):
+      for name in node.names:
+        assert name.asname == name.name  # without `as` a stub does not export it
+        seen[name.name] = node.module
+  assert seen == {
+    name: f'rnnlab.{rnnlab._HOME[name]}'
+    if name in rnnlab._HOME
+    else f'rnnlab.{rnnlab._MODULES[name]}'.rpartition('.')[0]
+    for name in rnnlab.__all__
+  }
+  assert (ROOT / 'rnnlab' / 'py.typed').exists()
+
+
+def test_extras_are_those_of_the_requirements():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  for name, wanted in project['optional-dependencies'].items():
+    assert wanted == requirements(ROOT / 'experiments' / f'{name}.txt')
+
+
+def test_the_source_distribution_has_all_that_its_tests_need():
+  """As MANIFEST.in says, which setuptools adds to the modules of the package."""
+  wanted = ['rnnlab', 'experiments', 'tests', 'launch.py', 'requirements.txt', 'CHANGELOG.md']
+  listed = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', *wanted]
+  kept = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+  if not kept:
+    pytest.skip('not a git checkout')
+  packed = set()
+  for line in (ROOT / 'MANIFEST.in').read_text().splitlines():
+    command, *words = line.split()
+    if command == 'include':
+      packed |= {*words}
+    else:
+      assert command == 'recursive-include'
+      folder, *patterns = words
+      packed |= {
+        name
+        for name in kept
+        if name.startswith(f'{folder}/')
+        and any(fnmatch.fnmatch(name.rpartition('/')[2], pattern) for pattern in patterns)
+      }
+  assert {name for name in kept if not name.startswith('rnnlab/') or '.py' not in name} <= packed
