@@ -13,7 +13,7 @@ from rnnlab.runs import runlog
 # Two runs of two epochs, of which the second fails: shown by launch.py's display, or by run's.
 SHOW = """
 import collections, sys, types
-from rnnlab import runlog
+from rnnlab.runs import runlog
 Event = collections.namedtuple('Event', 'run kind fraction text')
 runs = [
   types.SimpleNamespace(id=cell, until=0, overrides={'model.cell': cell, 'seed': 0})

@@ -102,7 +102,7 @@ def test_a_folder_of_another_user_is_not_read(folder, monkeypatch, caplog):
 
 def test_processes_that_start_at_once_compile_once(folder):
   code = (
-    'from rnnlab import compiled\n'
+    'from rnnlab.recurrence.kernels import compiled\n'
     'def small(frame): return frame + 41\n'
     'print(compiled.address("small", "key", small, {}) > 0)\n'
   )
@@ -159,7 +159,8 @@ def test_programs_and_data_need_no_home(home, tmp_path):
     environment['HOME'] = home
   code = (
     'import pwd; pwd.getpwuid = {}.__getitem__\n'
-    'from rnnlab import devices, storage\n'
+    'from rnnlab.machine import devices\n'
+    'from rnnlab.sweeps import storage\n'
     'from rnnlab.data import sources\n'
     'devices.keep_programs(); storage.local("memory://a"); sources._tfds_root("")\n'
   )
@@ -207,7 +208,7 @@ def test_one_that_fails_is_not_used_which_is_said(folder, monkeypatch, caplog, e
 def test_one_that_ends_the_process_is_tried_twice(folder):
   code = (
     'import os\n'
-    'from rnnlab import compiled\n'
+    'from rnnlab.recurrence.kernels import compiled\n'
     'print(compiled.works("k", "key", lambda: os._exit(7)))\n'
   )
   done = [

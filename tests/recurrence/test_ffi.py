@@ -146,7 +146,7 @@ def test_xla_is_told_the_version_that_this_is_written_for():
     'import ctypes, jax, numba\n'
     'jax.devices()\n'
     'from numba.core import types\n'
-    'from rnnlab import ffi\n'
+    'from rnnlab.recurrence.kernels import ffi\n'
     'ffi._VERSION_WORD = 0 | 99 << 32\n'
     '@numba.cfunc(types.intp(types.intp))\n'
     'def target(frame): return 0 if ffi.is_question(frame) else 0\n'

@@ -388,7 +388,8 @@ def test_what_does_not_fit_is_refused_in_words(unroll, is_jitted):
 def test_environments_that_change_jax(name):
   code = (
     'import jax, jax.numpy as jnp, numpy as np\n'
-    'from rnnlab import cells, native\n'
+    'from rnnlab import cells\n'
+    'from rnnlab.recurrence.kernels import native\n'
     'def single(tree): return jax.tree.map(lambda a: jnp.asarray(a, "float32"), tree)\n'
     'for name in ("lstm", "gru"):\n'
     '  cell = cells.get(name, hidden_size=16)\n'

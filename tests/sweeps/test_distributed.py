@@ -30,7 +30,7 @@ TOGETHER = """
 import sys
 import jax, numpy as np
 import rnnlab
-from rnnlab import devices, hosts
+from rnnlab.machine import devices, hosts
 
 devices.use_cores()
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))

@@ -253,7 +253,8 @@ def test_a_path_and_a_file_url_are_local_and_an_unknown_url_is_an_error(tmp_path
 # fsspec's memory is that of a process: the launch, and what is asked of it after, are in one.
 PROGRAM = """
 import pathlib, runpy, shutil, sys
-from rnnlab import runlog, storage
+from rnnlab.runs import runlog
+from rnnlab.sweeps import storage
 program, copy, *words = sys.argv[1:]
 sys.argv = [program, *words]
 try:

@@ -198,7 +198,8 @@ def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
   """Of many arrays, of which Orbax waits for the first that cannot be read."""
   program = (
     'import pathlib, sys, jax.numpy as jnp\n'
-    'from rnnlab import checkpoint, runlog, train\n'
+    'from rnnlab.runs import checkpoint, runlog\n'
+    'from rnnlab.training import train\n'
     'runlog.plain_warnings()\n'
     'state = train.TrainState(*[jnp.zeros(9)] * 9)\n'
     'state = state._replace(params={str(i): jnp.zeros(9999) for i in range(40)})\n'
