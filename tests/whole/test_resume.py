@@ -250,6 +250,10 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
   def full(*_, **__):  # as TensorStore says it
     raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
 
+  found = os.statvfs(tmp_path)
+  disk = {name: getattr(found, name) for name in dir(found) if name.startswith('f_')}
+  disk |= {'f_files': 9999, 'f_favail': 9999}
+
   with checkpoint.manager(tmp_path / 'checkpoints') as checkpoints:
     with monkeypatch.context() as patch:
       patch.setattr(checkpoints, 'save', full)
@@ -261,12 +265,13 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
     with monkeypatch.context() as patch:
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=9999, f_favail=20))
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk | {'f_favail': 20}))
       with pytest.raises(OSError, match='No space left') as full:
         checkpoint.save(checkpoints, state, {})
       assert 'the disk is full' in runlog.say(full.value)
       # As of a file system that counts none.
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=0, f_favail=0))
+      disk |= {'f_files': 0, 'f_favail': 0}
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk))
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
     assert checkpoints.all_steps() == [1]
     assert 'the disk is full' in runlog.say(OSError(errno.EDQUOT, 'Disk quota exceeded'))
