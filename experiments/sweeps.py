@@ -137,7 +137,7 @@ def grid(rows: list[dict]) -> pd.DataFrame:
 
 
 def write(rows: list[dict], notes: list[str], out, title: str) -> None:
-  """Writes sweeps.csv and summary.md with the ways measured so far."""
+  """Writes sweeps.csv and summary.md, of the ways that were measured."""
   runlog.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
   versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
   looped = LOOP in {row['way'] for row in rows}
