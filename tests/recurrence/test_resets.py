@@ -372,7 +372,7 @@ def test_resets_within_a_shard_map_of_the_user_s_own():
     return unroll(cell, params, xs, resets=resets, backend='kernel')[1]
 
   rows = jax.sharding.PartitionSpec('rows')
-  mesh = jax.make_mesh((2,), ('rows',))
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('rows',))
   split = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
   near(jax.jit(split)(xs, RESETS[:2]), run(xs, RESETS[:2]))
 
