@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab import cells
-from rnnlab.recurrence.kernels import fused
+from rnnlab.recurrence.kernels import gpu
 
 BATCH, STEPS, INPUTS, HIDDEN, RUNS = 32, 200, 128, 64, 32
 CALLS, REPEATS = 20, 7
@@ -38,8 +38,8 @@ def main():
   for title, (name, options) in CELLS.items():
     cell = cells.get(name, hidden_size=HIDDEN, **options)
     row(f'{title}, scan', *jax_functions(scan, cell))
-    row(f'{title}, fused', *jax_functions(fused.unroll, cell))
-    row(f'{title}, fused, {RUNS} runs', *jax_functions(fused.unroll, cell, RUNS))
+    row(f'{title}, fused', *jax_functions(gpu.unroll, cell))
+    row(f'{title}, fused, {RUNS} runs', *jax_functions(gpu.unroll, cell, RUNS))
   row('LSTM, cuDNN by JAX', *cudnn_functions())
   try:
     import torch

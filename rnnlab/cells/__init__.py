@@ -5,12 +5,11 @@ a notebook is made known by `add`.
 """
 
 import difflib
-import functools
 import importlib
 import inspect
 import pkgutil
 
-from rnnlab.cells.base import Cell
+from rnnlab.cells.base import Cell, made
 
 _added = {}
 
@@ -112,12 +111,7 @@ def get(name: str, **options) -> Cell:
         f"the cell {name}'s option {option} can't be {value!r}: it must be a number, a word, None,"
         ' a function, or a tuple of such'
       ) from None
-  return _made(factory, **options)
-
-
-@functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
-def _made(factory, **options):
-  return factory(**options)
+  return made(factory, **options)
 
 
 def _frozen(value):

@@ -3,6 +3,9 @@
 Shapes: B batch, T time steps, D input features, H hidden units, G gates.
 """
 
+import functools
+import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +18,16 @@ Carry = Any  # an array, or a NamedTuple of arrays
 Dot = Callable[[Array, Array], Array]
 
 
+class Made(NamedTuple):
+  """How a cell was made: by which factory, with which options that are not its defaults.
+
+  options: pairs of a name and a value; None where a value has no hash.
+  """
+
+  factory: Callable[..., 'Cell']
+  options: tuple[tuple[str, Any], ...] | None
+
+
 class Cell(NamedTuple):
   """A recurrent cell, as an optax transformation is: functions, with the options in their closure.
 
@@ -23,21 +36,107 @@ class Cell(NamedTuple):
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
   fused: the name of these equations in `rnnlab.recurrence.kernels`, or None where they have none.
+    A kernel serves a cell only with the step and the initial_carry of the factory that names it.
+  name: what error messages call the cell; a factory's cell has the name of its factory.
+  made: set by the factory.
 
   In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
   `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.
 
+  Cells that a factory makes with the same options are equal, and one object in a process, so that a
+  compiled function that takes a cell is compiled once for all of them. Such a cell can be pickled
+  where its options can; it is made again by its factory in the process that reads it.
+
   >>> cell = rnnlab.gru(hidden_size=4)
   >>> params, carry = cell.init(jax.random.key(0), 3), cell.initial_carry((2,), jnp.float32)
   >>> carry, y_t = cell.step(params, carry, jnp.ones((2, 3)), lambda w, v: v @ w)
-  >>> y_t.shape
-  (2, 4)
+  >>> y_t.shape, str(cell), cell == rnnlab.gru(4)
+  ((2, 4), 'gru(hidden_size=4)', True)
   """
 
   init: Callable[[Array, int], Params]
   initial_carry: Callable[[tuple[int, ...], Any], Carry]
   step: Callable[[Params, Carry, Array, Dot], tuple[Carry, Array]]
   fused: str | None = None
+  name: str = ''
+  made: Made | None = None
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """The options that its factory was given and that are not its defaults."""
+    return dict(self.made.options or ()) if self.made else {}
+
+  def __str__(self) -> str:
+    given = ', '.join(f'{k}={getattr(v, "__name__", repr(v))}' for k, v in self.options.items())
+    return f'{self.name}({given})' if self.made else self.name or 'a cell without a name'
+
+  def __reduce__(self):
+    if self.made and self.made.options is not None:
+      again = functools.partial(self.made.factory, **self.options)
+      if again() == self:
+        return again, ()
+    return Cell, tuple(self)
+
+
+_own = weakref.WeakKeyDictionary()  # by the step of a factory's cell: the initial_carry of each
+
+
+def kernel_name(cell: Cell) -> str | None:
+  """The kernel that may serve `cell`: `fused`, unless a function that it stands for was replaced.
+
+  >>> rnnlab.cells.base.kernel_name(rnnlab.lstm(16)._replace(step=rnnlab.lstm(4).step))
+  """
+  if cell.fused is not None and cell.initial_carry in _own.get(cell.step, ()):
+    return cell.fused
+  return None
+
+
+def factory(make: Callable[..., Cell]) -> Callable[..., Cell]:
+  """Decorates a function `(hidden_size, **options) -> Cell`: what it makes has a name and options.
+
+  Calls with the same options, by position or by name, return one object.
+  """
+
+  @functools.wraps(make)
+  def cell(*args, **options):
+    return made(cell, *args, **options)
+
+  return cell
+
+
+def made(factory: Callable[..., Cell], /, *args, **options) -> Cell:
+  """`factory(*args, **options)`, the same object for the same options, with its name and options.
+
+  Raises ValueError where that is no Cell, and what the factory raises.
+  """
+  signature = inspect.signature(factory)
+  try:
+    given = signature.bind(*args, **options).arguments
+    hash(tuple(given.values()))
+  except TypeError:  # no such call, of which Python says more, or an option that has no hash
+    return _named(inspect.unwrap(factory)(*args, **options), factory, None)
+  return _made(factory, **{k: v for k, v in given.items() if not _is_default(signature, k, v)})
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # else True is 1, and 4.0 is 4
+def _made(factory, /, **options):
+  return _named(inspect.unwrap(factory)(**options), factory, tuple(options.items()))
+
+
+def _is_default(signature, name, value):
+  default = signature.parameters[name].default
+  return value is default or (type(value) is type(default) and value == default)
+
+
+def _named(cell, factory, options):
+  name = factory.__name__
+  if not isinstance(cell, Cell):
+    raise ValueError(f'the factory of the cell {name} must return a Cell, not {cell!r}')
+  if cell.fused is not None and cell.made is None:
+    _own.setdefault(cell.step, weakref.WeakSet()).add(cell.initial_carry)
+  elif kernel_name(cell) is None:  # as of another factory's cell, of which a function was replaced
+    cell = cell._replace(fused=None)
+  return cell._replace(name=name, made=Made(factory, options))
 
 
 class Lookup(NamedTuple):

@@ -8,6 +8,7 @@ from rnnlab.cells import base
 ACTIVATIONS = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
 
 
+@base.factory
 def elman(
   hidden_size: int,
   *,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from rnnlab.cells import base
 
 
+@base.factory
 def gru(
   hidden_size: int,
   *,

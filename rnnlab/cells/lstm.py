@@ -20,6 +20,7 @@ class LSTMCarry(NamedTuple):
   c: base.Array
 
 
+@base.factory
 def lstm(
   hidden_size: int,
   *,

@@ -51,6 +51,11 @@ def cell(value) -> Cell:
   raise TypeError(f'cell must be a Cell, as rnnlab.lstm(64) makes one, not {value!r}')
 
 
+def called(cell: Cell) -> str:
+  """A cell as an error names it, such as `the cell lstm(hidden_size=64)`."""
+  return f'the cell {cell}' if cell.name else 'this cell'
+
+
 def each(name: str, values, count: int, of_what: str) -> Sequence:
   """`values`, a list or tuple of `count` items; None stands for None `count` times."""
   if values is None:
@@ -129,18 +134,21 @@ def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> 
     wrong = [f'lack {key}' for key in wanted.keys() - found.keys()]
     wrong += [f'have {key}, which is none of them' for key in found.keys() - wanted.keys()]
     raise ValueError(
-      f'{name} {" and ".join(sorted(wrong))}: the parameters of this cell are {", ".join(wanted)}'
+      f'{name} {" and ".join(sorted(wrong))}: the parameters of {called(cell)} are'
+      f' {", ".join(wanted)}'
     )
   leaves = []
   for key, leaf in found.items():
     leaf, want = array(f'{name}{key}', leaf), wanted[key]
     if leaf.shape != want.shape:
       raise ValueError(
-        f'{name}{key} is {said(leaf)}, but for inputs of {input_size} features this cell has'
+        f'{name}{key} is {said(leaf)}, but for inputs of {input_size} features {called(cell)} has'
         f' {list(want.shape)} there'
       )
     if jnp.issubdtype(want.dtype, jnp.floating) != jnp.issubdtype(leaf.dtype, jnp.floating):
-      raise ValueError(f'{name}{key} is {said(leaf)}, but this cell has {want.dtype.name} there')
+      raise ValueError(
+        f'{name}{key} is {said(leaf)}, but {called(cell)} has {want.dtype.name} there'
+      )
     leaves.append(leaf)
   return tree.unflatten(leaves)
 
@@ -157,7 +165,7 @@ def carry(cell: Cell, value: Carry, batch: tuple, kind, name: str = 'initial_car
   wanted = _known(cell.initial_carry, given, lambda: cell.initial_carry(*given))
   if jax.tree.structure(value) != jax.tree.structure(wanted):
     raise TypeError(
-      f'{name} must be {_form(wanted)}, as cell.initial_carry makes it, not {_form(value)}'
+      f'{name} must be {_form(wanted)}, the carry of {called(cell)}, not {_form(value)}'
     )
   found, tree = _named(value)
   leaves = []

@@ -138,7 +138,7 @@ FIELDS = {
   ),
   'model.init': Field(
     'keras',
-    _choice(_of('models.conventions', 'NAMES')),
+    _choice(_of('models.initial', 'NAMES')),
     'keras | torch | flax | haiku: whose initial weights and GRU',
   ),
   'data.name': Field('imdb', _choice(lambda: ('imdb',))),

@@ -5,6 +5,8 @@ The first part runs for every file of rnnlab/cells: a new cell is covered by bei
 
 import functools
 import json
+import pickle
+import subprocess
 import sys
 
 import jax
@@ -14,8 +16,9 @@ import pytest
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
+import rnnlab
 from rnnlab import cells
-from rnnlab.cells.base import Cell, matmul
+from rnnlab.cells.base import Cell, kernel_name, matmul
 from rnnlab.recurrence import dropout_masks, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 3, 4, 5, 4
@@ -420,3 +423,143 @@ def test_elman_s_activation_is_relu_where_asked():
   np.testing.assert_allclose(cell.step(params, h, x, matmul)[1], expected, 1e-6)
   with pytest.raises(ValueError, match="'tanh' or 'relu', not 'rely'"):
     cells.get('elman', hidden_size=3, activation='rely')
+
+
+# Cells made alike.
+
+
+def small(hidden_size, *, scale=1.0):
+  """A factory as a user writes one: y is the sum of the inputs, scaled."""
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    return jnp.zeros((*batch_shape, hidden_size), dtype)
+
+  def step(params, h, x_t, dot):
+    h = h + scale * dot(params['w_x'], x_t)
+    return h, h
+
+  return Cell(lambda _, size: {'w_x': jnp.ones((size, hidden_size))}, initial_carry, step)
+
+
+def test_cells_made_alike_are_equal_and_others_differ():
+  same = [
+    rnnlab.lstm(4),
+    rnnlab.lstm(hidden_size=4),
+    rnnlab.lstm(4, forget_bias=1.0),
+    cells.get('lstm', hidden_size=4),
+  ]
+  others = [
+    rnnlab.lstm(5),
+    rnnlab.lstm(4, forget_bias=0.0),
+    rnnlab.gru(4),
+    rnnlab.gru(4, reset='before'),
+    rnnlab.lstm(4, bias_init=jax.nn.initializers.ones),
+    rnnlab.lstm(4)._replace(step=rnnlab.lstm(5).step),
+    rnnlab.lstm(4)._replace(fused=None),
+    rnnlab.lstm(4)._replace(initial_carry=lambda shape, dtype: None),
+  ]
+  assert len({*same}) == 1
+  assert len({*same, *others}) == 1 + len(others)
+
+
+def test_a_compiled_function_is_compiled_once_for_cells_made_alike():
+  f = jax.jit(unroll, static_argnums=0)
+  xs = jnp.ones((2, 3, INPUTS))
+  params = initial(rnnlab.lstm(HIDDEN))
+  for make in (lambda: rnnlab.lstm(HIDDEN), lambda: cells.get('lstm', hidden_size=HIDDEN)):
+    f(make(), params, xs)
+    f(make(), params, xs)
+  assert f._cache_size() == 1
+  f(rnnlab.lstm(HIDDEN)._replace(fused=None), params, xs)
+  assert f._cache_size() == 2
+
+
+def test_a_cell_has_a_name_and_options():
+  cell = rnnlab.gru(4, reset='before')
+  assert (cell.name, cell.options) == ('gru', {'hidden_size': 4, 'reset': 'before'})
+  assert str(cell) == "gru(hidden_size=4, reset='before')"
+  assert str(rnnlab.lstm(4, forget_bias=1.0)) == 'lstm(hidden_size=4)'
+  by_hand = small(4)
+  assert (by_hand.name, by_hand.options, by_hand.made) == ('', {}, None)
+  assert str(by_hand._replace(name='mine')) == 'mine'
+  try:
+    cells.add(small)
+    assert str(cells.get('small', hidden_size=4)) == 'small(hidden_size=4)'
+    assert cells.get('small', hidden_size=4) == cells.get('small', hidden_size=4, scale=1.0)
+  finally:
+    cells._added.pop('small')
+
+
+def test_a_cell_goes_to_another_process():
+  sent = [rnnlab.lstm(4, forget_bias=0.5), cells.get('gru', hidden_size=3, reset='before')]
+  code = (
+    'import pickle, sys, rnnlab\n'
+    'cells = pickle.loads(sys.stdin.buffer.read())\n'
+    'own = [rnnlab.lstm(4, forget_bias=0.5), rnnlab.gru(3, reset="before")]\n'
+    'assert cells == own and list(map(hash, cells)) == list(map(hash, own))\n'
+    'sys.stdout.buffer.write(pickle.dumps(cells))\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], input=pickle.dumps(sent), capture_output=True, check=True
+  )
+  assert pickle.loads(done.stdout) == sent
+  changed = sent[0]._replace(step=matmul)
+  with pytest.raises((AttributeError, pickle.PicklingError)):  # and not the cell without the change
+    pickle.dumps(changed)
+
+
+def test_an_option_without_a_hash_makes_a_cell_that_is_its_own():
+  start = np.zeros(())
+  one, other = rnnlab.lstm(4, forget_bias=start), rnnlab.lstm(4, forget_bias=start)
+  assert one != other and one.name == 'lstm' and {one, other}
+  assert kernel_name(one) == 'lstm'
+  traced = jax.jit(lambda b: rnnlab.lstm(4, forget_bias=b).init(jax.random.key(0), 3)['b'])(2.0)
+  assert_array_equal(traced, rnnlab.lstm(4, forget_bias=2.0).init(jax.random.key(0), 3)['b'])
+
+
+def test_a_call_that_a_factory_has_not_is_python_s_own_error():
+  with pytest.raises(TypeError, match=r"lstm\(\).*'hidden_size'"):
+    rnnlab.lstm()
+  with pytest.raises(TypeError, match=r"lstm\(\).*'forget'"):
+    rnnlab.lstm(4, forget=1.0)
+
+
+def test_a_factory_that_makes_no_cell_says_so(drop_file):
+  drop_file('empty', 'def empty(hidden_size):\n  pass\n')
+  with pytest.raises(ValueError, match='factory of the cell empty must return a Cell, not None'):
+    cells.get('empty', hidden_size=4)
+
+
+def test_a_kernel_is_for_the_factory_s_own_functions():
+  cell = rnnlab.lstm(16)
+  assert kernel_name(cell) == 'lstm'
+  assert kernel_name(cell._replace(init=None)) == 'lstm'
+  assert kernel_name(cell._replace(fused=None)) is None
+  assert kernel_name(cell._replace(step=rnnlab.lstm(4).step)) is None
+  assert kernel_name(cell._replace(initial_carry=rnnlab.lstm(4).initial_carry)) is None
+  assert kernel_name(small(16)._replace(fused='lstm')) is None
+
+
+def test_a_factory_may_change_another_s_cell():
+  def louder(hidden_size):
+    inner = rnnlab.lstm(hidden_size)
+
+    def step(params, carry, x_t, dot):
+      return inner.step(params, carry, 2 * x_t, dot)
+
+    return inner._replace(step=step)
+
+  def renamed(hidden_size):
+    return rnnlab.lstm(hidden_size)
+
+  try:
+    cells.add(louder)
+    cells.add(renamed)
+    params, xs = initial(rnnlab.lstm(16)), jnp.ones((2, 3, INPUTS))
+    found = unroll(cells.get('louder', hidden_size=16), params, xs)[1]
+    assert_allclose(found, unroll(rnnlab.lstm(16), params, 2 * xs)[1], 1e-5, 1e-6)
+    assert kernel_name(cells.get('louder', hidden_size=16)) is None
+    assert kernel_name(cells.get('renamed', hidden_size=16)) == 'lstm'
+    assert cells.get('renamed', hidden_size=16).name == 'renamed'
+  finally:
+    cells._added.clear()

@@ -1,5 +1,6 @@
 """Kernels are kept between processes, and tried before use."""
 
+import functools
 import os
 import pwd
 import subprocess
@@ -14,14 +15,15 @@ import pytest
 import rnnlab
 from rnnlab import recurrence
 from rnnlab.machine import cache, devices
-from rnnlab.recurrence.kernels import compiled, fused, native
+from rnnlab.recurrence.kernels import compiled, gpu
+from rnnlab.recurrence.kernels.cpu import call as cpu
 
 
 @pytest.fixture(scope='session')
 def registered():
   """The CPU kernels, from the cache of all tests, as compiling them takes long."""
-  native._register('forward')
-  native._register('backward')
+  cpu._register('forward')
+  cpu._register('backward')
 
 
 @pytest.fixture
@@ -114,14 +116,14 @@ def test_processes_that_start_at_once_compile_once(folder):
 
 def test_a_prediction_compiles_no_backward_kernel(registered, folder, monkeypatch):
   registered = []
-  register = native._register
-  monkeypatch.setattr(native, '_register', lambda name: registered.append(name) or register(name))
+  register = cpu._register
+  monkeypatch.setattr(cpu, '_register', lambda name: registered.append(name) or register(name))
   cell = rnnlab.lstm(hidden_size=16)
   params = cell.init(jax.random.key(0), 3)
   xs = jnp.ones((2, 7, 3))
-  jax.jit(lambda xs: native.unroll(cell, params, xs))(xs)
+  jax.jit(lambda xs: cpu.unroll(cell, params, xs))(xs)
   assert set(registered) == {'forward'}
-  jax.jit(jax.grad(lambda xs: native.unroll(cell, params, xs)[1].sum()))(xs)
+  jax.jit(jax.grad(lambda xs: cpu.unroll(cell, params, xs)[1].sum()))(xs)
   assert set(registered) == {'forward', 'backward'}
 
 
@@ -240,7 +242,7 @@ def value_and_gradients(cell, params, xs):
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
 @pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
 def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
-  call = getattr(native, f'_call_{direction}')
+  call = getattr(cpu, f'_call_{direction}')
 
   def broken(*args):
     if how == 'raises':
@@ -248,8 +250,8 @@ def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, d
     found = call(*args)
     return jax.tree.map(lambda a: a * (1.5 if how == 'wrong' else jnp.nan), found)
 
-  monkeypatch.setattr(native, f'_call_{direction}', broken)
-  monkeypatch.setattr(native, '_kernels', native._kernels.__wrapped__)
+  monkeypatch.setattr(cpu, f'_call_{direction}', broken)
+  monkeypatch.setattr(cpu, '_kernels', cpu._kernels.__wrapped__)
   cell = rnnlab.gru(hidden_size=16)
   params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
   actual = value_and_gradients(cell, params, xs)
@@ -258,15 +260,32 @@ def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, d
   assert f'rnnlab_{direction} is not used' in caplog.text
 
 
+@pytest.mark.parametrize('direction', ['forward', 'backward'])
+def test_a_broken_kernel_that_was_asked_for_is_an_error(registered, folder, monkeypatch, direction):
+  call = getattr(cpu, f'_call_{direction}')
+  monkeypatch.setattr(
+    cpu, f'_call_{direction}', lambda *args: jax.tree.map(lambda a: a * 1.5, call(*args))
+  )
+  monkeypatch.setattr(cpu, '_kernels', cpu._kernels.__wrapped__)
+  cell = rnnlab.gru(hidden_size=16)
+  params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
+  run = functools.partial(recurrence.unroll, cell, params, backend='kernel')
+  words = f"backend='kernel': the {direction} kernel does not work on this machine"
+  if direction == 'backward':
+    jax.jit(run)(xs)  # which needs no gradient
+  with pytest.raises(ValueError, match=words):
+    jax.jit(jax.grad(lambda xs: run(xs)[1].sum()))(xs)
+
+
 def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, monkeypatch):
   """Under a mesh, within vmap and scan, on data of another dtype, with NaN checks."""
-  monkeypatch.setattr(native, '_kernels', native._kernels.__wrapped__)
+  monkeypatch.setattr(cpu, '_kernels', cpu._kernels.__wrapped__)
   cell = rnnlab.lstm(hidden_size=16)
   params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
 
   def within(xs):
     def body(carry, _):
-      return carry, jax.vmap(lambda x: native.unroll(cell, params, x[None])[1])(xs)
+      return carry, jax.vmap(lambda x: cpu.unroll(cell, params, x[None])[1])(xs)
 
     return jax.lax.scan(body, 0, None, length=2)[1].sum()
 
@@ -278,30 +297,30 @@ def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, mon
 # The GPU kernels, in Pallas' interpreter.
 
 
-@pytest.mark.parametrize('name', fused.CELLS)
+@pytest.mark.parametrize('name', gpu.CELLS)
 def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeypatch):
-  plan = fused.Plan(fused.CELLS[name], False, interpret=True)
-  fused.probe(plan, 16, jax.devices()[0])
+  plan = gpu.Plan(gpu.CELLS[name], False, interpret=True)
+  gpu.probe(plan, 16, jax.devices()[0])
   for part in ('_forward', '_backward'):
-    right = getattr(fused, part)
+    right = getattr(gpu, part)
 
     def broken(*args, right=right):
       return jax.tree.map(lambda a: a * 1.5, right(*args))
 
     with monkeypatch.context() as patch:
-      patch.setattr(fused, part, broken)
-      patch.setattr(fused, '_kernels', fused._kernels.__wrapped__)
+      patch.setattr(gpu, part, broken)
+      patch.setattr(gpu, '_kernels', gpu._kernels.__wrapped__)
       with pytest.raises(compiled.Wrong):
-        fused.probe(plan, 16, jax.devices()[0])
+        gpu.probe(plan, 16, jax.devices()[0])
 
 
 def test_on_a_gpu_that_can_not_run_them_it_is_a_scan(folder, monkeypatch, caplog):
   """Here there is none at all, so that the trial fails as it would with a broken compiler."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  monkeypatch.setattr(fused, '_kernels', fused._kernels.__wrapped__)
+  monkeypatch.setattr(gpu, '_kernels', gpu._kernels.__wrapped__)
   cell = rnnlab.lstm(hidden_size=16)
   params, xs = cell.init(jax.random.key(0), 3), jnp.ones((2, 4, 3))
-  assert fused.supports(cell, params, xs)
-  f = jax.jit(lambda xs: fused.unroll(cell, params, xs)[1])
+  assert gpu.supports(cell, params, xs)
+  f = jax.jit(lambda xs: gpu.unroll(cell, params, xs)[1])
   program = f.trace(xs).lower(lowering_platforms=('cuda',)).as_text()
   assert 'triton' not in program and 'gpu-lstm-16 is not used' in caplog.text

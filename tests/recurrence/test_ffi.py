@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnlab.recurrence.kernels import ffi, native
+from rnnlab.recurrence.kernels.cpu import call as cpu
+from rnnlab.recurrence.kernels.cpu import cells, ffi
 
 HEADER = pathlib.Path(jax.ffi.include_dir(), 'xla/ffi/api/c_api.h')
 B, T, D, H = 3, 5, 2, 16
@@ -82,12 +83,12 @@ def operands(kind, save=True):
 
 
 def call(arguments, results, name='forward'):
-  native._register(name)
+  cpu._register(name)
   shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
   return jax.block_until_ready(jax.ffi.ffi_call(f'rnnlab_{name}', shapes)(*arguments))
 
 
-@pytest.mark.parametrize('kind', range(3), ids=native.KINDS)
+@pytest.mark.parametrize('kind', range(3), ids=cells.KINDS)
 def test_a_target_refuses_what_it_is_not_for(kind):
   """Each operand with a size, a rank or a type of its own, with one more or less of them."""
   arguments, results = operands(kind)
@@ -135,9 +136,9 @@ def test_a_target_reads_within_the_table_alone():
 
 def test_for_another_version_of_xla_it_is_a_scan(monkeypatch, caplog):
   monkeypatch.setattr(ffi, 'version', lambda: (1, 0))
-  monkeypatch.setattr(native, '_is_known_to_fit', native._is_known_to_fit.__wrapped__)
-  assert not native._works('forward', None)
-  assert "not 1.0" in caplog.text
+  monkeypatch.setattr(cpu, '_is_known_to_fit', cpu._is_known_to_fit.__wrapped__)
+  assert not cpu._works('forward', None)
+  assert 'not 1.0' in caplog.text
 
 
 def test_xla_is_told_the_version_that_this_is_written_for():
@@ -146,7 +147,7 @@ def test_xla_is_told_the_version_that_this_is_written_for():
     'import ctypes, jax, numba\n'
     'jax.devices()\n'
     'from numba.core import types\n'
-    'from rnnlab.recurrence.kernels import ffi\n'
+    'from rnnlab.recurrence.kernels.cpu import ffi\n'
     'ffi._VERSION_WORD = 0 | 99 << 32\n'
     '@numba.cfunc(types.intp(types.intp))\n'
     'def target(frame): return 0 if ffi.is_question(frame) else 0\n'

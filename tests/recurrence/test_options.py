@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-import test_fused
+import test_gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import FrozenConfigDict
@@ -36,7 +36,7 @@ from test_recurrence import (
 from experiments import imdb
 from rnnlab import cells, models, recurrence
 from rnnlab.recurrence import bidirectional, stacked, unroll
-from rnnlab.recurrence.kernels import fused
+from rnnlab.recurrence.kernels import gpu
 from rnnlab.runs import configs, experiment
 
 # Every file in rnnlab/cells/, and options of those here that are other equations.
@@ -259,10 +259,10 @@ def error(actual, desired):
 # Fused.
 
 
-@pytest.mark.parametrize('name', test_fused.NAMES)
+@pytest.mark.parametrize('name', test_gpu.NAMES)
 def test_what_is_supported_runs_fused(name, monkeypatch):
   """Off a GPU the fused form is a scan, so that it can be compared here."""
-  p, real = test_fused.problem(name), test_fused.MASKS['holes']
+  p, real = test_gpu.problem(name), test_gpu.MASKS['holes']
   masks = drops_of_products(name, p, 'mask-per-gate')
   args = cast((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks), 'float32')
   calls = []
@@ -271,16 +271,16 @@ def test_what_is_supported_runs_fused(name, monkeypatch):
     calls.append(options)
     return fused_unroll(*args, **options)
 
-  fused_unroll = fused.unroll
-  monkeypatch.setattr(fused, 'unroll', run)
-  expected = differentiated(test_fused.scanned(name, True))(*args)
+  fused_unroll = gpu.unroll
+  monkeypatch.setattr(gpu, 'unroll', run)
+  expected = differentiated(test_gpu.scanned(name, True))(*args)
   assert not calls
-  monkeypatch.setattr(fused, 'supports', lambda *_: True)
-  actual = differentiated(test_fused.scanned(name, True))(*args)
+  monkeypatch.setattr(gpu, 'supports', lambda *_: True)
+  actual = differentiated(test_gpu.scanned(name, True))(*args)
   assert len(calls) == 1
   same(actual, expected, 1e-5)
   for options in ({'remat': True}, {'truncate': (2, 2)}, {'dtype': jnp.bfloat16}):
-    jax.eval_shape(functools.partial(unroll, make(name, test_fused.HIDDEN), **options), *args[:2])
+    jax.eval_shape(functools.partial(unroll, make(name, test_gpu.HIDDEN), **options), *args[:2])
   assert len(calls) == 1
 
 

@@ -306,11 +306,11 @@ def test_dropout_between_layers_is_each_value_s_own_and_not_of_the_last_outputs(
 
 
 def test_the_kernel_and_the_scan_can_be_asked_for(monkeypatch):
-  from rnnlab.recurrence.kernels import native
+  from rnnlab.recurrence.kernels.cpu import call as cpu
 
   taken = []
-  kernel = native.unroll
-  monkeypatch.setattr(native, 'unroll', lambda *a, **k: taken.append(1) or kernel(*a, **k))
+  kernel = cpu.unroll
+  monkeypatch.setattr(cpu, 'unroll', lambda *a, **k: taken.append(1) or kernel(*a, **k))
   cell = rnnlab.gru(16)
   params, xs = cell.init(jax.random.key(0), INPUTS), np.ones((BATCH, STEPS, INPUTS), np.float32)
   found = {b: unroll(cell, params, xs, backend=b)[1] for b in ('kernel', 'scan', 'auto')}
@@ -327,7 +327,12 @@ def test_the_kernel_and_the_scan_can_be_asked_for(monkeypatch):
 @pytest.mark.parametrize(
   ('cell', 'options', 'words'),
   [
-    (rnnlab.elman(16), {}, ['this cell has none']),
+    (rnnlab.elman(16), {}, ['the cell elman(hidden_size=16) has none']),
+    (
+      rnnlab.lstm(16)._replace(step=lambda *given: rnnlab.lstm(16).step(*given)),
+      {},
+      ['that of lstm is for the step and the initial_carry of its factory'],
+    ),
     (rnnlab.gru(5), {}, ['float32[5, 15]', 'multiple of 16']),
     (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none has dtype and remat']),
     (rnnlab.gru(16), {'truncate': (1, 2)}, ['truncate']),
@@ -352,7 +357,45 @@ def test_resets_with_the_rows_split_over_devices():
   cell = rnnlab.lstm(16)
   params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs[:2], np.float32)
   run = functools.partial(unroll, cell, params, resets=RESETS[:2])
-  expected = run(xs)
+  expected = run(xs, backend='scan')
   with jax.set_mesh(rnnlab.mesh()):
     near(jax.jit(run)(xs), expected)
-    near(run(xs), expected)
+    near(run(xs, backend='kernel'), expected)
+    near(jax.jit(functools.partial(run, backend='kernel'))(xs), expected)
+
+
+def test_resets_within_a_shard_map_of_the_user_s_own():
+  cell = rnnlab.gru(16)
+  params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs[:2], np.float32)
+
+  def run(xs, resets):
+    return unroll(cell, params, xs, resets=resets, backend='kernel')[1]
+
+  rows = jax.sharding.PartitionSpec('rows')
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('rows',))
+  split = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+  near(jax.jit(split)(xs, RESETS[:2]), run(xs, RESETS[:2]))
+
+
+@pytest.mark.parametrize('backend', ['kernel', 'scan'])
+@each_direction
+def test_a_reset_at_every_step_makes_each_step_a_sequence_of_its_own(backend, reverse):
+  """In reverse the first step that is done, the last one, starts from the given carry."""
+  cell = rnnlab.lstm(16)
+  params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs, np.float32)
+  given = jax.tree.map(lambda a: a - 2, cell.initial_carry((BATCH,), jnp.float32))
+  resets = np.ones((BATCH, STEPS), bool)
+  options = {'resets': resets, 'reverse': reverse, 'initial_carry': given, 'backend': backend}
+  carry, ys = unroll(cell, params, xs, **options)
+  for t in range(STEPS):
+    start = given if reverse and t == STEPS - 1 else None
+    last, alone = unroll(cell, params, xs[:, t : t + 1], initial_carry=start, backend='scan')
+    near(ys[:, t : t + 1], alone)
+    if t == (0 if reverse else STEPS - 1):
+      near(carry, last)
+
+  def loss(params, given):
+    return jnp.sin(unroll(cell, params, xs, **options | {'initial_carry': given})[1]).sum()
+
+  d_given = jax.grad(loss, 1)(params, given)
+  assert any(np.asarray(d).any() for d in d_given) == reverse

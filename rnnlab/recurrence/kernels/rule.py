@@ -33,6 +33,7 @@ class Kernels(NamedTuple):
   platform: where the two run, 'cuda' or 'cpu'; elsewhere `scan` does. None: they run anywhere.
   works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; where it can't
     `scan` is. Asked when a function is traced.
+  must: whether it is an error where `works` says no.
   """
 
   scan: Callable
@@ -40,12 +41,23 @@ class Kernels(NamedTuple):
   backward: Callable
   platform: str | None
   works: Callable = always
+  must: bool = False
+
+  def serve(self, name, inputs) -> bool:
+    """Whether the kernel of this name runs; raises ValueError where it must and can't."""
+    found = self.works(name, inputs)
+    if self.must and not found:
+      raise ValueError(
+        f"backend='kernel': the {name} kernel does not work on this machine, for the reason that"
+        " a warning in the log has given; backend='auto' takes the scan in its place"
+      )
+    return found
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def run(kernels: Kernels, save: bool, data, inputs):
   """`outputs, saved`; saved is None unless `save`."""
-  if not kernels.works('forward', inputs):
+  if not kernels.serve('forward', inputs):
     return _plain(kernels, save)(data, inputs)
   return _on_platform(
     kernels, functools.partial(kernels.forward, save), _plain(kernels, save), data, inputs
@@ -107,7 +119,7 @@ def _differential(kernels, residuals, tangent):
     return jax.tree.leaves(jax.vjp(f, at)[1](outputs.unflatten(cotangents)))
 
   def fused_pull(values, cotangents):
-    if not kernels.works('backward', structure.unflatten(values)[1]):
+    if not kernels.serve('backward', structure.unflatten(values)[1]):
       return pull(values, cotangents)
 
     def kernel(values, cotangents):

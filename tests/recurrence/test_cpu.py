@@ -19,8 +19,10 @@ from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gra
 
 from rnnlab import cells, recurrence
 from rnnlab.cells.base import Lookup
+from rnnlab.machine import devices
 from rnnlab.recurrence import engine
-from rnnlab.recurrence.kernels import fused, native
+from rnnlab.recurrence.kernels import gpu
+from rnnlab.recurrence.kernels.cpu import call as cpu
 
 HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
 NAMES = [name for name in OPTIONS if name != 'elman']
@@ -62,7 +64,7 @@ def scan(cell, params, xs, mask, reverse, initial_carry, dropout):
   return recurrence.unroll(plain, params, xs, **options)
 
 
-in_kernel, in_scan = (functools.partial(run, f) for f in (native.unroll, scan))
+in_kernel, in_scan = (functools.partial(run, f) for f in (cpu.unroll, scan))
 
 
 def single(tree):
@@ -166,9 +168,9 @@ def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts(name):
   xs = jax.random.normal(jax.random.key(1), (BATCH, STEPS, INPUTS))
   resets = np.zeros((BATCH, STEPS), bool)
   resets[:, 2] = True
-  carry, ys = jax.jit(lambda xs: native.unroll(cell, params, xs, resets=resets))(xs)
-  _, first = native.unroll(cell, params, xs[:, :2])
-  second = native.unroll(cell, params, xs[:, 2:])
+  carry, ys = jax.jit(lambda xs: cpu.unroll(cell, params, xs, resets=resets))(xs)
+  _, first = cpu.unroll(cell, params, xs[:, :2])
+  second = cpu.unroll(cell, params, xs[:, 2:])
   compare((carry, ys), (second[0], jnp.concatenate([first, second[1]], axis=1)))
 
 
@@ -328,10 +330,8 @@ def test_forward_mode_and_second_derivatives_equal_the_scans(name):
 def test_unroll_takes_the_kernel_where_it_is_for_the_cell(monkeypatch):
   taken = []
   monkeypatch.setattr(engine, 'scan', lambda *_, **__: pytest.fail('not in the kernel'))
-  monkeypatch.setattr(native, 'unroll', lambda *a, **o: taken.append(a) or (None, jnp.zeros(())))
-  monkeypatch.setattr(
-    recurrence.devices, 'over_batch', lambda function, arguments, **_: function(*arguments)
-  )
+  monkeypatch.setattr(cpu, 'unroll', lambda *a, **o: taken.append(a) or (None, jnp.zeros(())))
+  monkeypatch.setattr(devices, 'over_batch', lambda function, arguments, **_: function(*arguments))
   for name in NAMES:
     cell = make(name, 16)
     recurrence.unroll(cell, cell.init(jax.random.key(0), 3), jnp.zeros((2, 4, 3)))
@@ -372,7 +372,7 @@ def wrong_calls():
   ]
 
 
-@pytest.mark.parametrize('unroll', [native.unroll, functools.partial(fused.unroll, interpret=True)])
+@pytest.mark.parametrize('unroll', [cpu.unroll, functools.partial(gpu.unroll, interpret=True)])
 @pytest.mark.parametrize('is_jitted', [False, True])
 def test_what_does_not_fit_is_refused_in_words(unroll, is_jitted):
   for named, cell, params, xs, options in wrong_calls():
@@ -389,7 +389,7 @@ def test_environments_that_change_jax(name):
   code = (
     'import jax, jax.numpy as jnp, numpy as np\n'
     'from rnnlab import cells\n'
-    'from rnnlab.recurrence.kernels import native\n'
+    'from rnnlab.recurrence.kernels.cpu import call as cpu\n'
     'def single(tree): return jax.tree.map(lambda a: jnp.asarray(a, "float32"), tree)\n'
     'for name in ("lstm", "gru"):\n'
     '  cell = cells.get(name, hidden_size=16)\n'
@@ -397,7 +397,7 @@ def test_environments_that_change_jax(name):
     '  xs, mask = jnp.ones((2, 4, 3), "float32"), np.arange(4) < np.array([[4], [2]])\n'
     '  xs = xs.at[1, 3].set(jnp.inf)\n'
     '  def loss(params, xs):\n'
-    '    return native.unroll(cell, params, xs, mask=mask, resets=mask)[1].sum()\n'
+    '    return cpu.unroll(cell, params, xs, mask=mask, resets=mask)[1].sum()\n'
     '  eager = jax.grad(loss)(params, xs)\n'
     '  jitted = jax.jit(jax.grad(loss))(params, xs)\n'
     '  for k in params: np.testing.assert_allclose(eager[k], jitted[k], 1e-5, 1e-6)\n'
@@ -412,7 +412,7 @@ def test_what_it_supports(monkeypatch):
 
   def supports(cell, xs=xs, dtype='float32'):
     shapes = jax.eval_shape(lambda key: cell.init(key, 4), jax.random.key(0))
-    return native.supports(cell, {k: jnp.zeros(v.shape, dtype) for k, v in shapes.items()}, xs)
+    return cpu.supports(cell, {k: jnp.zeros(v.shape, dtype) for k, v in shapes.items()}, xs)
 
   assert all(supports(make(name, 48)) for name in NAMES)
   assert not supports(cells.get('elman', hidden_size=16))
@@ -428,7 +428,7 @@ def test_for_another_device_it_is_a_scan(platform):
   cell = make('gru-after', 16)
   params = jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0))
   xs = jax.ShapeDtypeStruct((2, 4, 3), jnp.float32)
-  f = jax.grad(lambda params, xs: native.unroll(cell, params, xs)[1].sum())
+  f = jax.grad(lambda params, xs: cpu.unroll(cell, params, xs)[1].sum())
   program = jax.jit(f).trace(params, xs).lower(lowering_platforms=(platform,)).as_text()
   assert 'rnnlab_' not in program and 'stablehlo.while' in program
 

@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from experiments import imdb
 from rnnlab import cells, models
 from rnnlab.cells import base
-from rnnlab.models import conventions
+from rnnlab.models import initial as conventions
 from rnnlab.runs import configs, experiment
 
 VOCABULARY, INPUTS, HIDDEN, DRAWS = 50, 24, 16, 256

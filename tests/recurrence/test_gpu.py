@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, recurrence
-from rnnlab.recurrence.kernels import fused
+from rnnlab.recurrence.kernels import gpu
 
 HIDDEN, STEPS, INPUTS = 16, 4, 2
 NAMES = [name for name in OPTIONS if name != 'elman']
@@ -57,7 +57,7 @@ def run(unroll, name, reverse=False, **options):
   return f
 
 
-interpreted = functools.partial(run, fused.unroll, interpret=True)
+interpreted = functools.partial(run, gpu.unroll, interpret=True)
 scanned = functools.partial(run, recurrence.unroll)
 
 
@@ -89,7 +89,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
 @each_cell
 def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, unroll):
   p, real = problem(name), MASKS[mask]
-  f = interpreted(name, reverse) if unroll == 'interpreted' else run(fused.unroll, name, reverse)
+  f = interpreted(name, reverse) if unroll == 'interpreted' else run(gpu.unroll, name, reverse)
   loop = functools.partial(reference.unroll, resets=RESETS)
   with jax.enable_x64():
     args = p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, None, RESETS
@@ -103,7 +103,7 @@ def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts():
   p, resets = problem('lstm'), np.zeros((3, STEPS), bool)
   resets[:, 2] = True
   with jax.enable_x64():
-    unroll = functools.partial(fused.unroll, cell, p.params, interpret=True)
+    unroll = functools.partial(gpu.unroll, cell, p.params, interpret=True)
     carry, ys = jax.jit(unroll)(p.xs, resets=resets)
     (_, first), second = unroll(p.xs[:, :2]), unroll(p.xs[:, 2:])
   compare((carry, ys), (second[0], np.concatenate([first, second[1]], axis=1)))
@@ -200,7 +200,7 @@ def test_without_a_gpu_it_is_a_scan():
   p = problem(name)
   args = p.params, p.xs, p.carry, (p.d_carry, p.d_ys), MASKS['holes']
   with jax.enable_x64():
-    actual = jax.jit(with_gradients(run(fused.unroll, name)))(*args)
+    actual = jax.jit(with_gradients(run(gpu.unroll, name)))(*args)
     compare(actual, jax.jit(with_gradients(scanned(name)))(*args))
 
 
@@ -215,7 +215,7 @@ def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size, runs):
 
   def loss(params, xs, drop_x, drop_h):
     options = {'mask': mask, 'resets': ~mask, 'dropout': (drop_x, *drop_h)}
-    return fused.unroll(cell, params, xs, **options)[1].sum()
+    return gpu.unroll(cell, params, xs, **options)[1].sum()
 
   drops_h = [np.ones((5, hidden_size), np.float32)] * (2 if name == 'gru-before' else 1)
   args = cell.init(jax.random.key(0), 8), np.ones((5, 7, 8), np.float32), None, drops_h
@@ -236,11 +236,11 @@ def test_what_it_supports(monkeypatch):
 
   def supports(cell, xs=xs, dtype='float32'):
     shapes = jax.eval_shape(lambda key: cell.init(key, 4), jax.random.key(0))
-    return fused.supports(cell, {k: jnp.zeros(v.shape, dtype) for k, v in shapes.items()}, xs)
+    return gpu.supports(cell, {k: jnp.zeros(v.shape, dtype) for k, v in shapes.items()}, xs)
 
   assert not supports(make('lstm'))  # on a CPU
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert all(supports(make(name, size)) for name in NAMES for size in fused.WARPS)
+  assert all(supports(make(name, size)) for name in NAMES for size in gpu.WARPS)
   assert not supports(cells.get('elman', hidden_size=16))
   assert not supports(make('lstm', 48))
   assert not supports(make('lstm'), dtype='bfloat16', xs=xs.astype('bfloat16'))

@@ -1,0 +1,73 @@
+"""A classifier of sequences of token ids, in Flax linen."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rnnlab.cells.base import Array, Cell, Lookup
+from rnnlab.models import initial
+from rnnlab.models.layers import Dropout, Recurrent, pool
+from rnnlab.recurrence import checks
+
+
+class SequenceClassifier(nn.Module):
+  """Token ids -> embedding -> layers of a cell -> pooling -> logits.
+
+  `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
+  the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
+  what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
+  embedding and head have, one of `rnnlab.conventions.NAMES`; the cell has its own.
+  An id outside 0 .. vocab_size - 1 is a ValueError where it is known; traced, it makes the logits
+  of its row NaN.
+
+  >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
+  >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
+  >>> logits.shape, sorted(variables['params'])
+  ((2,), ['Dense_0', 'Embed_0', 'Recurrent_0'])
+  """
+
+  cell: Cell
+  vocab_size: int
+  embed_size: int
+  layers: int = 1
+  bidirectional: bool = False
+  pooling: str = 'last'
+  mask: bool = False
+  classes: int = 1
+  embed_dropout: float = 0.0
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  dropout_per_gate: bool = False
+  output_dropout: float = 0.0
+  precision: str = 'float32'
+  remat: bool = False
+  truncate: tuple[int, int] | None = None
+  convention: str = 'keras'
+
+  @nn.compact
+  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
+    ids = checks.ids(ids, self.vocab_size)
+    mask = ids != 0 if self.mask else None
+    start = initial.get(self.convention)
+    embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
+    if deterministic:
+      xs = Lookup(embed.embedding, ids)
+    else:
+      # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
+      known = jnp.where(ids < 0, self.vocab_size, ids)
+      xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
+    for _ in range(self.layers):
+      xs = Recurrent(
+        self.cell,
+        self.bidirectional,
+        self.dropout,
+        self.recurrent_dropout,
+        self.dropout_per_gate,
+        self.precision,
+        self.remat,
+        self.truncate,
+      )(xs, mask, deterministic)
+    pooled = pool(xs, mask, self.pooling, self.bidirectional)
+    pooled = Dropout(self.output_dropout)(pooled, deterministic=deterministic)
+    kernel_init, bias_init = start.head(pooled.shape[-1])
+    logits = nn.Dense(self.classes, kernel_init=kernel_init, bias_init=bias_init)(pooled)
+    return logits[:, 0] if self.classes == 1 else logits

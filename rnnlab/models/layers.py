@@ -1,0 +1,143 @@
+"""Layers in Flax linen: a cell over time, dropout at a rate that may be traced, pooling."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rnnlab import cells, recurrence
+from rnnlab.cells.base import Array, Cell, Lookup
+from rnnlab.recurrence import checks
+
+POOLINGS = ('last', 'mean', 'max', 'concat')
+PRECISIONS = ('float32', 'bfloat16')
+
+
+class Recurrent(nn.Module):
+  """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
+
+  `xs [B, T, D]`, or a `Lookup`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where
+  bidirectional; without B where xs has none. resets: bool `[B, T]` or None, as of
+  `recurrence.unroll`.
+  dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
+  gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
+  'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate and backend are
+  here too.
+
+  >>> layer = rnnlab.Recurrent(rnnlab.gru(hidden_size=4), bidirectional=True)
+  >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
+  >>> ys.shape
+  (2, 5, 8)
+  """
+
+  cell: Cell
+  bidirectional: bool = False
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  dropout_per_gate: bool = False
+  precision: str = 'float32'
+  remat: bool = False
+  truncate: tuple[int, int] | None = None
+  backend: str = 'auto'
+
+  @nn.compact
+  def __call__(
+    self,
+    xs: Array | Lookup,
+    mask: Array | None = None,
+    deterministic: bool = True,
+    resets: Array | None = None,
+  ) -> Array:
+    xs = checks.xs(xs)
+    *batch, _, input_size = xs.shape
+
+    def direction(name):
+      params = self.param(name, self.cell.init, input_size)
+      if deterministic or _all_off(self.dropout, self.recurrent_dropout):
+        return params, None
+      masks = recurrence.dropout_masks(
+        self.make_rng('dropout'),
+        self.cell,
+        params,
+        *(batch or [1]),
+        input_size,
+        rate=self.dropout,
+        recurrent_rate=self.recurrent_dropout,
+        per_gate=self.dropout_per_gate,
+        dtype=xs.dtype,
+      )
+      return params, masks if batch else tuple(m if m is None else m[..., 0, :] for m in masks)
+
+    options = {
+      'mask': mask,
+      'resets': resets,
+      'dtype': None if self.precision == 'float32' else self.precision,
+      'remat': self.remat,
+      'truncate': self.truncate,
+      'backend': self.backend,
+    }
+    params, dropout = direction('cell')
+    if not self.bidirectional:
+      return recurrence.unroll(self.cell, params, xs, dropout=dropout, **options)[1]
+    backward, backward_dropout = direction('cell_backward')
+    both = (params, backward), xs
+    dropout = dropout, backward_dropout
+    return recurrence.bidirectional(self.cell, *both, dropout=dropout, **options)[1]
+
+
+def _all_off(*rates):
+  return all(map(recurrence.is_off, rates))
+
+
+class Dropout(nn.Module):
+  """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
+
+  The rate may be traced, which that of nn.Dropout may not.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, xs: Array, deterministic: bool = True) -> Array:
+    if deterministic or _all_off(self.rate):
+      return xs
+    return recurrence.drop(self.make_rng('dropout'), xs, self.rate)
+
+
+def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
+  """One vector a row from `ys [B, T, F]` -> `[B, F]`, or `[B, 3F]` for 'concat' (last, mean, max).
+
+  Only the steps where mask is True count; a row with none gives zeros. 'last' is where the
+  recurrence ended: the last real step, and the first one for the backward half.
+
+  >>> ys, mask = jnp.arange(3.0)[None, :, None], jnp.array([[True, True, False]])
+  >>> rnnlab.pool(ys, mask, 'concat').tolist()
+  [[1.0, 0.5, 1.0]]
+
+  Raises ValueError for another `how`.
+  """
+  if how not in POOLINGS:
+    choices = ', '.join(POOLINGS)
+    raise ValueError(f'how must be one of {choices}, not {how!r}{cells.near(how, POOLINGS)}')
+  if mask is None:
+    halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
+    last = jnp.concatenate([halves[0][:, -1], halves[1][:, 0]], axis=-1)
+    parts = {'last': last, 'mean': ys.mean(axis=1), 'max': ys.max(axis=1)}
+  else:
+    parts = _masked_pool(ys, mask, bidirectional)
+  return jnp.concatenate(list(parts.values()), axis=-1) if how == 'concat' else parts[how]
+
+
+def _masked_pool(ys, mask, bidirectional):
+  steps = ys.shape[1]
+  first_step = jnp.argmax(mask, axis=1)
+  last_step = steps - 1 - jnp.argmax(mask[:, ::-1], axis=1)
+
+  def at(step, values):
+    return jnp.take_along_axis(values, step[:, None, None], axis=1)[:, 0]
+
+  halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
+  last = jnp.concatenate([at(last_step, halves[0]), at(first_step, halves[1])], axis=-1)
+  real = mask[..., None]
+  mean = jnp.where(real, ys, 0).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1).astype(ys.dtype)
+  highest = jnp.where(real, ys, jnp.finfo(ys.dtype).min).max(axis=1)
+  parts = {'last': last, 'mean': mean, 'max': highest}
+  return {name: jnp.where(real.any(axis=1), part, 0) for name, part in parts.items()}

@@ -1,0 +1,1 @@
+"""The kernels of a CPU: `call` runs them from JAX."""

@@ -1,0 +1,272 @@
+"""A whole sequence forward, and its gradients backward: the two kernels.
+
+B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations, that is G, but 4 where
+GRU resets after the product, so that of the candidate the input's and the state's part are apart.
+"""
+
+import numpy as np
+
+from rnnlab.recurrence.kernels.cpu.cells import (
+  GRU_AFTER,
+  GRU_BEFORE,
+  LSTM,
+  gru_after,
+  gru_after_back,
+  gru_before,
+  gru_before_back,
+  gru_reset,
+  gru_reset_back,
+  lstm,
+  lstm_back,
+)
+from rnnlab.recurrence.kernels.cpu.ffi import address as address_of
+from rnnlab.recurrence.kernels.cpu.gemm import (
+  add_weights,
+  multiply,
+  multiply_back,
+  pack,
+  transposed,
+)
+from rnnlab.recurrence.kernels.cpu.tile import copy, fill, jit, prefetch
+
+REAL, RESET = 1, 2  # the bits of a step of a row: it moves, its carry is made anew before it
+CHUNK = 128  # rows of a product for the weights' gradients, at least
+
+
+@jit
+def _moves(real, r, t):
+  return len(real) == 0 or real[r, t] & REAL != 0
+
+
+@jit
+def _is_reset(real, r, t):
+  return len(real) > 0 and real[r, t] & RESET != 0
+
+
+@jit
+def _reset(kind, h, c, r):
+  for j in range(h.shape[1]):
+    h[r, j] = 0
+    if kind == LSTM:
+      c[r, j] = 0
+
+
+@jit
+def _copy_real(x, xs, r, t, real):
+  """x = xs[r, t], or 0 where that is padding, be it NaN."""
+  if not _moves(real, r, t):
+    for j in range(x.size):
+      x[j] = 0
+  else:
+    copy(x, xs[r, t], x.size)
+
+
+@jit
+def _start_step(kind, real, r, t, h, c, hs, cs):
+  """Resets row r of the carry where step t says so, and keeps it in hs and cs where they are."""
+  if _is_reset(real, r, t):
+    for j in range(h.size):
+      h[j] = 0
+      if kind == LSTM:
+        c[r, j] = 0
+  if len(hs) > 0:
+    copy(hs[t, r], h, h.size)
+    if kind == LSTM:
+      copy(cs[t, r], c[r], h.size)
+
+
+@jit
+def forward(
+  kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept
+):  # fmt: skip
+  """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
+
+  h, c `[B, H]` are the first carry, and then the last. hs and cs are what each step starts from;
+  kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without rows all
+  are real. Where there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` is what
+  x W_x + b would be.
+  """
+  (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
+  known = len(ids) > 0
+  gates = w_x.shape[1] // units
+  save = len(hs) > 0
+  x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
+  reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
+  blocks = 4 if kind != GRU_BEFORE else 3
+  width = blocks * units
+  local = np.empty((rows, width), np.float32)
+  of_x, of_h = pack(w_x, units), pack(w_h, units)
+  for s in range(steps):
+    t = steps - 1 - s if reverse else s
+    pre = kept[t] if save else local
+    if s < steps - 1:
+      ahead = t - 1 if reverse else t + 1
+      for r in range(rows):
+        prefetch(xs[0, ids[r, ahead]] if known else xs[r, ahead])
+    for r in range(rows):
+      _start_step(kind, real, r, t, h[r], c, hs, cs)
+      if known:
+        copy(pre[r], xs[0, ids[r, t]], gates * units)
+      else:
+        _copy_real(x[r], xs, r, t, real)  # at once, as its rows are far apart
+        copy(pre[r], b, gates * units)
+      if kind == GRU_AFTER:
+        copy(pre[r, gates * units :], b_hn, units)
+    out, state = address_of(pre), address_of(h)
+    if not known:
+      multiply(out, width, address_of(x), inputs, of_x, 0, gates, units, drop_x, room_x)
+    multiply(out, width, state, units, of_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
+    if kind == GRU_AFTER:
+      multiply(out + 12 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
+    elif kind == GRU_BEFORE:
+      for r in range(rows):
+        gru_reset(pre[r], h[r], reset[r], units)
+      state = address_of(reset)
+      multiply(out + 8 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
+    for r in range(rows):
+      if not _moves(real, r, t):
+        for j in range(units):
+          ys[r, t, j] = 0
+      elif kind == LSTM:
+        lstm(pre[r], h[r], c[r], ys[r, t], units)
+      elif kind == GRU_AFTER:
+        gru_after(pre[r], h[r], ys[r, t], units)
+      else:
+        gru_before(pre[r], h[r], ys[r, t], units)
+
+
+@jit
+def _ask_for(kind, t, xs, hs, cs, kept, d_ys):
+  """Asks for what the backward pass reads of step t."""
+  for r in range(xs.shape[0]):
+    prefetch(kept[t, r])
+    prefetch(hs[t, r])
+    prefetch(d_ys[r, t])
+    prefetch(xs[r, t])
+    if kind == LSTM:
+      prefetch(cs[t, r])
+
+
+@jit
+def _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, d):
+  """Fills d `[B, P H]`, the gradient by the pre-activations of step t, from that by its carry."""
+  units = d_h.shape[1]
+  for r in range(d_h.shape[0]):
+    row = d[r]
+    if not _moves(real, r, t):
+      for j in range(row.size):
+        row[j] = 0
+      continue
+    for j in range(units):
+      d_h[r, j] += d_ys[r, t, j]
+    if kind == LSTM:
+      lstm_back(kept[t, r], cs[t, r], d_h[r], d_c[r], row, units)
+    elif kind == GRU_AFTER:
+      gru_after_back(kept[t, r], hs[t, r], d_h[r], row, units)
+    else:
+      gru_before_back(kept[t, r], hs[t, r], d_h[r], row, units)
+
+
+@jit
+def _state_back(kind, t, real, hs, kept, w_h_t, drop_h, d_h, d, v_reset, d_reset, room):
+  """Adds to d_h what comes through the recurrent products of step t.
+
+  Of GRU that resets before the product this is where the gradient by the reset gate is found, and
+  v_reset `[B, H]`, the state after the reset, which is the operand of the candidate's product.
+  """
+  rows, units = d_h.shape
+  width = d.shape[1]
+  of_d, of_h = address_of(d), address_of(d_h)
+  if kind == GRU_BEFORE:
+    fill(d_reset, 0)
+    of_reset, candidate = address_of(d_reset), of_d + 8 * units
+    multiply_back(of_reset, units, candidate, width, w_h_t, 2, 1, units, drop_h, room)
+    for r in range(rows):
+      for j in range(units):
+        v_reset[r, j] = kept[t, r, j] * hs[t, r, j]
+      if _moves(real, r, t):
+        gru_reset_back(kept[t, r], hs[t, r], d_reset[r], d_h[r], d[r], units)
+  elif kind == GRU_AFTER:
+    candidate = of_d + 12 * units
+    multiply_back(of_h, units, candidate, width, w_h_t, 2, 1, units, drop_h, room)
+  together = 4 if kind == LSTM else 2  # the gates whose products are of h alone
+  multiply_back(of_h, units, of_d, width, w_h_t, 0, together, units, drop_h, room)
+
+
+@jit
+def _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room):
+  """Adds to d_w_h what the first `filled` rows of the operands and of d give."""
+  units = d_w_h.shape[0]
+  together = 4 if kind == LSTM else 2
+  add_weights(d_w_h, v_h, d, 0, 0, together, units, drop_h, filled, room)
+  if kind == GRU_BEFORE:
+    add_weights(d_w_h, v_reset, d, 2, 2, 1, units, drop_h, filled, room)
+  elif kind == GRU_AFTER:
+    add_weights(d_w_h, v_h, d, 2, 3, 1, units, drop_h, filled, room)
+
+
+@jit
+def _add_biases(d_b, d_b_hn, d, filled):
+  """Adds the first `filled` rows of d to the gradients by the biases."""
+  units = len(d_b_hn)
+  for i in range(filled):
+    for j in range(len(d_b)):
+      d_b[j] += d[i, j]
+    for j in range(units):
+      d_b_hn[j] += d[i, 3 * units + j]
+
+
+@jit
+def backward(
+  kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
+  d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
+):  # fmt: skip
+  """Fills the gradients by all that `forward` reads, from what it saved and d_ys.
+
+  d_h, d_c are the gradients by the last carry, and then by the first.
+  """
+  (rows, steps, inputs), units = xs.shape, d_h.shape[1]
+  gates = w_x.shape[1] // units
+  blocks = 4 if kind != GRU_BEFORE else 3
+  width = blocks * units
+  w_x_t = pack(transposed(w_x), inputs)
+  w_h_t = pack(transposed(w_h), units)
+  d_x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
+  d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
+  # The last steps' operands and gradients, until there are enough for the weights.
+  size = max(max(CHUNK, units) // rows, 1)
+  many = size * rows
+  v_x, room_v_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
+  v_h, room_v_h = np.empty((many, units), np.float32), np.empty((many, units), np.float32)
+  v_reset, d = np.empty((many, units), np.float32), np.empty((many, width), np.float32)
+  fill(d_w_x, 0)
+  fill(d_w_h, 0)
+  for j in range(gates * units):
+    d_b[j] = 0
+  for j in range(len(d_b_hn)):
+    d_b_hn[j] = 0
+  filled = 0
+  for s in range(steps):
+    t = s if reverse else steps - 1 - s
+    if s < steps - 1:
+      _ask_for(kind, t + 1 if reverse else t - 1, xs, hs, cs, kept, d_ys)
+    for r in range(rows):
+      _copy_real(v_x[filled + r], xs, r, t, real)
+      copy(v_h[filled + r], hs[t, r], units)
+    new, resets = d[filled : filled + rows], v_reset[filled : filled + rows]
+    _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, new)
+    _state_back(kind, t, real, hs, kept, w_h_t, drop_h, d_h, new, resets, d_reset, room_h)
+    for r in range(rows):
+      if _is_reset(real, r, t):
+        _reset(kind, d_h, d_c, r)
+    fill(d_x, 0)
+    of_x, of_d = address_of(d_x), address_of(new)
+    multiply_back(of_x, inputs, of_d, width, w_x_t, 0, gates, units, drop_x, room_x)
+    for r in range(rows):
+      copy(d_xs[r, t], d_x[r], inputs)
+    filled += rows
+    if filled == many or s == steps - 1:
+      add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
+      _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room_v_h)
+      _add_biases(d_b, d_b_hn, d, filled)
+      filled = 0

@@ -1,0 +1,44 @@
+"""The products of a step's operands with its weights, with their masks, as the scan takes them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def product(w, v, mask=None, dtype=None):
+  """`v [..., B, K] @ w [K, M]`, v times a mask: `[B, K]`, or `[G, B, K]`, one a block of M."""
+  return joined(products(blocks_of(w, mask), v, mask, dtype))
+
+
+def blocks_of(w, mask):
+  """The columns of `w` in a block for each mask; or all of them, where they share one."""
+  return [w] if mask is None or mask.ndim == 2 else jnp.split(w, len(mask), axis=1)
+
+
+def products(blocks, v, mask, dtype, transposed=False):
+  """`product` as a list, from the blocks of w, or from each block's transpose."""
+
+  def matmul(w, v):
+    kind = jnp.result_type(v, w)
+    if dtype is not None:
+      v, w = v.astype(dtype), w.astype(dtype)
+    # Flat, as XLA's products of arrays of three axes are slower on a CPU.
+    flat = v.reshape(math.prod(v.shape[:-1]), v.shape[-1])
+    axes = ((1,), (1 if transposed else 0,)), ((), ())
+    out = jax.lax.dot_general(*_promoted(flat, w), axes, preferred_element_type=kind)
+    return out.reshape(*v.shape[:-1], out.shape[-1])
+
+  if mask is None:
+    return [matmul(blocks[0], v)]
+  masks = mask if mask.ndim == 3 else [mask]
+  return [matmul(w, v * m) for w, m in zip(blocks, masks, strict=True)]
+
+
+def joined(blocks):
+  return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=-1)
+
+
+def _promoted(*arrays):
+  kind = jnp.result_type(*arrays)
+  return [a.astype(kind) for a in arrays]

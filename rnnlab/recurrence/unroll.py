@@ -1,0 +1,244 @@
+"""Running one cell over time, in one direction, and the choice of what runs it."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from rnnlab.cells import near
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, kernel_name
+from rnnlab.machine import devices
+from rnnlab.recurrence import checks, engine
+from rnnlab.recurrence.dropout import Masks, products
+from rnnlab.recurrence.kernels import gpu
+from rnnlab.recurrence.memory import TRUNCATION, checkpointed, is_truncation, truncated
+
+BACKENDS = 'auto', 'scan', 'kernel'
+
+
+def unroll(
+  cell: Cell,
+  params: Params,
+  xs: Array | Lookup,
+  *,
+  lengths: Array | None = None,
+  mask: Array | None = None,
+  reverse: bool = False,
+  initial_carry: Carry | None = None,
+  resets: Array | None = None,
+  return_carries: bool = False,
+  dropout: Masks | None = None,
+  dtype=None,
+  remat: bool = False,
+  truncate: tuple[int, int] | None = None,
+  backend: str = 'auto',
+) -> tuple[Carry, Array]:
+  """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
+
+  A sequence `[T, D]` without a batch axis has results without one, as has all that goes with it.
+
+  xs may be a `Lookup` in a table, as of an embedding: where that has fewer rows than there are
+    steps, a kernel takes the products of inputs once a row.
+  lengths: int `[B]`, the real steps of each row, the rest being padding on the right; or
+  mask: bool `[B, T]`, True at the real steps, in any pattern. A padded step leaves the carry as it
+    is, gives y = 0, and takes no part in any gradient, whatever xs holds there.
+  reverse: from the last real step to the first; ys stay in the order of xs.
+  initial_carry: as `cell.initial_carry` makes it; that itself where None.
+  resets: bool `[B, T]`, True at the first step of an episode: before that step, in time, the carry
+    is made anew by `cell.initial_carry`, also where the step is padding, and no gradient passes.
+    With reverse an episode's last step is met first, so that the carry is made anew before the step
+    t with resets[:, t + 1].
+  return_carries: returns in place of the final carry that after every step, its arrays
+    `[B, T, ...]` in the order of xs.
+  dropout: masks to multiply the operand of each of the step's products with, the same at every
+    step, as `dropout_masks` draws them: `[B, K]`, or `[G, B, K]` for one a gate.
+  dtype: what the operands of the step's products are rounded to, such as jnp.bfloat16, or None for
+    as they are; sums, the carry and ys keep their own.
+  remat: keeps the carry at every sqrt(T)-th step alone, and computes what else the gradients need
+    again (Chen et al. 2016): memory grows as sqrt(T), for one more run forward.
+  truncate: `(k1, k2)`, back-propagation through time truncated as BPTT(k2; k1) (Williams & Peng
+    1990): the gradient by the outputs of k1 steps goes back through these and the k2 - k1 before
+    them. Values stay as they are. The k1 steps are counted in the order of the run, padding
+    included; the last ones are fewer where k1 does not divide T. The gradient by the final carry
+    goes back as that by the last outputs. Steps are computed k2 / k1 times, and memory is as for so
+    many: less with remat, which then acts within each k2 steps.
+
+  backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError where no kernel can;
+    'auto' for a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a CPU, and
+    none of return_carries, dtype, remat and truncate.
+
+  Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and
+  those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
+  are floats, and a carry is of the dtype that xs and params are promoted to. Lengths outside 0..T
+  and ids outside a `Lookup`'s table are errors where they are known; a row with a traced id outside
+  the table starts from NaN, and so has NaN for results.
+
+  >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
+  >>> params = cell.init(jax.random.key(0), 3)
+  >>> carry, ys = rnnlab.unroll(cell, params, xs, lengths=jnp.array([5, 2]))
+  >>> carry.h.shape, ys.shape, ys[1, 2:].any().item()
+  ((2, 4), (2, 5, 4), False)
+  """
+  checks.cell(cell)
+  xs = checks.xs(xs)
+  *batch, steps, input_size = xs.shape
+  batch = tuple(batch)
+  params = checks.params(cell, params, input_size)
+  kind = checks.kind(params, xs)
+  mask = checks.mask(lengths, mask, batch, steps)
+  if isinstance(xs, Lookup):
+    checks.ids(xs.ids, len(xs.table), 'xs.ids', mask)
+  dtype = checks.float_dtype(dtype)
+  if dropout is not None:
+    dropout = checks.dropout(dropout, products(cell, params, input_size), batch, kind)
+  if truncate is not None and not is_truncation(truncate):
+    raise ValueError(f'truncate must be {TRUNCATION}, not {truncate!r}')
+  if initial_carry is None:
+    initial_carry = cell.initial_carry(batch, kind)
+  else:
+    initial_carry = checks.carry(cell, initial_carry, batch, kind)
+  if resets is not None:
+    resets = checks.flags('resets', resets, batch, steps, 'at first steps')
+    resets = _in_reverse(resets) if reverse else resets
+  options = Options(return_carries, dtype, remat, truncate)
+  kernel = _kernel(cell, params, xs, backend, options)
+
+  table, xs = xs if isinstance(xs, Lookup) else (None, xs)
+  if not batch:
+    several = xs, mask, resets, initial_carry
+    xs, mask, resets, initial_carry = jax.tree.map(lambda a: a[None], several)
+    dropout = jax.tree.map(lambda a: jnp.expand_dims(a, -2), dropout)
+  if table is not None and any(isinstance(a, jax.core.Tracer) for a in (xs, mask)):
+    unknown = _unknown(xs, mask, len(table))
+    initial_carry = jax.tree.map(functools.partial(_spoilt, unknown), initial_carry)
+    resets = None if resets is None else resets & ~unknown[:, None]
+
+  run = _in_scan if kernel is None else functools.partial(_in_kernel, kernel)
+  arguments = params, initial_carry, table, xs, mask, resets, dropout
+  axes = None, 0, None, 0, 0, 0, -2
+  run = functools.partial(run, cell, kind, reverse, options)
+  out = devices.over_batch(run, arguments, axes=axes, out_axes=(0, 0))
+  return out if batch else jax.tree.map(lambda a: a[0], out)
+
+
+class Options(NamedTuple):
+  """What a scan has and no kernel; see `unroll`."""
+
+  return_carries: bool
+  dtype: Any
+  remat: bool
+  truncate: tuple[int, int] | None
+
+
+def _in_reverse(resets):
+  """Where the carry is made anew before a step, for a run from the last step to the first.
+
+  An episode's last step is the one before another's first.
+  """
+  last = jnp.zeros_like(resets[..., :1])
+  return jnp.concatenate([resets[..., 1:], last], axis=-1) if resets.shape[-1] else resets
+
+
+def _in_kernel(kernel, cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop):
+  """What `kernel` makes of the arguments, all of which it takes in the carry's dtype."""
+  params = jax.tree.map(lambda w: w.astype(kind), params)
+  xs = xs.astype(kind) if table is None else Lookup(table.astype(kind), xs)
+  given = {'mask': mask, 'resets': resets, 'dropout': drop, 'initial_carry': carry}
+  return kernel(cell, params, xs, reverse=reverse, **given)
+
+
+def _in_scan(cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop):
+  """What a scan of the cell's step makes of them: the carry, or all carries, and ys."""
+  xs = xs if table is None else Lookup(table, xs).rows()
+  new = None if resets is None else cell.initial_carry(xs.shape[:1], kind)
+  xs, real, anew = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, mask, resets))
+  if real is not None:
+    xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
+
+  def scan(carry, inputs):
+    xs, real, anew = inputs
+    return engine.scan(
+      cell.step,
+      params,
+      carry,
+      xs,
+      real=real,
+      resets=None if anew is None else engine.Resets(anew, new),
+      masks=drop,
+      reverse=reverse,
+      dtype=options.dtype,
+      every=options.return_carries,
+    )
+
+  if options.remat:
+    scan = functools.partial(checkpointed, scan, reverse)
+  if options.truncate is not None:
+    scan = functools.partial(truncated, scan, reverse, *options.truncate)
+  carry, out = scan(carry, (xs, real, anew))
+  out = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), out)
+  return out[::-1] if options.return_carries else (carry, out)
+
+
+def _unknown(ids, mask, rows):
+  """bool `[B]`: the rows of a batch with an id outside a table, at a step that is real.
+
+  All of such a row is to be NaN, at a cost that does not grow with T: so it starts from NaN.
+  """
+  unknown = (ids < 0) | (ids >= rows)
+  return (unknown if mask is None else unknown & mask).any(axis=1)
+
+
+def _spoilt(rows, a):
+  """`a`, an array of a carry, but NaN in the `rows [B]`."""
+  if not jnp.issubdtype(a.dtype, jnp.inexact):
+    return a
+  return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), jnp.nan, a)
+
+
+def _kernel(cell, params, xs, backend, options):
+  """The `unroll` of the kernel to run, or None for the scan."""
+  if backend not in BACKENDS:
+    words = ', '.join(BACKENDS)
+    raise ValueError(f'backend must be one of {words}, not {backend!r}{near(backend, BACKENDS)}')
+  asked = [n for n, value in options._asdict().items() if value is not None and value is not False]
+  found = None
+  if backend != 'scan' and not asked and kernel_name(cell) is not None:
+    if gpu.supports(cell, params, xs):
+      found = gpu.unroll
+    else:
+      # Only here, as loading Numba takes half a second.
+      from rnnlab.recurrence.kernels.cpu import call as cpu
+
+      found = cpu.unroll if cpu.supports(cell, params, xs) else None
+  _say(str(cell), found and found.__module__)
+  if backend != 'kernel':
+    return found
+  if found is None:
+    raise ValueError(f"backend='kernel': no kernel can run this: {_why(cell, params, xs, asked)}")
+  return functools.partial(found, must=True)
+
+
+def _why(cell, params, xs, asked):
+  """Why no kernel can run a cell, in words."""
+  if cell.fused is None:
+    return f'{checks.called(cell)} has none'
+  if kernel_name(cell) is None:
+    return (
+      f'that of {cell.fused} is for the step and the initial_carry of its factory, and'
+      f' {checks.called(cell)} has others'
+    )
+  if asked:
+    return f'none has {" and ".join(asked)}'
+  return (
+    f'xs is {checks.said(xs)} and w_h {checks.said(params["w_h"])}, on'
+    f' {jax.default_backend()}. All must be float32, the batch not empty; on a CPU the hidden'
+    ' size must be a multiple of 16; on a GPU 16, 32, 64 or 128, and'
+    ' jax_default_matmul_precision must ask for no more than TF32'
+  )
+
+
+@functools.cache
+def _say(cell, module):
+  logging.vlog(1, 'rnnlab.unroll: %s runs as %s', cell, module or 'a scan')
