@@ -402,8 +402,8 @@ def _fields(fields):
   if missing := [name for name in FIELDS if name not in taken]:
     more = f', nor {len(missing) - 1} more' if len(missing) > 1 else ''
     raise ValueError(
-      f'the config has no field {missing[0]!r}{more}; begin with rnnlab.runs.configs.default(), which'
-      ' has all of them'
+      f'the config has no field {missing[0]!r}{more}; begin with'
+      ' rnnlab.runs.configs.default(), which has all of them'
     )
   return taken
 

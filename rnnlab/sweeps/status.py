@@ -13,13 +13,12 @@ import rich.console
 import rich.table
 import rich.text
 
-from rnnlab.runs import runlog
+from rnnlab.console import progress
+from rnnlab.runs import folder as run_files
 
 STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
 RARE = ('damaged', 'left')  # not told where there are none
-CONFIG = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
-RESULT = {'final': dict, 'overrides?': dict, 'epochs?': int, 'seconds?': runlog.NUMBER}
-ERROR = {'error?': str, 'again?': bool, 'traceback?': str}
+FORM = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
 SHOWN = 20  # how many groups, and runs, are told one by one
 
 
@@ -52,29 +51,11 @@ def load(workdir) -> list[Run]:
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(f'{workdir}: no such folder; nothing has been launched there')
-  named = {run['id']: run for run in runlog.read_sweep(workdir)['runs']}
-  others = {path.parent.name for path in workdir.glob('*/config.json')} - named.keys()
-  named |= {name: {} for name in sorted(others)}
+  named = {run['id']: run for run in run_files.read_sweep(workdir)['runs']}
+  named |= {path.name: {} for path in run_files.folders(workdir) if path.name not in named}
   if not named:
     raise ValueError(f'{workdir}: nothing has been launched there')
   return [_read(workdir / name, entry) for name, entry in named.items()]
-
-
-def is_done(folder, epochs: int) -> bool:
-  """Whether a run's result and the rows of its epochs, `epochs` if it says no other, are whole.
-
-  And all other files that it was made with, by their digests.
-  """
-  folder = pathlib.Path(folder)
-  result = runlog.read_json(folder / 'result.json', RESULT)
-  whole = _is_whole(result, runlog.read_rows(folder / 'metrics.jsonl'), epochs)
-  return whole and not runlog.verify(folder)
-
-
-def failure(folder) -> dict | None:
-  """A run's error.json: `error`, `again` and `traceback`; None where it has none."""
-  error = runlog.read_json(pathlib.Path(folder) / 'error.json', ERROR)
-  return error and {'error': 'no words', 'again': True} | error
 
 
 def seconds_left(runs: list[Run]) -> float | None:
@@ -106,7 +87,7 @@ def _processes(runs):
 
 def group(run: Run) -> str:
   """What a run shares with those that differ in the seed alone, in words."""
-  return runlog.label({name: v for name, v in run.overrides.items() if name != 'seed'})
+  return progress.label({name: v for name, v in run.overrides.items() if name != 'seed'})
 
 
 def show(workdir, console: rich.console.Console) -> None:
@@ -123,13 +104,13 @@ def show(workdir, console: rich.console.Console) -> None:
   say(f'{workdir}: {len(runs)} runs: {counts}')
   console.print(_table(runs))
   for run in by_state['running'][:SHOWN]:
-    say(f'running: {runlog.label(run.overrides)}: epoch {run.epoch}/{run.epochs}')
+    say(f'running: {progress.label(run.overrides)}: epoch {run.epoch}/{run.epochs}')
   _more(by_state['running'], 'running', say)
   for run in by_state['failed'][:SHOWN]:
     say(f'failed: {run.id}: {run.error}')
   _more(by_state['failed'], 'failed: error.json in their folders says why', say)
   for run in by_state['damaged'][:SHOWN]:
-    damaged = ', '.join(runlog.verify(workdir / run.id, quick=True)) or 'metrics.jsonl'
+    damaged = ', '.join(run_files.verify(workdir / run.id, quick=True)) or run_files.METRICS
     say(f'damaged: {run.id}: {damaged}; the next launch does it again')
   _more(by_state['damaged'], 'damaged', say)
   own = sum(not run.again for run in by_state['failed'])
@@ -151,20 +132,20 @@ def record(workdir) -> dict[str, Any]:
     'workdir': str(workdir),
     'counts': {state: counts[state] for state in STATES},
     'seconds_left': seconds_left(runs),
-    'launch': runlog.holder(workdir),
-    'command': runlog.read_sweep(workdir)['command'] or None,
+    'launch': run_files.holder(workdir),
+    'command': run_files.read_sweep(workdir)['command'] or None,
     'runs': [run._asdict() for run in runs],
   }
 
 
 def _say_left(workdir, runs, say):
   left = seconds_left(runs)
-  clock = 'not known before an epoch is over' if left is None else f'about {runlog.clock(left)}'
-  if runlog.holder(workdir) is not None:
+  clock = 'not known before an epoch is over' if left is None else f'about {progress.clock(left)}'
+  if run_files.holder(workdir) is not None:
     say(f'left: {clock}, by {_processes(runs) or 1} process{"es" * (_processes(runs) > 1)}')
     return
   say(f'left: {clock}, by one process; no launch is at work')
-  if command := runlog.read_sweep(workdir)['command']:
+  if command := run_files.read_sweep(workdir)['command']:
     say(f'to go on: {command}')
 
 
@@ -189,20 +170,21 @@ def _table(runs):
 
 
 def _read(folder, entry):
-  result = runlog.read_json(folder / 'result.json', RESULT)
-  config = runlog.read_json(folder / 'config.json', CONFIG) or {}
-  rows = runlog.read_rows(folder / 'metrics.jsonl')
+  result = run_files.read_result(folder, run_files.RESULT_FORM)
+  config = run_files.read_config(folder, FORM) or {}
+  rows = run_files.read_metrics(folder)
   epochs = config.get('train', {}).get('epochs', len(rows))
-  error, process = failure(folder) or {}, runlog.holder(folder)
+  error, process = run_files.failure(folder) or {}, run_files.holder(folder)
   seconds = [row['seconds'] for row in rows if math.isfinite(row.get('seconds', math.nan))]
   pace = statistics.median(seconds) if seconds else None
-  if _is_whole(result, rows, epochs) and not runlog.verify(folder, quick=True):
+  whole = run_files.has_all_rows(result, rows, epochs)
+  if whole and not run_files.verify(folder, quick=True):
     state = 'done'
     if rows and math.isfinite(result.get('seconds', math.nan)):
       pace = result['seconds'] / len(rows)
   elif process is not None:
     state = 'running'
-  elif (folder / 'result.json').exists():
+  elif run_files.has_ended(folder):
     state = 'damaged'
   else:
     state = 'failed' if error else 'left' if entry.get('left') else 'waiting'
@@ -219,10 +201,3 @@ def _read(folder, entry):
     error.get('error', ''),
     error.get('again', True),
   )
-
-
-def _is_whole(result, rows, epochs):
-  if result is None:
-    return False
-  counted = all(row.get('epoch') == number for number, row in enumerate(rows, 1))
-  return counted and len(rows) == result.get('epochs', epochs)

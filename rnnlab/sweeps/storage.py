@@ -18,14 +18,12 @@ from collections.abc import Collection, Iterator
 import fsspec
 from absl import logging
 
-from rnnlab.machine import cache
-from rnnlab.runs import runlog
+from rnnlab.console.words import describe_error
+from rnnlab.machine import cache, disk
+from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, is_run
 
-INDEX = runlog.INDEX
-CHECKPOINTS = 'checkpoints'
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
 READABLE = 150  # of a name that would be longer
-LAST = 'result.json'  # says that a run is done
 
 
 def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
@@ -53,13 +51,13 @@ def write(folder, files: dict[str, bytes]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     for name, content in files.items():
       if _step(name) == step:
-        runlog.write_atomic(temporary / name.removeprefix(step), content)
+        disk.write_atomic(temporary / name.removeprefix(step), content)
     shutil.rmtree(folder / step, ignore_errors=True)
     (folder / step).parent.mkdir(exist_ok=True)
     temporary.rename(folder / step)
-  for name in sorted(files, key=lambda name: name == LAST):
+  for name in sorted(files, key=lambda name: name == RESULT):
     if not _step(name):
-      runlog.write_atomic(folder / name, files[name])
+      disk.write_atomic(folder / name, files[name])
 
 
 def prune(folder, names: Collection[str]) -> None:
@@ -117,7 +115,7 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
   try:
     fsspec.url_to_fs(workdir)
   except Exception as error:  # each protocol has its own kinds
-    raise ValueError(f'--workdir={workdir}: {runlog.say(error)}') from error
+    raise ValueError(f'--workdir={workdir}: {describe_error(error)}') from error
   url = workdir.rstrip('/')
   name = urllib.parse.quote(url, safe='')
   if len(name) > NAME_MAX:
@@ -154,29 +152,29 @@ def _pull(url, workdir, params):
       continue
     name = posixpath.basename(path)
     target = workdir / name
-    if not runlog.is_inside(name):
+    if not disk.is_inside(name):
       logging.warning('%s: %r is no name for a file here and is passed over', url, name)
       continue
     if entry['type'] == 'file':
       if target.is_dir():
         shutil.rmtree(target)
-      runlog.write_atomic(target, fs.cat_file(path))
+      disk.write_atomic(target, fs.cat_file(path))
       continue
     index = _index(fs, path)
-    done = bool(index) and LAST in index
-    if not done and (index is None or index == (runlog.read_json(target / INDEX) or {})):
+    done = bool(index) and RESULT in index
+    if not done and (index is None or index == (disk.read_json(target / INDEX) or {})):
       continue  # nobody has sent more since: what is here may be ahead, by a sending that failed
     wanted = {
       name: of
       for name, of in index.items()
-      if not (done and (_step(name) or name == runlog.PARAMS and not params))
+      if not (done and (_step(name) or name == PARAMS and not params))
     }
     new = changed(wanted, digests(read(target, checkpoints=not done)))
     found = fs.cat([f'{path}/{name}' for name in new]) if new else {}
     write(target, {name: found[f'{path}/{name}'] for name in new})
     if not done:
       prune(target, wanted)
-    runlog.write_json(target / INDEX, index)
+    disk.write_json(target / INDEX, index)
 
 
 def push(workdir, url: str, name: str) -> None:
@@ -195,29 +193,29 @@ def _push(workdir, url, name):
   files, before = read(source), _index(fs, target) or {}
   index = digests(files)
   new = changed(index, before)
-  _put(fs, target, {name: files[name] for name in new if name != LAST})
-  _put(fs, target, {name: files[name] for name in new if name == LAST})
+  _put(fs, target, {name: files[name] for name in new if name != RESULT})
+  _put(fs, target, {name: files[name] for name in new if name == RESULT})
   # Renamed, since not every file system writes a file whole or not at all.
   _put(fs, target, {f'{INDEX}.new': json.dumps(index).encode()})
   fs.mv(f'{target}/{INDEX}.new', f'{target}/{INDEX}')
   for gone in before.keys() - index.keys():
     with contextlib.suppress(FileNotFoundError):
       fs.rm_file(f'{target}/{gone}')
-  runlog.write_json(source / INDEX, index)
+  disk.write_json(source / INDEX, index)
 
 
 def push_report(workdir, url: str) -> None:
   """Sends the sweep, the tables, the report, the figures; and of runs what could not be sent."""
   for path in pathlib.Path(workdir).iterdir():
-    is_run = (path / 'config.json').exists()
-    if not path.name.startswith('.') and not (is_run and _is_sent(path)):
+    sent = is_run(path) and _is_sent(path)
+    if not path.name.startswith('.') and not sent:
       push(workdir, url, path.name)
 
 
 def _is_sent(folder):
-  sent = runlog.read_json(folder / INDEX) or {}
+  sent = disk.read_json(folder / INDEX) or {}
   # Of a run that was done when both were alike a part may never have been fetched.
-  return LAST in sent or not changed(digests(read(folder)), sent)
+  return RESULT in sent or not changed(digests(read(folder)), sent)
 
 
 def pushing(events: Iterator, workdir, url: str) -> Iterator:
@@ -242,7 +240,7 @@ def _in_words(what, url):
   try:
     yield
   except Exception as error:
-    raise OSError(f'cannot {what} {url}: {runlog.say(error)}') from error
+    raise OSError(f'cannot {what} {url}: {describe_error(error)}') from error
 
 
 def _put(fs, folder, files):
@@ -260,8 +258,8 @@ def _index(fs, folder):
     return {}
   except (ValueError, RecursionError):
     index = None
-  if not runlog.fits(index, dict) or not all(
-    runlog.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
+  if not disk.fits(index, dict) or not all(
+    disk.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
   ):
     logging.warning('%s/%s is damaged: what is there is passed over', folder, INDEX)
     return None

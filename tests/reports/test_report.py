@@ -489,7 +489,7 @@ def drawn(workdir):
     patch.setattr(
       figures, 'render', lambda draw, *data, note: (frames.update({draw: data}), '')[::-1]
     )
-    patch.setattr(report.runlog, 'write_atomic', lambda *_: None)
+    patch.setattr(report.disk, 'write_atomic', lambda *_: None)
     report.write(workdir)
   return frames
 
