@@ -4,13 +4,13 @@ A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> C
 a notebook is made known by `add`.
 """
 
-import difflib
 import functools
 import importlib
 import inspect
 import pkgutil
 
 from rnnlab.cells.base import Cell
+from rnnlab.console.words import near
 
 _added = {}
 
@@ -122,14 +122,3 @@ def _made(factory, **options):
 
 def _frozen(value):
   return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def near(word: str, words) -> str:
-  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near.
-
-  >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
-  " (did you mean 'lstm'?)"
-  """
-  known = {known.lower(): known for known in words}
-  match = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
-  return f' (did you mean {known[match[0]]!r}?)' if match else ''

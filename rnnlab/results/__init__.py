@@ -1,6 +1,5 @@
 """The results of a workdir as tables, and their statistics: what the runs say, and how surely."""
 
-import difflib
 import itertools
 import json
 import pathlib
@@ -13,6 +12,7 @@ import pandas as pd
 from absl import logging
 from scipy import stats
 
+from rnnlab.console.words import near
 from rnnlab.machine import disk
 from rnnlab.results import statistics
 from rnnlab.runs import configs
@@ -553,8 +553,7 @@ def _predictions(folder):
 
 def _one_of(where, what, word, words):
   if word not in words:
-    near = difflib.get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
-    hint = f' (did you mean {near[0]!r}?)' if near else f'; there is {", ".join(sorted(words))}'
+    hint = near(word, words) or f'; there is {", ".join(sorted(words))}'
     raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
 
 

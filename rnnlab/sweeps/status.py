@@ -1,6 +1,6 @@
-"""Where a sweep is: what is done, running, waiting and failed, and how long is left.
+"""How far a sweep is: which runs are done, running, waiting or failed, and how much time is left.
 
-Reads what runs leave on disk, and needs neither JAX nor pandas, so as to answer at once.
+It reads only the files of the runs, and imports neither JAX nor pandas, so it answers at once.
 """
 
 import collections
@@ -17,19 +17,20 @@ from rnnlab.console import progress
 from rnnlab.runs import folder as run_files
 
 STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
-RARE = ('damaged', 'left')  # not told where there are none
-FORM = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
-SHOWN = 20  # how many groups, and runs, are told one by one
+RARE = ('damaged', 'left')  # states that are not mentioned where no run is in them
+CONFIG_FORM = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
+SHOWN = 20  # how many groups, and runs in a state, are listed one by one
 
 
 class Run(NamedTuple):
-  """A run as its files tell it.
+  """A run, by what its files say.
 
-  state: 'done' (its files are whole: of those above 1 MiB, they are there), 'running' (a process
-  holds its lock), 'failed' (it left an error), 'damaged' (it has ended, and a file is not whole: a
-  launch does it again), 'left' (a search has given it up) or 'waiting'. epoch of epochs are over, 0
-  of 0 where it was never begun. pace: its seconds an epoch, those of a done run with all that is
-  around; None before the first one's end. process: the number of the one that does it.
+  state: 'done' (its files are whole; those above 1 MiB are only checked to be there), 'running' (a
+  process holds its lock), 'failed' (it left an error), 'damaged' (it has ended, but a file is not
+  whole: a launch does it again), 'left' (a search has given it up) or 'waiting'. epoch: how many of
+  its `epochs` are over; both are 0 where it was never begun. pace: seconds an epoch, which in a run
+  that is done include loading, compiling and testing; None before the end of the first epoch.
+  process: the number of the process that does it, or ''. error: what went wrong, or ''.
   """
 
   id: str
@@ -44,9 +45,9 @@ class Run(NamedTuple):
 
 
 def load(workdir) -> list[Run]:
-  """The runs that `workdir`'s sweep.json names, then others that have a folder there.
+  """The runs that a workdir's sweep.json names, then any others that have a folder there.
 
-  Raises FileNotFoundError without the workdir, ValueError where there is no run.
+  Raises FileNotFoundError where there is no such folder, ValueError where there is no run in it.
   """
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
@@ -59,10 +60,11 @@ def load(workdir) -> list[Run]:
 
 
 def seconds_left(runs: list[Run]) -> float | None:
-  """What the running and waiting runs take yet, shared by the processes at work, or by one.
+  """The seconds that the running, waiting and damaged runs still take; None if that is not known.
 
-  An epoch takes what it took this run, or the median of runs of the same settings, or of all;
-  None before any epoch is over. Of runs in one process, at once or in turn, the seconds add up.
+  It is known once any epoch is over. An epoch is taken to last as long as this run's epochs so far,
+  else the median of the runs of the same settings, else the median of all. The processes that are
+  at work, or one, share the runs evenly, but it takes no less than the longest run does.
   """
   paces = collections.defaultdict(list)
   for run in runs:
@@ -86,12 +88,12 @@ def _processes(runs):
 
 
 def group(run: Run) -> str:
-  """What a run shares with those that differ in the seed alone, in words."""
+  """The name of a run's settings without its seed, for people: `gru hidden_size=128`."""
   return progress.label({name: v for name, v in run.overrides.items() if name != 'seed'})
 
 
 def show(workdir, console: rich.console.Console) -> None:
-  """Says where the sweep of `workdir` is. Raises as `load`."""
+  """Prints how far the sweep of a workdir is. Raises what `load` raises."""
 
   def say(words):
     console.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -121,10 +123,11 @@ def show(workdir, console: rich.console.Console) -> None:
 
 
 def record(workdir) -> dict[str, Any]:
-  """What `show` says, for a program: JSON of the Runs, how many are in each state, and the rest.
+  """What `show` prints, for a program, as a dict that JSON can hold.
 
-  seconds_left: None where it is not known. launch: the number of the process at work there, or
-  None. command: what goes on with it, or None. Raises as `load`.
+  Its entries are workdir; counts: {state: how many runs}; seconds_left: None if not known; launch:
+  the number of the process that is at work there, or None; command: the one to go on with, or None;
+  runs: a dict for each Run. Raises what `load` raises.
   """
   runs = load(workdir)
   counts = collections.Counter(run.state for run in runs)
@@ -155,7 +158,7 @@ def _more(runs, what, say):
 
 
 def _table(runs):
-  """A line a group; where there are many, a line a cell."""
+  """A table with a line for each group of runs, or for each cell where there are many groups."""
   named = [group(run) for run in runs]
   if len(set(named)) > SHOWN:
     named = [str(run.overrides.get('model.cell')) for run in runs]
@@ -171,7 +174,7 @@ def _table(runs):
 
 def _read(folder, entry):
   result = run_files.read_result(folder, run_files.RESULT_FORM)
-  config = run_files.read_config(folder, FORM) or {}
+  config = run_files.read_config(folder, CONFIG_FORM) or {}
   rows = run_files.read_metrics(folder)
   epochs = config.get('train', {}).get('epochs', len(rows))
   error, process = run_files.failure(folder) or {}, run_files.holder(folder)
