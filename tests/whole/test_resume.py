@@ -257,18 +257,22 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       patch.setattr(checkpoints, 'save', full)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
+    space = {name: getattr(os.statvfs(tmp_path), name) for name in ('f_blocks', 'f_bfree')}
+    space |= {'f_bavail': 2**30, 'f_frsize': 1}  # bytes, which shutil.disk_usage asks for
     room = shutil.disk_usage(tmp_path)._replace(free=3_500_000)  # of 3.2 MB and what is around
     with monkeypatch.context() as patch:
       patch.setattr(shutil, 'disk_usage', lambda _: room)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
     with monkeypatch.context() as patch:
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=9999, f_favail=20))
+      files = {'f_files': 9999, 'f_favail': 20}
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**space, **files))
       with pytest.raises(OSError, match='No space left') as full:
         checkpoint.save(checkpoints, state, {})
       assert 'the disk is full' in describe_error(full.value)
       # As of a file system that counts none.
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(f_files=0, f_favail=0))
+      none = {'f_files': 0, 'f_favail': 0}
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**space, **none))
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
     assert checkpoints.all_steps() == [1]
     assert 'the disk is full' in describe_error(OSError(errno.EDQUOT, 'Disk quota exceeded'))
