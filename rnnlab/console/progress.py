@@ -1,7 +1,4 @@
-"""What people see while runs are at work: consoles, a display of progress, names of runs, times.
-
-This wing is at the bottom of the house, beside `machine`: it imports from no other but that one.
-"""
+"""What people see while runs are at work: consoles, a display of progress, names of runs, times."""
 
 import collections
 import os

@@ -1,7 +1,4 @@
-"""What the program says in words: errors, near matches, warnings.
-
-This wing is at the bottom of the house, beside `machine`: it imports from no other but that one.
-"""
+"""What the program says in words: errors, near matches, warnings."""
 
 import difflib
 import logging as stdlib_logging
