@@ -87,7 +87,7 @@ def export_module(
   {'weight_ih_l0': (4, 3), 'weight_hh_l0': (4, 4), 'bias_ih_l0': (4,), 'bias_hh_l0': (4,)}
   """
   check_cell(cell, reset, 'after', 'PyTorch')
-  pairs = [(layer,) if isinstance(layer, Mapping) else tuple(layer) for layer in layers]
+  pairs = [layer if isinstance(layer, list | tuple) else (layer,) for layer in layers]
   if {len(pair) for pair in pairs} not in ({1}, {2}):
     raise ValueError(
       'layers must be one or more dicts of parameters, or else one or more pairs (forward,'

@@ -11,7 +11,6 @@ import pathlib
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 
 import jax
@@ -99,14 +98,14 @@ def _hush():
 
   When Orbax meets an array that cannot be read, it does not wait for those that come after it.
   """
-  hook = sys.excepthook
+  hook = sys.unraisablehook
 
-  def hushed(kind, error, trace):
-    late = kind is RuntimeError and str(error) == 'Event loop is closed'
-    if not late or threading.current_thread() is threading.main_thread():
-      hook(kind, error, trace)
+  def hushed(unraisable):
+    late = unraisable.exc_type is RuntimeError and unraisable.object is None
+    if not late or str(unraisable.exc_value) != 'Event loop is closed':
+      hook(unraisable)
 
-  sys.excepthook = hushed
+  sys.unraisablehook = hushed
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:

@@ -252,27 +252,28 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
   def full(*_, **__):  # as TensorStore says it
     raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
 
+  found = os.statvfs(tmp_path)
+  disk = {name: getattr(found, name) for name in dir(found) if name.startswith('f_')}
+  disk |= {'f_files': 9999, 'f_favail': 9999}
+
   with checkpoint.manager(tmp_path / 'checkpoints') as checkpoints:
     with monkeypatch.context() as patch:
       patch.setattr(checkpoints, 'save', full)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
-    space = {name: getattr(os.statvfs(tmp_path), name) for name in ('f_blocks', 'f_bfree')}
-    space |= {'f_bavail': 2**30, 'f_frsize': 1}  # bytes, which shutil.disk_usage asks for
     room = shutil.disk_usage(tmp_path)._replace(free=3_500_000)  # of 3.2 MB and what is around
     with monkeypatch.context() as patch:
       patch.setattr(shutil, 'disk_usage', lambda _: room)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
     with monkeypatch.context() as patch:
-      files = {'f_files': 9999, 'f_favail': 20}
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**space, **files))
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk | {'f_favail': 20}))
       with pytest.raises(OSError, match='No space left') as full:
         checkpoint.save(checkpoints, state, {})
       assert 'the disk is full' in describe_error(full.value)
       # As of a file system that counts none.
-      none = {'f_files': 0, 'f_favail': 0}
-      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**space, **none))
+      disk |= {'f_files': 0, 'f_favail': 0}
+      patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk))
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
     assert checkpoints.all_steps() == [1]
     assert 'the disk is full' in describe_error(OSError(errno.EDQUOT, 'Disk quota exceeded'))
