@@ -28,9 +28,6 @@ def near(word: str, known: Iterable[str]) -> str:
 
   Capitals do not count. In a dotted name the last part alone may be the match, so that
   `hiden_size` finds `model.hidden_size`.
-
-  >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
-  " (did you mean 'lstm'?)"
   """
   word, ends = str(word).lower(), {}
   whole = {str(name).lower(): name for name in known}
