@@ -1,46 +1,48 @@
-"""Trains recurrent networks: the runs of an experiment that are not done yet.
+"""Trains recurrent networks: does the runs of an experiment that are left to do.
 
   python launch.py                           the main job, experiments/imdb.py
   python launch.py --config=FILE.py[:PRESET] [--config.FIELD=VALUE ...]
   python launch.py --status [--workdir=DIR]  what is done, and what is left
-  python launch.py --help --config=FILE.py   what an experiment is; its fields
+  python launch.py --help --config=FILE.py   an experiment and its fields
 
 What to run
   --config=FILE.py[:PRESET]  the experiment; default: experiments/imdb.py
-  --config.FIELD=VALUE       sets a field of its config, which then is not swept
-  --nosweep                  does the config alone, not the experiment's sweep
-  --retry_failed             does runs again that failed of themselves
+  --config.FIELD=VALUE       sets a field of its config, which is then not swept
+  --nosweep                  one run of the config, without the sweep
+  --retry_failed             repeats runs that failed by themselves, too
   --workdir=DIR              where results go, a path or a URL known to fsspec;
                              default: runs/<experiment>[-<preset>]
-  --executor=NAME            how; default: auto, which says what it took and why
+  --executor=NAME            how; default: auto, which says its choice and why
       serial                   one run after the other, on one device
       cores                    one run after the other, each on all cores
-      process                  a run a core
-      population               runs that share a program, as one
-      ray                      a run a core or a population a GPU, of a cluster
+      process                  one run per core
+      population               runs that share a compiled program, together
+      ray                      one run per core or one population per GPU of a
+                               Ray cluster
       distributed              one after the other, on all devices of many hosts
 
-What is said
+Output
   --status                   only what is done, running, failed and left
-  --quiet                    nothing but the table; errors go to standard error
-  --json                     an object in place of the table, or of the status;
-                             progress to standard error, with --quiet nowhere
-  --wandb                    tells Weights & Biases of the runs too
+  --quiet                    only the table; errors go to standard error
+  --json                     a JSON object in place of the table or the status;
+                             progress goes to standard error, unless --quiet
+  --wandb                    logs the runs to Weights & Biases too
   In the environment: NO_COLOR=1, TERM=dumb, COLUMNS=80.
 
 Many machines
   --ray_address=HEAD:6379    the Ray cluster; default: this machine alone
-  --coordinator=HOST:PORT    for distributed: the first, unless JAX knows it,
-  --processes=N              how many there are,
-  --process_id=N             and which one this is, from 0
+  --coordinator=HOST:PORT    for distributed: the first process's address,
+  --processes=N              how many processes there are, and
+  --process_id=N             which one this is, from 0; where JAX detects the
+                             cluster it knows all three
 
 Examples
   python launch.py --config=experiments/imdb.py:smoke
   python launch.py --config.model.cell=gru --config.seed=7 --nosweep
   python launch.py --quiet --json | jq '.summary[].test_accuracy_mean'
 
-Give the same command again after a crash, and it goes on. The exit status is 0
-where every run ended well, 1 where some failed, 2 for a mistake.
+After a crash, give the same command again, and it continues. The exit status
+is 0 where every run ended well, 1 where some failed, 2 for a mistake.
 """
 
 import contextlib

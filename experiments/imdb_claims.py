@@ -1,30 +1,30 @@
-"""What the tutorial says of LSTM and GRU, as claims that are written down before the runs.
+"""What the tutorial says of LSTM and GRU, as claims that are stated before the runs.
 
     python launch.py --config=experiments/imdb_claims.py
 
-Four settings, 30 seeds each, for an accelerator: LSTM and GRU of 64 units; a GRU with as many
-recurrent parameters as that LSTM, to 2% (80 units: 50,240 against 49,408); and a GRU that trains
-for as long, by 12 epochs against 10: where an epoch of LSTM took 12.2 s, one of GRU took 9.9
-(experiments/results/imdb). Validation, cut from train, chooses each run's epoch; the test split is
-looked at once for it.
+Four settings with 30 seeds each, for an accelerator: LSTM and GRU of 64 units; a GRU with as many
+recurrent parameters as that LSTM, within 2% (80 units: 50,240 against 49,408); and a GRU that
+trains for the same time, 12 epochs against 10, since an epoch of LSTM took 12.2 s and one of GRU
+9.9 s when these claims were written. A validation split cut from train selects the epoch of each
+run; the test split is evaluated once, for that epoch.
 
     python launch.py --config=experiments/imdb_claims.py:cpu
 
-The same with 10 seeds and 5 epochs (6 for the GRU of equal time): within an hour on two cores.
+The same with 10 seeds and 5 epochs (6 for the GRU of equal time), within an hour on two cores.
 
     python launch.py --config=experiments/imdb_claims.py:smoke
 
-Everything, tiny; it shows nothing.
+A tiny model with two seeds, to see that everything works.
 """
 
 from experiments import imdb
 
 SEEDS = {'': 30, 'cpu': 10, 'smoke': 2}
-EPOCHS = {'': (10, 12), 'cpu': (5, 6), 'smoke': (2, 3)}  # of all, and of GRU for the same time
+EPOCHS = {'': (10, 12), 'cpu': (5, 6), 'smoke': (2, 3)}  # of all; of the GRU of equal time
 LSTM = {'model.cell': 'lstm', 'model.hidden_size': 64}
 GRU = {'model.cell': 'gru', 'model.hidden_size': 64}
 MATCHED = {'model.cell': 'gru', 'model.hidden_size': 80}
-MARGIN = 0.01  # the difference in accuracy that is taken for none
+MARGIN = 0.01  # differences in accuracy below this count as none
 
 
 def get_config(preset=''):
@@ -44,7 +44,7 @@ def sweep(add, preset):
 
 
 def claims(preset):
-  """What the tutorial says, in what of it these runs can tell, on each of three equal terms."""
+  """The tutorial's claims that these runs can test; those on accuracy, on three equal terms."""
   lstm, gru, matched, longer = _settings(preset)
   accuracy = {'metric': 'best_test_accuracy', 'margin': MARGIN}
   said = [

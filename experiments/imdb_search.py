@@ -2,13 +2,14 @@
 
     python launch.py --config=experiments/imdb_search.py
 
-For each cell 16 trials, the same settings for both, of which the better half by validation accuracy
-goes on after 2 and after 4 of 10 epochs; then the best setting of each cell with five fresh seeds,
-which alone are compared. 72 epochs a cell for the search, 50 for the comparison.
+Each cell gets 16 trials, with the same settings for both. After 2 and after 4 of 10 epochs the
+better half of them, by validation accuracy, continues. Then the best setting of each cell runs with
+five fresh seeds, and only these runs are compared. For each cell the search takes 72 epochs and the
+comparison 50.
 
     python launch.py --config=experiments/imdb_search.py:smoke
 
-Everything, tiny; it reaches nothing.
+A tiny model with two trials per cell, to see that everything works.
 """
 
 from experiments import imdb
@@ -22,7 +23,7 @@ def get_config(preset=''):
 
 
 def sweep(add, preset):
-  """A search for both cells."""
+  """One search, with an arm for each cell."""
   smoke = preset == 'smoke'
   add.search(
     [{'model.cell': 'lstm'}, {'model.cell': 'gru'}],

@@ -1,11 +1,11 @@
-"""Memory and time of long sequences: as they are, with remat, with truncate, with both.
+"""Memory and time of training on long sequences: plainly, with remat, with truncate, with both.
 
     python -m experiments.long [--steps=100,1000,10000] [--batch=8] [--size=128] [--smoke]
 
-A step of SGD on an LSTM layer whose loss is of all its outputs, on the CPU. Each figure is of a
-process of its own: the highest resident memory in a step after the first, above what the process
-held once JAX had computed something small; and the time of later steps. About two minutes on two
-cores.
+Measures a step of SGD on an LSTM layer, with a loss of all its outputs, on the CPU. Each case has a
+process of its own. Its memory is the highest resident memory in a step after the first, above what
+the process held once JAX had computed something small; its time is the median of later steps. All
+of it takes about two minutes on two cores.
 """
 
 import concurrent.futures
@@ -85,7 +85,7 @@ def build(case):
 
 def measure(case, rounds) -> dict:
   """A row of long.csv, in a process of its own."""
-  worker.build(build, Case('plain', 2, 1, 2))  # what JAX loads at its first use is no case's memory
+  worker.build(build, Case('plain', 2, 1, 2))  # JAX's first use loads what belongs to no case
   answer, call, _ = worker.build(build, case)
   q25, median, q75 = np.quantile(
     [worker.seconds(call, 1) for _ in range(rounds)], [0.25, 0.5, 0.75]

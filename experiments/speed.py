@@ -5,12 +5,13 @@
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
 not installed is named and left out: pip install -r experiments/peers.txt. All of it takes about
-half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it, and --smoke
-the same with tiny shapes, to see that all of it works.
+half an hour on two cores; --cases=training or --cases=32x200x128x64 measures a part of it, and
+--smoke measures tiny shapes, to see that everything works.
 
-Every library has a process of its own, idle while others are measured. A case is measured in
-rounds, each library in turn, so that what slows the machine for a while slows all of them; where a
-turn is of several calls, one that is not timed goes before them, as the caches are another's.
+Every library has a process of its own, which is idle while others are measured. A case is measured
+in rounds in which each library has a turn, so that whatever slows the machine for a while slows all
+of them. Where a turn has several calls, one that is not timed goes before them, since the caches
+still hold the previous library's data.
 """
 
 import contextlib

@@ -2,16 +2,16 @@
 
     python -m experiments.sweeps [--seeds=8] [--epochs=2] [--ways=keras-jax,population,process]
 
-LSTM and GRU, eight seeds each, of the :tutorial preset of experiments/imdb.py with two epochs: the
-official reviews where they are prepared (TFDS_DATA_DIR), else those of the package. The loop is
-experiments/peers/loop.py: Keras on JAX, the same model, arrays, batches and evaluations.
+The sweep is LSTM and GRU with eight seeds each, by the :tutorial preset of experiments/imdb.py with
+two epochs. Its data are the official reviews where they are prepared (TFDS_DATA_DIR), else those of
+the package. The loop is experiments/peers/loop.py: Keras on JAX with the same model, arrays,
+batches and evaluations.
 
-Each way is a program of its own, started by its command in a fresh workdir, and timed from its
-start to its end: what it imports, loads and writes is in the time. What it compiles is not: before,
-the same program has filled the cache of compiled programs by a shorter run of the same shapes
-(one epoch, one seed a cell; for `population`, whose programs hold all seeds, of all of them; for
-the loop, a few batches), and has encoded the reviews. --examples=300 --seeds=1 shows
-that it works.
+Each way is a program of its own, started by its command in a fresh workdir and timed from its start
+to its end, so that imports, loading and writing are in the time. Compiling is not: the same program
+has run before, on the same shapes, to fill the cache of compiled programs and to encode the
+reviews. That run has one epoch and one seed per cell (all seeds for `population`, whose compiled
+programs hold them all; a few batches for the loop). --examples=300 --seeds=1 is a quick trial.
 """
 
 import json
@@ -102,7 +102,7 @@ def run(command, log) -> float:
 
 
 def accuracies(way, out) -> pd.Series:
-  """The mean test accuracy after the last epoch by cell: the same work should reach the same."""
+  """Each cell's mean test accuracy after the last epoch, which all ways should agree on."""
   if way == LOOP:
     lines = [line for line in (out / f'{way}.log').read_text().splitlines() if line[:1] == '{']
     runs = pd.DataFrame([json.loads(line) for line in lines])

@@ -1,11 +1,14 @@
-"""The examples of the documentation run: of every public name, and the README's Python.
+"""The documentation is true: its examples run, its links lead somewhere, its commands are taken.
 
-An example finds `jax`, `jnp`, `np` and `rnnlab` imported, and a finished sweep in `runs/imdb`.
+A docstring's example finds `jax`, `jnp`, `np` and `rnnlab` imported; any example a finished sweep
+in `runs/imdb`.
 """
 
 import doctest
 import importlib.util
+import pathlib
 import re
+import shlex
 import sys
 import types
 
@@ -13,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from programs import ROOT
 
+import launch
 import rnnlab
 from experiments import imdb
 from rnnlab import cells
@@ -89,9 +94,22 @@ def test_a_public_name_has_an_example_and_it_runs(name, names, folder):
   assert not said, ''.join(said)
 
 
-def blocks():
-  pages = (ROOT / 'README.md').read_text() + (ROOT / 'PACKAGE.md').read_text()
-  return re.findall(r'```python\n(.*?)```', pages, re.S)
+def pages():
+  """Each page of Markdown by its path, but those that programs write with their results."""
+  results = ROOT / 'experiments' / 'results'
+  found = [*ROOT.glob('*.md')]
+  for folder in ('experiments', 'rnnlab', 'tests'):
+    found += [page for page in (ROOT / folder).rglob('*.md') if results not in page.parents]
+  return {str(page.relative_to(ROOT)): page.read_text() for page in sorted(found)}
+
+
+PAGES = pages()
+
+
+def blocks(language):
+  """Each block of code in the pages, beside the page that it is in."""
+  fence = re.compile(rf'```{language}\n(.*?)```', re.S)
+  return [(page, code) for page, text in PAGES.items() for code in fence.findall(text)]
 
 
 @pytest.fixture
@@ -107,8 +125,10 @@ def torch(monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(nn=nn))
 
 
-@pytest.mark.parametrize('code', blocks(), ids=lambda code: code.splitlines()[0])
-def test_the_python_of_the_readme_runs_as_it_is_written(code, names, torch, folder):
+@pytest.mark.parametrize(
+  ('page', 'code'), blocks('python'), ids=lambda words: words.splitlines()[0]
+)
+def test_the_python_of_a_page_runs_as_it_is_written(page, code, names, torch, folder):
   found = {'__name__': '__main__'}  # and nothing else: each block is to run alone
   exec(code, found)
   if 'ys' in found:
@@ -127,11 +147,82 @@ def test_the_python_of_the_readme_runs_as_it_is_written(code, names, torch, fold
       assert len(sweep.expand(found['get_config'](), found['sweep'])) == 30
 
 
-def test_the_readme_shadows_no_library_and_activates_what_its_commands_use():
-  readme = (ROOT / 'README.md').read_text()
-  code = '\n'.join(blocks())
+def test_the_pages_shadow_no_library_and_the_readme_activates_what_its_commands_use():
+  code = '\n'.join(code for _, code in blocks('python'))
   for library in ('torch', 'keras', 'flax', 'haiku'):
     assert not re.search(rf'from rnnlab.*import.*\b{library}\b', code), library
-  shell = '\n'.join(re.findall(r'```sh\n(.*?)```', readme, re.S))
+  shell = '\n'.join(code for page, code in blocks('sh') if page == 'README.md')
   first = re.search(r'^(?:python|pip) ', shell, re.M)
   assert shell.index('. .venv/bin/activate') < first.start()
+
+
+def anchors(page):
+  """What a link may name in a page: its headings, as GitHub makes anchors of them."""
+  text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.S | re.M)
+  headings = re.findall(r'^#+ (.*)', text, re.M)
+  return {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_a_link_of_a_page_leads_somewhere(page):
+  for target in re.findall(r'\]\(([^)\s]+)\)', PAGES[page]):
+    path, _, anchor = target.partition('#')
+    if path.startswith('https://'):
+      continue
+    file = (ROOT / page).parent / path if path else ROOT / page
+    assert file.exists(), target
+    assert not anchor or anchor in anchors(file), target
+
+
+OF_THE_READER = {'rnnlab/cells/mgu.py'}  # what a page has the reader write
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_a_file_that_a_page_names_exists(page):
+  named = re.findall(r'(?<![\w./])(?:experiments|rnnlab|tests)/[\w./-]*\w', PAGES[page])
+  for path in {*named} - OF_THE_READER:
+    assert 'NAME' in path or (ROOT / path).exists(), path
+
+
+def commands(start):
+  """The commands of the pages that begin so, in blocks and in running text, as lists of words."""
+  lines = [line.removeprefix('srun ') for _, code in blocks('sh') for line in code.splitlines()]
+  lines += re.findall(r'`([^`\n]+)`', '\n'.join(PAGES.values()))
+  found = [
+    shlex.split(line.partition(' | ')[0].partition(' < ')[0], comments=True)
+    for line in lines
+    if line.startswith(start)
+  ]
+  assert found
+  return found
+
+
+@pytest.mark.parametrize('words', commands('python launch.py'), ids=' '.join)
+def test_launch_takes_a_command_of_the_pages(words, monkeypatch, capsys):
+  """As far as --help looks: the experiment, its preset, each flag, each field with its value."""
+  monkeypatch.chdir(ROOT)
+  values = flags.FLAGS.flag_values_dict()
+  words = [word.replace('/path/to/mine.py', 'experiments/imdb.py') for word in words[1:]]
+  try:
+    with pytest.raises(SystemExit) as ended:
+      launch.parse([*words, '--help'])
+  finally:
+    for name, value in values.items():
+      flags.FLAGS[name].value = value
+  assert not ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'words', commands('python -m experiments') + commands('python -m rnnlab'), ids=' '.join
+)
+def test_a_module_of_a_command_exists_and_has_its_flags(words):
+  _, _, module, *words = words
+  spec = importlib.util.find_spec(module)
+  package = importlib.util.find_spec(spec.parent)
+  source = ''.join(
+    file.read_text()
+    for folder in package.submodule_search_locations
+    for file in pathlib.Path(folder).rglob('*.py')
+  )
+  for flag in (word.partition('=')[0] for word in words if word.startswith('--')):
+    assert re.search(rf"'(--)?{flag[2:]}'", source), flag
