@@ -64,9 +64,11 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
-from rnnlab.console import usage
+from rnnlab.console import progress, usage
+from rnnlab.console.words import describe_error, plain_warnings
 from rnnlab.data import DataError
-from rnnlab.runs import configs, experiment_file, runlog
+from rnnlab.runs import configs, experiment_file
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, status, storage
 
 COMMAND = shlex.join(['python', *sys.argv])
@@ -126,7 +128,9 @@ def parse(argv):
     experiment = experiment_file.read(given.path, given.preset)
     experiment = experiment._replace(config=set_fields(experiment.config, given.fields))
     if asks:
-      print(__doc__, usage.page(given.path, experiment.config.to_dict()), sep='\n')
+      helps = {name: field.help for name, field in configs.FIELDS.items()}
+      page = usage.page(given.path, configs.flat(experiment.config), helps)
+      print(__doc__, page, sep='\n')
       sys.exit()
     return given, experiment
   except flags.UnrecognizedFlagError as error:
@@ -188,21 +192,21 @@ def main(asked):
   from rnnlab.machine import devices
   from rnnlab.sweeps.executors import distributed
 
-  runlog.plain_warnings()
+  plain_warnings()
   devices.keep_programs()
   given = flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process_id
   try:
     with distributed.together(*given) as leads:
       launch(*asked) if leads else sys.exit(distributed.follow(Stop()))
   except (ValueError, OSError) as error:
-    fail(runlog.say(error))
+    fail(describe_error(error))
 
 
 def launch(given, experiment):
   """Does what the command asks for, and ends the program unless all is well."""
   try:
-    _launch(given, experiment, *runlog.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
-  except runlog.Unheard:
+    _launch(given, experiment, *progress.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
+  except progress.Unheard:
     # What is left in a stream's buffer has no reader either. A signal would give this status.
     for stream in (sys.stdout, sys.stderr):
       os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -211,7 +215,7 @@ def launch(given, experiment):
 
 def _launch(given, experiment, messages, output):
   stop, told = Stop(), None
-  runlog.plain_warnings()
+  plain_warnings()
   name, preset = pathlib.Path(given.path).stem, given.preset or ''
   default = f'runs/{name}{"-" if preset else ""}{preset}'
   try:
@@ -240,7 +244,8 @@ def _launch(given, experiment, messages, output):
     config.data.source = imdb.resolve(config.data)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
     conduct.claim(workdir)
-    with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
+    busy = 'another launch is at work here: let it end, or choose a --workdir'
+    with run_files.lock(workdir, busy):
       if url:
         say(messages, f'{url}, mirrored here:')
         storage.pull(url, workdir)
@@ -266,10 +271,10 @@ def _launch(given, experiment, messages, output):
   except KeyboardInterrupt:
     say(messages, f'stopped, nothing lost; to go on: {COMMAND}')
     sys.exit(128 + (stop.signal or signal.SIGINT))
-  except runlog.Unheard:
+  except progress.Unheard:
     raise
-  except (ValueError, DataError, OSError, runlog.Busy) as error:
-    fail(runlog.say(error))
+  except (ValueError, DataError, OSError, run_files.Busy) as error:
+    fail(describe_error(error))
   if flags.FLAGS.json:
     counts = {'runs': len(plan.runs), 'done': len(plan.runs) - len(plan.todo), 'failed': failed}
     told = {'workdir': url or str(workdir)} | counts | report.record(told)

@@ -27,8 +27,8 @@ from absl import app, flags
 import rnnlab
 from experiments import speed_report
 from experiments.peers import worker
-from rnnlab.machine import provenance
-from rnnlab.runs import runlog
+from rnnlab.console import progress
+from rnnlab.machine import disk, provenance
 
 COMMAND = shlex.join(['python', '-m', 'experiments.long', *sys.argv[1:]])
 WINDOW = 500  # steps that truncated gradients go back
@@ -121,7 +121,7 @@ def main(_):
   os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide what compiling takes
   jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
   args = flags.FLAGS
-  console = runlog.plain_console(width=None if sys.stdout.isatty() else 160)
+  console = progress.plain_console(width=None if sys.stdout.isatty() else 160)
   try:
     lengths = [9] if args.smoke else [int(steps) for steps in args.steps]
     if min(lengths) < 1:
@@ -147,7 +147,7 @@ def main(_):
   shown = grid(table)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  runlog.write_atomic(out / 'long.csv', table.to_csv(index=False))
+  disk.write_atomic(out / 'long.csv', table.to_csv(index=False))
   about = [
     f'Command: `{COMMAND}`',
     f'Device: {provenance.device()}; commit {provenance.commit()}; jax {jax.__version__}',
@@ -158,7 +158,7 @@ def main(_):
   ]
   parts = ['# Long sequences', '\n'.join(f'- {line}' for line in about)]
   parts += [speed_report.markdown(shown)]
-  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
+  disk.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
   drawn = rich.table.Table(*(rich.table.Column(name, justify='right') for name in shown))
   for line in shown.itertuples(index=False):
     drawn.add_row(*line)

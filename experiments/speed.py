@@ -36,8 +36,8 @@ from absl import app, flags
 from experiments import peers, speed_report
 from experiments.peers import matmul
 from rnnlab import cells
-from rnnlab.machine import provenance
-from rnnlab.runs import runlog
+from rnnlab.console import progress
+from rnnlab.machine import disk, provenance
 
 COMMAND = shlex.join(['python', '-m', 'experiments.speed', *sys.argv[1:]])
 ROUND = 0.1  # seconds that a library's turn lasts at least
@@ -221,7 +221,7 @@ def main(_):
   if not table:
     sys.exit(130 if stopped else 1)
   table = pd.DataFrame(table)
-  runlog.write_atomic(out / 'speed.csv', table.to_csv(index=False))
+  disk.write_atomic(out / 'speed.csv', table.to_csv(index=False))
   about = [
     f'Command: `{COMMAND}`',
     f'Device: {provenance.device()}; commit {provenance.commit()}',
@@ -279,7 +279,7 @@ def run(todo, names, rounds, console, say) -> tuple[list[dict], bool]:
           say(f'{name}: {case.name} failed: {error}')
         done += cost[case]
         elapsed = time.monotonic() - start
-        left = f'{runlog.clock(elapsed / done * (sum(cost.values()) - done))} left'
+        left = f'{progress.clock(elapsed / done * (sum(cost.values()) - done))} left'
         bar.update(task, completed=done, left=left)
         share = done / sum(cost.values())
         times = ', '.join(
@@ -287,7 +287,7 @@ def run(todo, names, rounds, console, say) -> tuple[list[dict], bool]:
           for row in made
           if row['case'] == case.name
         )
-        head = f'[{runlog.clock(elapsed)}] {share:4.0%} {left}'
+        head = f'[{progress.clock(elapsed)}] {share:4.0%} {left}'
         console.print(f'{head} | {case.name}, ms: {times}', markup=False, soft_wrap=True)
   except KeyboardInterrupt:
     say(f'stopped after {len({row["case"] for row in made})} of {len(todo)} cases')

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments import peers
+from rnnlab.machine import disk
 from rnnlab.reports import figures
-from rnnlab.runs import runlog
 
 TITLES = {
   'forward': 'A layer, forward',
@@ -112,7 +112,7 @@ def write(table: pd.DataFrame, about: list[str], out) -> str:
   picture = draw(table)
   parts = ['# Speed', '\n'.join(f'- {line}' for line in about), ceiling(table)]
   if picture:
-    runlog.write_atomic(out / 'speed.png', picture)
+    disk.write_atomic(out / 'speed.png', picture)
     parts += ["![Time as a multiple of rnnlab's](speed.png)"]
   for title, grid in grids(table).items():
     parts += [f'## {title}', markdown(grid)]
@@ -131,7 +131,7 @@ def write(table: pd.DataFrame, about: list[str], out) -> str:
     }
   )
   parts += [LEGEND, '## All figures', markdown(every, left=2), COLUMNS]
-  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
+  disk.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
   return 'summary.md, speed.png' if picture else 'summary.md'
 
 

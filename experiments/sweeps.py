@@ -29,9 +29,10 @@ from absl import app, flags
 
 from experiments import imdb as experiment
 from experiments import peers, speed_report
+from rnnlab.console import progress
+from rnnlab.console.words import plain_warnings
 from rnnlab.data import imdb
-from rnnlab.machine import provenance
-from rnnlab.runs import runlog
+from rnnlab.machine import disk, provenance
 from rnnlab.sweeps import executors
 
 COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
@@ -138,7 +139,7 @@ def grid(rows: list[dict]) -> pd.DataFrame:
 
 def write(rows: list[dict], notes: list[str], out, title: str) -> None:
   """Writes sweeps.csv and summary.md, of the ways that were measured."""
-  runlog.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
+  disk.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
   versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
   looped = LOOP in {row['way'] for row in rows}
   about = [
@@ -157,19 +158,19 @@ def write(rows: list[dict], notes: list[str], out, title: str) -> None:
     f' before. `{LOOP} takes` and `serial takes`: their time as a multiple of this one. Accuracy:'
     ' on the test split after the last epoch, mean over seeds.'
   ]
-  runlog.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
+  disk.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')
 
 
 def main(_):
   args = flags.FLAGS
-  console = runlog.plain_console(width=None if sys.stdout.isatty() else 120)
+  console = progress.plain_console(width=None if sys.stdout.isatty() else 120)
   if unknown := set(args.ways) - set(WAYS):
     print(
       f'experiments.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',
       file=sys.stderr,
     )
     sys.exit(2)
-  runlog.plain_warnings()
+  plain_warnings()
   out = pathlib.Path(args.out).absolute()
   out.mkdir(parents=True, exist_ok=True)
   config = experiment.get_config('tutorial')

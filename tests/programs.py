@@ -12,7 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rnnlab.interop import files
-from rnnlab.runs import checkpoint, runlog
+from rnnlab.runs import checkpoint
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import conduct
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -94,7 +95,7 @@ def finals(workdir):
 
 def reported_parameters(folder):
   """The bytes of the arrays that a finished run keeps to predict with."""
-  leaves = jax.tree_util.tree_leaves_with_path(files.load(folder / runlog.PARAMS))
+  leaves = jax.tree_util.tree_leaves_with_path(files.load(folder / run_files.PARAMS))
   assert leaves
   return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}
 

@@ -4,12 +4,12 @@ A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> C
 a notebook is made known by `add`.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 
 from rnnlab.cells.base import Cell, made
+from rnnlab.console.words import near
 
 _added = {}
 
@@ -116,14 +116,3 @@ def get(name: str, **options) -> Cell:
 
 def _frozen(value):
   return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def near(word: str, words) -> str:
-  """` (did you mean X?)` for the nearest of `words`, or nothing where none is near.
-
-  >>> rnnlab.cells.near('ltsm', ['gru', 'lstm'])
-  " (did you mean 'lstm'?)"
-  """
-  known = {known.lower(): known for known in words}
-  match = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
-  return f' (did you mean {known[match[0]]!r}?)' if match else ''

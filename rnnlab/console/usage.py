@@ -1,23 +1,23 @@
-"""What `launch.py --help` says of an experiment: the words of its file, its config's fields."""
+"""What `launch.py --help` says of an experiment: its docstring, and the fields of its config."""
 
 import ast
 import pathlib
 import re
 import shlex
 import sys
-
-from rnnlab.runs import configs, runlog
+from typing import Any
 
 FIELD = re.compile(r'^\s*config\.([\w.]+) = .*?(?:\s# (.*))?$', re.MULTILINE)
 
 
-def page(path, config: dict) -> str:
-  """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
+def page(path, fields: dict[str, Any], helps: dict[str, str]) -> str:
+  """The docstring of an experiment's file, and a line for each field: the flag that sets it.
 
-  config: as the file and the command line make it. Beside a field is its help; beside one that is
-  none of `configs.FIELDS`, as a cell's option, the comment of the line that first sets it, in the
-  file or in one beside it that it imports. The flag of a field that is None is a comment itself.
-  Needs neither JAX nor pandas.
+  path: of the experiment's file. fields: {dotted name: value}, as the file and the command line
+  make them. helps: {dotted name: help} of the fields that every config has, in the order in which
+  they are shown. Beside a field is its help; beside another, such as a cell's option, the comment
+  of the line that first sets it, in the file or in one beside it that it imports. A field that is
+  None has its flag in a comment. Needs neither JAX nor pandas.
   """
   path = pathlib.Path(path).resolve()
   imported = {
@@ -28,24 +28,23 @@ def page(path, config: dict) -> str:
   for file in (*beside, path):
     for name, comment in FIELD.findall(file.read_text()):
       said.setdefault(name, comment)
-  said |= {name: field.help for name, field in configs.FIELDS.items()}
+  said |= helps
   lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
 
   def line_of(name):
-    # A dict that is set as one, as a cell's options, has its line there.
+    # A cell's options may have been set as one dict, with one comment.
     return name if name in said else name.rpartition('.')[0]
 
-  order = {name: number for number, name in enumerate(configs.FIELDS)}
+  order = {name: number for number, name in enumerate(helps)}
   ends = {name.partition('.')[0]: number for name, number in order.items()}
 
   def place(name):
-    # An option comes after the fields of its part.
+    # A cell's option comes after the fields of its part, as model.gru.reset after model's.
     return order.get(name, ends.get(name.partition('.')[0], len(order)))
 
-  fields = dict(runlog.flat(config))
   for name in sorted(fields, key=lambda name: (place(name), name not in order)):
     comment = said.get(line_of(name))
-    if fields[name] == 'None':  # a placeholder, which takes a value but not this one
+    if fields[name] is None:  # a placeholder: the flag takes any value but None
       lines.append(f'  # --config.{name}=: {comment}' if comment else f'  # --config.{name}=')
       continue
     flag = f'--config.{name}={shlex.quote(str(fields[name]))}'

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from rnnlab.runs import runlog
+from rnnlab.machine import disk
 
 
 def save(path, tree: Mapping) -> None:
@@ -27,7 +27,7 @@ def save(path, tree: Mapping) -> None:
   """
   if not isinstance(tree, Mapping):
     raise ValueError(f'what is saved must be a nested dict of arrays, not a {type(tree).__name__}')
-  runlog.write_atomic(path, safetensors.numpy.save(dict(_named(tree))))
+  disk.write_atomic(path, safetensors.numpy.save(dict(_named(tree))))
 
 
 def load(path) -> dict[str, Any]:

@@ -30,8 +30,8 @@ import numpy as np
 
 from rnnlab import cells
 from rnnlab.interop import layers
+from rnnlab.machine import disk
 from rnnlab.models import SequenceClassifier
-from rnnlab.runs import runlog
 
 CELLS = {'SimpleRNN': 'elman', 'LSTM': 'lstm', 'GRU': 'gru'}
 DIRECTIONS = 'cell', 'cell_backward'  # a layer's parameters in a SequenceClassifier's
@@ -338,7 +338,7 @@ def save(path, model: SequenceClassifier, params: Mapping) -> None:
     zipped.writestr(METADATA, json.dumps({'keras_version': '3', 'date_saved': now}))
     zipped.writestr(CONFIG, json.dumps(whole))
     zipped.writestr(WEIGHTS, content.getvalue())
-  runlog.write_atomic(path, archive.getvalue())
+  disk.write_atomic(path, archive.getvalue())
 
 
 class _Recurrence(NamedTuple):

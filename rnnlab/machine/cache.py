@@ -1,7 +1,8 @@
 """The folder of what rnnlab can make again: encoded data, compiled programs and kernels.
 
-Whoever can write to a compiled kernel decides what runs, so that those lie in folders that are the
-user's alone, and with a digest, since a damaged one would end the process and not raise.
+Whoever can write to a compiled kernel decides what runs here, so kernels are kept only in folders
+that nobody but the user can write to. Each has a digest, since a damaged kernel would not raise an
+error but end the process.
 """
 
 import contextlib
@@ -12,36 +13,34 @@ import pathlib
 import stat
 import tempfile
 
+import platformdirs
 from absl import logging
+
+from rnnlab.machine import disk
 
 try:
   import fcntl
-  import pwd
-except ImportError:  # not a Unix
-  fcntl = pwd = None
+except ImportError:  # Windows
+  fcntl = None
 
 
 def root() -> pathlib.Path:
-  """$XDG_CACHE_HOME/rnnlab, or ~/.cache/rnnlab; a user without a home has a temporary folder."""
-  given = os.environ.get('XDG_CACHE_HOME')
-  if given:
+  """The folder `rnnlab` where the system keeps a user's caches.
+
+  In $XDG_CACHE_HOME where that is set, which may be relative and begin with `~`; else where
+  platformdirs says, ~/.cache on Linux. A user without a home has a temporary folder.
+  """
+  if given := os.environ.get('XDG_CACHE_HOME'):
     return pathlib.Path(os.path.expanduser(given)) / 'rnnlab'
-  home = _home()
-  return pathlib.Path(home, '.cache', 'rnnlab') if os.path.isabs(home) else _temporary()
-
-
-def _home():
-  if os.environ.get('HOME') or not pwd:
-    return os.path.expanduser('~')
   try:
-    return pwd.getpwuid(os.getuid()).pw_dir
-  except KeyError:  # a number that no one gave a name, as in a container
-    return ''
+    return platformdirs.user_cache_path('rnnlab', appauthor=False)
+  except RuntimeError:  # no home, or a number without a name, as a user may have in a container
+    return _temporary()
 
 
 @functools.cache
 def _temporary():
-  """One that later processes of the same user find again, or where others took it one anew."""
+  """A folder that the user's later processes find again; a new one if another user has taken it."""
   own = pathlib.Path(tempfile.gettempdir(), f'rnnlab-{os.getuid()}')
   with contextlib.suppress(OSError):
     if is_private(own):
@@ -50,9 +49,9 @@ def _temporary():
 
 
 def is_private(folder: pathlib.Path) -> bool:
-  """Makes the folder where there is none; whether the user owns it and no one else may write to it.
+  """Whether the user owns a folder, which is made if need be, and nobody else may write to it.
 
-  Raises OSError where it can't be made.
+  Raises OSError where it cannot be made.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
   with contextlib.suppress(FileExistsError):
@@ -67,7 +66,7 @@ def is_private(folder: pathlib.Path) -> bool:
 def kernels() -> pathlib.Path | None:
   """The private folder of compiled kernels: `kernels` in the root, or in $NUMBA_CACHE_DIR.
 
-  None where there can't be one, which it says once a process.
+  None where there cannot be one, with a warning once a process.
   """
   return _kernels(pathlib.Path(os.environ.get('NUMBA_CACHE_DIR') or root()) / 'kernels')
 
@@ -85,7 +84,7 @@ def _kernels(folder):
 
 
 def read(path: pathlib.Path) -> bytes | None:
-  """What `write` wrote, or None where it is missing or damaged."""
+  """The bytes that `write` was given, or None where the file is missing or damaged."""
   try:
     digest, data = path.read_bytes().split(b'\n', 1)
   except (OSError, ValueError):
@@ -94,20 +93,18 @@ def read(path: pathlib.Path) -> bytes | None:
 
 
 def write(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file with its digest, whole or not at all; where it can't, it says so."""
+  """Writes bytes with their digest, atomically; a file that cannot be written is only a warning."""
   try:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-      file.write(hashlib.sha256(data).hexdigest().encode() + b'\n' + data)
-    os.replace(file.name, path)
+    disk.write_atomic(path, hashlib.sha256(data).hexdigest().encode() + b'\n' + data)
   except OSError as error:
     logging.warning('%s is not kept: %s.', path, error.strerror or error)
 
 
 @contextlib.contextmanager
 def one_at_a_time(path: pathlib.Path):
-  """Has one process at a time do what follows for a file; one that dies lets the next in."""
+  """Lets one process at a time into the `with` block for a file; if it dies, the next gets in."""
   with contextlib.ExitStack() as stack:
-    with contextlib.suppress(OSError):  # without locks each does it for itself
+    with contextlib.suppress(OSError):  # where no lock can be had, each does the work for itself
       file = stack.enter_context(path.with_name(f'{path.name}.lock').open('w'))
       if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,12 +1,13 @@
-"""One run on several devices: each takes a part of every batch. On a CPU a device is a core.
+"""One run on several devices, each of which takes a part of every batch. On a CPU, a core is one.
 
-    rnnlab.use_cores()  # first of all
+    rnnlab.use_cores()  # before anything else of JAX
     with jax.set_mesh(rnnlab.mesh()):
       ...  # training, or `unroll` alone
 
-Under a mesh with the axis 'batch' `recurrence.unroll` splits the rows of its batch over it, and is
-as fast as the machine has cores: XLA itself runs a scan of small matrices on one. What is around
-the recurrence XLA splits as it sees fit (GSPMD). Results are those of one device to rounding.
+Under a mesh with the axis 'batch', `recurrence.unroll` splits the rows of its batch over that axis.
+On a CPU it then uses all cores, where XLA alone would run a scan of small matrices on one. XLA
+splits what is around the recurrence as it sees fit (GSPMD). Results are those of one device up to
+rounding.
 """
 
 import os
@@ -21,15 +22,15 @@ from jax.sharding import PartitionSpec as P
 
 from rnnlab.machine import cache, provenance
 
-LARGE = 2**18  # elements of an array from which on it is split and not copied
+LARGE = 2**18  # elements: an array of so many or more is split over the devices, not copied
 
 
 def use_cores() -> None:
   """Makes each core that this process may use a device of JAX's CPU back end.
 
-  Where JAX has computed already its devices stay as they are, which is said in a warning.
+  If JAX has computed already, its devices stay as they are, with a warning.
 
-  >>> rnnlab.use_cores()  # first of all
+  >>> rnnlab.use_cores()  # before anything else of JAX
   >>> rnnlab.mesh().axis_names
   ('batch',)
   """
@@ -48,7 +49,7 @@ def use_cores() -> None:
 
 
 def backend() -> str:
-  """What computes: 'cpu', 'gpu' or 'tpu'. Raises ValueError, in words, where nothing can."""
+  """The kind of device that computes: 'cpu', 'gpu' or 'tpu'. Raises ValueError if there is none."""
   try:
     return jax.default_backend()
   except RuntimeError as error:
@@ -56,9 +57,9 @@ def backend() -> str:
 
 
 def keep_programs() -> None:
-  """Keeps what JAX compiles under $XDG_CACHE_HOME/rnnlab/programs, where it finds it again.
+  """Keeps the programs that JAX compiles in `cache.root()`/programs, for later processes.
 
-  JAX_COMPILATION_CACHE_DIR names another folder.
+  They are kept elsewhere if JAX_COMPILATION_CACHE_DIR says so.
   """
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'programs'))
@@ -66,7 +67,7 @@ def keep_programs() -> None:
 
 
 def memory() -> int:
-  """The bytes there are to compute in: an accelerator's own, or those of a CPU that are free."""
+  """The bytes to compute in: all of an accelerator's memory, or the free memory of a CPU."""
   stats = jax.devices()[0].memory_stats() or {}
   if 'bytes_limit' in stats:
     return stats['bytes_limit']
@@ -78,10 +79,10 @@ def memory() -> int:
 
 
 def mesh() -> Mesh:
-  """The devices for one run, along the axis 'batch': a CPU's cores, or one accelerator.
+  """The devices for one run, along the axis 'batch': the cores of a CPU, or one accelerator.
 
-  The matrices of this field are too small to gain from a second accelerator; under jax.distributed
-  it is the user who says otherwise, and the mesh is of all devices of all processes.
+  Recurrent networks have matrices too small to gain from a second accelerator. Under
+  jax.distributed, which the user asks for, the mesh has all devices of all processes.
 
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
   >>> with jax.set_mesh(rnnlab.mesh()):  # a row a device, where there are two
@@ -95,10 +96,10 @@ def mesh() -> Mesh:
 
 
 def place(tree):
-  """Puts arrays where a run under the current mesh wants them, without a mesh on one device.
+  """Puts a tree of arrays on the devices of the current mesh, or without a mesh on one device.
 
-  A large array is split along its last axis: of an embedding each device holds, looks up and
-  updates some of the features. Small ones are on all devices.
+  A large array of floats is split along its last axis, so that of an embedding each device holds,
+  looks up and updates some of the features. Others are copied to all devices.
   """
   mesh = jax.sharding.get_mesh()
   if 'batch' not in mesh.shape:
@@ -110,7 +111,7 @@ def place(tree):
     spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
     sharding = NamedSharding(mesh, spec)
     if isinstance(a, np.ndarray):
-      # device_put would have processes compare it, and a NaN is not equal to itself.
+      # device_put checks that all processes have equal arrays, which fails on NaN.
       return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
     return jax.device_put(a, sharding)
 
@@ -118,10 +119,11 @@ def place(tree):
 
 
 def over_batch(function, arguments, axes, out_axes):
-  """`function(*arguments)`, on each device of the current mesh with its part of the batch.
+  """`function(*arguments)`, computed on each device of the current mesh for its part of the batch.
 
-  axes, out_axes: of each argument and result the axis of the batch, or None where it has none. As
-  it is without a mesh, or where the batch can't be cut into equal parts.
+  arguments: trees of arrays. axes, out_axes: for each argument and each result, the axis of the
+  batch, or None if it has none. Without a mesh, or if the batch cannot be cut into equal parts, the
+  function is called once with all of it.
   """
   mesh = jax.sharding.get_abstract_mesh()
   count = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1

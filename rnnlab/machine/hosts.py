@@ -1,7 +1,7 @@
-"""Several processes, of one host or of many, that do one run together: jax.distributed.
+"""Several processes, on one host or on many, that do one run together by jax.distributed.
 
-All of them run the same programs in the same order, each with its part of every batch. What is done
-once, as the writing of files, the first process does. Alone, a process is the first of one.
+All of them run the same programs in the same order, each with its part of every batch. What must be
+done once, such as writing files, the first process does. A process that is alone is the first.
 """
 
 import pickle
@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 
 def first(function: Callable, *arguments):
-  """What `function(*arguments)` gives, or raises, in the first process, to every one.
+  """`function(*arguments)`, called in the first process alone; all processes get its result.
 
-  The others do not call it. Result and exception go by pickle.
+  If it raises an exception, that is raised in all processes. Both are sent by pickle.
   """
   if not jax.distributed.is_initialized():
     return function(*arguments)
@@ -29,7 +29,7 @@ def first(function: Callable, *arguments):
     except Exception as raised:
       error = raised
     message = pickle.dumps((result, error))
-  # A program is compiled for each size: there are few powers of two.
+  # Padded to a power of two, as the broadcast is compiled anew for each size.
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message)))).bit_length()
   message = np.frombuffer(message.ljust(1 << size, b'\0'), np.uint8)
   message = multihost_utils.broadcast_one_to_all(message)
@@ -42,19 +42,19 @@ def first(function: Callable, *arguments):
 
 
 def is_common(error: Exception) -> bool:
-  """Whether `error` came from `first`, and so has been raised in every process."""
+  """Whether an error came from `first`, and so has been raised in every process."""
   return getattr(error, 'common', False)
 
 
 def agree(flag: bool) -> bool:
-  """Whether `flag` is true in any of the processes; all ask at the same point."""
+  """Whether `flag` is true in any process. All processes must call this at the same point."""
   if not jax.distributed.is_initialized():
     return flag
   return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
 def fetch(tree):
-  """The arrays of `tree`, which the processes may hold in parts, whole and in this one's memory."""
+  """The arrays of `tree` in this process's memory, whole, where each process may hold a part."""
   if jax.distributed.is_initialized():
     tree = jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), P()))
   return jax.device_get(tree)

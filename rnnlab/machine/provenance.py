@@ -1,4 +1,4 @@
-"""Where a number comes from: the device, the versions and the commit that made it."""
+"""Where a number comes from: the device, the versions of packages and the commit that made it."""
 
 import functools
 import importlib.metadata
@@ -9,28 +9,28 @@ import subprocess
 
 
 def cores() -> list[int]:
-  """The cores that this process may use, by number."""
+  """The numbers of the cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count() or 1))
 
 
 def device() -> str:
-  """What computes here, in words: the kind of device, and for a CPU how many cores a run has."""
-  import jax  # here, since `cores` is asked for before JAX is loaded
+  """The device that computes here, in words; for a CPU with how many cores this process has."""
+  import jax  # here, since `cores` is also called by code that must not load JAX
 
   kind = jax.devices()[0].device_kind
   if jax.default_backend() != 'cpu':
     return f'{jax.device_count()} x {kind}'
   count = len(cores())
   words = f'{platform.processor() or platform.machine()} {kind}, {count} core{"s" * (count > 1)}'
-  words += f' of {os.cpu_count()}' if count < (os.cpu_count() or 1) else ''  # the rest did others
+  words += f' of {os.cpu_count()}' if count < (os.cpu_count() or 1) else ''  # others have the rest
   return words + (f' in each of {jax.process_count()} processes' if jax.process_count() > 1 else '')
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-  """The versions of Python and of the packages that make the numbers."""
+  """{name: version} of Python and of the packages on which the numbers depend."""
   packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
   return {'python': platform.python_version()} | {
     name: importlib.metadata.version(name) for name in packages
@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-  """The git commit of this code, with '-dirty' where files differ from it; None outside git."""
+  """The git commit of this code, followed by '-dirty' if files differ from it; None outside git."""
   command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
   folder = pathlib.Path(__file__).parent
   try:

@@ -25,10 +25,13 @@ from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from rnnlab.console import progress
+from rnnlab.console.words import describe_error
 from rnnlab.data import batching, text
 from rnnlab.interop import files
-from rnnlab.machine import provenance
-from rnnlab.runs import experiment, runlog
+from rnnlab.machine import disk, provenance
+from rnnlab.runs import experiment
+from rnnlab.runs import folder as run_files
 
 ROWS = 64  # in a batch, or fewer, so that a batch has no more than
 IDS = 2**16
@@ -122,8 +125,8 @@ def load(run_dir) -> Predictor:
   'lstm'
   """
   folder = pathlib.Path(run_dir)
-  config = runlog.read_json(folder / 'config.json')
-  if damaged := runlog.verify(folder):
+  config = run_files.read_config(folder)
+  if damaged := run_files.verify(folder):
     raise ValueError(
       f'{folder}: {", ".join(damaged)} {"is" if len(damaged) == 1 else "are"} damaged or missing:'
       ' give the command of its sweep again, which mends it'
@@ -136,9 +139,9 @@ def load(run_dir) -> Predictor:
     raise ValueError(
       f'{folder} is the folder of no run, nor of a sweep, of launch.py: there is no config.json'
     )
-  if not (folder / 'result.json').exists():
+  if not run_files.has_ended(folder):
     raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
-  if missing := [n for n in (runlog.PARAMS, runlog.VOCABULARY) if not (folder / n).exists()]:
+  if missing := [n for n in (run_files.PARAMS, run_files.VOCABULARY) if not (folder / n).exists()]:
     raise ValueError(
       f'{folder} has no {missing[0]}: older versions kept none. Delete its result.json and give the'
       ' command of its sweep again: the run ends anew from its last checkpoint, and keeps it'
@@ -152,17 +155,17 @@ def load(run_dir) -> Predictor:
     needed = _shapes(model)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
-      f'{folder}/config.json is damaged, or of another version of rnnlab: {runlog.say(error)}'
+      f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
     ) from error
-  params = files.load(folder / runlog.PARAMS)
+  params = files.load(folder / run_files.PARAMS)
   found = _flat_shapes(params)
   for name in needed | found:
     if found.get(name) != needed.get(name):
       raise ValueError(
-        f'{folder}/{runlog.PARAMS}: the parameters do not fit the model; has its code changed?'
+        f'{folder}/{run_files.PARAMS}: the parameters do not fit the model; has its code changed?'
         f' {name} is {_shape(found.get(name))}, and must be {_shape(needed.get(name))}'
       )
-  vocabulary = _vocabulary(folder / runlog.VOCABULARY, config.data.vocab_size)
+  vocabulary = _vocabulary(folder / run_files.VOCABULARY, config.data.vocab_size)
   return Predictor(config, model, jax.tree.map(jnp.asarray, params), vocabulary)
 
 
@@ -204,7 +207,7 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
   """
   workdir = pathlib.Path(workdir)
   folders = _runs(workdir)
-  done = [folder for folder in folders if (folder / 'result.json').exists()]
+  done = [folder for folder in folders if run_files.has_ended(folder)]
   if not done:
     if folders:
       raise ValueError(f'{workdir}: none of {len(folders)} runs has ended')
@@ -214,7 +217,7 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
     logging.warning('%d of %d runs have not ended', len(folders) - len(done), len(folders))
   groups, known = collections.defaultdict(list), set()
   for folder, predictor in zip(done, map(load, done), strict=True):
-    same = runlog.canonical(predictor.config.to_dict())
+    same = run_files.canonical(predictor.config.to_dict())
     if same in known:
       logging.warning('%s has the config of another run: it is the same and left out', folder.name)
       continue
@@ -229,15 +232,15 @@ def load_ensembles(workdir) -> dict[str, Ensemble]:
     if name != 'model.cell' and any(s.get(name) != settings[0].get(name) for s in settings)
   ]
   return {
-    runlog.label({name: setting.get(name) for name in names}): Ensemble(tuple(members))
+    progress.label({name: setting.get(name) for name in names}): Ensemble(tuple(members))
     for setting, members in zip(settings, groups.values(), strict=True)
   }
 
 
 def _runs(workdir):
   """The folders of a sweep's runs, without the trials of a search, in the sweep's order."""
-  stages = {run['id']: run.get('stage', '') for run in runlog.read_sweep(workdir)['runs']}
-  found = {path.parent.name for path in workdir.glob('*/config.json')}
+  stages = {run['id']: run.get('stage', '') for run in run_files.read_sweep(workdir)['runs']}
+  found = {path.name for path in run_files.folders(workdir)}
   names = [name for name in stages if name in found] + sorted(found - stages.keys())
   return [workdir / name for name in names if not stages.get(name)]
 
@@ -397,7 +400,7 @@ def export(predictor: Predictor | Ensemble, path) -> None:
         archive.writestr(pathlib.Path(room.__file__).name, pathlib.Path(room.__file__).read_bytes())
       archive.writestr('text.json', json.dumps(encoding))
       archive.writestr('function.stablehlo', bytes(function))
-    runlog.write_atomic(path, buffer.getvalue())
+    disk.write_atomic(path, buffer.getvalue())
 
 
 def label(probability: float) -> str:

@@ -22,6 +22,8 @@ import rich.console
 import rich.text
 
 from rnnlab import cells
+from rnnlab.console import progress
+from rnnlab.console.words import describe_error
 from rnnlab.data import text
 from rnnlab.machine import devices
 from rnnlab.predict import (
@@ -34,7 +36,8 @@ from rnnlab.predict import (
   load_ensembles,
   probabilities_by,
 )
-from rnnlab.runs import experiment_file, runlog
+from rnnlab.runs import experiment_file
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import storage
 
 COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
@@ -166,7 +169,7 @@ def main() -> None:
   except (ValueError, OSError) as error:
     with contextlib.suppress(OSError, AttributeError):  # it may be what has failed
       sys.stdout.flush()
-    print(f'rnnlab.predict: {runlog.say(error)}', file=sys.stderr)
+    print(f'rnnlab.predict: {describe_error(error)}', file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     sys.exit(130)
@@ -197,7 +200,7 @@ def _loaded(run_dir, setting):
   folder, url = storage.local(run_dir)
   if url:
     storage.pull(url, folder, params=True)
-  if (folder / 'config.json').exists():
+  if run_files.is_run(folder):
     if setting:
       raise ValueError(f'--setting={setting}: {run_dir} is one run, not a sweep')
     return {'': Ensemble((load(folder),))}
@@ -219,7 +222,7 @@ def _export(ensembles, path):
 
 
 def _answer(ensembles, given):
-  console = runlog.plain_console()
+  console = progress.plain_console()
   people = console.is_terminal and not given.json
   if people:
     console.print('label     P(positive)', style='dim', highlight=False)

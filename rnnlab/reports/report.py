@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from rnnlab import results
+from rnnlab.machine import disk
 from rnnlab.reports import captions
 from rnnlab.results import statistics
-from rnnlab.runs import runlog
+from rnnlab.runs import folder as run_files
 
 PROTOCOL = {
   True: 'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
@@ -134,9 +135,9 @@ def write(workdir):
   families = pairs.groupby(['primary', 'setting'])
   pairs['p_holm'] = families['p'].transform(statistics.holm)
   blocks = _blocks(runs, summary, pairs)
-  runlog.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
-  runlog.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
-  runlog.write_atomic(workdir / 'comparisons.csv', pairs.to_csv(index=False))
+  disk.write_atomic(workdir / 'runs.csv', every.to_csv(index=False))
+  disk.write_atomic(workdir / 'summary.csv', summary.to_csv(index=False))
+  disk.write_atomic(workdir / 'comparisons.csv', pairs.to_csv(index=False))
   note = '\n'.join(block.caption for block in blocks)
   missing = results.legible(results.missing_runs(workdir, set(every['id'])))
   name = sweep['experiment'] or results.legible(workdir.name)
@@ -153,9 +154,9 @@ def write(workdir):
     missing,
     _made_by(workdir, every, sweep),
   )
-  runlog.write_atomic(workdir / 'summary.md', _markdown(told))
-  runlog.write_atomic(workdir / 'summary.tex', _latex(told))
-  runlog.write_atomic(workdir / 'report.html', _page(told, workdir))
+  disk.write_atomic(workdir / 'summary.md', _markdown(told))
+  disk.write_atomic(workdir / 'summary.tex', _latex(told))
+  disk.write_atomic(workdir / 'report.html', _page(told, workdir))
   return told
 
 
@@ -248,7 +249,7 @@ def _draw(workdir, runs, summary, pairs, trials, note):
   def draw(name, *frames, note=note, **shown):
     caption = captions.caption(name, runs, **shown)
     png, svg = figures.render(getattr(figures, name), *frames, note=f'{caption}\n{note}')
-    runlog.write_atomic(workdir / 'figures' / f'{name}.png', png)
+    disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
     return Drawing(name, caption, captions.alternative(name, *frames), svg)
 
   def some(most):
@@ -575,7 +576,7 @@ def _run_rows(runs):
 
 def _made_by(workdir, runs, sweep):
   """What made the numbers, as name -> lines."""
-  configs = results.flatten(runlog.read_json(workdir / run / 'config.json') for run in runs['id'])
+  configs = results.flatten(run_files.read_config(workdir / run) for run in runs['id'])
   distinct = lambda values: [str(value) for value in dict.fromkeys(values) if value]  # noqa: E731
   return {
     'Command': distinct([sweep['command'], *runs['command']]),
@@ -838,7 +839,8 @@ def _page(told, workdir):
 
 
 def _links(workdir, run):
-  files = (pathlib.Path(run) / name for name in ('result.json', 'metrics.jsonl', 'config.json'))
+  names = run_files.RESULT, run_files.METRICS, run_files.CONFIG
+  files = (pathlib.Path(run) / name for name in names)
   return ' '.join(
     f'<a href="{urllib.parse.quote(os.fsencode(path))}">{path.stem}</a>'
     for path in files

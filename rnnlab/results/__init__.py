@@ -1,6 +1,5 @@
 """The results of a workdir as tables, and their statistics: what the runs say, and how surely."""
 
-import difflib
 import itertools
 import json
 import pathlib
@@ -13,9 +12,11 @@ import pandas as pd
 from absl import logging
 from scipy import stats
 
+from rnnlab.console.words import near
+from rnnlab.machine import disk
 from rnnlab.results import statistics
-from rnnlab.runs import configs, runlog
-from rnnlab.sweeps import status
+from rnnlab.runs import configs
+from rnnlab.runs import folder as run_files
 
 LAST = (
   'test_accuracy',
@@ -37,9 +38,9 @@ RESULT = {
     **{'source': str, 'title': str, 'validation_is_test': bool, 'fingerprint': str},
     'sizes': {'train': int, 'validation': int, 'test': int},
   },
-  'final': dict.fromkeys(LAST, runlog.NUMBER),
+  'final': dict.fromkeys(LAST, disk.NUMBER),
   'best': (dict, type(None)),
-  **dict.fromkeys(COUNTS + TIMES, runlog.NUMBER),
+  **dict.fromkeys(COUNTS + TIMES, disk.NUMBER),
   **{'versions': dict, 'device': str, 'commit': (str, type(None)), 'command': str},
   'finished': str,
 }
@@ -82,7 +83,7 @@ def load_runs(workdir):
   sweep = sweep_of(workdir)
   order = {run['id']: i for i, run in enumerate(sweep['runs'])}
   folders = sorted(
-    (path.parent for path in workdir.glob('*/result.json')),
+    run_files.folders(workdir, run_files.RESULT),
     key=lambda folder: (order.get(folder.name, len(order)), folder.name),
   )
   read = _distinct(run for folder in folders if (run := _read_run(folder)))
@@ -312,7 +313,7 @@ def claims(workdir, runs):
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []
   recorded = recorded if isinstance(recorded, list) else [recorded]
-  configs = flatten(runlog.read_json(workdir / run / 'config.json') for run in runs['id'])
+  configs = flatten(run_files.read_config(workdir / run) for run in runs['id'])
   configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
   every = pd.concat([runs, configs], axis=1)
   missing = {run: error for run, error, _ in missing_runs(workdir, set(runs['id']))}
@@ -368,18 +369,18 @@ def missing_runs(workdir, finished):
   """
   runs = sweep_of(workdir)['runs']
   named = [run['id'] for run in runs if not run.get('left')]
-  failed = sorted(path.parent.name for path in workdir.glob('*/error.json'))
+  failed = [path.name for path in run_files.folders(workdir, run_files.ERROR)]
   missing = []
   for run in dict.fromkeys(named + failed):
     if run not in finished:
-      error = status.failure(workdir / run) or {}
+      error = run_files.failure(workdir / run) or {}
       missing.append((run, error.get('error', NO_RESULT), error.get('traceback', '')))
   return missing
 
 
 def sweep_of(workdir):
   """sweep.json, with nothing in it where it is missing or damaged."""
-  return runlog.read_sweep(workdir)
+  return run_files.read_sweep(workdir)
 
 
 def flatten(configs):
@@ -412,7 +413,7 @@ def _distinct(read):
   """Those of `read` whose config no run before them has; the others are told."""
   found = {}
   for config, overrides, row in read:
-    first = found.setdefault(runlog.canonical(config), (config, overrides, row))[2]['id']
+    first = found.setdefault(run_files.canonical(config), (config, overrides, row))[2]['id']
     if first != row['id']:
       logging.warning('%s has the config of %s: it is the same run and left out', row['id'], first)
   return list(found.values())
@@ -420,13 +421,13 @@ def _distinct(read):
 
 def _read_run(folder):
   """(config, overrides, row) of a finished run; None, with a warning, where a file is damaged."""
-  path = folder / 'result.json'
+  path = folder / run_files.RESULT
   try:
-    if damaged := runlog.verify(folder, quick=True):
+    if damaged := run_files.verify(folder, quick=True):
       raise ValueError(path := folder / damaged[0])
-    config = runlog.read_json(path := folder / 'config.json', CONFIG)
+    path, config = folder / run_files.CONFIG, run_files.read_config(folder, CONFIG)
     config['model']['cell'], config['seed']
-    result = runlog.read_json(path := folder / 'result.json', RESULT)
+    path, result = folder / run_files.RESULT, run_files.read_result(folder, RESULT)
     data, overrides = result['data'], dict(result['overrides'])
     # Where the test split doubles as validation, its best epoch is no finding.
     best = {} if data['validation_is_test'] else result['best'] or {}
@@ -450,7 +451,7 @@ def _read_run(folder):
       '%s is missing, damaged or incomplete, so its run is left out of the report; '
       'to do the run again, delete %s and launch',
       path,
-      folder / 'result.json',
+      folder / run_files.RESULT,
     )
     return None
 
@@ -460,7 +461,7 @@ def metrics_of(workdir, runs):
   rows = [
     row | {'id': run}
     for run in runs['id']
-    for row in runlog.read_rows(pathlib.Path(workdir) / run / 'metrics.jsonl')
+    for row in run_files.read_metrics(pathlib.Path(workdir) / run)
   ]
   measured = [name for name in LAST if not name.startswith('test')] + ['epoch', 'step', 'seconds']
   metrics = pd.DataFrame(rows)
@@ -532,9 +533,9 @@ def _resampled(workdir, groups):
 
 def _predictions(folder):
   """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run."""
-  path = folder / runlog.PREDICTIONS
+  path = folder / run_files.PREDICTIONS
   try:
-    if runlog.PREDICTIONS in runlog.verify(folder):
+    if run_files.PREDICTIONS in run_files.verify(folder):
       raise ValueError
     with np.load(path) as file:
       labels = file['labels']
@@ -552,8 +553,7 @@ def _predictions(folder):
 
 def _one_of(where, what, word, words):
   if word not in words:
-    near = difflib.get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
-    hint = f' (did you mean {near[0]!r}?)' if near else f'; there is {", ".join(sorted(words))}'
+    hint = near(word, words) or f'; there is {", ".join(sorted(words))}'
     raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
 
 

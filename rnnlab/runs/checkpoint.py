@@ -1,4 +1,7 @@
-"""Checkpoints by Orbax: the training state with the rows logged up to it, atomic, resumable."""
+"""Checkpoints by Orbax: the state of training, and the rows of the epochs up to it.
+
+They are written atomically, and training goes on from them to the same bits.
+"""
 
 import contextlib
 import errno
@@ -16,19 +19,19 @@ from absl import logging
 
 from rnnlab.training.train import TrainState
 
-ODD = {*'*?[]\\'}
-# What says that a file can't be read now, and not that it is damaged.
+ODD = {*'*?[]\\'}  # characters in a folder's name that Orbax or TensorStore misread
+# Errors that say that a file cannot be read now, not that it is damaged.
 PASSING = errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE
-SLACK = 2**20  # bytes that a checkpoint may take beside its arrays
-FILES = 64  # and folders, that it may have
+SLACK = 2**20  # bytes that a checkpoint takes at most beside its arrays
+FILES = 64  # files and folders that it has at most
 
 
 @contextlib.contextmanager
 def manager(folder) -> Iterator[ocp.CheckpointManager]:
-  """Opens a run's folder of checkpoints, numbered by step; the last two are kept.
+  """Opens a run's folder of checkpoints, numbered by step, of which the last two are kept.
 
-  A state holds the last parameters and the best by validation, so each checkpoint keeps both; the
-  second is what to fall back on where the last turns out to be damaged.
+  A state holds both the last parameters and the best by validation, so one checkpoint would do: the
+  one before it is there in case the last is found to be damaged.
   """
   folder = pathlib.Path(folder).absolute()
   folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +40,7 @@ def manager(folder) -> Iterator[ocp.CheckpointManager]:
     enable_async_checkpointing=False,
     cleanup_tmp_directories=True,
     create=False,
-    # Under jax.distributed too one process does it all, and no other is waited for.
+    # Under jax.distributed only the first process writes, so none may wait for the others.
     multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
   )
   with _plain(folder) as plain, ocp.CheckpointManager(plain, options=options) as checkpoints:
@@ -46,10 +49,10 @@ def manager(folder) -> Iterator[ocp.CheckpointManager]:
 
 @contextlib.contextmanager
 def _plain(folder):
-  """A way to `folder` whose name Orbax reads as it is: to others, a link from a temporary folder.
+  """A path to `folder` that Orbax can use: itself, or a link to it in a temporary folder.
 
-  Orbax looks for what it wrote by a pattern, the folder's name included; TensorStore takes a
-  backslash for a slash, and names in UTF-8 alone. A checkpoint there would have no arrays.
+  Orbax finds what it wrote by a glob pattern that contains the folder's name; TensorStore reads a
+  backslash as a slash, and only names in UTF-8. Under such a name checkpoints would lack arrays.
   """
   name = folder.as_posix()
   if not ODD & {*name} and name.isprintable():
@@ -62,10 +65,10 @@ def _plain(folder):
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
-  """Saves `state`, and `log` (JSON), at the state's step. Raises OSError where it can't be written.
+  """Saves a checkpoint at the state's step. Raises OSError where it cannot be written.
 
-  A disk without room, for bytes or for files, is told before: TensorStore would fill it, and then
-  print tracebacks from threads of its own.
+  checkpoints: from `manager`. log: what to keep beside the state, as JSON. The room on the disk is
+  checked first, since TensorStore would fill it, and then print tracebacks from its own threads.
   """
   room = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SLACK
   folder = checkpoints.directory
@@ -77,23 +80,23 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> No
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), log=ocp.args.JsonSave(log)),
       force=True,
     )
-  except ValueError as error:  # what TensorStore raises whatever is wrong with a disk
+  except ValueError as error:  # TensorStore's error for anything that is wrong with a disk
     raise OSError(f'cannot write a checkpoint: {error}') from error
 
 
 def _files_left(folder):
-  """How many files a disk has room for; many where it keeps no count of them."""
+  """How many more files fit on a disk; FILES where the file system has no limit, or tells none."""
   if not hasattr(os, 'statvfs'):
     return FILES
   disk = os.statvfs(folder)
   return disk.f_favail if disk.f_files else FILES
 
 
-@functools.cache  # once a process: that of others is kept
+@functools.cache  # once a process, so that a hook that others set later is not replaced
 def _hush():
-  """Keeps TensorStore's threads from printing tracebacks on arrays that nobody waits for any more.
+  """Keeps TensorStore's threads from printing tracebacks of arrays that nobody waits for any more.
 
-  Orbax waits for the first array of a checkpoint that cannot be read, and not for the others.
+  When Orbax meets an array that cannot be read, it does not wait for those that come after it.
   """
   hook = sys.unraisablehook
 
@@ -108,8 +111,9 @@ def _hush():
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:
   """The last state that can be read, with its log; None where there is none.
 
-  `like` gives shapes and dtypes. A damaged checkpoint is said, deleted and passed over. Raises
-  OSError or MemoryError where it is not the checkpoint's fault that it cannot be read.
+  checkpoints: from `manager`. like: a state with the same shapes and dtypes. A damaged checkpoint
+  is deleted with a warning, and the one before it is taken. Raises OSError or MemoryError where a
+  checkpoint cannot be read for another reason than damage.
   """
   _hush()
   for step in sorted(checkpoints.all_steps(), reverse=True):

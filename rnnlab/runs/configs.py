@@ -6,7 +6,6 @@ is neither is an error, wherever it was written, as no code would read it. Loads
 """
 
 import ast
-import difflib
 import hashlib
 import inspect
 import json
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from rnnlab.console.words import near
 from rnnlab.runs import experiment_file
 
 TINY = float(np.finfo(np.float32).tiny)  # programs compute in float32, which has nothing below
@@ -358,18 +358,6 @@ def words(value) -> str:
   return line if len(line) <= 80 else f'{line[:76]} ...'
 
 
-def near(word, known) -> str:
-  """` (did you mean X?)` for the nearest of `known`, or of their last parts; or nothing."""
-  word, ends = str(word).lower(), {}
-  whole = {name.lower(): name for name in known}
-  for name in whole:
-    ends.setdefault(name.rpartition('.')[2], name)
-  end = word.rpartition('.')[2]
-  matches = [ends[end]] if end in ends else difflib.get_close_matches(word, whole, 1, 0.6)
-  matches = matches or [ends[e] for e in difflib.get_close_matches(end, ends, 1, 0.6)]
-  return f' (did you mean {whole[matches[0]]!r}?)' if matches else ''
-
-
 def flat(config) -> dict[str, Any]:
   """The values of a config, or of a nested dict, by dotted name."""
   if isinstance(config, ConfigDict | FrozenConfigDict):
@@ -402,8 +390,8 @@ def _fields(fields):
   if missing := [name for name in FIELDS if name not in taken]:
     more = f', nor {len(missing) - 1} more' if len(missing) > 1 else ''
     raise ValueError(
-      f'the config has no field {missing[0]!r}{more}; begin with rnnlab.runs.configs.default(), which'
-      ' has all of them'
+      f'the config has no field {missing[0]!r}{more}; begin with'
+      ' rnnlab.runs.configs.default(), which has all of them'
     )
   return taken
 

@@ -19,13 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import cells, models
-from rnnlab.machine import devices, hosts, provenance
-from rnnlab.models import conventions
-from rnnlab.runs import checkpoint, configs, experiment_file, runlog
-from rnnlab.training import metrics, optim, train
-from rnnlab.runs.configs import RunSpec
+from rnnlab.console.progress import watch
 from rnnlab.data import batching, imdb
 from rnnlab.interop import files
+from rnnlab.machine import devices, disk, hosts, provenance
+from rnnlab.models import conventions
+from rnnlab.runs import checkpoint, configs, experiment_file, trackers
+from rnnlab.runs import folder as run_files
+from rnnlab.runs.configs import RunSpec
+from rnnlab.training import metrics, optim, train
 
 PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
 
@@ -102,7 +104,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   config.data.source = imdb.resolve(config.data)
   spec = configs.specify(config)
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)
-  with jax.enable_x64(False), runlog.watch([spec], progress) as display:
+  with jax.enable_x64(False), watch([spec], progress) as display:
     return _last(steps, display)
 
 
@@ -176,10 +178,11 @@ class Folder:
   def __enter__(self):
     self._path.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-      stack.enter_context(runlog.lock(self._path, 'another launch is doing this run'))
-      (self._path / 'error.json').unlink(missing_ok=True)
-      runlog.write_json(self._path / 'config.json', self._spec.config.to_dict())
-      self._checkpoints = stack.enter_context(checkpoint.manager(self._path / 'checkpoints'))
+      stack.enter_context(run_files.lock(self._path, 'another launch is doing this run'))
+      run_files.forget_failure(self._path)
+      run_files.write_config(self._path, self._spec.config.to_dict())
+      checkpoints = checkpoint.manager(self._path / run_files.CHECKPOINTS)
+      self._checkpoints = stack.enter_context(checkpoints)
       self._stack = stack.pop_all()
     return self
 
@@ -194,8 +197,8 @@ class Folder:
       state, log = restored
       self.rows = log['rows']
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
-    runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
-    writers = [runlog.TensorBoard, *[runlog.WandB] * self._spec.wandb]
+    run_files.write_metrics(self._path, self.rows)
+    writers = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
     self._boards = [
       self._stack.enter_context(
         contextlib.closing(writer(self._path, self._spec.config.to_dict(), self.rows))
@@ -214,24 +217,23 @@ class Folder:
     """Writes an epoch's row, after a checkpoint."""
     self.rows.append(row)
     self.save(state, 0.0, seconds)
-    runlog.write_rows(self._path / 'metrics.jsonl', self.rows)
+    run_files.write_metrics(self._path, self.rows)
     for board in self._boards:
       board.write(row)
 
   def finish(self, done: Result) -> None:
     """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
     params = done.best_params if done.result['best'] else done.params
-    files.save(self._path / runlog.PARAMS, params)
+    files.save(self._path / run_files.PARAMS, params)
     vocabulary = '\n'.join(done.vocabulary) + '\n'
-    runlog.write_atomic(self._path / runlog.VOCABULARY, vocabulary.encode())
+    disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
-    runlog.write_atomic(self._path / runlog.PREDICTIONS, predictions.getvalue())
+    disk.write_atomic(self._path / run_files.PREDICTIONS, predictions.getvalue())
     tested = {name: v for name, v in done.result['final'].items() if name.startswith('test')}
     for board in self._boards:
       board.write({'step': self.rows[-1]['step']} | tested)
-    sealed = runlog.seal(done.result | {'digests': runlog.digests(self._path)})
-    runlog.write_json(self._path / 'result.json', sealed)
+    run_files.write_result(self._path, done.result)
 
 
 def prepare(config: ConfigDict) -> Program:

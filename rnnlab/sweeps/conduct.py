@@ -12,9 +12,10 @@ import jax
 import rich.console
 from ml_collections import ConfigDict
 
+from rnnlab.console import progress
 from rnnlab.data import imdb
-from rnnlab.machine import devices
-from rnnlab.runs import runlog
+from rnnlab.machine import devices, disk
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, storage, sweep
 from rnnlab.sweeps.sweep import Plan
 
@@ -39,7 +40,7 @@ def claim(workdir) -> None:
   """Makes the folder; raises ValueError where it can't be written to."""
   try:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    runlog.write_atomic(pathlib.Path(workdir) / '.writable', '')
+    disk.write_atomic(pathlib.Path(workdir) / '.writable', '')
     (pathlib.Path(workdir) / '.writable').unlink()
   except OSError as error:
     words = f'cannot write to --workdir={workdir}: {error.strerror}; choose another'
@@ -86,7 +87,7 @@ def conduct(
       words += f', {len(failed)} failed before' if failed else ''
       say(words + sweep.ahead(plan, todo))
     for run in todo:
-      if damaged := runlog.verify(pathlib.Path(workdir) / run.id):
+      if damaged := run_files.verify(pathlib.Path(workdir) / run.id):
         say(f'{run.id}: {", ".join(damaged)} damaged or missing: done again')
     if not todo:
       return plan, failed
@@ -96,7 +97,7 @@ def conduct(
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
     with jax.enable_x64(False):  # the bits of a run are not those of the environment
-      failed |= _follow(execute, runlog.Display(todo, console), stop, workdir, url)
+      failed |= _follow(execute, progress.Display(todo, console), stop, workdir, url)
 
 
 def _follow(execute, display, stop, workdir, url):
@@ -130,7 +131,7 @@ def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
     lines += [f'{len(failed)} of {len(plan.runs)} runs failed:', *map(': '.join, failed.items())]
   if own := sweep.failures(plan.todo, workdir):
     lines.append(f'{len(own)} of themselves: --retry_failed does them again')
-  if lost := [runlog.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
+  if lost := [progress.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
     lines.append(f'no setting was found for: {", ".join(lost)}')
   return lines
 

@@ -1,6 +1,6 @@
-"""Where a sweep is: what is done, running, waiting and failed, and how long is left.
+"""How far a sweep is: which runs are done, running, waiting or failed, and how much time is left.
 
-Reads what runs leave on disk, and needs neither JAX nor pandas, so as to answer at once.
+It reads only the files of the runs, and imports neither JAX nor pandas, so it answers at once.
 """
 
 import collections
@@ -13,24 +13,24 @@ import rich.console
 import rich.table
 import rich.text
 
-from rnnlab.runs import runlog
+from rnnlab.console import progress
+from rnnlab.runs import folder as run_files
 
 STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
-RARE = ('damaged', 'left')  # not told where there are none
-CONFIG = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
-RESULT = {'final': dict, 'overrides?': dict, 'epochs?': int, 'seconds?': runlog.NUMBER}
-ERROR = {'error?': str, 'again?': bool, 'traceback?': str}
-SHOWN = 20  # how many groups, and runs, are told one by one
+RARE = ('damaged', 'left')  # states that are not mentioned where no run is in them
+CONFIG_FORM = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
+SHOWN = 20  # how many groups, and runs in a state, are listed one by one
 
 
 class Run(NamedTuple):
-  """A run as its files tell it.
+  """A run, by what its files say.
 
-  state: 'done' (its files are whole: of those above 1 MiB, they are there), 'running' (a process
-  holds its lock), 'failed' (it left an error), 'damaged' (it has ended, and a file is not whole: a
-  launch does it again), 'left' (a search has given it up) or 'waiting'. epoch of epochs are over, 0
-  of 0 where it was never begun. pace: its seconds an epoch, those of a done run with all that is
-  around; None before the first one's end. process: the number of the one that does it.
+  state: 'done' (its files are whole; those above 1 MiB are only checked to be there), 'running' (a
+  process holds its lock), 'failed' (it left an error), 'damaged' (it has ended, but a file is not
+  whole: a launch does it again), 'left' (a search has given it up) or 'waiting'. epoch: how many of
+  its `epochs` are over; both are 0 where it was never begun. pace: seconds an epoch, which in a run
+  that is done include loading, compiling and testing; None before the end of the first epoch.
+  process: the number of the process that does it, or ''. error: what went wrong, or ''.
   """
 
   id: str
@@ -45,43 +45,26 @@ class Run(NamedTuple):
 
 
 def load(workdir) -> list[Run]:
-  """The runs that `workdir`'s sweep.json names, then others that have a folder there.
+  """The runs that a workdir's sweep.json names, then any others that have a folder there.
 
-  Raises FileNotFoundError without the workdir, ValueError where there is no run.
+  Raises FileNotFoundError where there is no such folder, ValueError where there is no run in it.
   """
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(f'{workdir}: no such folder; nothing has been launched there')
-  named = {run['id']: run for run in runlog.read_sweep(workdir)['runs']}
-  others = {path.parent.name for path in workdir.glob('*/config.json')} - named.keys()
-  named |= {name: {} for name in sorted(others)}
+  named = {run['id']: run for run in run_files.read_sweep(workdir)['runs']}
+  named |= {path.name: {} for path in run_files.folders(workdir) if path.name not in named}
   if not named:
     raise ValueError(f'{workdir}: nothing has been launched there')
   return [_read(workdir / name, entry) for name, entry in named.items()]
 
 
-def is_done(folder, epochs: int) -> bool:
-  """Whether a run's result and the rows of its epochs, `epochs` if it says no other, are whole.
-
-  And all other files that it was made with, by their digests.
-  """
-  folder = pathlib.Path(folder)
-  result = runlog.read_json(folder / 'result.json', RESULT)
-  whole = _is_whole(result, runlog.read_rows(folder / 'metrics.jsonl'), epochs)
-  return whole and not runlog.verify(folder)
-
-
-def failure(folder) -> dict | None:
-  """A run's error.json: `error`, `again` and `traceback`; None where it has none."""
-  error = runlog.read_json(pathlib.Path(folder) / 'error.json', ERROR)
-  return error and {'error': 'no words', 'again': True} | error
-
-
 def seconds_left(runs: list[Run]) -> float | None:
-  """What the running and waiting runs take yet, shared by the processes at work, or by one.
+  """The seconds that the running, waiting and damaged runs still take; None if that is not known.
 
-  An epoch takes what it took this run, or the median of runs of the same settings, or of all;
-  None before any epoch is over. Of runs in one process, at once or in turn, the seconds add up.
+  It is known once any epoch is over. An epoch is taken to last as long as this run's epochs so far,
+  else the median of the runs of the same settings, else the median of all. The processes that are
+  at work, or one, share the runs evenly, but it takes no less than the longest run does.
   """
   paces = collections.defaultdict(list)
   for run in runs:
@@ -105,12 +88,12 @@ def _processes(runs):
 
 
 def group(run: Run) -> str:
-  """What a run shares with those that differ in the seed alone, in words."""
-  return runlog.label({name: v for name, v in run.overrides.items() if name != 'seed'})
+  """The name of a run's settings without its seed, for people: `gru hidden_size=128`."""
+  return progress.label({name: v for name, v in run.overrides.items() if name != 'seed'})
 
 
 def show(workdir, console: rich.console.Console) -> None:
-  """Says where the sweep of `workdir` is. Raises as `load`."""
+  """Prints how far the sweep of a workdir is. Raises what `load` raises."""
 
   def say(words):
     console.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -123,13 +106,13 @@ def show(workdir, console: rich.console.Console) -> None:
   say(f'{workdir}: {len(runs)} runs: {counts}')
   console.print(_table(runs))
   for run in by_state['running'][:SHOWN]:
-    say(f'running: {runlog.label(run.overrides)}: epoch {run.epoch}/{run.epochs}')
+    say(f'running: {progress.label(run.overrides)}: epoch {run.epoch}/{run.epochs}')
   _more(by_state['running'], 'running', say)
   for run in by_state['failed'][:SHOWN]:
     say(f'failed: {run.id}: {run.error}')
   _more(by_state['failed'], 'failed: error.json in their folders says why', say)
   for run in by_state['damaged'][:SHOWN]:
-    damaged = ', '.join(runlog.verify(workdir / run.id, quick=True)) or 'metrics.jsonl'
+    damaged = ', '.join(run_files.verify(workdir / run.id, quick=True)) or run_files.METRICS
     say(f'damaged: {run.id}: {damaged}; the next launch does it again')
   _more(by_state['damaged'], 'damaged', say)
   own = sum(not run.again for run in by_state['failed'])
@@ -140,10 +123,11 @@ def show(workdir, console: rich.console.Console) -> None:
 
 
 def record(workdir) -> dict[str, Any]:
-  """What `show` says, for a program: JSON of the Runs, how many are in each state, and the rest.
+  """What `show` prints, for a program, as a dict that JSON can hold.
 
-  seconds_left: None where it is not known. launch: the number of the process at work there, or
-  None. command: what goes on with it, or None. Raises as `load`.
+  Its entries are workdir; counts: {state: how many runs}; seconds_left: None if not known; launch:
+  the number of the process that is at work there, or None; command: the one to go on with, or None;
+  runs: a dict for each Run. Raises what `load` raises.
   """
   runs = load(workdir)
   counts = collections.Counter(run.state for run in runs)
@@ -151,20 +135,20 @@ def record(workdir) -> dict[str, Any]:
     'workdir': str(workdir),
     'counts': {state: counts[state] for state in STATES},
     'seconds_left': seconds_left(runs),
-    'launch': runlog.holder(workdir),
-    'command': runlog.read_sweep(workdir)['command'] or None,
+    'launch': run_files.holder(workdir),
+    'command': run_files.read_sweep(workdir)['command'] or None,
     'runs': [run._asdict() for run in runs],
   }
 
 
 def _say_left(workdir, runs, say):
   left = seconds_left(runs)
-  clock = 'not known before an epoch is over' if left is None else f'about {runlog.clock(left)}'
-  if runlog.holder(workdir) is not None:
+  clock = 'not known before an epoch is over' if left is None else f'about {progress.clock(left)}'
+  if run_files.holder(workdir) is not None:
     say(f'left: {clock}, by {_processes(runs) or 1} process{"es" * (_processes(runs) > 1)}')
     return
   say(f'left: {clock}, by one process; no launch is at work')
-  if command := runlog.read_sweep(workdir)['command']:
+  if command := run_files.read_sweep(workdir)['command']:
     say(f'to go on: {command}')
 
 
@@ -174,7 +158,7 @@ def _more(runs, what, say):
 
 
 def _table(runs):
-  """A line a group; where there are many, a line a cell."""
+  """A table with a line for each group of runs, or for each cell where there are many groups."""
   named = [group(run) for run in runs]
   if len(set(named)) > SHOWN:
     named = [str(run.overrides.get('model.cell')) for run in runs]
@@ -189,20 +173,21 @@ def _table(runs):
 
 
 def _read(folder, entry):
-  result = runlog.read_json(folder / 'result.json', RESULT)
-  config = runlog.read_json(folder / 'config.json', CONFIG) or {}
-  rows = runlog.read_rows(folder / 'metrics.jsonl')
+  result = run_files.read_result(folder, run_files.RESULT_FORM)
+  config = run_files.read_config(folder, CONFIG_FORM) or {}
+  rows = run_files.read_metrics(folder)
   epochs = config.get('train', {}).get('epochs', len(rows))
-  error, process = failure(folder) or {}, runlog.holder(folder)
+  error, process = run_files.failure(folder) or {}, run_files.holder(folder)
   seconds = [row['seconds'] for row in rows if math.isfinite(row.get('seconds', math.nan))]
   pace = statistics.median(seconds) if seconds else None
-  if _is_whole(result, rows, epochs) and not runlog.verify(folder, quick=True):
+  whole = run_files.has_all_rows(result, rows, epochs)
+  if whole and not run_files.verify(folder, quick=True):
     state = 'done'
     if rows and math.isfinite(result.get('seconds', math.nan)):
       pace = result['seconds'] / len(rows)
   elif process is not None:
     state = 'running'
-  elif (folder / 'result.json').exists():
+  elif run_files.has_ended(folder):
     state = 'damaged'
   else:
     state = 'failed' if error else 'left' if entry.get('left') else 'waiting'
@@ -219,10 +204,3 @@ def _read(folder, entry):
     error.get('error', ''),
     error.get('again', True),
   )
-
-
-def _is_whole(result, rows, epochs):
-  if result is None:
-    return False
-  counted = all(row.get('epoch') == number for number, row in enumerate(rows, 1))
-  return counted and len(rows) == result.get('epochs', epochs)

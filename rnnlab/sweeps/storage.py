@@ -1,9 +1,9 @@
-"""Runs' folders on the move, whole or not at all for a reader; and a workdir that is a URL.
+"""Copies of runs' folders, atomic for whoever reads them, and workdirs that are URLs.
 
-A remote workdir (`s3://bucket/imdb`, `gs://...`: all that fsspec knows) is worked on in a local
-mirror: `pull` makes the mirror as the remote is, `push` sends a part of it. In a remote folder
-`.files` lists, with digests, the files that belong to it: it is written last, so that a reader who
-goes by it finds no half of a checkpoint.
+A remote workdir (`s3://bucket/imdb`, `gs://...`: whatever fsspec knows) is worked on in a local
+mirror: `pull` brings the mirror up to date, and `push` sends a part of it back. In each remote
+folder the file `.files` lists the files that belong to it, with their digests. It is written last,
+so whoever reads only the files that it lists finds no half of a checkpoint.
 """
 
 import contextlib
@@ -18,20 +18,19 @@ from collections.abc import Collection, Iterator
 import fsspec
 from absl import logging
 
-from rnnlab.machine import cache
-from rnnlab.runs import runlog
+from rnnlab.console.words import describe_error
+from rnnlab.machine import cache, disk
+from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, is_run
 
-INDEX = runlog.INDEX
-CHECKPOINTS = 'checkpoints'
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
 READABLE = 150  # of a name that would be longer
-LAST = 'result.json'  # says that a run is done
 
 
 def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
-  """The files of `folder` by relative path, without locks and what is half written.
+  """{relative path: content} of the files in a folder, without locks and half-written files.
 
-  Of one moment, though a run may be at work there.
+  All are of one moment, even where a run is at work there.
+  checkpoints: whether those of the run are among them.
   """
   folder = pathlib.Path(folder)
   while True:
@@ -43,9 +42,10 @@ def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
 
 
 def write(folder, files: dict[str, bytes]) -> None:
-  """Writes `files` into `folder`, which at each moment is one that a run could have left.
+  """Writes {relative path: content} into a folder, so that at each moment a run could have left it.
 
-  A checkpoint is replaced as a whole, so `files` has all of its files; result.json comes last.
+  A checkpoint is replaced as a whole, so `files` must have all of its files. The result, which says
+  that the run has ended, is written last.
   """
   folder = pathlib.Path(folder)
   for step in filter(None, set(map(_step, files))):
@@ -53,17 +53,17 @@ def write(folder, files: dict[str, bytes]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     for name, content in files.items():
       if _step(name) == step:
-        runlog.write_atomic(temporary / name.removeprefix(step), content)
+        disk.write_atomic(temporary / name.removeprefix(step), content)
     shutil.rmtree(folder / step, ignore_errors=True)
     (folder / step).parent.mkdir(exist_ok=True)
     temporary.rename(folder / step)
-  for name in sorted(files, key=lambda name: name == LAST):
+  for name in sorted(files, key=lambda name: name == RESULT):
     if not _step(name):
-      runlog.write_atomic(folder / name, files[name])
+      disk.write_atomic(folder / name, files[name])
 
 
 def prune(folder, names: Collection[str]) -> None:
-  """Removes from `folder` the files that `names` lacks, and the folders left empty."""
+  """Removes the files of a folder that are not among `names`, and the folders left empty."""
   folder = pathlib.Path(folder)
   for name in set(_names(folder)) - set(names):
     (folder / name).unlink()
@@ -74,19 +74,22 @@ def prune(folder, names: Collection[str]) -> None:
 
 
 def digests(files: dict[str, bytes]) -> dict[str, str]:
-  """A digest of each file's content."""
+  """{relative path: SHA-256 of the content} of the files that `read` gives."""
   return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:
-  """The names, of digests `now`, that are not so in `before`; all of a checkpoint or none."""
+  """The names in `now` whose digest is another in `before`, or that are new.
+
+  Where one file of a checkpoint has changed, all of the checkpoint are among them.
+  """
   names = {name for name in now if before.get(name) != now[name]}
   steps = set(map(_step, names)) - {''}
   return [name for name in now if name in names or _step(name) in steps]
 
 
 def _step(name):
-  """'checkpoints/<step>/' where a file belongs to a checkpoint, and ''."""
+  """'checkpoints/<step>/' for the name of a file of a checkpoint, and '' for any other."""
   start, _, rest = name.partition('/')
   return f'{start}/{rest.partition("/")[0]}/' if start == CHECKPOINTS else ''
 
@@ -105,9 +108,10 @@ def _names(folder, checkpoints=True):
 
 
 def local(workdir: str) -> tuple[pathlib.Path, str]:
-  """Where to work, and the URL that this mirrors: '' where `workdir` is a path or a file:// URL.
+  """The folder to work in, and the URL that it mirrors: '' for a path or a file:// URL.
 
-  A `~` at its start is the home folder. Raises ValueError for a URL that fsspec can't read here.
+  A `~` at the start of a path is the home folder. Raises ValueError for a URL that fsspec cannot
+  read here.
   """
   scheme, remote, path = workdir.partition('://')
   if not remote:
@@ -117,7 +121,7 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
   try:
     fsspec.url_to_fs(workdir)
   except Exception as error:  # each protocol has its own kinds
-    raise ValueError(f'--workdir={workdir}: {runlog.say(error)}') from error
+    raise ValueError(f'--workdir={workdir}: {describe_error(error)}') from error
   url = workdir.rstrip('/')
   name = urllib.parse.quote(url, safe='')
   if len(name) > NAME_MAX:
@@ -126,17 +130,17 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
 
 
 def home(path) -> pathlib.Path:
-  """A path whose `~` is the home folder; as it is where there is none."""
+  """A path with `~` replaced by the home folder; unchanged for a user without one."""
   with contextlib.suppress(RuntimeError):
     return pathlib.Path(path).expanduser()
   return pathlib.Path(path)
 
 
 def pull(url: str, workdir, params: bool = False) -> None:
-  """Makes the mirror as the remote is.
+  """Brings the mirror in `workdir` up to date with the remote workdir at `url`.
 
-  Finished runs come without the checkpoints it lacks, and unless `params` without their parameters.
-  Raises OSError, for people, where the remote cannot be read.
+  params: whether to fetch the parameters of finished runs too. Their checkpoints are never fetched.
+  Raises OSError, in words for people, where the remote cannot be read.
   """
   with _in_words('read', url):
     _pull(url, pathlib.Path(workdir), params)
@@ -154,33 +158,36 @@ def _pull(url, workdir, params):
       continue
     name = posixpath.basename(path)
     target = workdir / name
-    if not runlog.is_inside(name):
+    if not disk.is_inside(name):
       logging.warning('%s: %r is no name for a file here and is passed over', url, name)
       continue
     if entry['type'] == 'file':
       if target.is_dir():
         shutil.rmtree(target)
-      runlog.write_atomic(target, fs.cat_file(path))
+      disk.write_atomic(target, fs.cat_file(path))
       continue
     index = _index(fs, path)
-    done = bool(index) and LAST in index
-    if not done and (index is None or index == (runlog.read_json(target / INDEX) or {})):
-      continue  # nobody has sent more since: what is here may be ahead, by a sending that failed
+    done = bool(index) and RESULT in index
+    if not done and (index is None or index == (disk.read_json(target / INDEX) or {})):
+      continue  # nothing new was sent; what is here may be newer, if sending it failed
     wanted = {
       name: of
       for name, of in index.items()
-      if not (done and (_step(name) or name == runlog.PARAMS and not params))
+      if not (done and (_step(name) or name == PARAMS and not params))
     }
     new = changed(wanted, digests(read(target, checkpoints=not done)))
     found = fs.cat([f'{path}/{name}' for name in new]) if new else {}
     write(target, {name: found[f'{path}/{name}'] for name in new})
     if not done:
       prune(target, wanted)
-    runlog.write_json(target / INDEX, index)
+    disk.write_json(target / INDEX, index)
 
 
 def push(workdir, url: str, name: str) -> None:
-  """Sends what is new in the file or folder `name` of the mirror. Raises OSError, for people."""
+  """Sends what is new in the file or folder `name` of a mirror to the remote workdir at `url`.
+
+  workdir: the mirror. Raises OSError, in words for people, where the remote cannot be written to.
+  """
   with _in_words('write', url):
     _push(workdir, url, name)
 
@@ -195,33 +202,33 @@ def _push(workdir, url, name):
   files, before = read(source), _index(fs, target) or {}
   index = digests(files)
   new = changed(index, before)
-  _put(fs, target, {name: files[name] for name in new if name != LAST})
-  _put(fs, target, {name: files[name] for name in new if name == LAST})
-  # Renamed, since not every file system writes a file whole or not at all.
+  _put(fs, target, {name: files[name] for name in new if name != RESULT})
+  _put(fs, target, {name: files[name] for name in new if name == RESULT})
+  # Renamed into place, since not every remote file system writes a file atomically.
   _put(fs, target, {f'{INDEX}.new': json.dumps(index).encode()})
   fs.mv(f'{target}/{INDEX}.new', f'{target}/{INDEX}')
   for gone in before.keys() - index.keys():
     with contextlib.suppress(FileNotFoundError):
       fs.rm_file(f'{target}/{gone}')
-  runlog.write_json(source / INDEX, index)
+  disk.write_json(source / INDEX, index)
 
 
 def push_report(workdir, url: str) -> None:
-  """Sends the sweep, the tables, the report, the figures; and of runs what could not be sent."""
+  """Sends the sweep's record, tables, report and figures, and what runs could not send before."""
   for path in pathlib.Path(workdir).iterdir():
-    is_run = (path / 'config.json').exists()
-    if not path.name.startswith('.') and not (is_run and _is_sent(path)):
+    sent = is_run(path) and _is_sent(path)
+    if not path.name.startswith('.') and not sent:
       push(workdir, url, path.name)
 
 
 def _is_sent(folder):
-  sent = runlog.read_json(folder / INDEX) or {}
-  # Of a run that was done when both were alike a part may never have been fetched.
-  return LAST in sent or not changed(digests(read(folder)), sent)
+  sent = disk.read_json(folder / INDEX) or {}
+  # Of a run that had ended when both were alike, some files may never have been fetched.
+  return RESULT in sent or not changed(digests(read(folder)), sent)
 
 
 def pushing(events: Iterator, workdir, url: str) -> Iterator:
-  """The events as they come, those that tell of new files once these are sent."""
+  """Passes on `events`; one that tells of new files in a run's folder only once these are sent."""
   behind = set()
   try:
     for event in events:
@@ -230,7 +237,7 @@ def pushing(events: Iterator, workdir, url: str) -> Iterator:
         push(workdir, url, event.run)
         behind.remove(event.run)
       yield event
-  except KeyboardInterrupt:  # of the executor, after the runs at work have saved a checkpoint
+  except KeyboardInterrupt:  # from the executor, once the runs at work have saved a checkpoint
     for run in behind:
       push(workdir, url, run)
     raise
@@ -238,11 +245,11 @@ def pushing(events: Iterator, workdir, url: str) -> Iterator:
 
 @contextlib.contextmanager
 def _in_words(what, url):
-  """Says where it was that a remote failed, of which each protocol has its own kinds of error."""
+  """Raises OSError with the URL for any error, as each protocol has error classes of its own."""
   try:
     yield
   except Exception as error:
-    raise OSError(f'cannot {what} {url}: {runlog.say(error)}') from error
+    raise OSError(f'cannot {what} {url}: {describe_error(error)}') from error
 
 
 def _put(fs, folder, files):
@@ -253,15 +260,15 @@ def _put(fs, folder, files):
 
 
 def _index(fs, folder):
-  """The digests of a remote folder's files; none where it was never sent, None: damaged."""
+  """The content of a remote folder's `.files`: {} if the folder is not there, None if damaged."""
   try:
     index = json.loads(fs.cat_file(f'{folder}/{INDEX}'))
   except FileNotFoundError:
     return {}
   except (ValueError, RecursionError):
     index = None
-  if not runlog.fits(index, dict) or not all(
-    runlog.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
+  if not disk.fits(index, dict) or not all(
+    disk.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
   ):
     logging.warning('%s/%s is damaged: what is there is passed over', folder, INDEX)
     return None

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rnnlab.runs import configs, runlog
+from rnnlab.console import progress
+from rnnlab.runs import configs
+from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
-from rnnlab.sweeps import status
 
 MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
@@ -52,7 +53,7 @@ def plan(
 
   def specify(override):
     spec = _specify(config, pinned, command, override)
-    return spec._replace(id=known.setdefault(runlog.canonical(spec.config.to_dict()), spec.id))
+    return spec._replace(id=known.setdefault(run_files.canonical(spec.config.to_dict()), spec.id))
 
   specs, searches = _asked(sweep, config, specify, pinned)
   if not sweep:
@@ -107,13 +108,13 @@ def findings(plan: Plan) -> list[str]:
     for name in search['pinned']
   ]
   for arm in arms(plan):
-    words, trials = runlog.label(arm['overrides']), arm['trials']
+    words, trials = progress.label(arm['overrides']), arm['trials']
     states = [trial['state'] for trial in trials]
     for trial in trials:
       if trial['id'] == arm['best']:
         lines.append(
           f'{words}: best of {len(trials)} trials by validation accuracy,'
-          f' {trial["validation_accuracy"]:.4f}: {runlog.label(trial["setting"])}'
+          f' {trial["validation_accuracy"]:.4f}: {progress.label(trial["setting"])}'
         )
     if states.count('failed') == len(states):
       lines.append(f'{words}: all {len(states)} trials failed; ask for milder ranges')
@@ -137,15 +138,15 @@ def is_done(spec: RunSpec, workdir) -> bool:
   """Whether the run's result and all its epochs' rows are there, whole; or those to `until`."""
   folder = pathlib.Path(workdir) / spec.id
   if spec.until:
-    epochs = [row.get('epoch') for row in runlog.read_rows(folder / 'metrics.jsonl')]
+    epochs = [row.get('epoch') for row in run_files.read_metrics(folder)]
     if epochs[: spec.until] == list(range(1, spec.until + 1)):
       return True
-  return status.is_done(folder, spec.config.train.epochs)
+  return run_files.is_done(folder, spec.config.train.epochs)
 
 
 def failures(runs: list[RunSpec], workdir) -> dict[str, str]:
   """Id -> error of each of `runs` that failed for a reason of its own, and so would again."""
-  found = {run.id: status.failure(pathlib.Path(workdir) / run.id) for run in runs}
+  found = {run.id: run_files.failure(pathlib.Path(workdir) / run.id) for run in runs}
   return {run: error['error'] for run, error in found.items() if error and not error['again']}
 
 
@@ -157,8 +158,7 @@ def record(workdir, asked, plan: Plan) -> None:
   is recorded how many runs were done when they were first made as they are now.
   """
   runs, searches = plan.runs, plan.searches
-  path = pathlib.Path(workdir) / 'sweep.json'
-  before = runlog.read_sweep(workdir)
+  before = run_files.read_sweep(workdir)
   known = {run['id']: run for run in before['runs']}
   tuned = {run for search in before['searches'] for arm in search['arms'] for run in arm['runs']}
   for run in known.values():
@@ -183,7 +183,7 @@ def record(workdir, asked, plan: Plan) -> None:
     'claims': asked.claims,
     'claims_after': after if asked.claims else 0,
   }
-  runlog.write_json(path, runlog.seal(content))
+  run_files.write_sweep(workdir, content)
 
 
 def _known(workdir):
@@ -191,12 +191,11 @@ def _known(workdir):
   found = {}
   if workdir is None:
     return found
-  folders = [path.parent for path in pathlib.Path(workdir).glob('*/config.json')]
-  for folder in sorted(folders, key=lambda f: (not (f / 'result.json').exists(), f.name)):
-    config = runlog.read_json(folder / 'config.json')
+  for folder in sorted(run_files.folders(workdir), key=lambda f: not run_files.has_ended(f)):
+    config = run_files.read_config(folder)
     # By its hash in the name a config is known to be the one that the folder was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
-      found.setdefault(runlog.canonical(config), folder.name)
+      found.setdefault(run_files.canonical(config), folder.name)
   return found
 
 
@@ -301,10 +300,10 @@ def _score(workdir, spec):
     return None
   folder = pathlib.Path(workdir) / spec.id
   if is_done(spec, workdir):
-    rows = runlog.read_rows(folder / 'metrics.jsonl')
+    rows = run_files.read_metrics(folder)
     scores = [row.get('validation_accuracy') for row in rows[: spec.until or None]]
     return None if None in scores else max(scores)
-  error = status.failure(folder)
+  error = run_files.failure(folder)
   return None if not error or error['again'] else -math.inf
 
 
@@ -313,7 +312,7 @@ def _record_of(search, pinned, arms, workdir):
   sampled = [name for name in search.ranges if name not in pinned]
 
   def trial_of(trial):
-    rows = runlog.read_rows(pathlib.Path(workdir or '.') / trial.spec.id / 'metrics.jsonl')
+    rows = run_files.read_metrics(pathlib.Path(workdir or '.') / trial.spec.id)
     reached = trial.score is not None and trial.score > -math.inf
     return {
       'id': trial.spec.id,

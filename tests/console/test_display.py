@@ -6,14 +6,15 @@ import sys
 import nbclient
 import nbformat
 import pytest
+import rich.console
 from programs import ROOT, colours, in_a_terminal
 
-from rnnlab.runs import runlog
+from rnnlab.console import progress
 
 # Two runs of two epochs, of which the second fails: shown by launch.py's display, or by run's.
 SHOW = """
 import collections, sys, types
-from rnnlab.runs import runlog
+from rnnlab.console import progress
 Event = collections.namedtuple('Event', 'run kind fraction text')
 runs = [
   types.SimpleNamespace(id=cell, until=0, overrides={'model.cell': cell, 'seed': 0})
@@ -31,8 +32,8 @@ def show(display):
     for event in events:
       display.update(event)
 """
-LAUNCH = SHOW + 'show(runlog.Display(runs, runlog.consoles()[0]))'
-RUN = SHOW + 'show(runlog.watch(runs))'
+LAUNCH = SHOW + 'show(progress.Display(runs, progress.consoles()[0]))'
+RUN = SHOW + 'show(progress.watch(runs))'
 SAID = ['lstm seed=0: epoch 1/2: [fine]', 'gru seed=0: failed: why', 'test accuracy 0.9']
 
 
@@ -62,19 +63,37 @@ def test_a_log_has_lines_also_where_it_takes_colours(monkeypatch, capfd):
   made = {}
   exec(SHOW, made)
   monkeypatch.setenv('FORCE_COLOR', '1')
-  made['show'](runlog.Display(made['runs'], runlog.consoles()[0]))
+  made['show'](progress.Display(made['runs'], progress.consoles()[0]))
   output, errors = capfd.readouterr()
   assert len(output.splitlines()) == 3 and not {'\x1b', '\r'} & {*output} and errors == ''
   assert [text in line for text, line in zip(SAID, output.splitlines(), strict=True)] == [True] * 3
-  made['show'](runlog.watch(made['runs']))  # in a log `run` says nothing, unless it is told to
+  made['show'](progress.watch(made['runs']))  # in a log `run` says nothing, unless it is told to
   assert capfd.readouterr() == ('', '')
-  made['show'](runlog.watch(made['runs'], progress=True))
+  made['show'](progress.watch(made['runs'], progress=True))
   assert len(capfd.readouterr().err.splitlines()) == 3
+
+
+def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  output = io.StringIO()
+  made = {}
+  exec(SHOW, made)
+  Event, runs = made['Event'], made['runs']
+  with progress.Display(runs, rich.console.Console(file=output, width=200)) as display:
+    for second, fraction, text in ((1, 0.0, ''), (11, 0.1, ''), (30, 0.5, 'epoch 1/2: fine')):
+      now[0] = float(second)
+      display.update(Event(runs[0].id, 'progress', fraction, text))
+    display.update(Event(runs[1].id, 'failed', 1.0, 'why'))
+  first, second, third = output.getvalue().splitlines()
+  assert first.startswith('[0:11]') and 'lstm seed=0' in first
+  assert second == '[0:30]  25% 1:27 left | lstm seed=0: epoch 1/2: fine'
+  assert third.endswith('gru seed=0: failed: why')
 
 
 def test_a_notebook_has_one_picture_that_is_drawn_again(monkeypatch):
   monkeypatch.delenv('PYTEST_CURRENT_TEST')
-  cells = [RUN, 'show(runlog.watch(runs, progress=False))', 'show(runlog.watch(runs[:1]))']
+  cells = [RUN, 'show(progress.watch(runs, progress=False))', 'show(progress.watch(runs[:1]))']
   notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)])
   notebook.cells[2].source = 'events = events[-1:]\n' + notebook.cells[2].source
   nbclient.NotebookClient(notebook, resources={'metadata': {'path': str(ROOT)}}).execute()
@@ -88,7 +107,7 @@ def test_a_notebook_has_one_picture_that_is_drawn_again(monkeypatch):
 
 def test_quiet_says_nothing_and_json_leaves_standard_output_to_a_program(monkeypatch, capfd):
   for flags, expected in (((), 'ab'), ((False, True), 'b'), ((True, True), 'b'), ((True,), 'b')):
-    messages, output = runlog.consoles(*flags)
+    messages, output = progress.consoles(*flags)
     messages.print('a', end='')
     output.print('b', end='')
     said = capfd.readouterr()
@@ -97,11 +116,11 @@ def test_quiet_says_nothing_and_json_leaves_standard_output_to_a_program(monkeyp
 
 
 def test_tables_are_as_wide_as_columns_says_and_else_as_a_log(monkeypatch):
-  monkeypatch.setattr(runlog.sys, 'stdout', io.StringIO())
+  monkeypatch.setattr(progress.sys, 'stdout', io.StringIO())
   monkeypatch.delenv('COLUMNS', raising=False)
-  assert runlog.consoles()[1].width == 100
+  assert progress.consoles()[1].width == 100
   monkeypatch.setenv('COLUMNS', '70')
-  assert runlog.consoles()[1].width == 70
+  assert progress.consoles()[1].width == 70
   monkeypatch.setenv('TERM', 'dumb')
-  monkeypatch.setattr(runlog.sys.stdout, 'isatty', lambda: True, raising=False)
-  assert runlog.consoles()[1].width == 70
+  monkeypatch.setattr(progress.sys.stdout, 'isatty', lambda: True, raising=False)
+  assert progress.consoles()[1].width == 70

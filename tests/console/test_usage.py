@@ -10,7 +10,7 @@ import pytest
 from programs import ROOT
 
 from rnnlab.console import usage
-from rnnlab.runs import runlog
+from rnnlab.runs import configs
 from rnnlab.sweeps import executors
 
 LAUNCH = (ROOT / 'launch.py').read_text()
@@ -61,8 +61,8 @@ def test_help_of_an_experiment_has_its_words_and_each_field_as_it_is(help_of):
   page = experiment
   config = runpy.run_path(str(IMDB))['get_config']('smoke')
   config.update({'data': {'dir': 'a place'}, 'seed': 7})
-  fields = dict(runlog.flat(config.to_dict())).items()
-  expected = {f'--config.{name}={value}' for name, value in fields if value != 'None'}
+  fields = configs.flat(config).items()
+  expected = {f'--config.{name}={value}' for name, value in fields if value is not None}
   assert len(expected) > 30
   assert sorted(fields_in(page)) == sorted(expected)
   assert re.search(r'^  --config.model.cell=lstm +# any file in rnnlab/cells/$', page, re.M)
@@ -80,10 +80,10 @@ def test_a_field_s_comment_is_where_it_is_first_set_also_in_an_imported_file(tmp
   (tmp_path / 'base_of_all.py').write_text('config.a = 1  # the first\nconfig.b = "#1"\n')
   path = tmp_path / 'mine.py'
   path.write_text('import base_of_all\nconfig.a = 2  # why two\nconfig.c = 0  # mine\n')
-  config = {'a': 2, 'b': '#1', 'c': 0, 'unsaid': {'d': None}}
+  fields = {'a': 2, 'b': '#1', 'c': 0, 'unsaid.d': None}
   monkeypatch.setitem(sys.modules, 'base_of_all', type(sys)('base_of_all'))
   sys.modules['base_of_all'].__file__ = str(tmp_path / 'base_of_all.py')
-  lines = [line.split() for line in usage.page(path, config).splitlines()]
+  lines = [line.split() for line in usage.page(path, fields, {}).splitlines()]
   assert lines == [
     ['mine.py'],
     [],

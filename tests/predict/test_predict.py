@@ -22,9 +22,11 @@ import rnnlab
 from experiments import imdb
 from rnnlab import predict
 from rnnlab.data import sources, text
+from rnnlab.machine import disk
 from rnnlab.predict import exported
 from rnnlab.predict.__main__ import Answer, as_text
-from rnnlab.runs import configs, experiment, runlog
+from rnnlab.runs import configs, experiment
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, sweep
 
 WORDS = tuple(f'w{i}' for i in range(20))
@@ -334,9 +336,9 @@ def test_settings_are_named_by_what_differs_and_trials_of_a_search_take_no_part(
     unseal(tmp_path / name)
     config = json.loads((gru / 'config.json').read_text())
     config['model']['output_dropout'], config['seed'] = rate, len(runs)
-    runlog.write_json(tmp_path / name / 'config.json', config)
+    disk.write_json(tmp_path / name / 'config.json', config)
     runs.append({'id': name, 'stage': stage})
-  runlog.write_json(tmp_path / 'sweep.json', {'runs': runs})
+  disk.write_json(tmp_path / 'sweep.json', {'runs': runs})
   sizes = {name: len(of.members) for name, of in rnnlab.load_ensembles(tmp_path).items()}
   assert sizes == {'gru output_dropout=0.1': 2, 'gru output_dropout=0.2': 1}
 
@@ -353,9 +355,9 @@ def changed(tmp_path, folder, name, content):
 
 DAMAGED = {
   'not ended': ('result.json', None, 'has not ended'),
-  'older version': (runlog.PARAMS, None, 'Delete its result.json'),
-  'no words': (runlog.VOCABULARY, None, 'has no vocabulary.txt'),
-  'damaged parameters': (runlog.PARAMS, b'\x08\0\0\0\0\0\0\0{', 'is damaged'),
+  'older version': (run_files.PARAMS, None, 'Delete its result.json'),
+  'no words': (run_files.VOCABULARY, None, 'has no vocabulary.txt'),
+  'damaged parameters': (run_files.PARAMS, b'\x08\0\0\0\0\0\0\0{', 'is damaged'),
   'another config': ('config.json', b'{"model": {}}', 'another version'),
 }
 
@@ -370,7 +372,7 @@ def test_a_run_that_cannot_be_used_is_said(name, content, words, trained, tmp_pa
 @settings(max_examples=60, deadline=None)
 @given(
   damage=damages,
-  name=st.sampled_from(['config.json', 'result.json', runlog.PARAMS, runlog.VOCABULARY]),
+  name=st.sampled_from(['config.json', 'result.json', run_files.PARAMS, run_files.VOCABULARY]),
 )
 def test_a_damaged_run_is_refused_in_words_or_is_as_it_was(trained, damage, name, tmp_path_factory):
   _, (folder, *_) = trained
@@ -405,10 +407,10 @@ def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
       ('config.json', told('model', cell='ltsm'), 'config.json is damaged'),
       ('config.json', told('data', max_len=-1), 'config.json is damaged.*max_len'),
       ('config.json', json.dumps({'model': 3, 'data': 4}).encode(), 'config.json is damaged'),
-      (runlog.VOCABULARY, b'good\nbad', 'is no list of the words'),
-      (runlog.VOCABULARY, b'good\nbad\ngood\n', 'is no list of the words'),
-      (runlog.VOCABULARY, b'caf\xe9\n', 'is no list of the words'),
-      (runlog.VOCABULARY, b''.join(b'%d\n' % i for i in range(9999)), 'is no list of the words'),
+      (run_files.VOCABULARY, b'good\nbad', 'is no list of the words'),
+      (run_files.VOCABULARY, b'good\nbad\ngood\n', 'is no list of the words'),
+      (run_files.VOCABULARY, b'caf\xe9\n', 'is no list of the words'),
+      (run_files.VOCABULARY, b''.join(b'%d\n' % i for i in range(9999)), 'is no list of the words'),
     ]
   ):
     copy = changed(tmp_path / str(i), folder, name, content)

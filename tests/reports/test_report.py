@@ -489,7 +489,7 @@ def drawn(workdir):
     patch.setattr(
       figures, 'render', lambda draw, *data, note: (frames.update({draw: data}), '')[::-1]
     )
-    patch.setattr(report.runlog, 'write_atomic', lambda *_: None)
+    patch.setattr(report.disk, 'write_atomic', lambda *_: None)
     report.write(workdir)
   return frames
 
@@ -512,7 +512,7 @@ def test_contrast_is_that_of_wcag():
 
 
 def test_all_words_of_the_page_are_legible_on_its_grounds_by_day_and_by_night():
-  page = (ROOT / 'rnnlab' / 'report.html').read_text()
+  page = (ROOT / 'rnnlab' / 'reports' / 'report.html').read_text()
   light, dark = (
     dict(re.findall(r'--([\w-]+): (#\w{6});', block))
     for block in re.findall(r':root {(.*?)}', page, re.S)

@@ -9,7 +9,7 @@ from programs import SMOKE, finals, unseal
 
 import rnnlab
 from rnnlab import results
-from rnnlab.runs import runlog
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import status
 
 
@@ -67,20 +67,20 @@ def same(path, content, name):
     return False
 
 
-@pytest.mark.parametrize('name', [*runlog.READ, 'result.json'])
+@pytest.mark.parametrize('name', [*run_files.READ, 'result.json'])
 def test_every_damage_to_a_file_of_a_run_is_noticed_by_all_who_read_it(name, copy):
   draw = random.Random(name)
   folder = sorted(copy.glob('cell-*'))[draw.randrange(6)]
   whole = (folder / name).read_bytes()
-  assert runlog.verify(folder) == [] and state_of(copy, folder.name) == 'done'
+  assert run_files.verify(folder) == [] and state_of(copy, folder.name) == 'done'
   for kind in [*DAMAGES, *['flip', 'hole', 'swap'] * 3]:
     (folder / name).write_bytes(DAMAGES[kind](whole, draw))
     if same(folder / name, whole, name):
       continue
-    assert runlog.verify(folder) == [name], kind
-    assert runlog.verify(folder, quick=True) == [name], kind
+    assert run_files.verify(folder) == [name], kind
+    assert run_files.verify(folder, quick=True) == [name], kind
     assert state_of(copy, folder.name) == 'damaged', kind
-    assert not status.is_done(folder, 2), kind
+    assert not run_files.is_done(folder, 2), kind
     with pytest.raises(ValueError, match=f'{name} is damaged'):
       rnnlab.load(folder)
     assert len(results.load_runs(copy)) == 5, kind
@@ -99,7 +99,7 @@ def test_every_damage_to_the_record_of_a_sweep_is_taken_as_its_loss(copy):
     (copy / 'sweep.json').write_bytes(DAMAGES[kind](whole, draw))
     if same(copy / 'sweep.json', whole, 'sweep.json'):
       continue
-    assert runlog.read_sweep(copy)['runs'] == [], kind
+    assert run_files.read_sweep(copy)['runs'] == [], kind
     assert [run.state for run in status.load(copy)] == ['done'] * 6, kind
     assert len(results.load_runs(copy)) == 6, kind
 
@@ -141,7 +141,7 @@ def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
     path.write_text(json.dumps(content) + '\n')
     assert len(status.load(copy)) >= 6
     status.record(copy)
-    assert status.is_done(folder, 2) in (True, False)
+    assert run_files.is_done(folder, 2) in (True, False)
     assert len(results.load_runs(copy)) >= 5
     results.load_metrics(copy)
     results.missing_runs(copy, ())
@@ -155,7 +155,7 @@ def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
 def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, launch, tmp_path):
   copy, draw = tmp_path / 'sweep', random.Random(1)
   shutil.copytree(finished[0], copy)
-  damaged = dict(zip(sorted(copy.glob('cell-*')), [*runlog.READ], strict=False))
+  damaged = dict(zip(sorted(copy.glob('cell-*')), [*run_files.READ], strict=False))
   for folder, name in damaged.items():
     path = folder / name
     path.write_bytes(flip(path.read_bytes(), draw))
@@ -170,5 +170,5 @@ def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, la
     assert f'{folder.name}: {name} damaged or missing: done again' in done.stdout
   assert 'Traceback' not in done.stdout + done.stderr
   assert before == {path: path.stat().st_mtime_ns for path in before}
-  assert all(runlog.verify(folder) == [] for folder in copy.glob('cell-*'))
+  assert all(run_files.verify(folder) == [] for folder in copy.glob('cell-*'))
   assert finals(copy) == finals(finished[0])

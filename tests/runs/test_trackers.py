@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from programs import ROOT
 
-from rnnlab.runs import configs, experiment, runlog
+from rnnlab.machine import disk
+from rnnlab.runs import configs, experiment, trackers
 
 CONFIG = {'seed': 3, 'model': {'cell': 'gru', 'dropout': 0.5, 'mask': True, 'truncate': ()}}
 ROWS = [
@@ -51,7 +52,7 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
   for already in (ROWS[:1], ROWS[:2]):
     for path in tmp_path.iterdir():  # its name has the second it was made in
       path.rename(f'{path}.earlier')
-    board = runlog.TensorBoard(tmp_path, CONFIG, already)
+    board = trackers.TensorBoard(tmp_path, CONFIG, already)
     for row in ROWS[len(already) :]:
       board.write(row)
     board.close()
@@ -81,7 +82,7 @@ def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
       with pytest.raises(KeyboardInterrupt):
         events.throw(KeyboardInterrupt)
       break
-    rows = runlog.read_rows(folder / 'metrics.jsonl')
+    rows = disk.read_rows(folder / 'metrics.jsonl')
   assert len(rows) == 1
   agree(folder, rows, {})
   for path in folder.glob('events.out.tfevents.*'):  # its name has the second it was made in
@@ -89,8 +90,8 @@ def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
   for _ in experiment.events(spec, folder.parent):
     pass
   rows, result = (
-    runlog.read_rows(folder / 'metrics.jsonl'),
-    runlog.read_json(folder / 'result.json'),
+    disk.read_rows(folder / 'metrics.jsonl'),
+    disk.read_json(folder / 'result.json'),
   )
   assert [row['epoch'] for row in rows] == [1, 2, 3]
   tested = {name: v for name, v in result['final'].items() if name.startswith('test_')}
@@ -141,7 +142,7 @@ def test_tensorboard_has_the_run_s_config_as_hyper_parameters_without_a_folder_o
 ):
   from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-  board = runlog.TensorBoard(tmp_path, CONFIG, ROWS)
+  board = trackers.TensorBoard(tmp_path, CONFIG, ROWS)
   board.close()
   (found,) = [
     HParamsPluginData.FromString(value.metadata.plugin_data.content)
@@ -174,13 +175,13 @@ def test_a_resumed_run_has_each_epoch_once_in_wandb_under_its_own_id(tmp_path, o
   folders = [tmp_path / 'sweep' / f'gru_seed-{seed}' for seed in (3, 4)]
   for folder in folders:
     folder.mkdir(parents=True)
-  boards = [runlog.WandB(folder, CONFIG, ROWS[:1]) for folder in folders]  # open side by side
+  boards = [trackers.WandB(folder, CONFIG, ROWS[:1]) for folder in folders]  # open side by side
   for row in ROWS[1:]:
     for board in boards:
       board.write(row)
   for board in boards:
     board.close()
-  board = runlog.WandB(folders[0], CONFIG, ROWS[:2])  # its last epoch is done again
+  board = trackers.WandB(folders[0], CONFIG, ROWS[:2])  # its last epoch is done again
   board.write(ROWS[2])
   board.write({'step': 20, 'test_accuracy': 0.75})
   board.close()

@@ -14,7 +14,9 @@ import pytest
 from programs import ROOT, SWEEP, finals, read_until
 
 import rnnlab
-from rnnlab.runs import experiment, runlog
+from rnnlab.console import progress
+from rnnlab.runs import experiment
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import conduct, executors, storage, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -46,10 +48,10 @@ def conducted(executor, config, workdir, url='', output=None):
 
   asked = config.copy_and_resolve_references(), two, [], (), 'made', '', 'command'
   workdir.mkdir(exist_ok=True)
-  console = runlog.Console(file=output or io.StringIO(), width=100)
+  console = progress.Console(file=output or io.StringIO(), width=100)
   options = {'options': {}, 'retry_failed': False, 'wandb': False}
   never = lambda: False  # noqa: E731
-  with runlog.lock(workdir, 'busy'):
+  with run_files.lock(workdir, 'busy'):
     _, failed = conduct.conduct(
       conduct.Asked(*asked), workdir, url, console, never, executor=executor, **options
     )
@@ -74,7 +76,7 @@ def free(workdir):
   folders = [path.parent for path in workdir.rglob('.lock')]
   assert folders
   left = multiprocessing.active_children()
-  return not left and not [folder for folder in folders if runlog.holder(folder)]
+  return not left and not [folder for folder in folders if run_files.holder(folder)]
 
 
 class Gone(io.StringIO):
@@ -93,7 +95,7 @@ class Gone(io.StringIO):
 @pytest.mark.parametrize('executor', EXECUTORS)
 @pytest.mark.parametrize(
   ('error', 'told'),
-  [(BrokenPipeError(), runlog.Unheard), (OSError(28, 'No space left on device'), OSError)],
+  [(BrokenPipeError(), progress.Unheard), (OSError(28, 'No space left on device'), OSError)],
 )
 def test_output_that_fails(error, told, executor, config, whole, tmp_path):
   with pytest.raises(told) as caught:  # whose traceback holds all frames
@@ -140,7 +142,7 @@ def test_a_consumer_that_raises(executor, config, tmp_path):
 def test_a_call_that_is_broken_off_leaves_a_checkpoint_and_goes_on(
   error, config, whole, monkeypatch, tmp_path
 ):
-  update, begun = runlog.Display.update, []
+  update, begun = progress.Display.update, []
 
   def fails(display, event):
     begun.append(event)
@@ -150,13 +152,13 @@ def test_a_call_that_is_broken_off_leaves_a_checkpoint_and_goes_on(
 
   config = config.copy_and_resolve_references()
   with monkeypatch.context() as patch:
-    patch.setattr(runlog.Display, 'update', fails)
+    patch.setattr(progress.Display, 'update', fails)
     with pytest.raises(error) as caught:
       rnnlab.run(config, tmp_path)
   assert free(tmp_path) and list(tmp_path.glob('*/checkpoints/[0-9]*'))
   del begun[:]
   with monkeypatch.context() as patch:
-    patch.setattr(runlog.Display, 'update', lambda _, event: begun.append(event))
+    patch.setattr(progress.Display, 'update', lambda _, event: begun.append(event))
     rnnlab.run(config, tmp_path)
   assert not [event for event in begun if 'epoch 1/2' in event.text]
   ((*found, (at, arrays)),) = finals(tmp_path).values()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from programs import ROOT, launched
 
 from rnnlab import results
-from rnnlab.runs import runlog
+from rnnlab.machine import disk
 from rnnlab.sweeps import search, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -53,15 +53,15 @@ def do(spec, workdir, fails=lambda spec: False):
   """Leaves what a run leaves."""
   folder = pathlib.Path(workdir) / spec.id
   if fails(spec):
-    runlog.write_json(folder / 'error.json', {'error': 'not finite', 'again': False})
+    disk.write_json(folder / 'error.json', {'error': 'not finite', 'again': False})
     return
   rows = [
     {'epoch': epoch, 'validation_accuracy': objective(spec, epoch)}
     for epoch in range(1, (spec.until or spec.config.train.epochs) + 1)
   ]
-  runlog.write_rows(folder / 'metrics.jsonl', rows)
+  disk.write_rows(folder / 'metrics.jsonl', rows)
   if not spec.until:
-    runlog.write_json(folder / 'result.json', {'final': {}, 'epochs': len(rows)})
+    disk.write_json(folder / 'result.json', {'final': {}, 'epochs': len(rows)})
 
 
 def finish(config, over, workdir, fails=lambda spec: False):
@@ -195,7 +195,7 @@ def test_halving_judges_by_the_best_epoch_up_to_the_rung(tmp_path):
   curves = [[0.9, 0.1, 0.1], [0.2, 0.3, 0.4], [0.2, 0.3, 0.5], [0.1, 0.1, 0.1]]
   for run, curve in zip(runs, curves, strict=True):
     rows = [{'epoch': i, 'validation_accuracy': x} for i, x in enumerate(curve, 1)]
-    runlog.write_rows(tmp_path / run.id / 'metrics.jsonl', rows)
+    disk.write_rows(tmp_path / run.id / 'metrics.jsonl', rows)
   todo = sweep.plan(config(), over, tmp_path).todo
   assert [run.id for run in todo] == [runs[0].id, runs[2].id]
   assert {run.until for run in todo} == {0}
@@ -263,7 +263,7 @@ def test_a_trial_whose_worker_died_is_done_again_before_anything_is_decided(tmp_
   first, *others = sweep.expand(config(), over)
   for run in others:
     do(run, tmp_path)
-  runlog.write_json(tmp_path / first.id / 'error.json', {'error': 'killed', 'again': True})
+  disk.write_json(tmp_path / first.id / 'error.json', {'error': 'killed', 'again': True})
   plan = sweep.plan(config(), over, tmp_path)
   lstm, gru = plan.searches[0]['arms']
   assert not lstm['best'] and gru['best']  # and the other arm does not wait for it
@@ -283,7 +283,7 @@ def test_equals_go_by_their_order(tmp_path):
   over = asks([{}], trials=5, halving=(1,))
   runs = sweep.expand(config(), over)
   for run in runs:
-    runlog.write_rows(
+    disk.write_rows(
       tmp_path / run.id / 'metrics.jsonl', [{'epoch': 1, 'validation_accuracy': 0.5}]
     )
   todo = sweep.plan(config(), over, tmp_path).todo
@@ -388,12 +388,12 @@ def test_done_knows_of_a_pause_and_of_an_early_stop(tmp_path):
   (run,) = sweep.expand(config())
   folder = tmp_path / run.id
   rows = [{'epoch': epoch} for epoch in (1, 2, 3)]
-  runlog.write_rows(folder / 'metrics.jsonl', rows)
+  disk.write_rows(folder / 'metrics.jsonl', rows)
   done = {until: sweep.is_done(run._replace(until=until), tmp_path) for until in (2, 3, 4, 0)}
   assert done == {2: True, 3: True, 4: False, 0: False}
-  runlog.write_json(folder / 'result.json', {'final': {}})
+  disk.write_json(folder / 'result.json', {'final': {}})
   assert not sweep.is_done(run, tmp_path)
-  runlog.write_json(folder / 'result.json', {'final': {}, 'epochs': 3})
+  disk.write_json(folder / 'result.json', {'final': {}, 'epochs': 3})
   assert sweep.is_done(run, tmp_path) and sweep.is_done(run._replace(until=4), tmp_path)
 
 
@@ -473,14 +473,14 @@ def test_a_search_runs_to_its_end_from_one_command(launch, tmp_path):
     states = {trial['state']: workdir / trial['id'] for trial in arm['trials']}
     best, left = states['done'], states['left']
     scores = [
-      [row['validation_accuracy'] for row in runlog.read_rows(folder / 'metrics.jsonl')]
+      [row['validation_accuracy'] for row in disk.read_rows(folder / 'metrics.jsonl')]
       for folder in (best, left)
     ]
     assert len(scores[0]) == 2 and len(scores[1]) == 1 and scores[0][0] >= scores[1][0]
     assert arm['best'] == best.name and not (left / 'result.json').exists()
     assert list(left.glob('checkpoints/[0-9]*'))
     (final,) = arm['runs']
-    trial, run = (runlog.read_json(workdir / x / 'config.json') for x in (arm['best'], final))
+    trial, run = (disk.read_json(workdir / x / 'config.json') for x in (arm['best'], final))
     assert (trial.pop('seed'), run.pop('seed')) == (1, 100) and trial == run
 
   runs = results.load_runs(workdir)

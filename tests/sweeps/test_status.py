@@ -8,7 +8,8 @@ import os
 import pytest
 import rich.console
 
-from rnnlab.runs import runlog
+from rnnlab.machine import disk
+from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import status
 
 
@@ -23,7 +24,7 @@ def workdir(tmp_path):
     run(tmp_path, 'lstm', 1, error={'error': 'the loss was not finite', 'again': False}),
     run(tmp_path, 'lstm', 2, rows=2, error={'error': 'the disk is full', 'again': True}),
   ]
-  runlog.write_json(tmp_path / 'sweep.json', {'command': 'python launch.py x', 'runs': runs})
+  disk.write_json(tmp_path / 'sweep.json', {'command': 'python launch.py x', 'runs': runs})
   return tmp_path
 
 
@@ -32,15 +33,15 @@ def run(workdir, cell, seed, rows=0, seconds=None, error=None):
   name = f'cell-{cell}_seed-{seed}_0123abcd'
   folder = workdir / name
   config = {'model': {'cell': cell}, 'train': {'epochs': 10}, 'seed': seed}
-  runlog.write_json(folder / 'config.json', config)
+  disk.write_json(folder / 'config.json', config)
   epochs = [{'epoch': epoch, 'seconds': 2.0} for epoch in range(1, rows + 1)]
-  runlog.write_rows(folder / 'metrics.jsonl', epochs)
+  disk.write_rows(folder / 'metrics.jsonl', epochs)
   overrides = {'model.cell': cell, 'seed': seed}
   if seconds:
     result = {'final': {}, 'overrides': overrides, 'seconds': seconds}
-    runlog.write_json(folder / 'result.json', result)
+    disk.write_json(folder / 'result.json', result)
   if error:
-    runlog.write_json(folder / 'error.json', error)
+    disk.write_json(folder / 'error.json', error)
   return {'id': name, 'overrides': overrides}
 
 
@@ -57,37 +58,37 @@ def shown(workdir):
 def test_a_run_is_done_running_waiting_or_failed_by_its_files_and_its_lock(workdir):
   done, failed = ('done', 10), [('failed', 0), ('failed', 2)]
   assert states(workdir) == [done, done, ('waiting', 4), done, *failed]
-  with runlog.lock(workdir / 'cell-gru_seed-2_0123abcd', ''):
+  with run_files.lock(workdir / 'cell-gru_seed-2_0123abcd', ''):
     assert states(workdir)[2] == ('running', 4)
-  with runlog.lock(workdir / 'cell-lstm_seed-1_0123abcd', ''):  # it is being done again
+  with run_files.lock(workdir / 'cell-lstm_seed-1_0123abcd', ''):  # it is being done again
     assert states(workdir) == [done, done, ('waiting', 4), done, ('running', 0), ('failed', 2)]
   assert states(workdir)[2] == ('waiting', 4)
 
 
 def test_a_result_without_all_its_rows_is_not_done(workdir):
   folder = workdir / 'cell-gru_seed-0_0123abcd'
-  rows = runlog.read_rows(folder / 'metrics.jsonl')
-  runlog.write_rows(folder / 'metrics.jsonl', rows[:-1])
+  rows = disk.read_rows(folder / 'metrics.jsonl')
+  disk.write_rows(folder / 'metrics.jsonl', rows[:-1])
   assert states(workdir)[0] == ('damaged', 9)
-  result = runlog.read_json(folder / 'result.json')
-  runlog.write_json(folder / 'result.json', result | {'epochs': 9})  # it ended early
+  result = disk.read_json(folder / 'result.json')
+  disk.write_json(folder / 'result.json', result | {'epochs': 9})  # it ended early
   assert states(workdir)[0] == ('done', 9)
-  assert status.is_done(folder, 10) and not status.is_done(folder.with_name('nowhere'), 10)
+  assert run_files.is_done(folder, 10) and not run_files.is_done(folder.with_name('nowhere'), 10)
 
 
 def test_the_time_left_is_of_like_runs_over_the_processes_at_work(workdir, monkeypatch):
   """GRU takes 3 and 5 s an epoch in the done runs, and 2 in the one that is not done; LSTM 6."""
   assert status.seconds_left(status.load(workdir)) == 6 * 2
   more = [run(workdir, cell, seed=3) for cell in ('gru', 'lstm')]
-  recorded = runlog.read_json(workdir / 'sweep.json')
-  runlog.write_json(workdir / 'sweep.json', recorded | {'runs': recorded['runs'] + more})
+  recorded = disk.read_json(workdir / 'sweep.json')
+  disk.write_json(workdir / 'sweep.json', recorded | {'runs': recorded['runs'] + more})
   # Medians: of 3, 5, 2 for GRU; of 6 and the 2 of the run that failed for LSTM.
   assert status.seconds_left(status.load(workdir)) == 6 * 2 + 10 * 3 + 10 * 4
   for numbers, processes in ([[1, 2], 2], [[1, 1], 1]):  # the second as in a population
     with contextlib.ExitStack() as stack:
       for entry, number in zip(more, numbers, strict=True):
-        monkeypatch.setattr(runlog.os, 'getpid', lambda number=number: number)
-        stack.enter_context(runlog.lock(workdir / entry['id'], ''))
+        monkeypatch.setattr(run_files.os, 'getpid', lambda number=number: number)
+        stack.enter_context(run_files.lock(workdir / entry['id'], ''))
       left = status.seconds_left(status.load(workdir))
     assert left == (6 * 2 + 10 * 3 + 10 * 4) / processes
 
@@ -111,7 +112,7 @@ def test_show_counts_groups_and_names_what_failed_and_the_way_on(workdir):
   assert '1 failed for a reason of their own: --retry_failed does them again' in said
   assert 'left: about 0:12, by one process; no launch is at work' in said
   assert 'to go on: python launch.py x' in said
-  with runlog.lock(workdir, ''), runlog.lock(workdir / 'cell-gru_seed-2_0123abcd', ''):
+  with run_files.lock(workdir, ''), run_files.lock(workdir / 'cell-gru_seed-2_0123abcd', ''):
     said = shown(workdir)
   assert 'running: gru seed=2: epoch 4/10' in said
   assert 'left: about 0:12, by 1 process\n' in said
@@ -122,17 +123,17 @@ def test_record_says_for_a_program_what_show_says(workdir):
   counts = {'done': 3, 'running': 0, 'waiting': 1, 'failed': 2, 'damaged': 0, 'left': 0}
   assert told['counts'] == counts
   assert (told['seconds_left'], told['launch'], told['command']) == (12, None, 'python launch.py x')
-  names = [run['id'] for run in runlog.read_json(workdir / 'sweep.json')['runs']]
+  names = [run['id'] for run in disk.read_json(workdir / 'sweep.json')['runs']]
   assert [run['id'] for run in told['runs']] == names
   assert told['runs'][4]['error'] == 'the loss was not finite' and not told['runs'][4]['again']
-  with runlog.lock(workdir, ''):
+  with run_files.lock(workdir, ''):
     assert status.record(workdir)['launch'] == str(os.getpid())
 
 
 def test_a_trial_that_a_search_has_left_behind_is_not_waited_for(workdir):
-  recorded = runlog.read_json(workdir / 'sweep.json')
+  recorded = disk.read_json(workdir / 'sweep.json')
   recorded['runs'][2]['left'] = True
-  runlog.write_json(workdir / 'sweep.json', recorded)
+  disk.write_json(workdir / 'sweep.json', recorded)
   assert states(workdir)[2] == ('left', 4)
   said = shown(workdir)
   assert '3 done, 0 running, 0 waiting, 2 failed, 1 left' in said and 'left: ' not in said
@@ -144,8 +145,8 @@ def test_a_thousand_runs_take_a_page(tmp_path):
     overrides = {'model.cell': ('gru', 'lstm')[seed % 2], 'seed': seed, 'optim.clip_norm': seed / 9}
     runs.append({'id': f'run-{seed}', 'overrides': overrides})
   for entry in runs[:60]:
-    runlog.write_json(tmp_path / entry['id'] / 'error.json', {'error': 'why'})
-  runlog.write_json(tmp_path / 'sweep.json', {'runs': runs})
+    disk.write_json(tmp_path / entry['id'] / 'error.json', {'error': 'why'})
+  disk.write_json(tmp_path / 'sweep.json', {'runs': runs})
   said = shown(tmp_path)
   assert '1000 runs: 0 done, 0 running, 940 waiting, 60 failed' in said
   assert 'and 40 more failed' in said and len(said.splitlines()) < 40
@@ -153,11 +154,11 @@ def test_a_thousand_runs_take_a_page(tmp_path):
 
 
 def test_without_sweep_json_the_folders_tell(workdir):
-  named = runlog.read_json(workdir / 'sweep.json')['runs']
+  named = disk.read_json(workdir / 'sweep.json')['runs']
   (workdir / 'sweep.json').write_text('{"runs": [')
   (workdir / 'figures').mkdir()
   (workdir / 'cell-gru_seed-0_0123abcd' / 'config.json').write_text('{')
-  runlog.write_rows(workdir / 'cell-gru_seed-2_0123abcd' / 'metrics.jsonl', [{'epoch': 1}])
+  disk.write_rows(workdir / 'cell-gru_seed-2_0123abcd' / 'metrics.jsonl', [{'epoch': 1}])
   found = {run.id: run for run in status.load(workdir)}
   assert sorted(run.state for run in found.values()) == ['done'] * 3 + ['failed'] * 2 + ['waiting']
   for entry in named:

@@ -7,7 +7,8 @@ import fsspec
 import pytest
 from programs import ROOT, SMOKE, finals
 
-from rnnlab.runs import runlog
+from rnnlab.machine import disk
+from rnnlab.runs import folder as run_files
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps import storage
 
@@ -54,13 +55,13 @@ def test_a_reader_never_finds_half_a_checkpoint_nor_a_result_without_the_rest(
   """At each file that is written the folder holds whole checkpoints only."""
   folder, seen = tmp_path / 'run', []
   storage.write(folder, {'checkpoints/8/log': b'old', 'checkpoints/8/state/d/0': b'old'})
-  write_atomic = storage.runlog.write_atomic
+  write_atomic = storage.disk.write_atomic
 
   def spying(path, content):
     write_atomic(path, content)
     seen.append(storage.read(folder))
 
-  monkeypatch.setattr(storage.runlog, 'write_atomic', spying)
+  monkeypatch.setattr(storage.disk, 'write_atomic', spying)
   storage.write(folder, dict(reversed(FILES.items())))
   assert len(seen) == len(FILES)
   for files in seen:
@@ -113,7 +114,7 @@ def test_a_sending_that_was_cut_off_leaves_what_was_there(url, tmp_path, monkeyp
 
 
 def test_of_finished_runs_checkpoints_are_not_fetched_nor_unasked_the_parameters(url, tmp_path):
-  files = FILES | {runlog.PARAMS: b'1'}
+  files = FILES | {run_files.PARAMS: b'1'}
   storage.write(tmp_path / 'mirror' / 'run', files)
   storage.push(tmp_path / 'mirror', url, 'run')
   storage.pull(url, tmp_path / 'other')
@@ -125,7 +126,7 @@ def test_of_finished_runs_checkpoints_are_not_fetched_nor_unasked_the_parameters
   storage.pull(url, tmp_path / 'mirror')
   assert storage.read(tmp_path / 'mirror' / 'run') == files
   storage.pull(url, tmp_path / 'other', params=True)
-  assert (tmp_path / 'other' / 'run' / runlog.PARAMS).read_bytes() == b'1'
+  assert (tmp_path / 'other' / 'run' / run_files.PARAMS).read_bytes() == b'1'
 
 
 def test_what_a_stop_left_is_sent_too(url, tmp_path):
@@ -171,21 +172,21 @@ def test_a_sending_that_failed_loses_nothing_and_is_made_up_for(url, tmp_path, m
 
 
 def test_a_finished_run_is_whole_though_parts_were_not_fetched_and_these_stay_there(url, tmp_path):
-  files = {name: b'{}' for name in runlog.READ}
+  files = {name: b'{}' for name in run_files.READ}
   storage.write(tmp_path / 'mirror' / 'run', files)
-  digests = runlog.digests(tmp_path / 'mirror' / 'run')
-  result = runlog.seal({'final': {}, 'digests': digests})
-  runlog.write_json(tmp_path / 'mirror' / 'run' / 'result.json', result)
+  digests = run_files.digests(tmp_path / 'mirror' / 'run')
+  result = run_files.seal({'final': {}, 'digests': digests})
+  disk.write_json(tmp_path / 'mirror' / 'run' / 'result.json', result)
   storage.push(tmp_path / 'mirror', url, 'run')
   other = tmp_path / 'other'
   storage.pull(url, other)
-  assert not (other / 'run' / runlog.PARAMS).exists() and runlog.verify(other / 'run') == []
+  assert not (other / 'run' / run_files.PARAMS).exists() and run_files.verify(other / 'run') == []
   (other / 'run' / 'config.json').write_text('[]')
-  assert runlog.verify(other / 'run') == ['config.json']
+  assert run_files.verify(other / 'run') == ['config.json']
   storage.push_report(other, url)
-  assert everything(url)[f'run/{runlog.PARAMS}'] == b'{}'
+  assert everything(url)[f'run/{run_files.PARAMS}'] == b'{}'
   storage.pull(url, other)
-  assert runlog.verify(other / 'run') == []
+  assert run_files.verify(other / 'run') == []
 
 
 FOREIGN = [
@@ -253,7 +254,6 @@ def test_a_path_and_a_file_url_are_local_and_an_unknown_url_is_an_error(tmp_path
 # fsspec's memory is that of a process: the launch, and what is asked of it after, are in one.
 PROGRAM = """
 import pathlib, runpy, shutil, sys
-from rnnlab.runs import runlog
 from rnnlab.sweeps import storage
 program, copy, *words = sys.argv[1:]
 sys.argv = [program, *words]

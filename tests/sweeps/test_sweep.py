@@ -1,7 +1,6 @@
 """Sweeps: which runs there are, what they are called, which are done; locks and files."""
 
 import json
-import multiprocessing
 import pathlib
 import runpy
 
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 from programs import launched
 
-from rnnlab.machine import provenance
-from rnnlab.runs import configs, experiment, runlog
+from rnnlab.machine import disk, provenance
+from rnnlab.runs import configs
 from rnnlab.sweeps import executors, sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,10 +46,10 @@ def test_an_id_tells_the_overrides_and_changes_with_any_field():
 def finish(run, workdir, name=None):
   """A finished run's files, as far as a plan reads them."""
   folder = workdir / (name or run.id)
-  runlog.write_json(folder / 'config.json', run.config.to_dict())
+  disk.write_json(folder / 'config.json', run.config.to_dict())
   epochs = run.config.train.epochs
-  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': e + 1} for e in range(epochs)])
-  runlog.write_json(folder / 'result.json', {'final': {}})
+  disk.write_rows(folder / 'metrics.jsonl', [{'epoch': e + 1} for e in range(epochs)])
+  disk.write_json(folder / 'result.json', {'final': {}})
 
 
 def test_runs_of_equal_config_are_one_run_whatever_the_overrides_say(tmp_path):
@@ -76,12 +75,12 @@ def test_runs_of_equal_config_are_one_run_whatever_the_overrides_say(tmp_path):
 def test_of_runs_that_are_there_twice_the_one_that_has_ended_is_taken(tmp_path):
   (run,) = sweep.expand(config())
   end = run.id.rpartition('_')[2]
-  runlog.write_json(tmp_path / run.id / 'config.json', run.config.to_dict())
+  disk.write_json(tmp_path / run.id / 'config.json', run.config.to_dict())
   finish(run, tmp_path, f'another_{end}')
   plan = sweep.plan(config(), None, tmp_path)
   assert [run.id for run in plan.runs] == [f'another_{end}'] and not plan.todo
   # A folder whose config is not the one that it was made for is no such run.
-  runlog.write_json(tmp_path / f'another_{end}' / 'config.json', run.config.to_dict() | {'seed': 1})
+  disk.write_json(tmp_path / f'another_{end}' / 'config.json', run.config.to_dict() | {'seed': 1})
   (planned,) = sweep.plan(config(seed=1), None, tmp_path).runs
   assert planned.id.startswith('cell-lstm_seed-1_')
 
@@ -113,11 +112,11 @@ def test_done_means_a_result_and_every_epoch_s_row(tmp_path):
   (run,) = sweep.expand(config())
   folder = tmp_path / run.id
   assert not sweep.is_done(run, tmp_path)
-  runlog.write_json(folder / 'result.json', {'final': {}})
+  disk.write_json(folder / 'result.json', {'final': {}})
   assert not sweep.is_done(run, tmp_path)
-  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}])
+  disk.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}])
   assert not sweep.is_done(run, tmp_path)
-  runlog.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}, {'epoch': 2}])
+  disk.write_rows(folder / 'metrics.jsonl', [{'epoch': 1}, {'epoch': 2}])
   assert sweep.is_done(run, tmp_path)
   (folder / 'result.json').write_text('{"fin')
   assert not sweep.is_done(run, tmp_path)
@@ -176,87 +175,6 @@ def test_a_value_out_of_range_is_named(field, value):
   made.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=f'--config.{field}='):
     configs.check(made)
-
-
-def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
-  path = tmp_path / 'a.json'
-  runlog.write_json(path, {'a': 1})
-
-  def full(*_):
-    raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(runlog.os, 'replace', full)
-  with pytest.raises(OSError):
-    runlog.write_json(path, {'a': 2})
-  assert json.loads(path.read_text()) == {'a': 1}
-  assert [p.name for p in tmp_path.iterdir()] == ['a.json']
-
-
-def test_numpy_s_numbers_are_written_as_python_s_and_what_json_lacks_is_refused(tmp_path):
-  values = {'a': np.float32(0.5), 'b': np.int64(3), 'c': np.bool_(True), 'd': np.arange(2)}
-  plain = {'a': 0.5, 'b': 3, 'c': True, 'd': [0, 1]}
-  runlog.write_json(tmp_path / 'a.json', values)
-  assert runlog.read_json(tmp_path / 'a.json') == plain
-  del values['d'], plain['d'], values['c'], plain['c']
-  runlog.write_rows(tmp_path / 'a.jsonl', [values])
-  assert runlog.read_rows(tmp_path / 'a.jsonl') == [plain]
-  sealed = runlog.seal({'one': np.float32(1), 'more': values, 'pair': (1, 2.0), 'nan': np.nan})
-  runlog.write_json(tmp_path / 'a.json', sealed)
-  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
-  for wrong in (object(), {1, 2}, iter([])):
-    with pytest.raises(ValueError, match='JSON has no'):
-      runlog.write_json(tmp_path / 'a.json', {'a': wrong})
-  assert runlog.is_sealed(runlog.read_json(tmp_path / 'a.json'))
-
-
-def test_damaged_files_count_as_missing(tmp_path, caplog):
-  (tmp_path / 'list.json').write_text('[1]')
-  (tmp_path / 'bytes.json').write_bytes(b'\xff\xfe{}')
-  (tmp_path / 'rows.jsonl').write_bytes(b'{"epoch": 1}\n{"epo\n\xff\n{"epoch": 3}\n')
-  for name in ('list.json', 'bytes.json', 'none.json'):
-    assert runlog.read_json(tmp_path / name) is None
-  assert runlog.read_rows(tmp_path / 'rows.jsonl') == [{'epoch': 1}, {'epoch': 3}]
-
-
-def hold(folder, ready, go):
-  with runlog.lock(folder, 'busy'):
-    ready.set()
-    go.wait()
-
-
-def test_a_lock_is_one_process_s_and_goes_with_it(tmp_path):
-  context = multiprocessing.get_context('spawn')
-  ready, go = context.Event(), context.Event()
-  process = context.Process(target=hold, args=(tmp_path, ready, go))
-  process.start()
-  ready.wait()
-  with pytest.raises(runlog.Busy, match='at work'):
-    with runlog.lock(tmp_path, 'at work', wait=0.1):
-      pass
-  process.kill()
-  process.join()
-  with runlog.lock(tmp_path, 'at work'):
-    pass
-
-
-def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
-  import io
-
-  import rich.console
-
-  now = [0.0]
-  monkeypatch.setattr(runlog.time, 'monotonic', lambda: now[0])
-  output = io.StringIO()
-  runs = sweep.expand(config(), IMDB['sweep'])[:2]
-  with runlog.Display(runs, rich.console.Console(file=output, width=200)) as display:
-    for second, fraction, text in ((1, 0.0, ''), (11, 0.1, ''), (30, 0.5, 'epoch 1/2: fine')):
-      now[0] = float(second)
-      display.update(experiment.Event(runs[0].id, 'progress', fraction, text))
-    display.update(experiment.Event(runs[1].id, 'failed', 1.0, 'why'))
-  first, second, third = output.getvalue().splitlines()
-  assert first.startswith('[0:11]') and 'lstm seed=0' in first
-  assert second == '[0:30]  25% 1:27 left | lstm seed=0: epoch 1/2: fine'
-  assert third.endswith('gru seed=0: failed: why')
 
 
 def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import pytest
 from programs import ROOT, SWEEP, finals, read_until
 
-from rnnlab.runs import checkpoint, runlog
+from rnnlab.console.words import describe_error
+from rnnlab.runs import checkpoint
 from rnnlab.training import train
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'population')]
@@ -198,9 +199,10 @@ def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
   """Of many arrays, of which Orbax waits for the first that cannot be read."""
   program = (
     'import pathlib, sys, jax.numpy as jnp\n'
-    'from rnnlab.runs import checkpoint, runlog\n'
+    'from rnnlab.console.words import plain_warnings\n'
+    'from rnnlab.runs import checkpoint\n'
     'from rnnlab.training import train\n'
-    'runlog.plain_warnings()\n'
+    'plain_warnings()\n'
     'state = train.TrainState(*[jnp.zeros(9)] * 9)\n'
     'state = state._replace(params={str(i): jnp.zeros(9999) for i in range(40)})\n'
     'with checkpoint.manager(sys.argv[1]) as checkpoints:\n'
@@ -268,13 +270,13 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk | {'f_favail': 20}))
       with pytest.raises(OSError, match='No space left') as full:
         checkpoint.save(checkpoints, state, {})
-      assert 'the disk is full' in runlog.say(full.value)
+      assert 'the disk is full' in describe_error(full.value)
       # As of a file system that counts none.
       disk |= {'f_files': 0, 'f_favail': 0}
       patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk))
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
     assert checkpoints.all_steps() == [1]
-    assert 'the disk is full' in runlog.say(OSError(errno.EDQUOT, 'Disk quota exceeded'))
+    assert 'the disk is full' in describe_error(OSError(errno.EDQUOT, 'Disk quota exceeded'))
     checkpoint.save(checkpoints, state, {'rows': []})
     assert checkpoint.restore(checkpoints, state)[1] == {'rows': []}
 

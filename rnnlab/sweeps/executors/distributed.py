@@ -25,8 +25,9 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from rnnlab.console.words import describe_error
 from rnnlab.machine import devices, hosts
-from rnnlab.runs import experiment, runlog
+from rnnlab.runs import experiment
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps.executors import serial
@@ -80,7 +81,7 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
   except SystemExit as end:
     code = end.code
   except OSError as error:
-    print(f'process {jax.process_index()}: {runlog.say(error)}', file=sys.stderr)
+    print(f'process {jax.process_index()}: {describe_error(error)}', file=sys.stderr)
     code = 1
   except Exception:
     traceback.print_exc()

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 
 import jax
 
+from rnnlab.console.words import plain_warnings
 from rnnlab.machine import devices, provenance
-from rnnlab.runs import runlog
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps.executors import serial
@@ -114,7 +114,7 @@ def _work(connection: Connection, core: int) -> None:
     signal.signal(number, signal.SIG_IGN)  # the launcher says when to stop
   if hasattr(signal, 'pthread_sigmask'):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-  runlog.plain_warnings()
+  plain_warnings()
   devices.use_cores()
   devices.keep_programs()
   jax.config.update('jax_enable_x64', False)

@@ -45,9 +45,9 @@ from ml_collections import FrozenConfigDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rnnlab
+from rnnlab.console.words import describe_error, plain_warnings
 from rnnlab.data import DataError, imdb
 from rnnlab.machine import devices, provenance
-from rnnlab.runs import runlog
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps import executors, storage
@@ -171,7 +171,7 @@ def _execute(runs, workdir, stop, executor, origin):
         del busy[stream]
         continue
       except ray.exceptions.RayTaskError as error:
-        raise Unfit(f'a Ray worker: {runlog.say(error.cause)}') from error
+        raise Unfit(f'a Ray worker: {describe_error(error.cause)}') from error
       except ray.exceptions.RayError as error:
         del busy[stream]
         if not stopping:
@@ -244,7 +244,7 @@ def work(specs, files, executor, origin, stopped, hold):
     _hold_to_a_core()
   _check(specs, origin, host)
   provenance.commit = lambda: origin.commit  # this copy of the code lies outside of git
-  runlog.plain_warnings()
+  plain_warnings()
   devices.use_cores()
   devices.keep_programs()
   jax.config.update('jax_enable_x64', False)

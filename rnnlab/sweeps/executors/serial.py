@@ -5,7 +5,9 @@ import pathlib
 import traceback
 from collections.abc import Callable, Iterator
 
-from rnnlab.runs import experiment, runlog
+from rnnlab.console.words import describe_error
+from rnnlab.runs import experiment
+from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.training import train
@@ -34,11 +36,9 @@ def failed(spec: RunSpec, workdir, error: Exception) -> Event:
   `again` in error.json: whether a launch does the run again unasked. It does where the reason came
   from outside, as a dead worker or a full disk, and not where the run would fail in the same way.
   """
-  words = runlog.say(error)
+  words = describe_error(error)
   own = isinstance(error, (train.NonFiniteLoss, ValueError))
   with contextlib.suppress(OSError):  # the disk may be what failed
-    runlog.write_json(
-      pathlib.Path(workdir) / spec.id / 'error.json',
-      {'error': words, 'again': not own, 'traceback': ''.join(traceback.format_exception(error))},
-    )
+    trace = ''.join(traceback.format_exception(error))
+    run_files.write_failure(pathlib.Path(workdir) / spec.id, words, not own, trace)
   return Event(spec.id, 'failed', 1.0, words)

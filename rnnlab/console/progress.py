@@ -1,0 +1,181 @@
+"""What people see while runs are at work: consoles, a display of progress, names of runs, times."""
+
+import collections
+import os
+import sys
+import time
+
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+
+LOG_WIDTH = 100  # columns of an output that is not a terminal
+
+
+class Unheard(BrokenPipeError):
+  """The reader of the output has gone away, as `head` does after some lines."""
+
+
+class Console(rich.console.Console):
+  """A Rich console that raises Unheard where Rich itself would end the program."""
+
+  def on_broken_pipe(self):
+    raise Unheard('nobody reads the output any more')
+
+
+def plain_console(**options) -> rich.console.Console:
+  """A Console that shows text as it is, without Rich's markup, emoji or highlighting.
+
+  options: those of rich.console.Console.
+  """
+  return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def consoles(quiet: bool = False, json: bool = False) -> tuple[Console, Console]:
+  """Two Consoles: one for messages and progress, one for what the user asked to see.
+
+  quiet: whether messages are dropped. json: whether they go to standard error, since a program
+  reads standard output, to which both go otherwise.
+  """
+
+  def console(stream, **options):
+    columns = os.environ.get('COLUMNS', '')
+    width = int(columns) if columns.isdigit() else None if stream.isatty() else LOG_WIDTH
+    # In a dumb terminal Rich ignores a width that comes without a height.
+    height = 25 if width else None
+    return plain_console(file=stream, width=width, height=height, **options)
+
+  return console(sys.stderr if json else sys.stdout, quiet=quiet), console(sys.stdout)
+
+
+def watch(runs: list, progress: bool | None = None) -> 'Display':
+  """A Display of `runs` for a caller in Python, on standard error or in the notebook.
+
+  runs: as for Display. progress: whether it shows anything; None: only in a notebook or a terminal.
+  """
+  console = plain_console(stderr=True)
+  if progress is None:
+    progress = console.is_jupyter or _is_live(console)
+  return Display(runs, console if progress else rich.console.Console(quiet=True))
+
+
+class Display:
+  """One display of progress for a list of runs: a live bar in a terminal or notebook, else lines.
+
+  It is a context manager, in which `update` takes the Events of an executor.
+  runs: RunSpecs. console: where to draw. every: seconds between the lines of a log, which gets one
+  at the end of each epoch too.
+  """
+
+  def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
+    self._labels = {run.id: label(run.overrides) for run in runs}
+    self._goals = {
+      run.id: run.until / run.config.train.epochs if run.until else 1.0 for run in runs
+    }
+    self._fractions = dict.fromkeys(self._labels, 0.0)
+    self._console = console
+    self._every = every
+    self._start = self._said = time.monotonic()
+    self._first = None  # the time of the first Event
+    self._begun = {}  # the fraction of each run that was done at its first Event
+    self._bar = self._cell = None
+    self._in_notebook = console.is_jupyter and not console.quiet
+    self._texts = collections.deque(maxlen=10)  # what a notebook shows above the bar
+    if self._in_notebook or _is_live(console):
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('{task.description}', markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.TextColumn('{task.percentage:>4.0f}% {task.fields[left]}'),
+        console=console,
+      )
+      name = f'all {len(runs)} runs' if len(runs) > 1 else ''.join(self._labels.values())
+      self._overall = self._bar.add_task(name, total=1.0, left='')
+      self._tasks = {}
+
+  def __enter__(self):
+    if self._in_notebook:
+      from IPython.display import display
+
+      # Rich's own display needs ipywidgets, and is lost when a notebook is saved.
+      self._cell = display(self._picture(), display_id=True)
+    elif self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_):
+    if self._in_notebook:
+      self._cell.update(self._picture())
+    elif self._bar:
+      self._bar.stop()
+
+  def update(self, event) -> None:
+    """Shows an Event."""
+    now = time.monotonic()
+    self._first = self._first or now
+    event = event._replace(fraction=min(event.fraction / self._goals[event.run], 1.0))
+    self._begun.setdefault(event.run, event.fraction)
+    self._fractions[event.run] = event.fraction
+    done = sum(self._fractions.values()) / len(self._fractions)
+    text = f'{self._labels[event.run]}: {event.text or f"{event.fraction:.0%}"}'
+    if event.kind == 'failed':
+      text = f'{self._labels[event.run]}: failed: {event.text}'
+    if self._bar:
+      self._bar.update(self._overall, completed=done, left=self._left(now, done))
+      if len(self._labels) > 1:
+        self._live(event)
+    if self._in_notebook:
+      self._texts += [text] * bool(event.text)
+      if event.text or now - self._said > 0.1:
+        self._said = now
+        self._cell.update(self._picture())
+    elif self._bar:
+      if event.text:
+        self._console.print(text, highlight=False, markup=False)
+    elif event.text or now - self._said > self._every:
+      self._said = now
+      head = f'[{clock(now - self._start)}] {done:4.0%} {self._left(now, done)}'.rstrip()
+      self._console.print(f'{head} | {text}', highlight=False, markup=False, soft_wrap=True)
+
+  def _picture(self):
+    picture = rich.table.Table.grid()
+    for text in self._texts:
+      picture.add_row(rich.text.Text(text))
+    picture.add_row(self._bar)
+    return picture
+
+  def _left(self, now, done):
+    """The time left, by the pace since the first Event, so without what it took to compile."""
+    done_here = done - sum(self._begun.values()) / len(self._fractions)
+    if done_here < 0.005 or done >= 1:
+      return ''
+    return f'{clock((now - self._first) * (1 - done) / done_here)} left'
+
+  def _live(self, event):
+    if event.kind == 'progress':
+      if event.run not in self._tasks:
+        name = f'  {self._labels[event.run]}'
+        self._tasks[event.run] = self._bar.add_task(name, total=1.0, left='')
+      self._bar.update(self._tasks[event.run], completed=event.fraction)
+    elif event.run in self._tasks:
+      self._bar.remove_task(self._tasks.pop(event.run))
+
+
+def _is_live(console):
+  """Whether lines can be redrawn; not in a log, even where FORCE_COLOR makes Rich think so."""
+  return console.is_interactive and console.file.isatty() and not console.quiet
+
+
+def label(overrides: dict) -> str:
+  """A run's overrides for people: `gru seed=1`."""
+  return ' '.join(
+    str(value) if name == 'model.cell' else f'{name.split(".")[-1]}={value}'
+    for name, value in overrides.items()
+  )
+
+
+def clock(seconds: float) -> str:
+  """Seconds as m:ss, or h:mm:ss."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
