@@ -40,9 +40,7 @@ HDF5 = b'\x89HDF\r\n\x1a\n'  # the first bytes of an HDF5 file
 CONFIG, METADATA, WEIGHTS = 'config.json', 'metadata.json', 'model.weights.h5'  # in a .keras file
 
 
-def import_layer(
-  cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after'
-) -> dict[str, np.ndarray] | tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after') -> layers.Layer:
   """Converts a Keras layer's weights to the parameters of a layer of rnnlab.
 
   The layer must have Keras's default activations: the weights do not say which it has.
@@ -80,11 +78,7 @@ def import_layer(
 
 
 def export_layer(
-  cell: str,
-  layer: Mapping[str, ArrayLike] | Sequence[Mapping[str, ArrayLike]],
-  *,
-  reset: str = 'after',
-  use_bias: bool = True,
+  cell: str, layer: layers.AnyLayer, *, reset: str = 'after', use_bias: bool = True
 ) -> list[np.ndarray]:
   """Converts the parameters of a layer of rnnlab to what `layer.set_weights` of Keras takes.
 
