@@ -33,8 +33,10 @@ from rnnlab.interop.layers import (
   GATES,
   AnyLayer,
   Layer,
+  Params,
   as_array,
   check_cell,
+  check_dict,
   check_names,
   check_pair,
   check_shape,
@@ -88,23 +90,28 @@ def import_layer(
   {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
   """
   check_cell(cell, reset, 'after', 'Flax')
-  if not isinstance(weights, Mapping):
-    check_pair('the weights', weights)
-    forward, backward = weights
-    return import_layer(cell, forward), import_layer(cell, backward)
+  if isinstance(weights, Mapping):
+    return _import(cell, weights)
+  check_pair('the weights', weights)
+  forward, backward = weights
+  return _import(cell, forward), _import(cell, backward)
+
+
+def _import(cell: str, weights: Mapping[str, Any]) -> Params:
+  check_dict('the weights', weights)
   arrays = _flat(weights)
   form = max(PARTS[cell], key=lambda form: len(arrays.keys() & _paths(cell, form)))
   check_names(f'the {form} cell', arrays, _paths(cell, form))
   parts = PARTS[cell][form]
   first = parts['w_h'][0], parts['w_x'][0]
-  for path, shape in zip(first, [('H', 'columns'), ('D', 'columns')], strict=True):
-    check_shape(path, arrays[path], shape)
+  for path, letter in zip(first, 'HD', strict=True):
+    check_shape(path, arrays[path], (letter, 'columns'))
   hidden, inputs = (len(arrays[path]) for path in first)
   for name, paths in parts.items():
     width = (hidden if name == 'b_hn' else GATES[cell] * hidden) // len(paths)
-    shape = {'w_x': (inputs, width), 'w_h': (hidden, width)}.get(name, (width,))
+    rows = {'w_x': (inputs,), 'w_h': (hidden,)}.get(name, ())
     for path in paths:
-      check_shape(path, arrays[path], shape, f', as {first[0]} has {hidden} rows')
+      check_shape(path, arrays[path], (*rows, width), f', as {first[0]} has {hidden} rows')
   p = {name: np.concatenate([arrays[path] for path in paths], -1) for name, paths in parts.items()}
   return p | {'b_hn': np.zeros_like(p['b'][:hidden])} if (cell, form) == ('gru', 'nnx') else p
 
@@ -131,12 +138,16 @@ def export_layer(
   check_cell(cell, reset, 'after', 'Flax')
   if form not in PARTS[cell]:
     raise ValueError(f'{cell} has no form {form!r}; it has {", ".join(map(repr, PARTS[cell]))}')
-  if not isinstance(layer, Mapping):
-    check_pair('the layer', layer)
-    forward, backward = layer
-    return export_layer(cell, forward, form=form), export_layer(cell, backward, form=form)
+  if isinstance(layer, Mapping):
+    return _export(cell, layer, form, reset)
+  check_pair('the layer', layer)
+  forward, backward = layer
+  return _export(cell, forward, form, reset), _export(cell, backward, form, reset)
+
+
+def _export(cell: str, layer: Mapping[str, Any], form: str, reset: str) -> dict[str, Any]:
   parts = PARTS[cell][form]
-  weights = {}
+  weights: dict[str, Any] = {}
   for name, array in read(cell, reset, layer).items():
     if name in parts:
       for path, part in zip(parts[name], np.split(array, len(parts[name]), -1), strict=True):

@@ -231,7 +231,7 @@ def export_classifier(
   layers.check_names('Dense_0', dense, ['kernel', 'bias'])
   embedding = layers.as_array('Embed_0/embedding', embedding['embedding'])
   layers.check_shape('Embed_0/embedding', embedding, (model.vocab_size, model.embed_size))
-  weights, width, units = [embedding], model.embed_size, None
+  weights, width, units = [embedding], model.embed_size, 0
   for name in recurrent:
     layers.check_names(name, params[name], directions)
     for direction in directions:
@@ -273,7 +273,7 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
       with zipfile.ZipFile(io.BytesIO(content)) as archive:
         whole = json.loads(archive.read(CONFIG))
         content = archive.read(WEIGHTS)
-    name, config = (whole['class_name'], whole['config']) if whole else (None, None)
+    name, config = (whole['class_name'], whole['config']) if whole else ('', {})
   except Exception as error:  # zipfile, zlib and h5py raise a dozen kinds on damaged bytes
     kind = '.h5' if is_h5 else '.keras'
     raise ValueError(f'{path} is damaged, or no {kind} file: {error}') from None

@@ -315,7 +315,7 @@ def config_of(model: SequenceClassifier, cell: str, reset: str, units: int) -> d
     return {'module': 'keras.layers', 'class_name': kind, 'config': config, 'registered_name': None}
 
   kind = next(kind for kind, name in CELLS.items() if name == cell)
-  options = {'reset_after': reset == 'after'} if cell == 'gru' else {}
+  options: dict[str, Any] = {'reset_after': reset == 'after'} if cell == 'gru' else {}
   options |= {'dropout': float(model.dropout), 'recurrent_dropout': float(model.recurrent_dropout)}
 
   def recurrent(i):

@@ -43,7 +43,7 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
 
   (batch,) = jax.export.symbolic_shape('batch')
   shape = jax.ShapeDtypeStruct((batch, data.max_len), jnp.int32)
-  function = jax.export.export(function, platforms=PLATFORMS)(shape).serialize()
+  exported = jax.export.export(function, platforms=PLATFORMS)(shape).serialize()
   fields = ('max_len', 'padding', 'truncation')
   encoding = {field: data[field] for field in fields} | {'words': members[0].vocabulary}
   here = pathlib.Path(__file__).parent
@@ -51,8 +51,8 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
       archive.writestr('__main__.py', (here / 'exported.py').read_bytes())
       for module in (text, batching):
-        source = pathlib.Path(module.__file__)
+        source = pathlib.Path(str(module.__file__))
         archive.writestr(source.name, source.read_bytes())
       archive.writestr('text.json', json.dumps(encoding))
-      archive.writestr('function.stablehlo', bytes(function))
+      archive.writestr('function.stablehlo', bytes(exported))
     runlog.write_atomic(path, buffer.getvalue())

@@ -23,8 +23,8 @@ import numpy as np
 if __package__:
   from rnnlab.data import batching, text
 else:  # in the zip, beside this file
-  import batching
-  import text
+  import batching  # type: ignore[no-redef]
+  import text  # type: ignore[no-redef]
 
 BATCH = 64
 

@@ -62,7 +62,8 @@ def portable(model: nn.Module) -> nn.Module:
 
 def probabilities(model: nn.Module, params: Any, ids: jax.Array) -> jax.Array:
   """The probability of the positive class for each row of `ids` int32 `[B, T]`, float32 `[B]`."""
-  return jax.nn.sigmoid(portable(model).apply({'params': params}, ids))
+  logits: Any = portable(model).apply({'params': params}, ids)
+  return jax.nn.sigmoid(logits)
 
 
 compiled = functools.partial(jax.jit, static_argnums=0)(probabilities)
