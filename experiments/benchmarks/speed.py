@@ -1,12 +1,13 @@
 """rnnlab's speed on the CPU, beside Keras, PyTorch, Flax, Haiku and Equinox.
 
-    python -m experiments.speed [--peers=keras,torch,flax,haiku,equinox] [--cores=1] [--cases=WORDS]
+    python -m experiments.benchmarks.speed [--peers=keras,torch,flax,haiku,equinox] [--cores=1]
+      [--cases=WORDS]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
-not installed is named and left out: pip install -r experiments/peers.txt. All of it takes about
-half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it, and --smoke
-the same with tiny shapes, to see that all of it works.
+not installed is named and left out: pip install -r experiments/benchmarks/peers.txt. All of it
+takes about half an hour on two cores; --cases=training or --cases=32x200x128x64 is a part of it,
+and --smoke the same with tiny shapes, to see that all of it works.
 
 Every library has a process of its own, idle while others are measured. A case is measured in
 rounds, each library in turn, so that what slows the machine for a while slows all of them; where a
@@ -32,13 +33,13 @@ import rich.console
 import rich.progress
 from absl import app, flags
 
-from experiments import peers, speed_report
-from experiments.peers import matmul
+from experiments.benchmarks import peers, speed_report
+from experiments.benchmarks.peers import matmul
 from rnnlab import cells
 from rnnlab.machine import provenance
 from rnnlab.runs import runlog
 
-COMMAND = shlex.join(['python', '-m', 'experiments.speed', *sys.argv[1:]])
+COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.speed', *sys.argv[1:]])
 ROUND = 0.1  # seconds that a library's turn lasts at least
 TUTORIAL = 32, 200, 128, 64  # B, T, D, H
 SHAPES = (1, 1000, 64, 64), TUTORIAL, (64, 256, 512, 512)
@@ -66,8 +67,8 @@ class Worker:
       environment |= peers.PEERS[name].environment
     self._log = tempfile.TemporaryFile(mode='w+')
     self._process = subprocess.Popen(
-      [sys.executable, '-m', 'experiments.peers.worker', name],
-      cwd=pathlib.Path(__file__).parents[1],
+      [sys.executable, '-m', 'experiments.benchmarks.peers.worker', name],
+      cwd=pathlib.Path(__file__).parents[2],
       env=environment,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -76,7 +77,7 @@ class Worker:
     )
 
   def ask(self, **question) -> dict:
-    """The answer to a question; see `experiments.peers.worker`. Raises WorkerDied."""
+    """The answer to a question; see `experiments.benchmarks.peers.worker`. Raises WorkerDied."""
     try:
       self._process.stdin.write(json.dumps(question) + '\n')
       self._process.stdin.flush()
@@ -201,7 +202,7 @@ def main(_):
       )
     hold_cores(args.cores)
   except ValueError as error:
-    print(f'experiments.speed: {error}', file=sys.stderr)
+    print(f'experiments.benchmarks.speed: {error}', file=sys.stderr)
     sys.exit(2)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -215,7 +216,7 @@ def main(_):
     if missing := peers.PEERS[name].missing():
       names.remove(name)
       what = 'not installed' if missing == [name] else f'{", ".join(missing)} not installed'
-      say(f'{name}: {what}, skipped; pip install -r experiments/peers.txt')
+      say(f'{name}: {what}, skipped; pip install -r experiments/benchmarks/peers.txt')
   table, stopped = run(todo, names, args.rounds, console, say)
   if not table:
     sys.exit(130 if stopped else 1)

@@ -1,6 +1,6 @@
 """The fused kernels on a GPU, against the plain scan and against cuDNN.
 
-    python -m experiments.gpu
+    python -m experiments.benchmarks.gpu
 
 One layer of the tutorial's shape (32 rows, 200 steps, 128 inputs, 64 units), forward and with its
 gradients by parameters and inputs; cuDNN by `jax.experimental.rnn` (LSTM only) and by PyTorch where
