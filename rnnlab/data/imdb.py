@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
 from rnnlab.data import DataError, batching, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
@@ -38,7 +39,7 @@ class Dataset(NamedTuple):
   test: Split
 
 
-def load(data_config) -> Dataset:
+def load(data_config: ConfigDict) -> Dataset:
   """The dataset that a config's `data` part describes, from the disk cache where it is there.
 
   Raises ValueError for a value out of range and DataError where data are missing or damaged.

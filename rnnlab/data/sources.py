@@ -13,12 +13,13 @@ import re
 import tarfile
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
 from rnnlab.data import DataError
 
@@ -46,7 +47,7 @@ class Source(NamedTuple):
   read: Callable[[Path], tuple[str, dict[str, Reviews]]]
 
 
-def resolve(data_config) -> str:
+def resolve(data_config: ConfigDict) -> str:
   """The source that `data.source` stands for here: 'tfds', 'directory' or 'package'.
 
   'auto' is TFDS where the dataset is prepared or its host answers within seconds, else the
@@ -247,7 +248,7 @@ def _review_files(path) -> Iterator[tuple[str, bytes]]:
           yield match[1], tar.extractfile(member).read()
       # tarfile takes a damaged or missing header for the end, where there are zeros and no more;
       # and it is when read to its own end that gzip tells its checksum.
-      rest = tar.fileobj.read()
+      rest = tar.fileobj.read(-1)
       if len(rest) < tarfile.BLOCKSIZE or rest.strip(b'\0'):
         raise tarfile.ReadError('the archive does not end as it should')
   else:
@@ -329,6 +330,7 @@ SOURCES = {
 
 def identity(source: str, path: Path) -> list[tuple[str, int, int]]:
   """What tells the data at a path from any others: its files' names, sizes and times of change."""
+  files: Iterable[Path | os.DirEntry[str]]
   if path.is_file():
     files = [path]
   elif source == 'tfds':

@@ -1,5 +1,6 @@
 """Parameters as safetensors files: each array under its path, such as `Recurrent_0/cell/w_h`."""
 
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,13 +12,15 @@ import safetensors.numpy
 from rnnlab.machine import disk
 
 
-def save(path, tree: Mapping) -> None:
-  """Writes a nested dict of arrays, or of what becomes one, atomically.
+def save(path: str | os.PathLike, tree: Mapping[str, Any]) -> None:
+  """Writes a nested dict of arrays to a safetensors file, atomically.
 
-  The arrays may have any shape, and NumPy's booleans, integers and floats of 16 to 64 bits as their
-  type. Raises ValueError, before anything is written, for another type, and for a tree that would
-  not come back as it is: one with a name that is empty, no string or has a '/', or with an empty
-  dict in it.
+  tree: arrays, or what NumPy makes an array of, of any shape, and of booleans, integers, or floats
+    of 16 to 64 bits.
+
+  Raises ValueError, before anything is written, for arrays of another type, and for a tree that
+  `load` would not return as it is: one with a name that is empty, is no string or has a '/', or
+  with an empty dict in it.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -30,11 +33,11 @@ def save(path, tree: Mapping) -> None:
   disk.write_atomic(path, safetensors.numpy.save(dict(_named(tree))))
 
 
-def load(path) -> dict[str, Any]:
-  """The nested dict of NumPy arrays that is in a safetensors file.
+def load(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads the nested dict of NumPy arrays that is in a safetensors file.
 
   Raises ValueError for a file that is damaged, that is of another kind, or whose arrays are of a
-  type that NumPy has not, as bfloat16.
+  type that NumPy does not have, such as bfloat16.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> sorted(load(f'runs/imdb/{run}/params.safetensors'))

@@ -1,7 +1,7 @@
 """Flax's recurrent cells, linen's and nnx's: their parameters to and from rnnlab's, as arrays.
 
-Flax is not imported. What is taken and given are nested dicts of arrays: of a linen cell its
-'params', of an nnx one `nnx.to_pure_dict(nnx.state(cell, nnx.Param))`.
+Flax is not imported. An import takes, and an export returns, nested dicts of arrays: of a linen
+cell its 'params', of an nnx cell `nnx.to_pure_dict(nnx.state(cell, nnx.Param))`.
 
     form            cells                        rnnlab              parameters
     'linen'         LSTMCell, OptimizedLSTMCell  lstm                a kernel a gate: ii, if, ig, io
@@ -16,21 +16,27 @@ Flax is not imported. What is taken and given are nested dicts of arrays: of a l
                     SimpleCell                   elman               dense_i with the bias; dense_h
     'nnx.LSTMCell'  LSTMCell                     lstm                as linen's, but if_ for if
 
-The order of the gates is rnnlab's own, and everything comes back exactly. nnx.GRUCell lacks the
-recurrent bias b_hn: it is imported as zeros, and a layer in which it is not zero is refused.
+The order of the gates is the same as in rnnlab, and what is imported and exported, or the other way
+round, is the same to the bit. nnx.GRUCell lacks the recurrent bias b_hn, which is imported as
+zeros; a layer whose b_hn is not zero is not exported to it.
 
-A carry of an LSTM is (c, h) in Flax and (h, c) in rnnlab. Other functions than the default ones,
-and SimpleCell's residual=True, cannot be told from the parameters: rnnlab has no cells for these.
+The carry of an LSTM is (c, h) in Flax and (h, c) in rnnlab. The parameters do not say whether a
+cell has other activations than the default ones, or residual=True: rnnlab has no such cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from rnnlab.interop.layers import (
   GATES,
+  AnyLayer,
+  Layer,
+  Params,
   as_array,
   check_cell,
+  check_dict,
   check_names,
   check_pair,
   check_shape,
@@ -61,49 +67,68 @@ PARTS = {
 }
 
 
-def import_layer(cell: str, weights, *, reset: str = 'after'):
-  """The layer that a Flax cell is; of which form it is shows in its names.
+def import_layer(
+  cell: str,
+  weights: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+  *,
+  reset: str = 'after',
+) -> Layer:
+  """Converts the parameters of a Flax cell, of whichever form, to those of a layer of rnnlab.
 
-  weights: the parameters of a cell, such as `{'hn': {'kernel': [H, H], 'bias': [H]}, ...}`, or a
-  pair (forward, backward) of them, as Flax's Bidirectional has them under forward_rnn/cell and
-  backward_rnn/cell. The result is a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` and, of
-  a gru, b_hn `[H]`; for a pair, a pair of such dicts.
+  cell: 'elman', 'lstm' or 'gru'.
+  weights: the cell's parameters, such as `{'hn': {'kernel': [H, H], 'bias': [H]}, ...}`, or a pair
+    (forward, backward) of them, as Flax's Bidirectional has them under forward_rnn/cell and
+    backward_rnn/cell.
+  reset: of a gru, 'after': Flax has no other.
 
-  Raises ValueError for missing or unknown names, for wrong shapes, and for a gru of
-  reset='before', which Flax has not.
+  Returns a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` and, of a gru, b_hn `[H]`; for a
+  pair, a pair of such dicts. Raises ValueError for missing or unknown names, for wrong shapes, and
+  for reset='before'.
 
   >>> weights = {'i': {'kernel': np.ones((3, 4)), 'bias': np.ones(4)}, 'h': {'kernel': np.eye(4)}}
   >>> {name: w.shape for name, w in import_layer('elman', weights).items()}
   {'w_x': (3, 4), 'w_h': (4, 4), 'b': (4,)}
   """
   check_cell(cell, reset, 'after', 'Flax')
-  if not isinstance(weights, Mapping):
-    check_pair('the weights', weights)
-    forward, backward = weights
-    return import_layer(cell, forward), import_layer(cell, backward)
+  if isinstance(weights, Mapping):
+    return _import(cell, weights)
+  check_pair('the weights', weights)
+  forward, backward = weights
+  return _import(cell, forward), _import(cell, backward)
+
+
+def _import(cell: str, weights: Mapping[str, Any]) -> Params:
+  check_dict('the weights', weights)
   arrays = _flat(weights)
   form = max(PARTS[cell], key=lambda form: len(arrays.keys() & _paths(cell, form)))
   check_names(f'the {form} cell', arrays, _paths(cell, form))
   parts = PARTS[cell][form]
   first = parts['w_h'][0], parts['w_x'][0]
-  for path, shape in zip(first, [('H', 'columns'), ('D', 'columns')], strict=True):
-    check_shape(path, arrays[path], shape)
+  for path, letter in zip(first, 'HD', strict=True):
+    check_shape(path, arrays[path], (letter, 'columns'))
   hidden, inputs = (len(arrays[path]) for path in first)
   for name, paths in parts.items():
     width = (hidden if name == 'b_hn' else GATES[cell] * hidden) // len(paths)
-    shape = {'w_x': (inputs, width), 'w_h': (hidden, width)}.get(name, (width,))
+    rows = {'w_x': (inputs,), 'w_h': (hidden,)}.get(name, ())
     for path in paths:
-      check_shape(path, arrays[path], shape, f', as {first[0]} has {hidden} rows')
+      check_shape(path, arrays[path], (*rows, width), f', as {first[0]} has {hidden} rows')
   p = {name: np.concatenate([arrays[path] for path in paths], -1) for name, paths in parts.items()}
   return p | {'b_hn': np.zeros_like(p['b'][:hidden])} if (cell, form) == ('gru', 'nnx') else p
 
 
-def export_layer(cell: str, layer, *, form: str = 'linen', reset: str = 'after'):
-  """The parameters of a Flax cell, or a pair of them for a pair: what `import_layer` takes.
+def export_layer(
+  cell: str, layer: AnyLayer, *, form: str = 'linen', reset: str = 'after'
+) -> dict[str, Any] | tuple[dict[str, Any], dict[str, Any]]:
+  """Converts the parameters of a layer of rnnlab to those of a Flax cell, as `import_layer` takes.
 
-  form: 'linen', 'nnx' or 'nnx.LSTMCell', as above. Raises ValueError for another form, for a
-  layer that does not fit the cell, for a b_hn that is not zero where the form has none, and for a
-  gru of reset='before', which Flax has not.
+  cell: 'elman', 'lstm' or 'gru'.
+  layer: what `import_layer` returns.
+  form: which of Flax's cells: 'linen', 'nnx' or 'nnx.LSTMCell', as in the table above.
+  reset: of a gru, 'after': Flax has no other.
+
+  Returns a nested dict of arrays; for a pair of layers, a pair of such dicts. Raises ValueError for
+  another form, for a layer that does not fit the cell, for a b_hn that is not zero where the form
+  has none, and for reset='before'.
 
   >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
   >>> weights = export_layer('elman', layer, form='nnx')
@@ -113,12 +138,16 @@ def export_layer(cell: str, layer, *, form: str = 'linen', reset: str = 'after')
   check_cell(cell, reset, 'after', 'Flax')
   if form not in PARTS[cell]:
     raise ValueError(f'{cell} has no form {form!r}; it has {", ".join(map(repr, PARTS[cell]))}')
-  if not isinstance(layer, Mapping):
-    check_pair('the layer', layer)
-    forward, backward = layer
-    return export_layer(cell, forward, form=form), export_layer(cell, backward, form=form)
+  if isinstance(layer, Mapping):
+    return _export(cell, layer, form, reset)
+  check_pair('the layer', layer)
+  forward, backward = layer
+  return _export(cell, forward, form, reset), _export(cell, backward, form, reset)
+
+
+def _export(cell: str, layer: Mapping[str, Any], form: str, reset: str) -> dict[str, Any]:
   parts = PARTS[cell][form]
-  weights = {}
+  weights: dict[str, Any] = {}
   for name, array in read(cell, reset, layer).items():
     if name in parts:
       for path, part in zip(parts[name], np.split(array, len(parts[name]), -1), strict=True):

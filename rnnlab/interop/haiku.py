@@ -1,24 +1,27 @@
 """Haiku's `LSTM` and `GRU`: their parameters to and from rnnlab's, as arrays.
 
-Haiku is not imported. What is taken is the params that `hk.transform(f).init` gives, or arrays by
-the same names; what is given is such arrays.
+Haiku is not imported. An import takes the params that `hk.transform(f).init` returns, or arrays by
+the same names; an export returns such arrays.
 
-    module      rnnlab               columns      and
+    module      rnnlab               columns      differences
     LSTM        lstm                 i, g, f, o   adds 1 to f when it runs; w is w_x above w_h
     GRU         gru, reset='before'  z, r, a      its z is 1 - z of rnnlab, its a is n
     VanillaRNN  none                 all          refused: its activation is relu, not tanh
 
-As sigmoid(-x) = 1 - sigmoid(x), what makes a GRU's z changes its sign. An LSTM's forget bias b is
-b + 1 in rnnlab, and comes back with the rounding of that sum: exactly for the zeros that Haiku
-starts from, else within 6e-8 in float32 where b is below 1. All else comes back exactly.
+As sigmoid(-x) = 1 - sigmoid(x), the weights and biases of a GRU's z change their sign. An LSTM's
+forget bias b is b + 1 in rnnlab; an import and an export round it once each: not at all for the
+zeros that Haiku starts from, else within 6e-8 in float32 where b is below 1. Everything else that
+is imported and exported is the same to the bit.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from rnnlab.interop.layers import (
   GATES,
+  Params,
   as_array,
   check_cell,
   check_dict,
@@ -28,20 +31,22 @@ from rnnlab.interop.layers import (
   read,
 )
 
-Arrays = dict[str, np.ndarray]
-
 
 def import_layer(
-  cell: str, weights: Mapping, *, name: str | None = None, reset: str = 'before'
-) -> Arrays:
-  """A Haiku core as a layer: w_x `[D, G * H]`, w_h `[H, G * H]` and b `[G * H]`.
+  cell: str, weights: Mapping[str, Any], *, name: str | None = None, reset: str = 'before'
+) -> Params:
+  """Converts the parameters of a Haiku core to those of a layer of rnnlab.
 
-  weights: the params of the core, or of a model that has it. name: the core's in them, such as
-  'lstm_1' or 'encoder/~/gru'; where None, 'lstm' or 'gru'. Two cores that run over a sequence from
-  both of its ends are a pair of such layers to `rnnlab.bidirectional`.
+  Import two cores that read a sequence from its two ends one by one: the pair of layers is what
+  `rnnlab.bidirectional` takes.
 
-  Raises ValueError where there is no such core, for missing or unknown names in it, for wrong
-  shapes, for a gru of reset='after', which Haiku has not, and for elman.
+  cell: 'lstm' or 'gru'.
+  weights: the params of the core, or of a model that has it.
+  name: the name of the core in these, such as 'lstm_1' or 'encoder/~/gru'; None means `cell`.
+  reset: of a gru, 'before': Haiku has no other.
+
+  Returns w_x `[D, G * H]`, w_h `[H, G * H]` and b `[G * H]`. Raises ValueError where there is no
+  such core, for missing or unknown names in it, for wrong shapes, for reset='after', and for elman.
 
   >>> weights = {'lstm/linear': {'w': np.ones((7, 16)), 'b': np.zeros(16)}}
   >>> {name: w.shape for name, w in import_layer('lstm', weights).items()}
@@ -70,12 +75,17 @@ def import_layer(
 
 
 def export_layer(
-  cell: str, layer: Mapping, *, name: str | None = None, reset: str = 'before'
-) -> dict[str, Arrays]:
-  """The params of a Haiku core called `name` ('lstm' or 'gru' where None): module -> arrays.
+  cell: str, layer: Mapping[str, Any], *, name: str | None = None, reset: str = 'before'
+) -> dict[str, Params]:
+  """Converts the parameters of a layer of rnnlab to those of a Haiku core.
 
-  layer: one direction, as `import_layer` gives it. Raises ValueError for one that does not fit the
-  cell, for a gru of reset='after', which Haiku has not, and for elman.
+  cell: 'lstm' or 'gru'.
+  layer: what `import_layer` returns.
+  name: the name of the core; None means `cell`.
+  reset: of a gru, 'before': Haiku has no other.
+
+  Returns the core's arrays by name, under the name of its module. Raises ValueError for a layer
+  that does not fit the cell, for reset='after', and for elman.
 
   >>> layer = {'w_x': np.ones((3, 12)), 'w_h': np.ones((4, 12)), 'b': np.zeros(12)}
   >>> {name: w.shape for name, w in export_layer('gru', layer)['gru'].items()}
@@ -118,7 +128,7 @@ def _import_lstm(module, p):
 
 
 def _swap(w):
-  """i, g, f, o to i, f, g, o, and back."""
+  """The columns of the gates i, f, g, o from those of i, g, f, o, or the other way round."""
   i, a, b, o = np.split(w, 4, axis=-1)
   return np.concatenate([i, b, a, o], axis=-1)
 

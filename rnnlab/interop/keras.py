@@ -1,7 +1,8 @@
 """Keras 3's recurrent layers, and whole classifiers of them: weights to and from rnnlab's.
 
-Keras is not imported: weights are the list of arrays that `get_weights()` gives and `set_weights`
-takes, a model is its config, and a .keras file is a zip of both, an .h5 file an HDF5 file of both.
+Keras is not imported. Weights are the list of arrays that `get_weights()` gives and `set_weights`
+takes; a model is its config (see `keras_config`); a .keras file is a zip of both, and an .h5 file
+is an HDF5 file of both.
 
     layer                   rnnlab                gates          bias
     SimpleRNN               elman                 one            [H]
@@ -10,52 +11,47 @@ takes, a model is its config, and a .keras file is a zip of both, an .h5 file an
     GRU(reset_after=False)  gru, reset='before'   z, r, h        [3H]
     Bidirectional           a pair of layers      its forward layer's arrays, then the backward's
 
-c is g of rnnlab, h is n. GRU's two biases act as their sum but in h: an import adds them up, an
-export puts the sum into that of the inputs and zeros into that of the states. All else comes back
-to the bit, and so does an export. A layer without biases is one whose biases are zeros.
+Keras's gate c is rnnlab's g, and its h is n. Of GRU's two biases only the sum matters, except in
+h: an import adds them up, and an export puts the sum into the bias of the inputs and zeros into
+that of the states. Everything else that is imported and exported again, or the other way round, is
+the same to the bit. A layer without biases is imported as one whose biases are zeros.
 """
 
 import datetime
 import io
 import itertools
 import json
+import os
 import pathlib
-import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
-from rnnlab import cells
-from rnnlab.interop import layers
+from rnnlab.interop import keras_config, layers
 from rnnlab.machine import disk
 from rnnlab.models import SequenceClassifier
 
-CELLS = {'SimpleRNN': 'elman', 'LSTM': 'lstm', 'GRU': 'gru'}
-DIRECTIONS = 'cell', 'cell_backward'  # a layer's parameters in a SequenceClassifier's
-POOLINGS = {'GlobalAveragePooling1D': 'mean', 'GlobalMaxPooling1D': 'max'}
-CHAIN = (
-  r'Embedding (Dropout )?((Bidirectional|SimpleRNN|LSTM|GRU) )+'
-  rf'(({"|".join(POOLINGS)}) )?(Dropout )?Dense'
-)
-HDF5 = b'\x89HDF\r\n\x1a\n'  # what such a file begins with
-MASKED_MAX = (
-  "Keras's GlobalMaxPooling1D takes the highest output of all steps, padded ones too, and rnnlab's"
-  " pooling='max' that of the real ones: with a mask no weights make the one the other"
-)
+DIRECTIONS = 'cell', 'cell_backward'  # the names of a layer's parameters in a SequenceClassifier
+HDF5 = b'\x89HDF\r\n\x1a\n'  # the first bytes of an HDF5 file
 CONFIG, METADATA, WEIGHTS = 'config.json', 'metadata.json', 'model.weights.h5'  # in a .keras file
 
 
-def import_layer(cell: str, weights: Sequence, *, reset: str = 'after') -> dict | tuple[dict, dict]:
-  """A Keras layer's weights as a layer of rnnlab: w_x `[D, G * H]`, w_h, b and, of a gru, b_hn.
+def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after') -> layers.Layer:
+  """Converts a Keras layer's weights to the parameters of a layer of rnnlab.
 
-  cell: 'elman', 'lstm' or 'gru', with reset='after' or, for reset_after=False, 'before'. weights:
-  `layer.get_weights()`, with biases or without; those of a Bidirectional give a pair of layers.
-  The layer's activations must be Keras's defaults, which the weights do not tell.
+  The layer must have Keras's default activations: the weights do not say which it has.
 
-  Raises ValueError for weights that are not such a layer's, as a GRU's of the other `reset`.
+  cell: 'elman', 'lstm' or 'gru'.
+  weights: `layer.get_weights()`, with or without biases, of floats.
+  reset: of a gru, 'after', or 'before' where Keras's layer has reset_after=False.
+
+  Returns w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` and, for a gru that resets after, b_hn
+  `[H]`; for the weights of a Bidirectional layer a pair of such dicts, (forward, backward). Raises
+  ValueError for weights that are not those of such a layer, as a GRU's of the other `reset`.
 
   >>> weights = [np.ones((3, 16)), np.ones((4, 16)), np.zeros(16)]
   >>> {name: w.shape for name, w in import_layer('lstm', weights).items()}
@@ -82,12 +78,17 @@ def import_layer(cell: str, weights: Sequence, *, reset: str = 'after') -> dict 
 
 
 def export_layer(
-  cell: str, layer: Mapping | Sequence, *, reset: str = 'after', use_bias: bool = True
+  cell: str, layer: layers.AnyLayer, *, reset: str = 'after', use_bias: bool = True
 ) -> list[np.ndarray]:
-  """A layer of rnnlab, or a pair of them, as `layer.set_weights` of Keras takes it.
+  """Converts the parameters of a layer of rnnlab to what `layer.set_weights` of Keras takes.
 
-  use_bias: as of the Keras layer; where False, the biases must be zeros. Raises ValueError where
-  they are not, and for a layer whose names and shapes are not those of `cell`.
+  cell: 'elman', 'lstm' or 'gru'.
+  layer: the parameters, or a pair (forward, backward) of them for a Bidirectional layer.
+  reset: of a gru, 'after', or 'before' where Keras's layer has reset_after=False.
+  use_bias: what the Keras layer's use_bias is.
+
+  Raises ValueError where use_bias is False and a bias is not zero, and for a layer whose names and
+  shapes are not those of `cell`.
 
   >>> layer = {'w_x': np.ones((3, 12)), 'w_h': np.ones((4, 12)), 'b': np.zeros(12)}
   >>> [w.shape for w in export_layer('gru', layer, reset='before')]
@@ -150,30 +151,31 @@ def _export(cell, p, use_bias):
 
 
 def _swap(w):
-  """Keras's z, r, h from r, z, n, and back."""
+  """The columns of Keras's gates z, r, h from those of r, z, n, or the other way round."""
   first, second, last = np.split(w, 3, axis=-1)
   return np.concatenate([second, first, last], axis=-1)
 
 
 def import_classifier(
-  config: Mapping | Sequence[Mapping], weights: Sequence
-) -> tuple[SequenceClassifier, dict]:
-  """A whole Keras classifier as a `SequenceClassifier` and its params.
+  config: Mapping | Sequence[Mapping], weights: Sequence[ArrayLike]
+) -> tuple[SequenceClassifier, dict[str, Any]]:
+  """Converts a whole Keras classifier to a `SequenceClassifier` and its params.
 
-  config: `model.get_config()` of a Sequential or a functional model; of a model of a class of your
-  own, the list `[keras.saving.serialize_keras_object(layer) for layer in model.layers]`, which must
-  be in the order in which the model applies them. weights: `model.get_weights()`.
+  The Keras model must be an Embedding; layers of SimpleRNN, LSTM or GRU, all of one kind and size,
+  or Bidirectional layers of these; and a Dense. The Dense has one unit, with a sigmoid or without
+  an activation, or one unit for each class, with a softmax or without. After the last recurrent
+  layer there may be a GlobalAveragePooling1D or, where there is no mask, a GlobalMaxPooling1D;
+  there may be a Dropout after the Embedding and one before the Dense. The sigmoid or softmax of
+  the logits of the SequenceClassifier is what the Keras model predicts. Dropout rates are kept;
+  whatever else acts in training alone, such as initialisers and regularisers, is not.
 
-  The model is Embedding, layers of SimpleRNN, LSTM or GRU, all of one kind and size, or
-  Bidirectional ones of them, and Dense: of one unit, with a sigmoid or none, or of one a class,
-  with a softmax or none. After the last recurrent layer GlobalAveragePooling1D may come, or, where
-  there is no mask, GlobalMaxPooling1D; Dropout after the Embedding and before the Dense. The
-  sigmoid or softmax of the logits that the SequenceClassifier gives is what the Keras model
-  predicts. Dropout rates are taken over; what else acts in training alone, as initialisers or
-  regularisers, is not.
+  config: `model.get_config()` of a Sequential or a functional model. For a model of your own class,
+    the list `[keras.saving.serialize_keras_object(layer) for layer in model.layers]`, in the order
+    in which the model applies the layers.
+  weights: `model.get_weights()`.
 
   Raises ValueError, with the reason, for a model of other parts, for activations, states or
-  directions that rnnlab has not, and for weights of other shapes than the config's.
+  directions that rnnlab does not have, and for weights whose shapes are not those of the config.
 
   >>> parts = [
   ...   ('Embedding', {'input_dim': 9, 'output_dim': 3, 'mask_zero': True}),
@@ -186,34 +188,41 @@ def import_classifier(
   >>> model.mask, model.dropout, params['Recurrent_0']['cell']['w_h'].shape
   (True, 0.2, (4, 16))
   """
-  return _import_classifier(_parse(config), weights)
+  return _import_classifier(keras_config.parse(config), weights)
 
 
-def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict, list]:
-  """The Keras model that computes what `model` does with `params`, as a config and weights.
+def export_classifier(
+  model: SequenceClassifier, params: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+  """Converts a classifier and its params to the config and the weights of a Keras model.
 
-  `keras.Sequential.from_config(config)`, then its `set_weights(weights)`. It predicts
-  probabilities. Its dropout has the same rates, but where recurrent_dropout is above 0 Keras has a
-  mask a gate, whether dropout_per_gate is set or not; remat and truncate have no place there.
+  Give the first to `keras.Sequential.from_config`, and the second to `set_weights` of what that
+  returns. The Keras model predicts probabilities. It has the same dropout rates, but wherever
+  recurrent_dropout is above 0 Keras drops by one mask for each gate, as rnnlab does where
+  dropout_per_gate is set. remat and truncate have no counterpart in Keras.
 
-  Raises ValueError for a cell that Keras has not, the pooling 'concat' or, with a mask, 'max', a
-  precision but 'float32', and params that are not the model's.
+  model: a classifier of an elman, lstm or gru cell.
+  params: its params, float32.
+
+  Raises ValueError for a cell that Keras does not have, for pooling='concat', for pooling='max'
+  with a mask, for a precision other than 'float32', and for params that are not the model's.
 
   >>> import jax
-  >>> model = SequenceClassifier(cells.get('lstm', hidden_size=4), vocab_size=9, embed_size=3)
+  >>> cell = rnnlab.cells.get('lstm', hidden_size=4)
+  >>> model = SequenceClassifier(cell, vocab_size=9, embed_size=3)
   >>> params = model.init(jax.random.key(0), np.ones((1, 5), np.int32))['params']
   >>> config, weights = export_classifier(model, params)
   >>> [layer['class_name'] for layer in config['layers']], [w.shape for w in weights]
   (['InputLayer', 'Embedding', 'LSTM', 'Dense'], [(9, 3), (3, 16), (4, 16), (16,), (4, 1), (1,)])
   """
-  cell, reset = _cell_of(model.cell)
+  cell, reset = keras_config.cell_of(model.cell)
   if model.precision != 'float32':
     raise ValueError(
       f"the model has precision={model.precision!r}, not 'float32': Keras's bfloat16 rounds other"
       ' things. Export with float32'
     )
   if model.pooling != 'last':
-    _keras_pooling(model)
+    keras_config.keras_pooling(model)
   recurrent = [f'Recurrent_{i}' for i in range(model.layers)]
   layers.check_names('the params', params, ['Embed_0', *recurrent, 'Dense_0'])
   directions = DIRECTIONS if model.bidirectional else DIRECTIONS[:1]
@@ -222,7 +231,7 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
   layers.check_names('Dense_0', dense, ['kernel', 'bias'])
   embedding = layers.as_array('Embed_0/embedding', embedding['embedding'])
   layers.check_shape('Embed_0/embedding', embedding, (model.vocab_size, model.embed_size))
-  weights, width, units = [embedding], model.embed_size, None
+  weights, width, units = [embedding], model.embed_size, 0
   for name in recurrent:
     layers.check_names(name, params[name], directions)
     for direction in directions:
@@ -237,14 +246,14 @@ def export_classifier(model: SequenceClassifier, params: Mapping) -> tuple[dict,
   kernel, bias = (layers.as_array(f'Dense_0/{name}', dense[name]) for name in ('kernel', 'bias'))
   layers.check_shape('Dense_0/kernel', kernel, (width, model.classes))
   layers.check_shape('Dense_0/bias', bias, (model.classes,))
-  return _config(model, cell, reset, units), [*weights, kernel, bias]
+  return keras_config.config_of(model, cell, reset, units), [*weights, kernel, bias]
 
 
-def load(path) -> tuple[SequenceClassifier, dict]:
-  """The classifier that is in a .keras or an .h5 file, as `import_classifier` gives it.
+def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
+  """Reads the classifier that is in a .keras or an .h5 file, as `import_classifier` converts it.
 
-  Raises ValueError for a file that is damaged or of another kind, as one of weights alone, and what
-  that raises.
+  Raises ValueError for a file that is damaged or of another kind, such as one of weights alone, and
+  where `import_classifier` does.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> trained = rnnlab.load(f'runs/imdb/{run}')
@@ -264,7 +273,7 @@ def load(path) -> tuple[SequenceClassifier, dict]:
       with zipfile.ZipFile(io.BytesIO(content)) as archive:
         whole = json.loads(archive.read(CONFIG))
         content = archive.read(WEIGHTS)
-    name, config = (whole['class_name'], whole['config']) if whole else (None, None)
+    name, config = (whole['class_name'], whole['config']) if whole else ('', {})
   except Exception as error:  # zipfile, zlib and h5py raise a dozen kinds on damaged bytes
     kind = '.h5' if is_h5 else '.keras'
     raise ValueError(f'{path} is damaged, or no {kind} file: {error}') from None
@@ -280,26 +289,27 @@ def load(path) -> tuple[SequenceClassifier, dict]:
       ' [keras.saving.serialize_keras_object(layer) for layer in model.layers] and'
       ' model.get_weights()'
     )
-  parsed = _parse(config)
+  parsed = keras_config.parse(config)
   try:
     with h5py.File(io.BytesIO(content)) as file:
       weights = _h5_weights(file) if is_h5 else _keras_weights(file, config)
-  except Exception as error:  # nor has h5py one kind
+  except Exception as error:  # h5py too raises a dozen kinds
     where = path if is_h5 else f'{path}: its {WEIGHTS}'
     raise ValueError(f'{where} is damaged: {error}') from None
   return _import_classifier(parsed, weights)
 
 
-def _keras_weights(file, config):
+def _keras_weights(file: h5py.File, config: Mapping) -> list[np.ndarray]:
+  """The arrays of a .keras file, in the order of `get_weights()`."""
   return [
     np.asarray(file[group][str(i)])
-    for group, _ in _groups(_chain(config))
+    for group, _ in keras_config.groups(keras_config.chain_of(config))
     for i in range(len(file[group]))
   ]
 
 
-def _h5_weights(file):
-  """In the order of the names, as Keras 2 and 3 write them."""
+def _h5_weights(file: h5py.File) -> list[np.ndarray]:
+  """The arrays of an .h5 file, in the order of the names that Keras 2 and 3 write into it."""
   groups = file['model_weights']
   return [
     np.asarray(groups[layer][name])
@@ -308,14 +318,15 @@ def _h5_weights(file):
   ]
 
 
-def save(path, model: SequenceClassifier, params: Mapping) -> None:
+def save(path: str | os.PathLike, model: SequenceClassifier, params: Mapping[str, Any]) -> None:
   """Writes a .keras file, atomically, which `keras.saving.load_model` and `load` read.
 
-  It holds what `export_classifier` gives, and raises what that raises; ValueError for another
-  ending of `path`, which Keras would not read.
+  The file holds what `export_classifier` returns. Raises ValueError where that does, and for a path
+  that does not end in .keras, which Keras would not read.
 
   >>> import jax, tempfile
-  >>> model = SequenceClassifier(cells.get('lstm', hidden_size=4), vocab_size=9, embed_size=3)
+  >>> cell = rnnlab.cells.get('lstm', hidden_size=4)
+  >>> model = SequenceClassifier(cell, vocab_size=9, embed_size=3)
   >>> params = model.init(jax.random.key(0), np.ones((1, 5), np.int32))['params']
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   save(f'{folder}/lstm.keras', model, params)
@@ -328,7 +339,7 @@ def save(path, model: SequenceClassifier, params: Mapping) -> None:
   arrays = iter(weights)
   content = io.BytesIO()
   with h5py.File(content, 'w') as file:
-    for group, count in _groups(_chain(config)):
+    for group, count in keras_config.groups(keras_config.chain_of(config)):
       for i in range(count):
         file[f'{group}/{i}'] = next(arrays)
   whole = {'module': 'keras', 'class_name': 'Sequential', 'config': config, 'registered_name': None}
@@ -341,275 +352,9 @@ def save(path, model: SequenceClassifier, params: Mapping) -> None:
   disk.write_atomic(path, archive.getvalue())
 
 
-class _Recurrence(NamedTuple):
-  """What a config says of a recurrent layer, as far as all layers of a classifier must agree."""
-
-  kind: str
-  reset_after: bool
-  units: int
-  bidirectional: bool
-  dropout: float
-  recurrent_dropout: float
-
-
-class _Parsed(NamedTuple):
-  """A config: the model, its recurrence, each layer's name and which directions have a bias."""
-
-  model: SequenceClassifier
-  recurrence: _Recurrence
-  layers: list[tuple[str, list[bool]]]
-  head_bias: bool
-
-
-def _parse(config) -> _Parsed:
-  """Reads a model's config; raises ValueError for what a SequenceClassifier is not."""
-  try:
-    return _read(config)
-  except (AttributeError, IndexError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'the config is not as Keras 3 writes it ({type(error).__name__}: {error})'
-    ) from error
-
-
-def _read(config):
-  chain = _chain(config)
-  kinds = [kind for kind, _ in chain]
-  if not re.fullmatch(CHAIN, ' '.join(kinds)):
-    raise ValueError(
-      f'the model is {" -> ".join(kinds) or "empty"}; what can be converted is Embedding ->'
-      ' [Dropout ->] one or more of SimpleRNN, LSTM, GRU and Bidirectional ->'
-      ' [GlobalAveragePooling1D or GlobalMaxPooling1D ->] [Dropout ->] Dense. Of other models'
-      ' convert the recurrent layers one by one, by import_layer'
-    )
-  for kind, layer in chain:
-    _check_precision(layer, _name(kind, layer))
-  (_, embedding), *_, (_, head) = chain
-  mask = embedding.get('mask_zero', False)
-  recurrent = [(k, c) for k, c in chain if k == 'Bidirectional' or k in CELLS]
-  pooling = _pooling(chain, mask)
-  # Of the last one it is the last output that counts, unless all are pooled.
-  last = len(recurrent) - 1 if pooling == 'last' else None
-  found = [_recurrence(k, c, i == last, mask) for i, (k, c) in enumerate(recurrent)]
-  names = [_name(kind, layer) for kind, layer in recurrent]
-  shared = found[0][0]
-  for name, (other, _) in zip(names, found, strict=True):
-    _check_same(names[0], shared, name, other)
-  cell, reset = CELLS[shared.kind], 'after' if shared.reset_after else 'before'
-  options = {'reset': reset} if cell == 'gru' else {}
-  per_gate = shared.recurrent_dropout > 0 and cell != 'elman'
-  model = SequenceClassifier(
-    cell=cells.get(cell, hidden_size=shared.units, **options),
-    vocab_size=embedding['input_dim'],
-    embed_size=embedding['output_dim'],
-    layers=len(recurrent),
-    bidirectional=shared.bidirectional,
-    pooling=pooling,
-    mask=mask,
-    classes=_classes(head),
-    embed_dropout=_rate(chain[1]),
-    dropout=shared.dropout,
-    recurrent_dropout=shared.recurrent_dropout,
-    dropout_per_gate=per_gate,
-    output_dropout=_rate(chain[-2]),
-  )
-  biases = [biases for _, biases in found]
-  return _Parsed(model, shared, list(zip(names, biases, strict=True)), head.get('use_bias', True))
-
-
-def _pooling(chain, mask):
-  """What a classifier makes one vector of its outputs by; raises ValueError for a way not here."""
-  for kind, config in chain:
-    if kind in POOLINGS:
-      for field, known in (('data_format', 'channels_last'), ('keepdims', False)):
-        if config.get(field, known) != known:
-          raise ValueError(f'{kind} has {field}={config[field]!r}, where it must be {known!r}')
-      if kind == 'GlobalMaxPooling1D' and mask:
-        raise ValueError(MASKED_MAX)
-      return POOLINGS[kind]
-  return 'last'
-
-
-def _keras_pooling(model):
-  """The Keras layer of a model's pooling; raises ValueError where there is none."""
-  if model.pooling == 'max' and model.mask:
-    raise ValueError(MASKED_MAX)
-  for kind, pooling in POOLINGS.items():
-    if model.pooling == pooling:
-      return kind
-  raise ValueError(
-    f'the model has pooling={model.pooling!r}, for which Keras has no layer: it has some for'
-    " 'last', 'mean' and 'max'"
-  )
-
-
-def _chain(config) -> list[tuple[str, Mapping]]:
-  """The layers that a config says, in order, each as its class and its own config."""
-  line = config
-  if isinstance(config, Mapping):
-    if 'layers' not in config:
-      raise ValueError(
-        'the config does not say what layers the model has, as that of a model of a class of your'
-        ' own. Give [keras.saving.serialize_keras_object(layer) for layer in model.layers], in the'
-        ' order in which the model applies them'
-      )
-    line = _line(config) if 'output_layers' in config else config['layers']
-  chain = []
-  for layer in line:
-    kind = layer['class_name']
-    if layer.get('module', 'keras.layers') != 'keras.layers' or layer.get('registered_name'):
-      raise ValueError(f"the layer {kind} is of {layer.get('module')}, not one of Keras's own")
-    if kind != 'InputLayer':
-      chain.append((kind, layer['config']))
-  return chain
-
-
-def _line(config) -> list[Mapping]:
-  """The layers of a functional model, but inputs and masks; raises unless they are a line."""
-  inputs, masks, line = [], [], []
-  for layer in config['layers']:
-    kind, name, nodes = layer['class_name'], layer['name'], layer['inbound_nodes']
-    if kind == 'InputLayer':
-      inputs.append(name)
-      continue
-    if len(nodes) != 1:
-      raise ValueError(f'the layer {name} is used {len(nodes)} times, not once')
-    args, kwargs = nodes[0]['args'], nodes[0]['kwargs']
-    if kind == 'NotEqual' and _source(args[0]) in inputs and list(args[1:]) == [0]:
-      masks.append(name)  # what mask_zero becomes
-      continue
-    before = [line[-1]['name']] if line else inputs
-    if [_source(arg) for arg in args] != before:
-      raise ValueError(
-        f'the layer {name} takes more, or other things, than what the layer before it gives: the'
-        ' model must be one line of layers'
-      )
-    for word, value in kwargs.items():
-      if value and not (word == 'mask' and _source(value) in masks):
-        raise ValueError(f'the layer {name} is called with {word}={value!r}, which rnnlab has not')
-      if value and word == 'mask' and not line[0]['config'].get('mask_zero'):
-        raise ValueError(f"the layer {name} has a mask without the Embedding's mask_zero=True")
-    line.append(layer)
-  outputs = config['output_layers']
-  outputs = outputs if outputs and isinstance(outputs[0], list | tuple) else [outputs]
-  if len(inputs) != 1 or not line or [output[0] for output in outputs] != [line[-1]['name']]:
-    raise ValueError(
-      'the model must have one input, of ids, and one output, that of its last layer; it has'
-      f' {len(inputs)} and {len(outputs)}'
-    )
-  return line
-
-
-def _source(argument) -> str | None:
-  """The name of the layer that an argument in a functional config is the output of, or None."""
-  if not isinstance(argument, Mapping) or argument.get('class_name') != '__keras_tensor__':
-    return None
-  return argument['config']['keras_history'][0]
-
-
-def _recurrence(kind, config, last, mask) -> tuple[_Recurrence, list[bool]]:
-  """What a recurrent layer is, and for each of its directions whether it has a bias."""
-  name = _name(kind, config)
-  if kind != 'Bidirectional':
-    recurrence, bias = _direction(kind, config, name, last, mask)
-    return recurrence, [bias]
-  if config.get('merge_mode', 'concat') != 'concat':
-    raise ValueError(
-      f"{name} has merge_mode={config['merge_mode']!r}; rnnlab has the two directions' outputs side"
-      " by side, which is 'concat'"
-    )
-  forward = config['layer']
-  mirrored = {**forward, 'config': {**forward['config'], 'go_backwards': True}}
-  both = forward, config.get('backward_layer') or mirrored
-  chain = _chain(both)
-  found = []
-  for part, (inner, its), backwards in zip(('forward', 'backward'), chain, (0, 1), strict=True):
-    if inner not in CELLS:
-      raise ValueError(f'{name} is of {inner}, not of SimpleRNN, LSTM or GRU')
-    _check_precision(its, name)
-    found.append(_direction(inner, its, f'the {part} layer of {name}', last, mask, backwards))
-  (one, bias), (other, backward_bias) = found
-  _check_same(f'the forward layer of {name}', one, 'the backward one', other)
-  return one._replace(bidirectional=True), [bias, backward_bias]
-
-
-def _direction(kind, config, name, last, mask, backwards=False) -> tuple[_Recurrence, bool]:
-  differs = 'no weights make the one function the other'
-  checks = [
-    ('activation', 'tanh', differs),
-    ('recurrent_activation', 'sigmoid', differs),
-    ('go_backwards', bool(backwards), 'rnnlab has backward layers in bidirectional ones alone'),
-    ('return_sequences', not last, 'the layer that gives its last output alone is the last one'),
-    ('return_state', False, 'the state is not used'),
-    ('stateful', False, 'rnnlab starts each row from a state of zeros'),
-    ('time_major', False, 'rnnlab has rows first, then steps'),
-  ]
-  if mask and last:
-    checks += [('zero_output_for_mask', False, 'the last output would be 0 after padding')]
-  for field, known, why in checks:
-    if config.get(field, known) != known:
-      raise ValueError(f'{name} has {field}={config[field]!r}, where it must be {known!r}: {why}')
-  recurrence = _Recurrence(
-    kind,
-    config.get('reset_after', True),
-    config['units'],
-    False,
-    config.get('dropout', 0.0),
-    config.get('recurrent_dropout', 0.0),
-  )
-  return recurrence, config.get('use_bias', True)
-
-
-def _check_same(name, one, other_name, other):
-  """Raises ValueError where two layers differ in what they have in common in a classifier."""
-  for field, a, b in zip(_Recurrence._fields, one, other, strict=True):
-    if a != b:
-      raise ValueError(
-        f"{name} has {field}={a!r} and {other_name} {field}={b!r}: a SequenceClassifier's layers"
-        ' differ in weights alone. Convert them one by one, by import_layer, for rnnlab.unroll'
-      )
-
-
-def _check_precision(config, name):
-  policy = config.get('dtype') or 'float32'
-  policy = policy.get('config', {}).get('name') if isinstance(policy, Mapping) else policy
-  if policy != 'float32':
-    raise ValueError(
-      f'{name} computes by the dtype policy {policy or config["dtype"]!r}, rnnlab in float32: build'
-      " the model with dtype='float32', and give it the weights"
-    )
-
-
-def _classes(head) -> int:
-  """How many classes the logits of a Dense are of, as SequenceClassifier counts them."""
-  units, activation = head['units'], head.get('activation', 'linear')
-  known = 'sigmoid' if units == 1 else 'softmax'
-  if activation not in (known, 'linear', None):
-    raise ValueError(
-      f'the Dense of {units} has activation={activation!r}; what can be converted is a {known} or'
-      ' none'
-    )
-  return units
-
-
-def _rate(layer) -> float:
-  """The rate of a layer where it is a Dropout, else 0."""
-  kind, config = layer
-  if kind != 'Dropout':
-    return 0.0
-  if config.get('noise_shape'):
-    raise ValueError(
-      f'{_name(kind, config)} has noise_shape={config["noise_shape"]!r}; rnnlab drops single units'
-    )
-  return config['rate']
-
-
-def _name(kind, config) -> str:
-  return config.get('name') or kind
-
-
 def _import_classifier(parsed, weights):
   model, recurrence = parsed.model, parsed.recurrence
-  cell, reset = _cell_of(model.cell)
+  cell, reset = keras_config.cell_of(model.cell)
   arrays = [layers.as_array(f'array {i} of the weights', w) for i, w in enumerate(weights)]
   counts = [1, *(2 + bias for _, biases in parsed.layers for bias in biases), 1 + parsed.head_bias]
   if len(arrays) != sum(counts):
@@ -629,71 +374,3 @@ def _import_classifier(parsed, weights):
   layers.check_shape("the Dense's kernel", head[0], (width, model.classes))
   layers.check_shape("the Dense's bias", bias, (model.classes,))
   return model, params | {'Dense_0': {'kernel': head[0], 'bias': bias}}
-
-
-def _cell_of(cell) -> tuple[str, str]:
-  """A cell's name and reset; raises ValueError for one that Keras has not."""
-  module = getattr(cell.step, '__module__', '')
-  name = module.removeprefix('rnnlab.cells.')
-  if name not in CELLS.values() or name == module:
-    raise ValueError(f'the cell of {module} has none in Keras; {", ".join(CELLS.values())} have')
-  return name, 'before' if cell.fused == 'gru-before' else 'after'
-
-
-def _config(model, cell, reset, units) -> dict[str, Any]:
-  """The config of a Keras Sequential for a SequenceClassifier."""
-
-  def layer(kind, **config):
-    config = {'dtype': 'float32'} | config
-    return {'module': 'keras.layers', 'class_name': kind, 'config': config, 'registered_name': None}
-
-  kind = next(kind for kind, name in CELLS.items() if name == cell)
-  options = {'reset_after': reset == 'after'} if cell == 'gru' else {}
-  options |= {'dropout': float(model.dropout), 'recurrent_dropout': float(model.recurrent_dropout)}
-
-  def recurrent(i):
-    sequences = i < model.layers - 1 or model.pooling != 'last'
-    one = layer(kind, units=units, return_sequences=sequences, **options)
-    return layer('Bidirectional', layer=one) if model.bidirectional else one
-
-  def dropout(rate):
-    return [layer('Dropout', rate=float(rate))] if rate else []
-
-  return {
-    'name': 'classifier',
-    'layers': [
-      layer('InputLayer', batch_shape=[None, None], dtype='int32'),
-      layer(
-        'Embedding',
-        input_dim=model.vocab_size,
-        output_dim=model.embed_size,
-        mask_zero=model.mask,
-      ),
-      *dropout(model.embed_dropout),
-      *map(recurrent, range(model.layers)),
-      *([] if model.pooling == 'last' else [layer(_keras_pooling(model))]),
-      *dropout(model.output_dropout),
-      layer(
-        'Dense', units=model.classes, activation='sigmoid' if model.classes == 1 else 'softmax'
-      ),
-    ],
-  }
-
-
-def _groups(chain) -> Iterator[tuple[str, int]]:
-  """Where a .keras file has the weights of layers, in get_weights' order, and how many, all told.
-
-  The names are those of the classes, not of the layers, with numbers from the second one on.
-  """
-  seen = dict.fromkeys((kind for kind, _ in chain), 0)
-  for kind, _ in chain:
-    group = 'layers/' + ('simple_rnn' if kind == 'SimpleRNN' else kind.lower())
-    group += f'_{seen[kind]}' if seen[kind] else ''
-    seen[kind] += 1
-    if kind == 'Bidirectional':
-      yield f'{group}/forward_layer/cell/vars', 3
-      yield f'{group}/backward_layer/cell/vars', 3
-    elif kind in CELLS:
-      yield f'{group}/cell/vars', 3
-    elif kind in ('Embedding', 'Dense'):
-      yield f'{group}/vars', 1 if kind == 'Embedding' else 2

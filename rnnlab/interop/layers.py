@@ -1,12 +1,15 @@
-"""rnnlab's side of every exchange: the parameters of its cells, and what is refused for them.
+"""rnnlab's side of every exchange: the parameters of its cells, and what is refused for them."""
 
-A layer is the dict of a cell's parameters, or a pair (forward, backward) of them.
-"""
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+Params = dict[str, np.ndarray]  # of a cell, by name
+Layer = (
+  Params | tuple[Params, Params]
+)  # of a layer, or of one in both directions: forward, backward
+AnyLayer = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # the same, of what becomes an array
 GATES = {'elman': 1, 'lstm': 4, 'gru': 3}  # how many blocks of H columns w_x, w_h and b have
 RESETS = (
   'GRUs that reset before and after are different functions, and weights of the one do not make it'
@@ -29,7 +32,7 @@ def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
     )
 
 
-def as_array(name: str, given) -> np.ndarray:
+def as_array(name: str, given: Any) -> np.ndarray:
   """What is given as a NumPy array; raises ValueError where it is not one of floats."""
   try:
     array = np.asarray(given)
@@ -45,13 +48,13 @@ def as_array(name: str, given) -> np.ndarray:
   return array
 
 
-def check_dict(where: str, given) -> None:
+def check_dict(where: str, given: Any) -> None:
   """Raises ValueError where `given` is no dict."""
   if not isinstance(given, Mapping):
     raise ValueError(f'{where} must be a dict of arrays by name, not a {type(given).__name__}')
 
 
-def check_pair(where: str, given) -> None:
+def check_pair(where: str, given: Any) -> None:
   """Raises ValueError where `given` is no pair."""
   two = isinstance(given, tuple | list)
   if not two or len(given) != 2:
@@ -100,10 +103,10 @@ def check_recurrent(name: str, cell: str, w_h: np.ndarray, axis: int) -> int:
   )
 
 
-def read(cell: str, reset: str, layer: Mapping, where: str = 'the layer') -> dict[str, np.ndarray]:
-  """The parameters of one direction, as NumPy arrays.
+def read(cell: str, reset: str, layer: Mapping[str, Any], where: str = 'the layer') -> Params:
+  """The parameters of one direction of a layer as NumPy arrays.
 
-  Raises ValueError for other names and shapes than those of `cell`.
+  Raises ValueError where their names and shapes are not those of `cell`.
   """
   check_dict(where, layer)
   names = ['w_x', 'w_h', 'b']

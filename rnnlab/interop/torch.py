@@ -1,32 +1,36 @@
 """PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`: their weights to and from rnnlab's, as arrays.
 
-PyTorch is not imported. What is taken is `module.state_dict()`, with its tensors on the CPU, or
-arrays by the same names; what is given is such arrays.
+PyTorch is not imported. An import takes `module.state_dict()`, with its tensors on the CPU, or
+arrays by the same names; an export returns such arrays.
 
     module   rnnlab              rows of a weight   biases
     LSTM     lstm                i, f, g, o         b = bias_ih + bias_hh
     GRU      gru, reset='after'  r, z, n            so for r and z; of n, b is bias_ih, b_hn bias_hh
     RNN      elman               all                b = bias_ih + bias_hh
 
-The order of the gates is rnnlab's own; weights are its transposes. Where PyTorch adds two biases
-rnnlab has their sum, and it is given back as bias_ih, beside a bias_hh of zeros: what comes from
-PyTorch and goes back computes the same by other biases, and what comes from rnnlab is exactly
-what it was.
+The order of the gates is the same as in rnnlab; weights are transposed. Where PyTorch adds two
+biases, rnnlab has their sum, which an export returns as bias_ih, beside a bias_hh of zeros. So
+weights of PyTorch that are imported and exported compute the same with other biases, and weights of
+rnnlab that are exported and imported are the same to the bit.
 
-An nn.RNN of nonlinearity='relu' has weights like those of one of 'tanh', so it cannot be told here
-that it is no elman.
+The weights of an nn.RNN do not say whether its nonlinearity is 'tanh', as an elman's is, or 'relu',
+which no cell here has.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rnnlab.interop.layers import (
+  AnyLayer,
+  Layer,
   as_array,
   check_cell,
   check_dict,
   check_names,
+  check_pair,
   check_recurrent,
   check_shape,
   read,
@@ -35,16 +39,19 @@ from rnnlab.interop.layers import (
 NAME = re.compile(r'(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?')
 
 
-def import_module(cell: str, weights: Mapping, *, reset: str = 'after') -> list:
-  """The layers of a PyTorch module, as `rnnlab.stacked` takes them.
+def import_module(
+  cell: str, weights: Mapping[str, ArrayLike], *, reset: str = 'after'
+) -> list[Layer]:
+  """Converts the weights of a PyTorch module to layers, as `rnnlab.stacked` takes them.
 
-  weights: the `state_dict()` of an nn.LSTM for cell 'lstm', nn.GRU for 'gru', nn.RNN for 'elman',
-  of any num_layers, bias and bidirectional. Each layer is a dict of w_x `[D, G * H]`, w_h
-  `[H, G * H]`, b `[G * H]` (zeros where the module has no bias) and, of a gru, b_hn `[H]`; where
-  the module is bidirectional, a pair (forward, backward) of such dicts.
+  cell: 'lstm' for an nn.LSTM, 'gru' for an nn.GRU, 'elman' for an nn.RNN.
+  weights: the module's `state_dict()`; the module may have any num_layers, bias and bidirectional.
+  reset: of a gru, 'after': PyTorch has no other.
 
-  Raises ValueError for missing or unknown names, for wrong shapes, for a module with proj_size,
-  and for a gru of reset='before', which PyTorch has not.
+  Returns for each layer a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` (zeros where the
+  module has no bias) and, of a gru, b_hn `[H]`; where the module is bidirectional, a pair (forward,
+  backward) of such dicts. Raises ValueError for missing or unknown names, for wrong shapes, for a
+  module with proj_size, and for reset='before'.
 
   >>> weights = {'weight_ih_l0': np.ones((4, 3)), 'weight_hh_l0': np.ones((4, 4))}
   >>> [layer] = import_module('elman', weights)
@@ -72,22 +79,31 @@ def import_module(cell: str, weights: Mapping, *, reset: str = 'after') -> list:
 
 
 def export_module(
-  cell: str, layers: Sequence, *, bias: bool = True, reset: str = 'after'
+  cell: str, layers: Sequence[AnyLayer], *, bias: bool = True, reset: str = 'after'
 ) -> dict[str, np.ndarray]:
-  """The arrays for a PyTorch module's `load_state_dict`: what `import_module` takes.
+  """Converts layers to what the `load_state_dict` of a PyTorch module takes, but as NumPy arrays.
 
-  layers: as `import_module` gives them. bias: what the module was made with. Before a module can
-  load the arrays they are made tensors, by `torch.from_numpy`.
+  Make each array a tensor by `torch.from_numpy` before the module loads it.
+
+  cell: 'lstm', 'gru' or 'elman'.
+  layers: what `import_module` returns.
+  bias: what the module's bias is.
+  reset: of a gru, 'after': PyTorch has no other.
 
   Raises ValueError for layers that do not fit the cell or each other, for bias=False where a bias
-  is not zero, and for a gru of reset='before', which PyTorch has not.
+  is not zero, and for reset='before'.
 
   >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
   >>> {name: w.shape for name, w in export_module('elman', [layer]).items()}
   {'weight_ih_l0': (4, 3), 'weight_hh_l0': (4, 4), 'bias_ih_l0': (4,), 'bias_hh_l0': (4,)}
   """
   check_cell(cell, reset, 'after', 'PyTorch')
-  pairs = [layer if isinstance(layer, list | tuple) else (layer,) for layer in layers]
+  if not isinstance(layers, list | tuple):
+    raise ValueError(f'layers must be a list of layers, not a {type(layers).__name__}')
+  for k, layer in enumerate(layers):
+    if not isinstance(layer, Mapping):
+      check_pair(f'layer {k}', layer)
+  pairs = [(layer,) if isinstance(layer, Mapping) else tuple(layer) for layer in layers]
   if {len(pair) for pair in pairs} not in ({1}, {2}):
     raise ValueError(
       'layers must be one or more dicts of parameters, or else one or more pairs (forward,'

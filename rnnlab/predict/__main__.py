@@ -1,153 +1,36 @@
-"""What trained models say of texts.
+"""The command line that asks trained models for their predictions.
 
     python -m rnnlab.predict RUN_DIR "text" ...
 
-For each text, or each line of standard input, a line: its label and the probability that it is
-positive. Given the folder of a sweep: a line for each setting, of the ensemble of its seeds.
+For each text, or each line of standard input, it prints a line: the text's label and the
+probability that it is positive. Given the folder of a sweep, it prints a line for each setting, of
+the ensemble of its seeds.
 """
 
 import argparse
 import collections
 import contextlib
-import json
 import logging as stdlib_logging
 import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
-
-import rich.console
-import rich.text
+from collections.abc import Iterator
 
 from rnnlab import cells
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
 from rnnlab.data import text
 from rnnlab.machine import devices
-from rnnlab.predict import (
-  Ensemble,
-  Word,
-  encode,
-  export,
-  label,
-  load,
-  load_ensembles,
-  probabilities_by,
-)
+from rnnlab.predict import Ensemble, export, load, load_ensembles
+from rnnlab.predict.answers import answers, as_json, as_text, as_tsv
 from rnnlab.runs import experiment_file
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import storage
 
-COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
-SHOWN = 300  # characters of a text at most, where people read
-
-
-class Answer(NamedTuple):
-  """What an ensemble says of a text.
-
-  number: of the text, from 1. probability: the mean of the seeds'; std: theirs (n - 1), None of
-  one; agree: how many have the mean's label. words: how many the text has; known: to the model.
-  """
-
-  number: int
-  text: str
-  setting: str
-  label: str
-  probability: float
-  seeds: int
-  std: float | None
-  agree: int
-  words: int
-  known: int
-  explained: list[Word] | None
-
-
-def answers(
-  ensembles: dict[str, Ensemble], texts: Sequence[str], explain: bool = False, first: int = 1
-) -> Iterator[Answer]:
-  """What each ensemble says of each text, text by text; these are numbered from `first`."""
-  encoded = encode([member for of in ensembles.values() for member in of.members], texts)
-  each = {name: probabilities_by(of.members, encoded) for name, of in ensembles.items()}
-  for i, words in enumerate(texts):
-    for name, ensemble in ensembles.items():
-      found = each[name][:, i]
-      probability = float(found.mean())
-      ids = encoded[ensemble.members[0].vocabulary][i]
-      yield Answer(
-        number=first + i,
-        text=words,
-        setting=name,
-        label=label(probability),
-        probability=probability,
-        seeds=len(found),
-        std=float(found.std(ddof=1)) if len(found) > 1 else None,
-        agree=int(((found > 0.5) == (probability > 0.5)).sum()),
-        words=len(ids) - 1,
-        known=len(ids) - 1 - ids.count(text.UNKNOWN),
-        explained=ensemble.explain(words) if explain else None,
-      )
-
-
-def as_json(answer: Answer) -> str:
-  """A line of JSON."""
-  fields = answer._asdict()
-  del fields['text']
-  if not answer.setting:
-    del fields['setting'], fields['seeds'], fields['std'], fields['agree']
-  fields['probability'] = round(answer.probability, 6)
-  if answer.explained is None:
-    del fields['explained']
-  else:
-    fields['explained'] = [[w.text, round(w.weight, 6), w.known] for w in answer.explained]
-  return json.dumps(fields)
-
-
-def as_tsv(answer: Answer) -> str:
-  """A line of fields between tabs: label, probability; of a sweep std, agree, setting; words."""
-  fields = [answer.label, f'{answer.probability:.6f}']
-  if answer.setting:
-    std = '' if answer.std is None else f'{answer.std:.6f}'
-    fields += [std, f'{answer.agree}/{answer.seeds}', answer.setting]
-  if answer.explained is not None:
-    fields.append(' '.join(f'{_printable(w.text)}:{w.weight:+.3f}' for w in answer.explained))
-  return '\t'.join(fields)
-
-
-def as_text(answer: Answer, colours: bool) -> rich.text.Text:
-  """Lines for people; without colours a word's weight is told by a number."""
-  colour = COLOURS[answer.label == 'positive']
-  line = rich.text.Text.assemble((f'{answer.label:8}', f'bold {colour}'))
-  line.append(f'  {answer.probability:.3f}')
-  if answer.setting:
-    if answer.std is not None:
-      line.append(f' ± {answer.std:.3f}, {answer.agree} of {answer.seeds} seeds')
-    line.append(f', {answer.setting}')
-  if not answer.known:
-    line.append('  no words' if not answer.words else '  no word that the model knows')
-  if answer.explained is None:
-    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}', 'dim')
-    return line
-  line.append('\n ')
-  most = max([abs(word.weight) for word in answer.explained], default=0) or 1
-  for word in answer.explained:
-    share = abs(word.weight) / most
-    colour = COLOURS[word.weight > 0]
-    style = f'bold {colour}' if share > 0.5 else colour if share > 0.1 else 'dim'
-    line.append(' ')
-    line.append(_printable(word.text), style if colours else '')
-    if not colours and share > 0.1:
-      line.append(f'({word.weight:+.2f})')
-  return line
-
-
-def _printable(words):
-  return ''.join(c if c.isprintable() else '?' for c in words)
-
 
 def main() -> None:
-  """Does what the command line asks for; a mistake is a line for people and exit status 2."""
+  """Does what the command line asks for; an error is one line of words, and exit status 2."""
   given = _parser().parse_intermixed_args()
   stdlib_logging.basicConfig(format='warning: %(message)s', force=True)
   devices.keep_programs()
@@ -260,8 +143,8 @@ def _answer(ensembles, given):
     print(f'rnnlab.predict: {len(numbers)} of {count}, {of}: {what}', file=sys.stderr)
 
 
-def _lines(descriptor) -> Iterator[list[bytes]]:
-  """The lines of a file, as many at a time as have come by then; one, where a person types."""
+def _lines(descriptor: int) -> Iterator[list[bytes]]:
+  """The lines of a file in blocks of all that have arrived: single lines, where a person types."""
   blocks, failed = queue.Queue(32), []
 
   def read():

@@ -1,9 +1,9 @@
-"""A model in a zip, as `rnnlab.export` writes it: jax and flatbuffers are all it needs.
+"""A model in a zip, as `rnnlab.export` writes it: it needs nothing but jax and flatbuffers.
 
     python MODEL.zip "text" ...
 
-For each text, or each line of standard input: its label, a tab, the probability that it is
-positive. In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
+For each text, or each line of standard input, it prints the label, a tab, and the probability that
+the text is positive. In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
 
 `function.stablehlo` is what `jax.export.deserialize` takes, ids int32 `[B, max_len]` ->
 probabilities float32 `[B]`; `text.json` says how a text becomes ids, and `text.py` does it.
@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax.export
 import numpy as np
@@ -23,17 +23,17 @@ import numpy as np
 if __package__:
   from rnnlab.data import batching, text
 else:  # in the zip, beside this file
-  import batching
-  import text
+  import batching  # type: ignore[no-redef]
+  import text  # type: ignore[no-redef]
 
 BATCH = 64
 
 
-def load(path) -> Callable:
-  """What reads texts by a zip's model: `texts -> probabilities that they are positive [N]`.
+def load(path: str | os.PathLike) -> Callable[[Iterable[str]], np.ndarray]:
+  """Loads the model of a zip, as a function from N texts to their probabilities, float32 `[N]`.
 
-  Raises ValueError for a file that is damaged, or of another kind. What it gives raises TypeError,
-  saying which, for a text that is no str.
+  A probability is that of the text's being positive. Raises ValueError for a file that is damaged
+  or of another kind. The function raises TypeError, naming the text, for one that is no str.
   """
   content = io.BytesIO(pathlib.Path(path).read_bytes())
   try:
@@ -52,8 +52,8 @@ def load(path) -> Callable:
   return predict
 
 
-def main():
-  """Predicts what the command line, or else standard input, has."""
+def main() -> None:
+  """Predicts the texts of the command line or, without any, of standard input."""
   try:
     predict = load(pathlib.Path(__file__).parent)
     given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer

@@ -95,8 +95,9 @@ def test_what_is_no_weights_is_refused_in_words(name, kind, data):
   except ValueError as error:
     assert 0 < len(str(error)) < 1000
   else:
-    # What D is, nothing says: another number of rows, or in PyTorch of columns, may be right.
-    assert kind in ('transposed', 'flat', 'empty') or (kind, last) == ('wider', 'weight_ih_l0')
+    # Nothing says what D is: another number of rows, or of columns in PyTorch, may be right.
+    of_inputs = (name, last) == ('torch module', 'weight_ih_l0')
+    assert kind in ('transposed', 'flat', 'empty') or (kind == 'wider' and of_inputs), kind
 
 
 @pytest.mark.parametrize('name', sorted(CONVERSIONS))
@@ -117,3 +118,11 @@ def test_tensors_that_numpy_cannot_take_say_what_to_do(name):
 def test_bfloat16_of_jax_is_taken():
   weights = [jnp.asarray(w, jnp.bfloat16) for w in LSTM.values()]
   assert keras.import_layer('lstm', weights)['w_h'].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+  'layers', [None, 'weights', 3.0, LSTM, [None], [3.0], [(LSTM, LSTM, LSTM)]]
+)
+def test_what_is_no_list_of_layers_is_refused_in_words(layers):
+  with pytest.raises(ValueError, match='must be a (list of layers|dict of arrays)'):
+    torch.export_module('lstm', layers)

@@ -213,7 +213,7 @@ GRU = {'w_x': draw(3, 12), 'w_h': draw(4, 12), 'b': draw(12), 'b_hn': draw(4)}
       "has no b_hn, .* reset='after' has: GRUs that",
     ),
     ((GRU,), {}, 'or a pair .* not a tuple of 1'),
-    ((GRU, [GRU]), {}, 'must be a dict .* not a list of 1'),
+    ((GRU, [GRU]), {}, 'the layer must be a dict of arrays by name, not a list'),
     (GRU | {'b': draw(9)}, {}, r'b of the layer must be of shape \[12\], not \[9\]'),
     ((GRU, GRU | {'bias': draw(9)}), {}, 'has bias'),
   ],

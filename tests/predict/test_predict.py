@@ -20,11 +20,10 @@ from programs import ROOT, reported_parameters, unseal
 
 import rnnlab
 from experiments import imdb
-from rnnlab import predict
 from rnnlab.data import sources, text
 from rnnlab.machine import disk
-from rnnlab.predict import exported
-from rnnlab.predict.__main__ import Answer, as_text
+from rnnlab.predict import answers, exported
+from rnnlab.predict.answers import Answer, as_text
 from rnnlab.runs import configs, experiment
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, sweep
@@ -452,7 +451,7 @@ def test_each_line_of_standard_input_has_a_line_whatever_it_holds(
   plain = ['good fine good', 'bad', '', 'xyzzy plugh', 'good ' * 60, 'good ? fine', 'good fine']
   expected = rnnlab.load(folder).predict([*plain[:5], 'good xyzzy fine', *plain[6:], 'fine'])
   assert_allclose([float(row[1]) for row in rows], expected, atol=2e-6)
-  assert [row[0] for row in rows] == [predict.label(p) for p in expected]
+  assert [row[0] for row in rows] == [answers.label(p) for p in expected]
   assert {row[0] for row in rows} == {'positive', 'negative'}
   assert '1 of 8, text 3: no words' in said
   assert '1 of 8, text 4: no word that the model knows' in said
@@ -625,5 +624,5 @@ def test_an_exported_model_works_where_rnnlab_is_not(trained, run_predict, envir
 
   assert_allclose(json.loads(alone('-c', ALONE, stdin=json.dumps(texts))), expected, atol=1e-6)
   rows = [line.split('\t') for line in alone('model.zip', stdin='\n'.join(texts)).splitlines()]
-  assert [row[0] for row in rows] == [predict.label(p) for p in expected]
+  assert [row[0] for row in rows] == [answers.label(p) for p in expected]
   assert_allclose([float(row[1]) for row in rows], expected, atol=2e-6)

@@ -218,12 +218,3 @@ def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
   runs = rnnlab.load_runs(tmp_path / 'runs')
   assert list(runs['test_accuracy']) == [memory.result['final']['test_accuracy']]
   assert np.isfinite(memory.params['Dense_0']['kernel']).all()
-
-
-def test_the_requirements_and_the_package_ask_for_the_same():
-  import tomllib
-
-  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-  runtime = (ROOT / 'requirements.txt').read_text().split('# To test.')[0].splitlines()
-  lines = [line.partition('#')[0].strip() for line in runtime]
-  assert project['dependencies'] == [line for line in lines if line]

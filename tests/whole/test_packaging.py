@@ -6,13 +6,14 @@ import subprocess
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 from programs import ROOT
 
 import rnnlab
 
 
 def requirements(path):
-  lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
+  lines = (line.split('#')[0].strip() for line in (ROOT / path).read_text().splitlines())
   return [line for line in lines if line]
 
 
@@ -32,10 +33,22 @@ def test_a_type_checker_sees_each_public_name_where_it_is_defined():
   assert (ROOT / 'rnnlab' / 'py.typed').exists()
 
 
-def test_extras_are_those_of_the_requirements():
-  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-  for name, wanted in project['optional-dependencies'].items():
-    assert wanted == requirements(ROOT / 'experiments' / f'{name}.txt')
+def test_each_version_bound_has_one_source():
+  """The package reads the files that are installed from, which it cannot where they name others."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  assert not {'dependencies', 'optional-dependencies'} & project['project'].keys()
+  dynamic = project['tool']['setuptools']['dynamic']
+  extras = {name: told['file'] for name, told in dynamic['optional-dependencies'].items()}
+  optional = ('cluster', 'search', 'trackers')
+  assert extras == {name: f'experiments/{name}.txt' for name in optional} | {
+    'test': 'tests/requirements.txt'
+  }
+  needed = [dynamic['dependencies']['file'], extras['test']]
+  assert requirements('requirements.txt') == [f'-r {path}' for path in needed]
+  names = [Requirement(line).name for path in needed for line in requirements(path)]
+  assert len(names) == len({*names}) > 20 and 'jax' in names and 'pytest' in names
+  for path in extras.values():
+    assert [Requirement(line).name for line in requirements(path)]
 
 
 def test_the_source_distribution_has_all_that_its_tests_need():

@@ -10,14 +10,14 @@ import pytest
 from programs import ROOT
 
 import rnnlab
-from experiments import peers, speed
-from experiments.peers import flax as flax_peer
+from experiments.benchmarks import peers, speed
+from experiments.benchmarks.peers import flax as flax_peer
 from rnnlab import recurrence
 
 with pytest.MonkeyPatch.context() as patch:
   # It would ask for a device a core: here there are two, however many cores there are.
   patch.setattr(rnnlab, 'use_cores', lambda: None)
-  from experiments.peers import rnnlab as rnnlab_peer
+  from experiments.benchmarks.peers import rnnlab as rnnlab_peer
 
 
 def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(environment, tmp_path):
@@ -26,7 +26,14 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
   (hide / 'sitecustomize.py').write_text("import sys\nsys.modules['haiku'] = None\n")
   cases = 'lstm forward 2x6x4x3 lengths,gru training 2x6x4x3 dropout shared'
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.speed', '--smoke', '--rounds=3', '--peers=flax,haiku']
+    [
+      sys.executable,
+      '-m',
+      'experiments.benchmarks.speed',
+      '--smoke',
+      '--rounds=3',
+      '--peers=flax,haiku',
+    ]
     + [f'--cases={cases}', f'--out={tmp_path / "out"}'],
     env=environment | {'PYTHONPATH': str(hide)},
     cwd=ROOT,
@@ -35,7 +42,9 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
     timeout=300,
   )
   assert done.returncode == 0, done.stdout + done.stderr
-  assert 'haiku: not installed, skipped; pip install -r experiments/peers.txt' in done.stdout
+  assert (
+    'haiku: not installed, skipped; pip install -r experiments/benchmarks/peers.txt' in done.stdout
+  )
   assert '100%' in done.stdout and 'left' in done.stdout and 'GFLOP/s' in done.stdout
 
   table = pd.read_csv(tmp_path / 'out' / 'speed.csv')
@@ -58,7 +67,7 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
   assert table['versions'][1].startswith('flax 0.')
 
   summary = (tmp_path / 'out' / 'summary.md').read_text()
-  assert 'python -m experiments.speed --smoke' in summary and 'speed.png' in summary
+  assert 'python -m experiments.benchmarks.speed --smoke' in summary and 'speed.png' in summary
   assert 'haiku: not installed' in summary and 'Device: ' in summary
   assert (tmp_path / 'out' / 'speed.png').read_bytes().startswith(b'\x89PNG')
 
@@ -66,7 +75,14 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
 @pytest.mark.slow
 def test_long_sequences_are_measured_with_each_option(environment, tmp_path):
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.long', '--smoke', '--rounds=2', f'--out={tmp_path}'],
+    [
+      sys.executable,
+      '-m',
+      'experiments.benchmarks.long',
+      '--smoke',
+      '--rounds=2',
+      f'--out={tmp_path}',
+    ],
     env=environment,
     cwd=ROOT,
     capture_output=True,
@@ -80,7 +96,7 @@ def test_long_sequences_are_measured_with_each_option(environment, tmp_path):
   assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
   assert (table['memory_mb'] > 0).all() and (table['compile_s'] > 0.01).all()
   summary = (tmp_path / 'summary.md').read_text()
-  assert 'python -m experiments.long --smoke' in summary and 'commit ' in summary
+  assert 'python -m experiments.benchmarks.long --smoke' in summary and 'commit ' in summary
   assert all(f'{option}: MB' in summary for option in options) and '| 9 |' in summary
 
 

@@ -8,7 +8,7 @@ import pytest
 from programs import ROOT
 
 from experiments import imdb, sweeps
-from experiments.peers import loop
+from experiments.benchmarks.peers import loop
 
 
 def test_the_loop_trains_the_tutorial_s_model():
@@ -40,7 +40,10 @@ def test_the_table_tells_each_way_s_time_and_what_the_others_take():
 def test_a_small_benchmark_measures_every_way(for_a_user, tmp_path):
   words = f'--out={tmp_path}', '--seeds=1', '--epochs=1', '--examples=100'
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.sweeps', *words], cwd=ROOT, env=for_a_user, timeout=1800
+    [sys.executable, '-m', 'experiments.benchmarks.sweeps', *words],
+    cwd=ROOT,
+    env=for_a_user,
+    timeout=1800,
   )
   assert done.returncode == 0
   table = pd.read_csv(tmp_path / 'sweeps.csv')

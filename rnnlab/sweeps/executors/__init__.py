@@ -32,9 +32,9 @@ def choose(runs: list) -> tuple[str, str]:
   """The executor for these runs here, and why, in words.
 
   Of all the runs of a sweep, so that a part of it keeps its bits. On a CPU a run takes its core as
-  long by itself as in a population (`python -m experiments.sweeps` measures them), which compiles
-  once and not once a core, but does a program's runs before the next one's: where they don't share
-  the cores evenly, processes end sooner. An accelerator has room for many at once.
+  long by itself as in a population (`python -m experiments.benchmarks.sweeps` measures them),
+  which compiles once and not once a core, but does a program's runs before the next one's: where
+  they don't share the cores evenly, processes end sooner. An accelerator has room for many at once.
   """
   from rnnlab.machine import devices, provenance
   from rnnlab.sweeps.executors import population

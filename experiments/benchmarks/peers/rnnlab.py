@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import rnnlab
-from experiments import peers
+from experiments.benchmarks import peers
 from rnnlab.machine import devices
 from rnnlab.training import train
 
@@ -18,7 +18,7 @@ rnnlab.use_cores()
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
   mesh = rnnlab.mesh()
   with jax.set_mesh(mesh):
     call, repeats = (_training if case.what == 'training' else _layer)(case, mesh)

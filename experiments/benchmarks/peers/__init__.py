@@ -1,4 +1,4 @@
-"""What experiments/speed.py measures, and the libraries that it measures, a file each.
+"""What experiments/benchmarks/speed.py measures, and the libraries that it measures, a file each.
 
 A peer's file has one function, `build(case) -> (call, repeats)`: `call()` does the work of a case
 `repeats` times, and returns once it is done.

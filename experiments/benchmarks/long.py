@@ -1,6 +1,7 @@
 """Memory and time of training on long sequences: plainly, with remat, with truncate, with both.
 
-    python -m experiments.long [--steps=100,1000,10000] [--batch=8] [--size=128] [--smoke]
+    python -m experiments.benchmarks.long [--steps=100,1000,10000] [--batch=8] [--size=128]
+      [--smoke]
 
 Measures a step of SGD on an LSTM layer, with a loss of all its outputs, on the CPU. Each case has a
 process of its own. Its memory is the highest resident memory in a step after the first, above what
@@ -25,12 +26,12 @@ import rich.table
 from absl import app, flags
 
 import rnnlab
-from experiments import speed_report
-from experiments.peers import worker
+from experiments.benchmarks import speed_report
+from experiments.benchmarks.peers import worker
 from rnnlab.console import progress
 from rnnlab.machine import disk, provenance
 
-COMMAND = shlex.join(['python', '-m', 'experiments.long', *sys.argv[1:]])
+COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.long', *sys.argv[1:]])
 WINDOW = 500  # steps that truncated gradients go back
 OPTIONS = ('plain', 'remat', 'truncate', 'truncate, remat')
 
@@ -58,7 +59,7 @@ class Case(NamedTuple):
 
 
 def build(case):
-  """The call of a step, as `experiments.peers.worker` builds them."""
+  """The call of a step, as `experiments.benchmarks.peers.worker` builds them."""
   cell = rnnlab.lstm(case.size)
   draw = np.random.default_rng(0)
   shapes = jax.eval_shape(lambda key: cell.init(key, case.size), jax.random.key(0))
@@ -98,7 +99,9 @@ def measure(case, rounds) -> dict:
 def alone(case, rounds) -> dict:
   """`measure` in a process of its own; raises BrokenProcessPool where that died."""
   context = multiprocessing.get_context('forkserver')
-  context.set_forkserver_preload(['rnnlab', 'experiments.speed_report'])  # which are slow to load
+  context.set_forkserver_preload(
+    ['rnnlab', 'experiments.benchmarks.speed_report']
+  )  # which are slow to load
   with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
     return pool.submit(measure, case, rounds).result()
 
@@ -127,7 +130,10 @@ def main(_):
     if min(lengths) < 1:
       raise ValueError
   except ValueError:
-    print(f'experiments.long: --steps={",".join(args.steps)}: must be lengths', file=sys.stderr)
+    print(
+      f'experiments.benchmarks.long: --steps={",".join(args.steps)}: must be lengths',
+      file=sys.stderr,
+    )
     sys.exit(2)
   size = 3 if args.smoke else args.size
   rows, notes = [], []

@@ -1,4 +1,4 @@
-"""How the figures of experiments/speed.py are told: tables, a page, a picture."""
+"""How the figures of experiments/benchmarks/speed.py are told: tables, a page, a picture."""
 
 import io
 import math
@@ -9,7 +9,7 @@ import rich.table
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments import peers
+from experiments.benchmarks import peers
 from rnnlab.machine import disk
 from rnnlab.reports import figures
 

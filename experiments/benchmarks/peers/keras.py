@@ -5,13 +5,13 @@ import functools
 import keras
 import numpy as np
 
-from experiments import peers
+from experiments.benchmarks import peers
 
 LAYERS = {'lstm': keras.layers.LSTM, 'gru': keras.layers.GRU}
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
   keras.backend.clear_session()
   if case.what == 'training':
     return _training(case)

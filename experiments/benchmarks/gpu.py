@@ -1,6 +1,6 @@
 """Times the GPU kernels of LSTM and GRU beside a plain scan and cuDNN.
 
-    python -m experiments.gpu
+    python -m experiments.benchmarks.gpu
 
 One layer of the tutorial's shape (32 rows, 200 steps, 128 inputs, 64 units) is timed forward, and
 forward with the gradients for parameters and inputs; 32 such layers are timed as one population.

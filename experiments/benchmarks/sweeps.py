@@ -1,10 +1,11 @@
 """How long a sweep takes: each executor beside a loop over Keras models, on the CPU.
 
-    python -m experiments.sweeps [--seeds=8] [--epochs=2] [--ways=keras-jax,population,process]
+    python -m experiments.benchmarks.sweeps [--seeds=8] [--epochs=2]
+      [--ways=keras-jax,population,process]
 
 The sweep is LSTM and GRU with eight seeds each, by the :tutorial preset of experiments/imdb.py with
 two epochs. Its data are the official reviews where they are prepared (TFDS_DATA_DIR), else those of
-the package. The loop is experiments/peers/loop.py: Keras on JAX with the same model, arrays,
+the package. The loop is experiments/benchmarks/peers/loop.py: Keras on JAX with the same model, arrays,
 batches and evaluations.
 
 Each way is a program of its own, started by its command in a fresh workdir and timed from its start
@@ -28,15 +29,15 @@ import pandas as pd
 from absl import app, flags
 
 from experiments import imdb as experiment
-from experiments import peers, speed_report
+from experiments.benchmarks import peers, speed_report
 from rnnlab.console import progress
 from rnnlab.console.words import plain_warnings
 from rnnlab.data import imdb
 from rnnlab.machine import disk, provenance
 from rnnlab.sweeps import executors
 
-COMMAND = shlex.join(['python', '-m', 'experiments.sweeps', *sys.argv[1:]])
-ROOT = pathlib.Path(__file__).parents[1]
+COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.sweeps', *sys.argv[1:]])
+ROOT = pathlib.Path(__file__).parents[2]
 LOOP = 'keras-jax'
 WAYS = [LOOP, *(name for name in executors.NAMES if name not in ('distributed', 'ray'))]
 CELLS = ('lstm', 'gru')
@@ -74,13 +75,17 @@ def launch(way, data, seeds, epochs, out) -> float:
 def loop(config, seeds, out) -> float:
   """Seconds that the loop over Keras models takes; its lines are in out/keras-jax.log."""
   if missing := peers.PEERS[LOOP].missing():
-    raise Failed(f'{", ".join(missing)} not installed; pip install -r experiments/peers.txt')
+    raise Failed(
+      f'{", ".join(missing)} not installed; pip install -r experiments/benchmarks/peers.txt'
+    )
   batch = config.train.batch_size
   # Two batches and, as the last of a split may be a smaller one, such a one too.
   few = 2 * batch + (config.data.max_examples or 25_000) % batch
   for name, size in (('warm', {'examples': few, 'seeds': 1}), (LOOP, {'seeds': seeds})):
     words = json.dumps({'config': config.to_dict(), 'examples': None, **size})
-    seconds = run([sys.executable, '-m', 'experiments.peers.loop', words], out / f'{name}.log')
+    seconds = run(
+      [sys.executable, '-m', 'experiments.benchmarks.peers.loop', words], out / f'{name}.log'
+    )
   return seconds
 
 
@@ -166,7 +171,7 @@ def main(_):
   console = progress.plain_console(width=None if sys.stdout.isatty() else 120)
   if unknown := set(args.ways) - set(WAYS):
     print(
-      f'experiments.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',
+      f'experiments.benchmarks.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',
       file=sys.stderr,
     )
     sys.exit(2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import peers
+from experiments.benchmarks import peers
 
 
 def layer(case, apply, params, time_major=False):

@@ -1,6 +1,6 @@
 """A library's process: measures what it is asked to, and stays idle in between.
 
-    python -m experiments.peers.worker NAME
+    python -m experiments.benchmarks.peers.worker NAME
 
 A question is a line of JSON on stdin, its answer a line on stdout:
 `{"build": [...a case...]}` -> `{"compile_s": s, "seconds": s a repeat, "memory_mb": or null}`;
@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 
-from experiments import peers
+from experiments.benchmarks import peers
 
 STATUS = pathlib.Path('/proc/self/status')
 
@@ -90,7 +90,7 @@ def memory_mb(field):
 def load(name):
   """The library's file here, warm: what it loads at its first use is no case's memory or time."""
   peer = peers.PEERS.get(name)
-  library = importlib.import_module(f'experiments.peers.{peer.module if peer else name}')
+  library = importlib.import_module(f'experiments.benchmarks.peers.{peer.module if peer else name}')
   both = bool(peer and peer.bidirectional)
   build(library.build, peers.Case('gradient', 'lstm', 1, 2, 2, 2, bidirectional=both))
   return library

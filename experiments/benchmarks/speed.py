@@ -1,10 +1,11 @@
 """rnnlab's speed on the CPU, beside Keras, PyTorch, Flax, Haiku and Equinox.
 
-    python -m experiments.speed [--peers=keras,torch,flax,haiku,equinox] [--cores=1] [--cases=WORDS]
+    python -m experiments.benchmarks.speed [--peers=keras,torch,flax,haiku,equinox] [--cores=1]
+      [--cases=WORDS]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
-not installed is named and left out: pip install -r experiments/peers.txt. All of it takes about
+not installed is named and left out: pip install -r experiments/benchmarks/peers.txt. All of it takes about
 half an hour on two cores; --cases=training or --cases=32x200x128x64 measures a part of it, and
 --smoke measures tiny shapes, to see that everything works.
 
@@ -33,13 +34,13 @@ import rich.console
 import rich.progress
 from absl import app, flags
 
-from experiments import peers, speed_report
-from experiments.peers import matmul
+from experiments.benchmarks import peers, speed_report
+from experiments.benchmarks.peers import matmul
 from rnnlab import cells
 from rnnlab.console import progress
 from rnnlab.machine import disk, provenance
 
-COMMAND = shlex.join(['python', '-m', 'experiments.speed', *sys.argv[1:]])
+COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.speed', *sys.argv[1:]])
 ROUND = 0.1  # seconds that a library's turn lasts at least
 TUTORIAL = 32, 200, 128, 64  # B, T, D, H
 SHAPES = (1, 1000, 64, 64), TUTORIAL, (64, 256, 512, 512)
@@ -67,8 +68,8 @@ class Worker:
       environment |= peers.PEERS[name].environment
     self._log = tempfile.TemporaryFile(mode='w+')
     self._process = subprocess.Popen(
-      [sys.executable, '-m', 'experiments.peers.worker', name],
-      cwd=pathlib.Path(__file__).parents[1],
+      [sys.executable, '-m', 'experiments.benchmarks.peers.worker', name],
+      cwd=pathlib.Path(__file__).parents[2],
       env=environment,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -77,7 +78,7 @@ class Worker:
     )
 
   def ask(self, **question) -> dict:
-    """The answer to a question; see `experiments.peers.worker`. Raises WorkerDied."""
+    """The answer to a question; see `experiments.benchmarks.peers.worker`. Raises WorkerDied."""
     try:
       self._process.stdin.write(json.dumps(question) + '\n')
       self._process.stdin.flush()
@@ -202,7 +203,7 @@ def main(_):
       )
     hold_cores(args.cores)
   except ValueError as error:
-    print(f'experiments.speed: {error}', file=sys.stderr)
+    print(f'experiments.benchmarks.speed: {error}', file=sys.stderr)
     sys.exit(2)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
@@ -216,7 +217,7 @@ def main(_):
     if missing := peers.PEERS[name].missing():
       names.remove(name)
       what = 'not installed' if missing == [name] else f'{", ".join(missing)} not installed'
-      say(f'{name}: {what}, skipped; pip install -r experiments/peers.txt')
+      say(f'{name}: {what}, skipped; pip install -r experiments/benchmarks/peers.txt')
   table, stopped = run(todo, names, args.rounds, console, say)
   if not table:
     sys.exit(130 if stopped else 1)

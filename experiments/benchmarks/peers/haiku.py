@@ -4,14 +4,14 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from experiments import peers
-from experiments.peers import jaxed
+from experiments.benchmarks import peers
+from experiments.benchmarks.peers import jaxed
 
 CELLS = {'lstm': hk.LSTM, 'gru': hk.GRU}
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
 
   def layer(xs, lengths=None):
     core = CELLS[case.cell](case.hidden)

@@ -4,14 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments import peers
-from experiments.peers import jaxed
+from experiments.benchmarks import peers
+from experiments.benchmarks.peers import jaxed
 
 CELLS = {'lstm': nn.OptimizedLSTMCell, 'gru': nn.GRUCell}
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
   if case.what == 'training':
     model = _Classifier(case)
     params = model.init(jax.random.key(0), jnp.zeros((1, case.steps), jnp.int32), None)

@@ -1,6 +1,6 @@
 """A sweep as it is done without rnnlab: a loop over seeds and cells, a Keras model each.
 
-    KERAS_BACKEND=jax python -m experiments.peers.loop JSON
+    KERAS_BACKEND=jax python -m experiments.benchmarks.peers.loop JSON
 
 JSON has `config` (one of experiments/imdb.py as nested JSON), `seeds` (how many) and `examples`,
 how many of each split to take. The arrays are those that rnnlab trains on, the model and Adam are
@@ -14,7 +14,7 @@ import sys
 import keras
 from ml_collections import ConfigDict
 
-from experiments.peers.keras import LAYERS
+from experiments.benchmarks.peers.keras import LAYERS
 from rnnlab.data import imdb
 from rnnlab.machine import devices
 

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from experiments import peers
+from experiments.benchmarks import peers
 
 LAYERS = {'lstm': nn.LSTM, 'gru': nn.GRU}
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
   return (_training if case.what == 'training' else _layer)(case)
 
 

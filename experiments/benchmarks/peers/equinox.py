@@ -4,14 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from experiments import peers
-from experiments.peers import jaxed
+from experiments.benchmarks import peers
+from experiments.benchmarks.peers import jaxed
 
 CELLS = {'lstm': eqx.nn.LSTMCell, 'gru': eqx.nn.GRUCell}
 
 
 def build(case):
-  """See `experiments.peers`."""
+  """See `experiments.benchmarks.peers`."""
   keys = jax.random.split(jax.random.key(0), 3)
   cell = CELLS[case.cell](case.inputs, case.hidden, key=keys[0])
   zeros = jnp.zeros(case.hidden)

@@ -1,0 +1,58 @@
+"""Writes a trained model as a zip that runs where rnnlab is not installed."""
+
+import io
+import json
+import os
+import pathlib
+import zipfile
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from rnnlab.data import batching, text
+from rnnlab.machine import disk
+from rnnlab.predict import forward
+from rnnlab.predict.predictor import Ensemble, Predictor, check
+
+PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
+
+
+def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
+  """Writes a model, or the mean of an ensemble, as a zip that needs jax and flatbuffers alone.
+
+  `python PATH "text"` runs it: `exported.py`, which is in the zip, says how, also from Python. The
+  function is StableHLO of ids int32 `[B, max_len]`, for any B, for CPUs, for GPUs of NVIDIA and
+  AMD, and for TPUs. Raises ValueError where the members of an ensemble read texts by different
+  vocabularies, and for a model of several classes.
+
+  >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
+  """
+  members = predictor.members
+  check(members)
+  if len({member.vocabulary for member in members}) > 1:
+    raise ValueError('these runs have different vocabularies: export one of them')
+  data = members[0].config.data
+  # Under a trace a NumPy array cannot be indexed.
+  both = [(member, jax.tree.map(jnp.asarray, member.params)) for member in members]
+
+  @jax.jit
+  def function(ids):
+    found = [forward.probabilities(member.model, params, ids) for member, params in both]
+    return sum(found) / len(found)
+
+  (batch,) = jax.export.symbolic_shape('batch')
+  shape = jax.ShapeDtypeStruct((batch, data.max_len), jnp.int32)
+  exported = jax.export.export(function, platforms=PLATFORMS)(shape).serialize()
+  fields = ('max_len', 'padding', 'truncation')
+  encoding = {field: data[field] for field in fields} | {'words': members[0].vocabulary}
+  here = pathlib.Path(__file__).parent
+  with io.BytesIO() as buffer:
+    with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
+      archive.writestr('__main__.py', (here / 'exported.py').read_bytes())
+      for module in (text, batching):
+        source = pathlib.Path(str(module.__file__))
+        archive.writestr(source.name, source.read_bytes())
+      archive.writestr('text.json', json.dumps(encoding))
+      archive.writestr('function.stablehlo', bytes(exported))
+    disk.write_atomic(path, buffer.getvalue())
