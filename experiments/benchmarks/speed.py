@@ -5,9 +5,9 @@
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding, and the training step of the tutorial's classifier. A library that is
-not installed is named and left out: pip install -r experiments/benchmarks/peers.txt. All of it takes about
-half an hour on two cores; --cases=training or --cases=32x200x128x64 measures a part of it, and
---smoke measures tiny shapes, to see that everything works.
+not installed is named and left out: pip install -r experiments/benchmarks/peers.txt. All of it
+takes about half an hour on two cores; --cases=training or --cases=32x200x128x64 measures a part of
+it, and --smoke measures tiny shapes, to see that everything works.
 
 Every library has a process of its own, which is idle while others are measured. A case is measured
 in rounds in which each library has a turn, so that whatever slows the machine for a while slows all

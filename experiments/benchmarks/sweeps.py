@@ -5,8 +5,8 @@
 
 The sweep is LSTM and GRU with eight seeds each, by the :tutorial preset of experiments/imdb.py with
 two epochs. Its data are the official reviews where they are prepared (TFDS_DATA_DIR), else those of
-the package. The loop is experiments/benchmarks/peers/loop.py: Keras on JAX with the same model, arrays,
-batches and evaluations.
+the package. The loop is experiments/benchmarks/peers/loop.py: Keras on JAX with the same model,
+arrays, batches and evaluations.
 
 Each way is a program of its own, started by its command in a fresh workdir and timed from its start
 to its end, so that imports, loading and writing are in the time. Compiling is not: the same program
