@@ -15,7 +15,7 @@ def page(path, config: dict) -> str:
   """The docstring of an experiment's file, and a line a field: the flag that sets it as it is.
 
   config: as the file and the command line make it. Beside a field is its help; beside one that is
-  none of `configs.FIELDS`, as a cell's option, the comment of the line that first sets it, in the
+  none of `configs.fields`, as a cell's option, the comment of the line that first sets it, in the
   file or in one beside it that it imports. The flag of a field that is None is a comment itself.
   Needs neither JAX nor pandas.
   """
@@ -28,14 +28,15 @@ def page(path, config: dict) -> str:
   for file in (*beside, path):
     for name, comment in FIELD.findall(file.read_text()):
       said.setdefault(name, comment)
-  said |= {name: field.help for name, field in configs.FIELDS.items()}
+  known = configs.fields(config['task']['name'])
+  said |= {name: field.help for name, field in known.items()}
   lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
 
   def line_of(name):
     # A dict that is set as one, as a cell's options, has its line there.
     return name if name in said else name.rpartition('.')[0]
 
-  order = {name: number for number, name in enumerate(configs.FIELDS)}
+  order = {name: number for number, name in enumerate(known)}
   ends = {name.partition('.')[0]: number for name, number in order.items()}
 
   def place(name):

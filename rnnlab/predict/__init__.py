@@ -28,7 +28,8 @@ from ml_collections import ConfigDict
 from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import provenance
-from rnnlab.runs import experiment, runlog
+from rnnlab.runs import configs, runlog
+from rnnlab.tasks import text_classification
 
 ROWS = 64  # in a batch, or fewer, so that a batch has no more than
 IDS = 2**16
@@ -143,12 +144,16 @@ def load(run_dir) -> Predictor:
       f'{folder} has no {missing[0]}: older versions kept none. Delete its result.json and give the'
       ' command of its sweep again: the run ends anew from its last checkpoint, and keeps it'
     )
-  config = ConfigDict(config)
+  config = ConfigDict(configs.present(config))
+  task = config.get('task', {}).get('name', text_classification.task.name)
+  if task != text_classification.task.name:
+    raise ValueError(f'{folder} is a run of the task {task}: only runs that read texts can predict')
   try:
     # JSON has no tuples, and a model's fields must be hashable.
     config.model.truncate = tuple(config.model.truncate)
     batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    model = experiment.model_of(config.model, config.data.vocab_size, config.data.mask)
+    texts = text_classification.Texts(config.data.vocab_size, config.data.mask)
+    model = text_classification.model(config.model, texts)
     needed = _shapes(model)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(

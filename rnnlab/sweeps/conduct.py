@@ -12,7 +12,7 @@ import jax
 import rich.console
 from ml_collections import ConfigDict
 
-from rnnlab.data import imdb
+from rnnlab import tasks
 from rnnlab.machine import devices
 from rnnlab.runs import runlog
 from rnnlab.sweeps import executors, storage, sweep
@@ -91,7 +91,8 @@ def conduct(
     if not todo:
       return plan, failed
     if not stage:
-      _show_data(imdb.load(asked.config.data), console)
+      data = tasks.find(asked.config.task.name).load(asked.config.get('data', {}))
+      console.print(f'{data.title}\n  {data.line}', soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
@@ -133,9 +134,3 @@ def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
   if lost := [runlog.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
     lines.append(f'no setting was found for: {", ".join(lost)}')
   return lines
-
-
-def _show_data(data, console):
-  """Says what the figures will be of."""
-  sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
-  console.print(f'{data.title}\n  {sizes} reviews', soft_wrap=True)

@@ -1,9 +1,9 @@
 """A search's decisions, from what its trials have reached: which trials, which go on, the best.
 
-Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: the trial's
-best validation accuracy up to `spec.until`, None where it has not come so far, -inf where it
-failed of itself, as one that diverges. The same scores give the same decisions, so a search that
-was broken off goes on as if it had not been.
+Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: how good the
+trial's best epoch up to `spec.until` is by validation, the higher the better; None where it has not
+come so far, -inf where it failed of itself, as one that diverges. The same scores give the same
+decisions, so a search that was broken off goes on as if it had not been.
 """
 
 import importlib.util
@@ -218,7 +218,7 @@ def _ask_optuna(search, told):
     if start >= len(told):
       return np.array([[trial.params[name] for name in search.ranges] for trial in trials])
     for trial, score in zip(trials, told[start:], strict=False):
-      study.tell(trial, max(score, 0.0))  # the worst accuracy where it failed
+      study.tell(trial, score)
   return np.empty((0, len(search.ranges)))
 
 
