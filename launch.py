@@ -226,7 +226,7 @@ def _launch(given, experiment, messages, output):
       return status.show(workdir, output)
     from rnnlab import results
     from rnnlab.reports import report
-    from rnnlab.runs import experiment as running
+    from rnnlab.runs import program
     from rnnlab.sweeps import conduct, sweep
 
     pinned = tuple(given.fields)
@@ -239,7 +239,7 @@ def _launch(given, experiment, messages, output):
     configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
     claims = results.check_claims(claims, config)
-    config = running.settle(config)
+    config = program.settle(config)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
     conduct.claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):

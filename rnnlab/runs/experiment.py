@@ -2,13 +2,11 @@
 
 import contextlib
 import datetime
-import functools
 import io
 import math
 import pathlib
 import statistics
 import time
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,18 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from rnnlab import cells, tasks
-from rnnlab.data.base import Dataset
 from rnnlab.interop import files
-from rnnlab.machine import devices, hosts, provenance
+from rnnlab.machine import hosts, provenance
 from rnnlab.runs import checkpoint, configs, experiment_file, runlog
 from rnnlab.runs.configs import RunSpec
-from rnnlab.tasks.base import SPLITS, Metric, Task
-from rnnlab.training import metrics, optim, train
-
-PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
+from rnnlab.runs.program import Shared, begin, prepare, settle, steps_of
+from rnnlab.tasks.base import SPLITS, Task
+from rnnlab.training import metrics, train
 
 
 class Event(NamedTuple):
@@ -66,30 +61,6 @@ class Result(NamedTuple):
   vocabulary: tuple[str, ...]
 
 
-class Shared(NamedTuple):
-  """What runs share that differ in `configs.values` and seed alone.
-
-  splits: train, validation and test, dicts of arrays on the device.
-  """
-
-  task: Task
-  program: train.Program
-  dataset: Dataset
-  splits: dict[str, dict[str, jax.Array]]
-
-
-class Setup(NamedTuple):
-  """What a run's training starts from beside what it shares.
-
-  own: the arrays of the train split in which the run's are not the dataset's.
-  """
-
-  values: dict[str, np.float32]
-  key: jax.Array
-  own: dict[str, jax.Array]
-  state: train.TrainState
-
-
 def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
   """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
 
@@ -111,22 +82,6 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)
   with jax.enable_x64(False), runlog.watch([spec], progress) as display:
     return _last(steps, display)
-
-
-def settle(config: ConfigDict) -> ConfigDict:
-  """The config with what of its data depends on this machine, as its task says; see `Task.settle`.
-
-  Raises DataError where there are no data.
-  """
-  config, settling = ConfigDict(config), tasks.find(config.task.name).settle
-  if settling:
-    config.data.update(settling(config.data))
-  return config
-
-
-def primary(config: ConfigDict) -> Metric:
-  """The metric by which a run's epochs are chosen, and runs compared."""
-  return tasks.find(config.task.name).metrics[0]
 
 
 def _in_memory(spec):
@@ -269,79 +224,6 @@ class Folder:
     runlog.write_json(self._path / 'result.json', sealed)
 
 
-def prepare(config: ConfigDict) -> Shared:
-  """Loads the data, builds model and optimiser; the same for runs that share a program.
-
-  Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
-  """
-  task = tasks.find(config.task.name)
-  shape, _ = configs.split(config)
-  traced = configs.values(task.name)
-  data = FrozenConfigDict(
-    {k: v for k, v in shape.get('data', {}).items() if f'data.{k}' not in traced}
-  )
-  dataset = _load(task.load, data)
-  splits = _on_device(task.load, data, jax.sharding.get_mesh())
-  steps = train.epoch_steps(train.examples(splits['train']), shape.train.batch_size)
-  key = shape, steps, dataset.spec, task.model, cells.find(shape.model.cell)
-  build = _build(*key)
-  if _build.cache_info().currsize > PROGRAMS:
-    _build.cache_clear()
-    jax.clear_caches()
-    build = _build(*key)
-  program = train.Program(
-    build,
-    task.loss,
-    task.metrics,
-    shape.train.batch_size,
-    dataset.widths,
-    selects='validation' in dataset.splits,
-  )
-  return Shared(task, program, dataset, splits)
-
-
-@functools.lru_cache(maxsize=2)
-def _load(load, data):
-  return hosts.first(load, data)
-
-
-@functools.lru_cache(maxsize=1)
-def _on_device(load, data, mesh):
-  splits = devices.place(_load(load, data).splits)
-  return {'validation': splits['test'], **splits}
-
-
-@functools.cache  # by the functions too: a notebook may give a name that `shape` has to another
-def _build(shape, steps, spec, model, factory):
-  def build(values):
-    def part(name):
-      fields = shape[name].items()
-      return types.SimpleNamespace(
-        **{field: values.get(f'{name}.{field}', value) for field, value in fields}
-      )
-
-    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
-    return model(part('model'), spec), tx
-
-  return build
-
-
-def begin(shared: Shared, config: ConfigDict) -> Setup:
-  """Draws a run's initial parameters, and what of the train split is its own."""
-  values = configs.split(config)[1]
-  key = devices.place(jax.random.key(config.seed))
-  vary, split = shared.task.vary, shared.splits['train']
-  own = devices.place(vary(split, config, key)) if vary else {}
-  inputs = jax.tree.map(lambda a: np.zeros_like(a[:1]), shared.dataset.splits['train']['inputs'])
-  state = devices.place(train.init_state(shared.program, values, key, inputs))
-  return Setup(values, key, own, state)
-
-
-def steps_of(shared: Shared) -> int:
-  """How many steps an epoch has."""
-  return train.epoch_steps(train.examples(shared.splits['train']), shared.program.batch_size)
-
-
 def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
   """Whether a run that `rows` have been trained of pauses here, and does not end."""
   patience, epochs = spec.config.train.patience, spec.config.train.epochs
@@ -467,20 +349,14 @@ def _history(spec, state, rows, seconds):
   }
 
 
-def shown(metric: Metric, value: float) -> str:
-  """A metric's value for people, with its unit where its format has none."""
-  text = format(value, metric.format)
-  return text if not metric.unit or text.endswith(metric.unit) else f'{text} {metric.unit}'
-
-
 def say(task: Task, row: dict, epochs: int) -> str:
   """An epoch's row in words."""
   *others, loss = task.metrics
   train = ' '.join(
-    f'{metric.name} {shown(metric, row[f"train_{metric.name}"])}' for metric in (loss, *others)
+    f'{metric.name} {metric.shown(row[f"train_{metric.name}"])}' for metric in (loss, *others)
   )
   first = task.metrics[0]
-  value = shown(first, row[f'validation_{first.name}'])
+  value = first.shown(row[f'validation_{first.name}'])
   return f'epoch {row["epoch"]}/{epochs}: train {train}, validation {first.name} {value}'
 
 
@@ -488,9 +364,9 @@ def say_result(task: Task, result: dict) -> str:
   """A result in words."""
   first = task.metrics[0]
   name = f'test_{first.name}'
-  text = f'test {first.name} {shown(first, result["final"][name])} after the last epoch'
+  text = f'test {first.name} {first.shown(result["final"][name])} after the last epoch'
   if best := result['best']:
-    text += f', {shown(first, best[name])} at epoch {best["epoch"]}, the best by validation'
+    text += f', {first.shown(best[name])} at epoch {best["epoch"]}, the best by validation'
   return text
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rnnlab import tasks
-from rnnlab.runs import configs, experiment, runlog
+from rnnlab.runs import configs, runlog
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
 from rnnlab.sweeps import status
@@ -117,7 +117,7 @@ def findings(plan: Plan) -> list[str]:
         name = f'validation_{metric.name}'
         lines.append(
           f'{words}: best of {len(trials)} trials by validation {metric.name},'
-          f' {experiment.shown(metric, trial[name])}: {runlog.label(trial["setting"])}'
+          f' {metric.shown(trial[name])}: {runlog.label(trial["setting"])}'
         )
     if states.count('failed') == len(states):
       lines.append(f'{words}: all {len(states)} trials failed; ask for milder ranges')
@@ -280,7 +280,7 @@ def _check(search, config, pinned, specify):
     for override in alone or [{}]:
       run = specify(arm | override | {'seed': search.seed})
       if not configs.selects(run.config):
-        name = experiment.primary(run.config).name
+        name = tasks.primary(run.config).name
         raise ValueError(
           f"the sweep's search selects by validation {name}, and with"
           ' --config.data.validation_fraction=0 that is the test split; set it above 0'
@@ -309,7 +309,7 @@ def _score(workdir, spec):
     return None
   folder = pathlib.Path(workdir) / spec.id
   if is_done(spec, workdir):
-    metric = experiment.primary(spec.config)
+    metric = tasks.primary(spec.config)
     rows = runlog.read_rows(folder / 'metrics.jsonl')
     values = [row.get(f'validation_{metric.name}') for row in rows[: spec.until or None]]
     if None in values:
@@ -327,7 +327,7 @@ def _record_of(search, pinned, arms, workdir):
   def trial_of(trial):
     rows = runlog.read_rows(pathlib.Path(workdir or '.') / trial.spec.id / 'metrics.jsonl')
     reached = trial.score is not None and trial.score > -math.inf
-    metric = experiment.primary(trial.spec.config)
+    metric = tasks.primary(trial.spec.config)
     return {
       'id': trial.spec.id,
       'setting': {name: trial.spec.overrides[name] for name in sampled},

@@ -15,7 +15,7 @@ from rnnlab.tasks import base
 from rnnlab.tasks.base import Metric, Task
 from rnnlab.tasks.fields import Field
 
-__all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'near']
+__all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'near', 'primary']
 
 DEFAULT = 'text_classification'
 _PARTS = ('base', 'fields')  # files here that are no tasks
@@ -95,6 +95,15 @@ def _of_file(name):
   if not isinstance(task, Task) or task.name != name:
     raise ValueError(f'rnnlab/tasks/{name}.py must define task, a Task of the name {name}')
   return base.check(task)
+
+
+def primary(config) -> Metric:
+  """The metric by which the epochs of a run of this config are chosen, and runs compared.
+
+  >>> rnnlab.tasks.primary(rnnlab.runs.configs.default()).name
+  'accuracy'
+  """
+  return find(config.task.name).metrics[0]
 
 
 def near(word: str, words) -> str:

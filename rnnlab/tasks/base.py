@@ -48,6 +48,11 @@ class Metric(NamedTuple):
   better: str = 'lower'
   format: str = '.4f'
 
+  def shown(self, value: float) -> str:
+    """A value for people, with its unit where its format has none."""
+    text = format(value, self.format)
+    return text if not self.unit or text.endswith(self.unit) else f'{text} {self.unit}'
+
 
 class Task(NamedTuple):
   """A task; each function is pure, and the same arguments give the same result.

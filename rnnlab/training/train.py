@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
   totals are the current epoch's sums so far. bad_step is the first step whose loss was not finite,
   or -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the
   epoch that is best by the primary metric on the validation split, the first of equals; best_score
-  is that metric, NaN before the first epoch's end, where best_epoch is 0.
+  is that metric, the worst there is before the first epoch's end, where best_epoch is 0.
   """
 
   step: Array
@@ -83,6 +83,7 @@ def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState
   """
   model, tx = program.build(values)
   params = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))['params']
+  worst = -jnp.inf if program.metrics[0].better == 'higher' else jnp.inf
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -91,7 +92,7 @@ def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState
     last_loss=jnp.zeros((), jnp.float32),
     bad_step=jnp.full((), -1, jnp.int32),
     best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
-    best_score=jnp.full((), jnp.nan, jnp.float32),
+    best_score=jnp.full((), worst, jnp.float32),
     best_epoch=jnp.zeros((), jnp.int32),
   )
 
@@ -241,7 +242,7 @@ def test(program: Program, state: TrainState, values: dict, inputs) -> tuple[Arr
 
 
 def is_better(metric: Metric, value, best):
-  """Whether a metric's value is better than the best so far, which is NaN where there is none."""
+  """Whether a metric's value is better than the best so far; of any value, if that is NaN."""
   better = value > best if metric.better == 'higher' else value < best
   return better | (best != best)
 
@@ -260,7 +261,7 @@ def end_epoch(
   primary = program.metrics[0]
   total, weight = sums[primary.name]
   score = total / weight
-  better = is_better(primary, score, state.best_score)
+  better = is_better(primary, score, state.best_score) | (state.best_epoch == 0)
 
   def first_if_better(new, old):
     return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)

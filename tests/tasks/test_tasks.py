@@ -17,7 +17,7 @@ from programs import ROOT, finals, read_until
 import rnnlab
 from rnnlab import tasks
 from rnnlab.console import usage
-from rnnlab.runs import configs, experiment, experiment_file, runlog
+from rnnlab.runs import configs, experiment_file, runlog
 from rnnlab.sweeps import conduct, sweep
 from rnnlab.tasks import base, fields
 
@@ -258,5 +258,5 @@ def test_what_differs_from_run_to_run_is_drawn_from_its_key(monkeypatch):
 
 def test_a_metric_is_shown_with_its_unit_once():
   accuracy, error = TEXTS.metrics[0], tasks.Metric('error', 'V', 'lower', '.2f')
-  assert experiment.shown(accuracy, 0.8461) == '84.6%'
-  assert experiment.shown(error, jnp.float32(0.5)) == '0.50 V'
+  assert accuracy.shown(0.8461) == '84.6%'
+  assert error.shown(jnp.float32(0.5)) == '0.50 V'

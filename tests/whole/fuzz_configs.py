@@ -397,7 +397,7 @@ def traced(config):
   import jax
 
   from rnnlab import cells, tasks
-  from rnnlab.runs import configs, experiment
+  from rnnlab.runs import configs, program
   from rnnlab.tasks import text_classification
   from rnnlab.training import train
 
@@ -406,10 +406,10 @@ def traced(config):
   shape, values = configs.split(config)
   task, cell = tasks.find(shape.task.name), cells.find(shape.model.cell)
   spec = text_classification.Texts(shape.data.vocab_size, shape.data.mask)
-  build = experiment._build(shape, 2, spec, task.model, cell)
-  program = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
+  build = program._build(shape, 2, spec, task.model, cell)
+  compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
   key, ids = jax.random.key(config.seed), jax.numpy.zeros((1, 2), int)
-  jax.eval_shape(lambda: train.init_state(program, values, key, ids))
+  jax.eval_shape(lambda: train.init_state(compiled, values, key, ids))
 
 
 def faults(case, status, said, folder):
