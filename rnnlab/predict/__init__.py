@@ -139,15 +139,15 @@ def load(run_dir) -> Predictor:
     )
   if not (folder / 'result.json').exists():
     raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
+  config = ConfigDict(configs.present(config))
+  task = configs.flat(config).get('task.name', text_classification.task.name)
+  if task != text_classification.task.name:
+    raise ValueError(f'{folder} is a run of the task {task}: only runs that read texts can predict')
   if missing := [n for n in (runlog.PARAMS, runlog.VOCABULARY) if not (folder / n).exists()]:
     raise ValueError(
       f'{folder} has no {missing[0]}: older versions kept none. Delete its result.json and give the'
       ' command of its sweep again: the run ends anew from its last checkpoint, and keeps it'
     )
-  config = ConfigDict(configs.present(config))
-  task = config.get('task', {}).get('name', text_classification.task.name)
-  if task != text_classification.task.name:
-    raise ValueError(f'{folder} is a run of the task {task}: only runs that read texts can predict')
   try:
     # JSON has no tuples, and a model's fields must be hashable.
     config.model.truncate = tuple(config.model.truncate)

@@ -58,9 +58,10 @@ def present(config: dict) -> dict:
 
   What was `data.name='imdb'`, the only one there was, is the task text_classification.
   """
-  if 'task' in config or config.get('data', {}).get('name') != 'imdb':
+  data = config.get('data')
+  if 'task' in config or not isinstance(data, dict) or data.get('name') != 'imdb':
     return config
-  data = {name: value for name, value in config['data'].items() if name != 'name'}
+  data = {name: value for name, value in data.items() if name != 'name'}
   return config | {'task': {'name': 'text_classification'}, 'data': data}
 
 

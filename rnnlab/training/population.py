@@ -139,14 +139,7 @@ def fit(
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
-      if group.program.selects:
-        group, outputs = _call(_test, group, over, test_inputs)
-        outputs = {i: member(jax.device_get(outputs), i) for i in over}
-      else:
-        if unknown := [i for i in over if i not in of_validation]:
-          group, (_, outputs) = _call(_end_epoch, group, unknown, validation, np.int32(0))
-          of_validation |= {i: np.asarray(outputs[i]) for i in unknown}
-        outputs = {i: (of_validation.pop(i),) for i in over}
+      group, outputs = _of_test(group, over, validation, test_inputs, of_validation)
       alive.difference_update(over)
       seconds = (time.perf_counter() - began) / len(over)
       yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, outputs, seconds)
@@ -161,24 +154,50 @@ def fit(
     group, _ = _call(_advance, group, now, split, np.int32(taken))
     step += taken
     at[now] = step
-    bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
+    failed = _failed(group, now, steps)
     seconds = time.perf_counter() - began
     # What a call takes does not change what it gives.
     count = max(1, min(round(count * SECONDS / seconds), 2 * count, steps))
-    failed = {
-      i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in now if bad[i] >= 0
-    }
     alive -= failed.keys()
     rows, well = {}, [i for i in now if i not in failed]
     if step == epoch * steps and well:
-      group, (sums, outputs) = _call(_end_epoch, group, well, validation, np.int32(epoch))
-      sums, best = jax.device_get((sums, group.states.best_epoch))
-      if not group.program.selects:
-        outputs = jax.device_get(outputs)
-        of_validation |= {i: outputs[i] for i in well if is_over(i)}
-      rows = {i: train.row_of(group.program, step, epoch, member(sums, i)) for i in well}
+      group, rows, outputs = _end(group, well, validation, step, epoch)
+      best = jax.device_get(group.states.best_epoch)
+      of_validation |= {i: outputs[i] for i in well if is_over(i) and not group.program.selects}
     seconds = (time.perf_counter() - began) / len(now)
     yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
+
+
+def _failed(group, members, steps):
+  """What to say of those of `members` whose loss is not finite any more."""
+  bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
+  return {
+    i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in members if bad[i] >= 0
+  }
+
+
+def _end(group, members, validation, step, epoch):
+  """Ends an epoch of `members`: the group, their rows, and all outputs where they are needed."""
+  group, (sums, outputs) = _call(_end_epoch, group, members, validation, np.int32(epoch))
+  sums = jax.device_get(sums)
+  rows = {i: train.row_of(group.program, step, epoch, member(sums, i)) for i in members}
+  return group, rows, None if group.program.selects else jax.device_get(outputs)
+
+
+def _of_test(group, over, validation, test_inputs, of_validation):
+  """The group, and the test split's outputs of the members in `over`, as a Turn has them.
+
+  Where the validation split is the test split they are those of the last epoch's end, which
+  `of_validation` has unless there was a break since, and gives away.
+  """
+  if group.program.selects:
+    group, outputs = _call(_test, group, over, test_inputs)
+    outputs = jax.device_get(outputs)
+    return group, {i: member(outputs, i) for i in over}
+  if unknown := [i for i in over if i not in of_validation]:
+    group, (_, outputs) = _call(_end_epoch, group, unknown, validation, np.int32(0))
+    of_validation |= {i: np.asarray(outputs[i]) for i in unknown}
+  return group, {i: (of_validation.pop(i),) for i in over}
 
 
 def capacity(

@@ -160,9 +160,11 @@ def test_it_learns():
   assert done.result['best']['test_error'] < 0.16
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population', 'process'])
+@pytest.mark.parametrize(
+  'executor', ['serial', 'population', pytest.param('process', marks=pytest.mark.slow)]
+)
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(executor, whole, tmp_path):
-  looks = iter([False] * 4)
+  looks = iter([False] * 2)
   with pytest.raises(KeyboardInterrupt):
     conducted(executor, tmp_path / 'stopped', stop=lambda: next(looks, True))
   assert not list(tmp_path.glob('stopped/*/result.json'))

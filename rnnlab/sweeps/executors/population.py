@@ -114,8 +114,7 @@ def _follow(shared, members, specs, folders, workdir, stop):
         if i in turn.failed:
           raise train.NonFiniteLoss(turn.failed[i])
         if i in turn.outputs:
-          state = population.member(states, i)
-          outputs = turn.outputs[i]
+          state, outputs = population.member(states, i), turn.outputs[i]
           done = experiment.finish(spec, shared, state, folder.rows, outputs, folder.seconds)
           folder.finish(done)
           yield Event(spec.id, 'done', 1.0, experiment.say_result(shared.task, done.result))
