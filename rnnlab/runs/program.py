@@ -53,6 +53,13 @@ def settle(config: ConfigDict) -> ConfigDict:
   return config
 
 
+def data_of(config: ConfigDict) -> FrozenConfigDict:
+  """What of a config its task's `load` is given: the part `data` without its traced fields."""
+  traced = configs.values(config.task.name)
+  data = config.get('data', {}).items()
+  return FrozenConfigDict({name: value for name, value in data if f'data.{name}' not in traced})
+
+
 def prepare(config: ConfigDict) -> Shared:
   """Loads the data, builds model and optimiser; the same for runs that share a program.
 
@@ -60,10 +67,7 @@ def prepare(config: ConfigDict) -> Shared:
   """
   task = tasks.find(config.task.name)
   shape, _ = configs.split(config)
-  traced = configs.values(task.name)
-  data = FrozenConfigDict(
-    {k: v for k, v in shape.get('data', {}).items() if f'data.{k}' not in traced}
-  )
+  data = data_of(config)
   dataset = _load(task.load, data)
   splits = _on_device(task.load, data, jax.sharding.get_mesh())
   steps = train.epoch_steps(train.examples(splits['train']), shape.train.batch_size)

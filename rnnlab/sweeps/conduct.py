@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from rnnlab import tasks
 from rnnlab.machine import devices
-from rnnlab.runs import runlog
+from rnnlab.runs import program, runlog
 from rnnlab.sweeps import executors, storage, sweep
 from rnnlab.sweeps.sweep import Plan
 
@@ -91,7 +91,7 @@ def conduct(
     if not todo:
       return plan, failed
     if not stage:
-      data = tasks.find(asked.config.task.name).load(asked.config.get('data', {}))
+      data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
       console.print(f'{data.title}\n  {data.line}', soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))

@@ -17,7 +17,7 @@ from programs import ROOT, finals, read_until
 import rnnlab
 from rnnlab import tasks
 from rnnlab.console import usage
-from rnnlab.runs import configs, experiment_file, runlog
+from rnnlab.runs import configs, experiment, experiment_file, runlog
 from rnnlab.sweeps import conduct, sweep
 from rnnlab.tasks import base, fields
 
@@ -124,6 +124,25 @@ def test_an_old_config_is_read_as_it_was_meant():
   old['data'] = new['data'] | {'name': 'imdb'}
   assert configs.present(old) == new and configs.present(new) == new
   assert configs.check(ConfigDict(configs.present(old))) == configs.default()
+
+
+def test_a_run_of_an_older_workdir_is_found_and_keeps_its_words(tmp_path):
+  """Its folder's name ends in a hash of them; a launch after the next finds it by that too."""
+  config = configs.default()
+  config.data.source = 'package'
+  old = {part: of for part, of in config.to_dict().items() if part != 'task'}
+  old['data'] = old['data'] | {'name': 'imdb'}
+  name = f'cell-lstm_seed-0_{configs.config_hash(old)}'
+  path = tmp_path / name / 'config.json'
+  runlog.write_json(path, old)
+  before = path.read_bytes()
+  (run,) = sweep.plan(config, None, tmp_path).runs
+  assert run.id == name and run.config.task.name == 'text_classification'
+  with experiment.Folder(run, tmp_path):
+    assert path.read_bytes() == before
+  config.seed = 1
+  with experiment.Folder(run._replace(config=config), tmp_path):
+    assert json.loads(path.read_text())['seed'] == 1
 
 
 @pytest.mark.parametrize('executor', ['serial', 'population', 'process'])

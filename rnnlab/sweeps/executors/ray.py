@@ -41,14 +41,13 @@ from typing import NamedTuple
 
 import jax
 import ray
-from ml_collections import FrozenConfigDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rnnlab
 from rnnlab import tasks
 from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
-from rnnlab.runs import runlog
+from rnnlab.runs import program, runlog
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps import executors, storage
@@ -310,8 +309,7 @@ def _code():
 
 
 def _fingerprint_of(config):
-  load = tasks.find(config.task.name).load
-  return _fingerprint(load, FrozenConfigDict(config.get('data', {})))
+  return _fingerprint(tasks.find(config.task.name).load, program.data_of(config))
 
 
 @functools.lru_cache(maxsize=2)
