@@ -28,7 +28,8 @@ def page(path, config: dict) -> str:
   for file in (*beside, path):
     for name, comment in FIELD.findall(file.read_text()):
       said.setdefault(name, comment)
-  known = configs.fields(config['task']['name'])
+  task = configs.flat(config).get('task.name')
+  known = configs.fields(task) if task else configs.fields()
   said |= {name: field.help for name, field in known.items()}
   lines = [ast.get_docstring(ast.parse(path.read_text())) or path.name, '', 'Its fields']
 
