@@ -64,8 +64,9 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
+from rnnlab import tasks
 from rnnlab.console import progress, usage
-from rnnlab.console.words import describe_error, plain_warnings
+from rnnlab.console.words import describe_error, near, plain_warnings
 from rnnlab.data import DataError
 from rnnlab.runs import configs, experiment_file
 from rnnlab.runs import folder as run_files
@@ -128,15 +129,17 @@ def parse(argv):
     experiment = experiment_file.read(given.path, given.preset)
     experiment = experiment._replace(config=set_fields(experiment.config, given.fields))
     if asks:
-      helps = {name: field.help for name, field in configs.FIELDS.items()}
-      page = usage.page(given.path, configs.flat(experiment.config), helps)
+      fields = configs.flat(experiment.config)
+      known = configs.fields(fields.get('task.name', tasks.DEFAULT))
+      helps = {name: field.help for name, field in known.items()}
+      page = usage.page(given.path, fields, helps)
       print(__doc__, page, sep='\n')
       sys.exit()
     return given, experiment
   except flags.UnrecognizedFlagError as error:
     known = [f'--{name}' for name in (*flags.FLAGS, 'config')]
-    known += [f'--config.{name}' for name in configs.FIELDS]
-    fail(f'there is no flag --{error.flagname}{configs.near(f".{error.flagname}", known)}')
+    known += [f'--config.{name}' for name in configs.fields()]
+    fail(f'there is no flag --{error.flagname}{near(f".{error.flagname}", known)}')
   except (flags.Error, ValueError, OSError) as error:
     fail(error)
 
@@ -144,6 +147,8 @@ def parse(argv):
 def split(words):
   """The Given of a command line, and its other words."""
   rest, files, fields, words = [], [], {}, iter(words)
+  # Which task it is the experiment says, whose file is not known yet.
+  known = {name: field for task in tasks.names() for name, field in configs.fields(task).items()}
   for word in words:
     match = CONFIG.match(word)
     if not match:
@@ -151,7 +156,7 @@ def split(words):
       continue
     no, field, is_given, value = match.groups()
     field = field[1:]
-    is_flag = field in configs.FIELDS and isinstance(configs.FIELDS[field].default, bool)
+    is_flag = field in known and isinstance(known[field].default, bool)
     if no and (is_given or not is_flag):
       raise ValueError(f'what is {word!r}? --noconfig.FIELD is for a field that is True or False')
     if not is_given:
@@ -171,8 +176,9 @@ def split(words):
 def set_fields(config, given):
   """The config with the fields that flags set; raises ValueError for what no code would read."""
   fields = configs.flat(config)
+  task = configs.take('task.name', given.get('task.name', fields.get('task.name', tasks.DEFAULT)))
   for name, text in given.items():
-    fields[name] = text if isinstance(text, bool) else configs.parse(name, text)
+    fields[name] = text if isinstance(text, bool) else configs.parse(name, text, task)
   return ConfigDict(configs.nested(fields))
 
 
@@ -181,8 +187,8 @@ def check_file(path):
   file = pathlib.Path(path)
   if path.endswith('.py') and file.is_file():
     return
-  near = configs.near(path, map(str, pathlib.Path('experiments').glob('*.py')))
-  what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{near}'
+  close = near(path, map(str, pathlib.Path('experiments').glob('*.py')))
+  what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{close}'
   raise ValueError(f'{what if path else "it names no file"}; --config takes FILE.py[:PRESET]')
 
 
@@ -227,8 +233,8 @@ def _launch(given, experiment, messages, output):
         return output.out(json.dumps(status.record(workdir)), highlight=False)
       return status.show(workdir, output)
     from rnnlab import results
-    from rnnlab.data import imdb
     from rnnlab.reports import report
+    from rnnlab.runs import program
     from rnnlab.sweeps import conduct, sweep
 
     pinned = tuple(given.fields)
@@ -241,7 +247,7 @@ def _launch(given, experiment, messages, output):
     configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
     claims = results.check_claims(claims, config)
-    config.data.source = imdb.resolve(config.data)
+    config = program.settle(config)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
     conduct.claim(workdir)
     busy = 'another launch is at work here: let it end, or choose a --workdir'
@@ -306,13 +312,15 @@ def check_executor():
 
 
 def check_cells(runs):
-  """Raises ValueError for a cell that the executor's workers would not know."""
+  """Raises ValueError for a cell or a task that the executor's workers would not know."""
   for run in runs:
     if run.source and flags.FLAGS.executor == 'ray':
-      cell, (file, _) = run.config.model.cell, run.source
+      cell, task, (file, _) = run.config.model.cell, run.config.task.name, run.source
+      is_task = tasks.added(task)
+      what, where = ('task', f'tasks/{task}') if is_task else ('cell', f'cells/{cell}')
       raise ValueError(
-        f'--executor=ray: its workers do not read {file}, which adds the cell {cell}: put it in'
-        f' rnnlab/cells/{cell}.py'
+        f'--executor=ray: its workers do not read {file}, which adds the {what}'
+        f' {task if is_task else cell}: put it in rnnlab/{where}.py'
       )
 
 

@@ -34,7 +34,8 @@ def get_config(preset=''):
     near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise ValueError(f'no preset {preset!r} in experiments/imdb.py{hint}: tutorial or smoke')
-  # The main job has every field at its default: see rnnlab/runs/configs.py.
+  # The main job has every field at its default: see rnnlab/runs/schema.py and, for those of its
+  # task, rnnlab/tasks/text_classification.py.
   config = configs.default()
   config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: as init says
   config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: as init says

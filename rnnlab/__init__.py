@@ -20,7 +20,12 @@ _HOMES = {
   'results': ('load_metrics', 'load_runs'),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = {'cells': 'cells', 'conventions': 'models.initial', 'interop': 'interop'}
+_MODULES = {
+  'cells': 'cells',
+  'conventions': 'models.initial',
+  'interop': 'interop',
+  'tasks': 'tasks',
+}
 __all__ = sorted([*_MODULES, *_HOME])
 
 

@@ -2,6 +2,7 @@
 
 from rnnlab import cells as cells
 from rnnlab import interop as interop
+from rnnlab import tasks as tasks
 from rnnlab.cells.base import Cell as Cell
 from rnnlab.cells.base import Lookup as Lookup
 from rnnlab.cells.elman import elman as elman

@@ -14,7 +14,7 @@ def page(path, fields: dict[str, Any], helps: dict[str, str]) -> str:
   """The docstring of an experiment's file, and a line for each field: the flag that sets it.
 
   path: of the experiment's file. fields: {dotted name: value}, as the file and the command line
-  make them. helps: {dotted name: help} of the fields that every config has, in the order in which
+  make them. helps: {dotted name: help} of the fields of the config, in the order in which
   they are shown. Beside a field is its help; beside another, such as a cell's option, the comment
   of the line that first sets it, in the file or in one beside it that it imports. A field that is
   None has its flag in a comment. Needs neither JAX nor pandas.

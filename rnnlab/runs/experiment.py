@@ -2,13 +2,11 @@
 
 import contextlib
 import datetime
-import functools
 import io
 import math
 import pathlib
 import statistics
 import time
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,20 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from rnnlab import cells, models
 from rnnlab.console.progress import watch
-from rnnlab.data import batching, imdb
 from rnnlab.interop import files
-from rnnlab.machine import devices, disk, hosts, provenance
-from rnnlab.models import conventions
+from rnnlab.machine import disk, hosts, provenance
 from rnnlab.runs import checkpoint, configs, experiment_file, trackers
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
-from rnnlab.training import metrics, optim, train
-
-PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
+from rnnlab.runs.program import Shared, begin, prepare, settle, steps_of
+from rnnlab.tasks.base import SPLITS, Task
+from rnnlab.training import metrics, train
 
 
 class Event(NamedTuple):
@@ -48,9 +43,10 @@ class Event(NamedTuple):
 class Result(NamedTuple):
   """A finished run: what result.json holds, a row an epoch, the model, its last and best params.
 
-  predictions: what predictions.npz holds, labels int32 `[N]` of the test split and the log-odds
-  float32 `[N]` that the last parameters give, final, and the best, best, where there are such.
-  vocabulary: the words that the model knows, in id order; the first has id 4.
+  predictions: what predictions.npz holds, the test split's arrays other than its inputs, and the
+  model's outputs `[N, ...]` by the last parameters, final, and by the best, best, where there are
+  such.
+  vocabulary: the words that the model knows, in id order; empty where it reads none.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -65,23 +61,6 @@ class Result(NamedTuple):
   best_params: Any
   predictions: dict[str, np.ndarray]
   vocabulary: tuple[str, ...]
-
-
-class Program(NamedTuple):
-  """What runs share that differ in `configs.VALUES` and seed alone."""
-
-  task: train.Task
-  dataset: imdb.Dataset
-  splits: tuple  # train, validation, test: (ids, labels) on the device
-
-
-class Setup(NamedTuple):
-  """What a run's training starts from beside its program."""
-
-  values: dict[str, np.float32]
-  key: jax.Array
-  labels: jax.Array  # of the train split
-  state: train.TrainState
 
 
 def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
@@ -101,28 +80,27 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
   [1, 2]
   """
   config = configs.check(config)
-  config.data.source = imdb.resolve(config.data)
-  spec = configs.specify(config)
+  spec = configs.specify(settle(config))
   steps = _in_memory(spec) if workdir is None else events(spec, workdir)
   with jax.enable_x64(False), watch([spec], progress) as display:
     return _last(steps, display)
 
 
 def _in_memory(spec):
-  program = prepare(spec.config)
-  setup = begin(program, spec.config)
-  rows, state, logits = [], setup.state, None
-  total = spec.config.train.epochs * steps_of(program)
-  for progress, seconds in _timed(_fit(spec.config, program, setup, state)):
-    state, logits, text = progress.state, progress.logits, ''
+  shared = prepare(spec.config)
+  setup = begin(shared, spec.config)
+  rows, state, outputs = [], setup.state, None
+  total = spec.config.train.epochs * steps_of(shared)
+  for progress, seconds in _timed(_fit(spec.config, shared, setup, state)):
+    state, outputs, text = progress.state, progress.outputs, ''
     if progress.row:
       rows.append(progress.row | {'seconds': seconds})
-      text = say(progress.row, spec.config.train.epochs)
+      text = say(shared.task, progress.row, spec.config.train.epochs)
     yield Event(spec.id, 'progress', int(state.step) / total, text)
-  logits = _test(program, setup, state, logits)
+  outputs = _test(shared, setup, state, outputs)
   seconds = sum(row['seconds'] for row in rows)
-  done = finish(spec, program, state, rows, logits, seconds)
-  yield Event(spec.id, 'done', 1.0, say_result(done.result))
+  done = finish(spec, shared, state, rows, outputs, seconds)
+  yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
   return done
 
 
@@ -133,20 +111,20 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
   None of a run that pauses. folder_of: what makes the Folder, `Folder` unless given.
   """
   began = time.perf_counter()
-  experiment_file.know(spec.config.model.cell, spec.source)
+  experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
   with (folder_of or Folder)(spec, workdir) as folder:
-    program = prepare(spec.config)
-    setup = begin(program, spec.config)
-    state, logits = folder.restore(setup.state), None
+    shared = prepare(spec.config)
+    setup = begin(shared, spec.config)
+    state, outputs = folder.restore(setup.state), None
     began -= folder.seconds
-    total = spec.config.train.epochs * steps_of(program)
+    total = spec.config.train.epochs * steps_of(shared)
     for progress, seconds in _timed(
-      _fit(spec.config, program, setup, state, spec.until), folder.epoch_seconds
+      _fit(spec.config, shared, setup, state, spec.until), folder.epoch_seconds
     ):
-      state, logits, text = progress.state, progress.logits, ''
+      state, outputs, text = progress.state, progress.outputs, ''
       if progress.row:
         folder.add(progress.row | {'seconds': seconds}, state, time.perf_counter() - began)
-        text = say(progress.row, spec.config.train.epochs)
+        text = say(shared.task, progress.row, spec.config.train.epochs)
       try:
         yield Event(spec.id, 'progress', int(state.step) / total, text)
       except KeyboardInterrupt:
@@ -156,10 +134,10 @@ def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterato
     if pauses(spec, folder.rows, int(state.best_epoch)):
       yield Event(spec.id, 'paused', int(state.step) / total)
       return None
-    logits = _test(program, setup, state, logits)
-    done = finish(spec, program, state, folder.rows, logits, time.perf_counter() - began)
+    outputs = _test(shared, setup, state, outputs)
+    done = finish(spec, shared, state, folder.rows, outputs, time.perf_counter() - began)
     folder.finish(done)
-    yield Event(spec.id, 'done', 1.0, say_result(done.result))
+    yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
   return done
 
 
@@ -180,7 +158,7 @@ class Folder:
     with contextlib.ExitStack() as stack:
       stack.enter_context(run_files.lock(self._path, 'another launch is doing this run'))
       run_files.forget_failure(self._path)
-      run_files.write_config(self._path, self._spec.config.to_dict())
+      self._write_config()
       checkpoints = checkpoint.manager(self._path / run_files.CHECKPOINTS)
       self._checkpoints = stack.enter_context(checkpoints)
       self._stack = stack.pop_all()
@@ -188,6 +166,17 @@ class Folder:
 
   def __exit__(self, *error):
     return self._stack.__exit__(*error)
+
+  def _write_config(self):
+    """Writes config.json, unless it says the same already in the words of an older version.
+
+    The name of its folder ends in a hash of those words.
+    """
+    config = self._spec.config.to_dict()
+    before = run_files.read_config(self._path)
+    is_old = before and configs.present(before) != before
+    if not is_old or run_files.canonical(configs.present(before)) != run_files.canonical(config):
+      run_files.write_config(self._path, config)
 
   def restore(self, start: train.TrainState) -> train.TrainState:
     """The state to go on from: that of the last checkpoint, or `start`."""
@@ -225,8 +214,9 @@ class Folder:
     """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
     params = done.best_params if done.result['best'] else done.params
     files.save(self._path / run_files.PARAMS, params)
-    vocabulary = '\n'.join(done.vocabulary) + '\n'
-    disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
+    if done.vocabulary:
+      vocabulary = '\n'.join(done.vocabulary) + '\n'
+      disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)
     disk.write_atomic(self._path / run_files.PREDICTIONS, predictions.getvalue())
@@ -236,94 +226,6 @@ class Folder:
     run_files.write_result(self._path, done.result)
 
 
-def prepare(config: ConfigDict) -> Program:
-  """Loads the data, builds model and optimiser; the same for runs that share a program.
-
-  Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
-  """
-  shape, _ = configs.split(config)
-  data = FrozenConfigDict({k: v for k, v in shape.data.items() if k != 'label_noise'})
-  dataset, splits = _load(data), _on_device(data, jax.sharding.get_mesh())
-  widths = ()
-  if shape.data.buckets > 1:
-    widths = batching.widths((dataset.train.ids != 0).sum(axis=1), shape.data.buckets)
-  steps = train.epoch_steps(len(dataset.train.ids), shape.train.batch_size)
-  key = shape, steps, cells.find(shape.model.cell)
-  build = _build(*key)
-  if _build.cache_info().currsize > PROGRAMS:
-    _build.cache_clear()
-    jax.clear_caches()
-    build = _build(*key)
-  selects = bool(shape.data.validation_fraction)
-  task = train.Task(build, shape.train.batch_size, widths, selects=selects)
-  return Program(task, dataset, splits)
-
-
-@functools.lru_cache(maxsize=2)
-def _load(data):
-  return hosts.first(imdb.load, data)
-
-
-@functools.lru_cache(maxsize=1)
-def _on_device(data, mesh):
-  return devices.place(tuple((split.ids, split.labels) for split in _load(data)[-3:]))
-
-
-@functools.cache  # by the factory too: a notebook may give a name that `shape` has to another
-def _build(shape, steps, factory):
-  def build(values):
-    def part(name):
-      fields = shape[name].items()
-      return types.SimpleNamespace(
-        **{field: values.get(f'{name}.{field}', value) for field, value in fields}
-      )
-
-    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
-    return model_of(part('model'), shape.data.vocab_size, shape.data.mask), tx
-
-  return build
-
-
-def model_of(config, vocab_size: int, mask: bool) -> models.SequenceClassifier:
-  """The model that the `model` part of a config describes."""
-  options = dict(getattr(config, config.cell, {}))
-  return models.SequenceClassifier(
-    cell=conventions.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
-    vocab_size=vocab_size,
-    embed_size=config.embed_size,
-    layers=config.layers,
-    bidirectional=config.bidirectional,
-    pooling=config.pooling,
-    mask=mask,
-    embed_dropout=config.embed_dropout,
-    dropout=config.dropout,
-    recurrent_dropout=config.recurrent_dropout,
-    dropout_per_gate=config.dropout_per_gate,
-    output_dropout=config.output_dropout,
-    precision=config.precision,
-    remat=config.remat,
-    truncate=config.truncate or None,
-    convention=config.init,
-  )
-
-
-def begin(program: Program, config: ConfigDict) -> Setup:
-  """Draws a run's initial parameters, and its labels' noise."""
-  values = configs.split(config)[1]
-  key = devices.place(jax.random.key(config.seed))
-  labels = program.splits[0][1]
-  if config.data.label_noise:
-    turned = jax.random.bernoulli(jax.random.fold_in(key, 3), config.data.label_noise, labels.shape)
-    labels = devices.place(jnp.where(turned, 1 - labels, labels))
-  state = devices.place(train.init_state(program.task, values, key))
-  return Setup(values, key, labels, state)
-
-
-def steps_of(program: Program) -> int:
-  """How many steps an epoch has."""
-  return train.epoch_steps(len(program.dataset.train.ids), program.task.batch_size)
-
-
 def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
   """Whether a run that `rows` have been trained of pauses here, and does not end."""
   patience, epochs = spec.config.train.patience, spec.config.train.epochs
@@ -331,14 +233,14 @@ def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
   return 0 < spec.until <= len(rows) < epochs and not out
 
 
-def _fit(config, program, setup, state, until=0):
+def _fit(config, shared, setup, state, until=0):
   return train.fit(
-    program.task,
+    shared.program,
     setup.values,
     state,
     setup.key,
-    (program.splits[0][0], setup.labels),
-    program.splits[1],
+    shared.splits['train'] | setup.own,
+    shared.splits['validation'],
     epochs=min(until or config.train.epochs, config.train.epochs),
     patience=config.train.patience,
   )
@@ -347,14 +249,14 @@ def _fit(config, program, setup, state, until=0):
 _tested = jax.jit(train.test, static_argnums=0)
 
 
-def _test(program, setup, state, of_validation):
-  """The test split's logits: where it is the validation split, those of the last epoch's end."""
-  task, (_, validation, test) = program.task, program.splits
-  if task.selects:
-    return hosts.fetch(_tested(task, state, setup.values, test[0]))
+def _test(shared, setup, state, of_validation):
+  """The test split's outputs: where it is the validation split, those of the last epoch's end."""
+  program, splits = shared.program, shared.splits
+  if program.selects:
+    return hosts.fetch(_tested(program, state, setup.values, splits['test']['inputs']))
   if of_validation is None:  # as after a break at the very end
     copy = jax.tree.map(jnp.copy, state)
-    *_, of_validation = train.close_epoch(task, copy, setup.values, *validation, 0)
+    *_, of_validation = train.close_epoch(program, copy, setup.values, splits['validation'], 0)
   return hosts.fetch((of_validation,))
 
 
@@ -389,38 +291,51 @@ def _last(events, display):
 
 
 def finish(
-  spec: RunSpec, program: Program, state: train.TrainState, rows: list[dict], logits, seconds: float
+  spec: RunSpec, shared: Shared, state: train.TrainState, rows: list[dict], outputs, seconds: float
 ) -> Result:
-  """The result of a run, from its rows and the test split's logits by the last, and the best."""
-  config, dataset = spec.config, program.dataset
-  labels = dataset.test.labels
-  predictions = {'labels': labels, 'final': np.asarray(logits[0])}
+  """The result of a run, from its rows and the test split's outputs by the last, and the best."""
+  task, dataset = shared.task, shared.dataset
+  of_test = dataset.splits['test']
+  whole = {**of_test, 'weights': np.ones(train.examples(of_test), np.float32)}
+  predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
+  predictions['final'] = np.asarray(outputs[0])
 
-  def test(logits):
-    return metrics.means('test', metrics.totals(logits, labels, np.ones(len(labels), np.float32)))
+  def test(outputs):
+    return metrics.means('test', task.loss(outputs, whole), task.metrics)
 
-  validation_is_test = not config.data.validation_fraction
   best = None
-  if not validation_is_test:
-    predictions['best'] = np.asarray(logits[1])
+  if shared.program.selects:
+    predictions['best'] = np.asarray(outputs[1])
     row = rows[int(state.best_epoch) - 1]
-    names = ('epoch', 'validation_loss', 'validation_accuracy')
-    best = {name: row[name] for name in names} | test(logits[1])
+    names = ['epoch', *(f'validation_{name}' for name in metrics.names(task.metrics))]
+    best = {name: row[name] for name in names} | test(outputs[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
+  model, _ = shared.program.build(configs.split(spec.config)[1])
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
+    'task': task.name,
+    'metrics': [metric._asdict() for metric in task.metrics],
     'data': {
       'source': dataset.source,
       'title': dataset.title,
       'fingerprint': dataset.fingerprint,
-      'sizes': {name: len(getattr(dataset, name).ids) for name in ('train', 'validation', 'test')},
-      'validation_is_test': validation_is_test,
+      'sizes': {name: train.examples(shared.splits[name]) for name in SPLITS},
+      'validation_is_test': not shared.program.selects,
     },
-    'final': final | test(logits[0]),
+    'final': final | test(outputs[0]),
     'best': best,
+    **_history(spec, state, rows, seconds),
+  }
+  params = state.params, state.best_params
+  return Result(result, rows, model, *params, predictions, dataset.vocabulary)
+
+
+def _history(spec, state, rows, seconds):
+  """How a run came to its result: its length and cost, and what it was done with."""
+  return {
     'epochs': len(rows),
-    'stopped': 'patience' if len(rows) < config.train.epochs else '',
+    'stopped': 'patience' if len(rows) < spec.config.train.epochs else '',
     'parameters': _count(state.params),
     'recurrent_parameters': sum(
       _count(value) for name, value in state.params.items() if name.startswith('Recurrent')
@@ -434,25 +349,26 @@ def finish(
     'command': spec.command,
     'finished': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
   }
-  model, _ = program.task.build(configs.split(config)[1])
-  params = state.params, state.best_params
-  return Result(result, rows, model, *params, predictions, dataset.vocabulary)
 
 
-def say(row: dict, epochs: int) -> str:
+def say(task: Task, row: dict, epochs: int) -> str:
   """An epoch's row in words."""
-  return (
-    f'epoch {row["epoch"]}/{epochs}: train loss {row["train_loss"]:.3f} accuracy'
-    f' {row["train_accuracy"]:.3f}, validation accuracy {row["validation_accuracy"]:.3f}'
+  *others, loss = task.metrics
+  train = ' '.join(
+    f'{metric.name} {metric.shown(row[f"train_{metric.name}"])}' for metric in (loss, *others)
   )
+  first = task.metrics[0]
+  value = first.shown(row[f'validation_{first.name}'])
+  return f'epoch {row["epoch"]}/{epochs}: train {train}, validation {first.name} {value}'
 
 
-def say_result(result: dict) -> str:
+def say_result(task: Task, result: dict) -> str:
   """A result in words."""
-  text = f'test accuracy {result["final"]["test_accuracy"]:.4f} after the last epoch'
-  if result['best']:
-    best = result['best']
-    text += f', {best["test_accuracy"]:.4f} at epoch {best["epoch"]}, the best by validation'
+  first = task.metrics[0]
+  name = f'test_{first.name}'
+  text = f'test {first.name} {first.shown(result["final"][name])} after the last epoch'
+  if best := result['best']:
+    text += f', {first.shown(best[name])} at epoch {best["epoch"]}, the best by validation'
   return text
 
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from rnnlab import tasks
+
 _read = []  # (file, preset) of the experiments that this process has read
 
 
@@ -78,17 +80,18 @@ def execute(path) -> types.ModuleType:
   return module
 
 
-def adding(cell: str) -> tuple[str, str | None] | None:
-  """The file, and the preset, with which `cell` was added here, or None."""
+def adding(cell: str, task: str) -> tuple[str, str | None] | None:
+  """The file, and the preset, with which `cell` or `task` was added here, or None."""
   cells = sys.modules.get('rnnlab.cells')
-  return _read[-1] if _read and cells and cells.added(cell) else None
+  is_added = tasks.added(task) or cells and cells.added(cell)
+  return _read[-1] if _read and is_added else None
 
 
-def know(cell: str, source: tuple[str, str | None] | None) -> None:
-  """Reads the experiment that adds `cell` elsewhere, unless the cell is known here."""
+def know(cell: str, task: str, source: tuple[str, str | None] | None) -> None:
+  """Reads the experiment that adds `cell` or `task` elsewhere, unless both are known here."""
   from rnnlab import cells
 
-  if source and cell not in cells.names():
+  if source and (cell not in cells.names() or task not in tasks.names()):
     read(*source)
 
 

@@ -12,10 +12,11 @@ import jax
 import rich.console
 from ml_collections import ConfigDict
 
+from rnnlab import tasks
 from rnnlab.console import progress
-from rnnlab.data import imdb
 from rnnlab.machine import devices, disk
 from rnnlab.runs import folder as run_files
+from rnnlab.runs import program
 from rnnlab.sweeps import executors, storage, sweep
 from rnnlab.sweeps.sweep import Plan
 
@@ -92,7 +93,8 @@ def conduct(
     if not todo:
       return plan, failed
     if not stage:
-      _show_data(imdb.load(asked.config.data), console)
+      data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
+      console.print(f'{data.title}\n  {data.line}', soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
@@ -134,9 +136,3 @@ def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
   if lost := [progress.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
     lines.append(f'no setting was found for: {", ".join(lost)}')
   return lines
-
-
-def _show_data(data, console):
-  """Says what the figures will be of."""
-  sizes = ', '.join(f'{len(getattr(data, s).ids):,} {s}' for s in ('train', 'validation', 'test'))
-  console.print(f'{data.title}\n  {sizes} reviews', soft_wrap=True)

@@ -1,9 +1,9 @@
 """A search's decisions, from what its trials have reached: which trials, which go on, the best.
 
-Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: the trial's
-best validation accuracy up to `spec.until`, None where it has not come so far, -inf where it
-failed of itself, as one that diverges. The same scores give the same decisions, so a search that
-was broken off goes on as if it had not been.
+Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: how good the
+trial's best epoch up to `spec.until` is by validation, the higher the better; None where it has not
+come so far, -inf where it failed of itself, as one that diverges. The same scores give the same
+decisions, so a search that was broken off goes on as if it had not been.
 """
 
 import importlib.util
@@ -67,22 +67,56 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
 
   Raises ValueError for a search that can't be, as far as its own words tell.
   """
+  search = _plain(search)
+  words = ', '.join
+  _need(
+    search.method in METHODS,
+    f'method={search.method!r}{cells.near(search.method, METHODS)}: must be one of'
+    f' {words(METHODS)}',
+  )
+  _need(
+    search.method != 'optuna' or importlib.util.find_spec('optuna'),
+    "method='optuna' needs Optuna: pip install -r experiments/search.txt, or take 'sobol'",
+  )
+  _need(
+    _is_whole(search.trials, 1) and search.trials <= MOST,
+    f'trials={configs.words(search.trials)}: must be a whole number, from 1 to {MOST:,}',
+  )
+  for name, given in search.ranges.items():
+    _check_range(name, given)
+  for arm in search.arms:
+    twice = [name for name in arm if name in search.ranges]
+    names = words(map(str, twice))
+    _need(not twice, f'{names}: set by an arm and in the ranges too; take one away')
+  _check_seeds(search, pinned)
+  _need(
+    all(_is_whole(rung, 1) for rung in search.halving)
+    and search.halving == sorted(set(search.halving)),
+    f'halving={configs.words(tuple(search.halving))}: must be epochs, from 1 on and ascending',
+  )
+  return search
 
-  def need(right, words):
-    if not right:
-      raise ValueError(f"the sweep's search: {words}")
 
-  def whole(value, least):
-    return type(value) is int and least <= value < 2**32
+def _need(right, words):
+  if not right:
+    raise ValueError(f"the sweep's search: {words}")
+
+
+def _is_whole(value, least):
+  return type(value) is int and least <= value < 2**32
+
+
+def _plain(search):
+  """The search with its entries as lists, dicts and values of plain Python."""
 
   def listed(name):
     given = getattr(search, name)
-    need(
+    _need(
       isinstance(given, Iterable) and not isinstance(given, str | dict),
       f'{name}={configs.words(given)}: must be a list',
     )
     values = list(itertools.islice(given, MOST + 1))
-    need(len(values) <= MOST, f'{name} has more than {MOST:,} entries, or no end')
+    _need(len(values) <= MOST, f'{name} has more than {MOST:,} entries, or no end')
     return values
 
   def plain(name, value):
@@ -91,82 +125,63 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
     except ValueError as error:
       raise ValueError(f"the sweep's search: {name}={error}") from None
 
-  words = ', '.join
   arms, seeds, halving = listed('arms'), listed('seeds'), listed('halving')
-  need(
+  _need(
     arms and all(isinstance(arm, dict) for arm in arms),
     "no arms; the overrides to compare, as [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
   )
-  need(
+  _need(
     search.ranges and isinstance(search.ranges, dict),
     "no ranges; for example {'optim.learning_rate': ('log', 1e-4, 1e-2)}",
   )
-  search = search._replace(
+  return search._replace(
     arms=[dict(arm) for arm in arms],
     ranges={name: plain(name, given) for name, given in search.ranges.items()},
     seeds=[plain('seeds', seed) for seed in seeds],
     halving=[plain('halving', rung) for rung in halving],
     **{name: plain(name, getattr(search, name)) for name in ('trials', 'method', 'seed')},
   )
-  need(
-    search.method in METHODS,
-    f'method={search.method!r}{cells.near(search.method, METHODS)}: must be one of'
-    f' {words(METHODS)}',
+
+
+def _check_range(name, given):
+  _need(isinstance(name, str), f'{name!r} is no field; fields have names')
+  shown = f'{name}: {configs.words(given)}'
+  _need(
+    isinstance(given, tuple) and given and given[0] in RANGES,
+    f'{shown} is no range: must be (log, low, high), (uniform, low, high) or (choice, value, ...)',
   )
-  need(
-    search.method != 'optuna' or importlib.util.find_spec('optuna'),
-    "method='optuna' needs Optuna: pip install -r experiments/search.txt, or take 'sobol'",
+  kind, *values = given
+  if kind == 'choice':
+    _need(values, f'{shown} has nothing to choose from')
+    return
+  _need(
+    len(values) == 2 and all(type(value) in (int, float) for value in values),
+    f'{shown} must have two numbers, low and high',
   )
-  need(
-    whole(search.trials, 1) and search.trials <= MOST,
-    f'trials={configs.words(search.trials)}: must be a whole number, from 1 to {MOST:,}',
+  _need(
+    all(abs(value) < 2**63 for value in values),  # which no NaN is
+    f'{shown}: ends must be finite, and below 2**63',
   )
-  for name, given in search.ranges.items():
-    need(isinstance(name, str), f'{name!r} is no field; fields have names')
-    shown = f'{name}: {configs.words(given)}'
-    need(
-      isinstance(given, tuple) and given and given[0] in RANGES,
-      f'{shown} is no range: must be (log, low, high), (uniform, low, high) or'
-      ' (choice, value, ...)',
-    )
-    kind, *values = given
-    if kind == 'choice':
-      need(values, f'{shown} has nothing to choose from')
-      continue
-    need(
-      len(values) == 2 and all(type(value) in (int, float) for value in values),
-      f'{shown} must have two numbers, low and high',
-    )
-    need(
-      all(abs(value) < 2**63 for value in values),  # which no NaN is
-      f'{shown}: ends must be finite, and below 2**63',
-    )
-    need(values[0] < values[1], f'{shown} is empty: low must be below high')
-    need(kind != 'log' or values[0] > 0, f'{shown}: a log range must begin above 0')
-  for arm in search.arms:
-    twice = [name for name in arm if name in search.ranges]
-    need(not twice, f'{words(map(str, twice))}: set by an arm and in the ranges too; take one away')
-  need(
+  _need(values[0] < values[1], f'{shown} is empty: low must be below high')
+  _need(kind != 'log' or values[0] > 0, f'{shown}: a log range must begin above 0')
+
+
+def _check_seeds(search, pinned):
+  _need(
     not any('seed' in names for names in (search.ranges, *search.arms)),
     'seed is no setting to search: seed= is for the trials, seeds= for the comparison',
   )
-  need(
+  _need(
     'seed' not in pinned,
     '--config.seed cannot be set: the best settings are run again with fresh seeds; leave it out',
   )
-  need(seeds, 'seeds is empty; fresh ones, as range(100, 105)')
+  _need(search.seeds, 'seeds is empty; fresh ones, as range(100, 105)')
   for seed in (search.seed, *search.seeds):
     configs.take('seed', seed)
-  need(
+  _need(
     search.seed not in search.seeds,
     f"seeds: {search.seed} is the trials' seed; the best settings need fresh ones",
   )
-  need(
-    all(whole(rung, 1) for rung in search.halving)
-    and search.halving == sorted(set(search.halving)),
-    f'halving={configs.words(tuple(search.halving))}: must be epochs, from 1 on and ascending',
-  )
-  return search
 
 
 def value(given: tuple, u: float, whole: bool = False):
@@ -218,7 +233,7 @@ def _ask_optuna(search, told):
     if start >= len(told):
       return np.array([[trial.params[name] for name in search.ranges] for trial in trials])
     for trial, score in zip(trials, told[start:], strict=False):
-      study.tell(trial, max(score, 0.0))  # the worst accuracy where it failed
+      study.tell(trial, score)
   return np.empty((0, len(search.ranges)))
 
 

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from rnnlab import tasks
 from rnnlab.console import progress
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
 
+SIGN = {'higher': 1, 'lower': -1}  # of a metric's value in a score, by what is better
 MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
 
@@ -112,9 +114,11 @@ def findings(plan: Plan) -> list[str]:
     states = [trial['state'] for trial in trials]
     for trial in trials:
       if trial['id'] == arm['best']:
+        metric = tasks.find(arm['task']).metrics[0]
+        name = f'validation_{metric.name}'
         lines.append(
-          f'{words}: best of {len(trials)} trials by validation accuracy,'
-          f' {trial["validation_accuracy"]:.4f}: {progress.label(trial["setting"])}'
+          f'{words}: best of {len(trials)} trials by validation {metric.name},'
+          f' {metric.shown(trial[name])}: {progress.label(trial["setting"])}'
         )
     if states.count('failed') == len(states):
       lines.append(f'{words}: all {len(states)} trials failed; ask for milder ranges')
@@ -195,7 +199,7 @@ def _known(workdir):
     config = run_files.read_config(folder)
     # By its hash in the name a config is known to be the one that the folder was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
-      found.setdefault(run_files.canonical(config), folder.name)
+      found.setdefault(run_files.canonical(configs.present(config)), folder.name)
   return found
 
 
@@ -274,9 +278,10 @@ def _check(search, config, pinned, specify):
   for arm in search.arms:
     for override in alone or [{}]:
       run = specify(arm | override | {'seed': search.seed})
-      if not run.config.data.validation_fraction:
+      if not configs.selects(run.config):
+        name = tasks.primary(run.config).name
         raise ValueError(
-          "the sweep's search selects by validation accuracy, and with"
+          f"the sweep's search selects by validation {name}, and with"
           ' --config.data.validation_fraction=0 that is the test split; set it above 0'
         )
       if search.halving and search.halving[-1] >= run.config.train.epochs:
@@ -295,14 +300,21 @@ def _field(config, name):
 
 
 def _score(workdir, spec):
-  """A run's best validation accuracy up to spec.until; None: not so far yet; -inf: it failed."""
+  """How good a run's best epoch up to spec.until is, higher being better, by its primary metric.
+
+  Of one of which lower values are better, the negative. None: not so far yet; -inf: it failed.
+  """
   if workdir is None:
     return None
   folder = pathlib.Path(workdir) / spec.id
   if is_done(spec, workdir):
+    metric = tasks.primary(spec.config)
     rows = run_files.read_metrics(folder)
-    scores = [row.get('validation_accuracy') for row in rows[: spec.until or None]]
-    return None if None in scores else max(scores)
+    values = [row.get(f'validation_{metric.name}') for row in rows[: spec.until or None]]
+    if None in values:
+      return None
+    sign = SIGN[metric.better]
+    return max((sign * value for value in values if math.isfinite(value)), default=-math.inf)
   error = run_files.failure(folder)
   return None if not error or error['again'] else -math.inf
 
@@ -314,11 +326,12 @@ def _record_of(search, pinned, arms, workdir):
   def trial_of(trial):
     rows = run_files.read_metrics(pathlib.Path(workdir or '.') / trial.spec.id)
     reached = trial.score is not None and trial.score > -math.inf
+    metric = tasks.primary(trial.spec.config)
     return {
       'id': trial.spec.id,
       'setting': {name: trial.spec.overrides[name] for name in sampled},
       'epochs': len(rows),
-      'validation_accuracy': trial.score if reached else None,
+      f'validation_{metric.name}': SIGN[metric.better] * trial.score if reached else None,
       'state': trial.state,
     }
 
@@ -333,6 +346,7 @@ def _record_of(search, pinned, arms, workdir):
     'arms': [
       {
         'overrides': arm.overrides,
+        'task': next(iter(arm.trials.values())).spec.config.task.name,
         'trials': [trial_of(trial) for trial in arm.trials.values()],
         'best': arm.best.spec.id if arm.best else '',
         'runs': [run.id for run in arm.runs],

@@ -1,49 +1,45 @@
-"""Losses and accuracies as weighted sums with counts, divided once at the end."""
+"""Metrics as weighted sums, added up over a split and divided once at the end."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array
+from rnnlab.tasks.base import Metric
+
+Sums = dict[str, tuple[Array, Array]]  # of each metric: the sum, and that of the weights
 
 
-class Totals(NamedTuple):
-  """Sums over examples: of the loss (nats), of correct answers, of the examples' weights."""
-
-  loss: Array
-  correct: Array
-  count: Array
+def zeros(metrics: Sequence[Metric]) -> Sums:
+  """The sums of no examples, float32."""
+  return {m.name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for m in metrics}
 
 
-def zeros() -> Totals:
-  """The totals of no examples, float32."""
-  return Totals(*(jnp.zeros((), jnp.float32) for _ in Totals._fields))
+def of(loss, metrics: Sequence[Metric], outputs: Array, batch: Mapping[str, Any]) -> Sums:
+  """The sums of a batch, by a task's `loss`; raises ValueError unless they are its metrics'."""
+  sums = loss(outputs, batch)
+  if {*sums} != {metric.name for metric in metrics}:
+    raise ValueError(
+      f"the task's loss gives the sums {sorted(sums)}, and its metrics are"
+      f' {sorted(metric.name for metric in metrics)}'
+    )
+  return sums
 
 
-def totals(logits: Array, labels: Array, weights: Array) -> Totals:
-  """Cross-entropy and accuracy, summed over a batch.
-
-  logits: `[B]` for two classes (the log-odds of class 1), or `[B, C]`. labels: int `[B]`.
-  weights: float `[B]`, 0 for a row that only fills the batch up.
-  """
-  if logits.ndim == 1:
-    losses = jax.nn.softplus(logits) - labels * logits
-    predicted = logits > 0
-  else:
-    picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - picked
-    predicted = jnp.argmax(logits, axis=-1)
-  correct = (predicted == labels).astype(jnp.float32)
-  return Totals(jnp.sum(weights * losses), jnp.sum(weights * correct), jnp.sum(weights))
-
-
-def add(a: Totals, b: Totals) -> Totals:
-  """The totals of two disjoint sets of examples together."""
+def add(a: Sums, b: Sums) -> Sums:
+  """The sums of two disjoint sets of examples together."""
   return jax.tree.map(jnp.add, a, b)
 
 
-def means(split: str, sums: Totals) -> dict[str, float]:
-  """`{'<split>_loss': nats an example, '<split>_accuracy': share}` as Python floats."""
-  loss, correct, count = (float(x) for x in sums)
-  return {f'{split}_loss': loss / count, f'{split}_accuracy': correct / count}
+def names(metrics: Sequence[Metric]) -> list[str]:
+  """The metrics' names in the order of a row: the loss, then the others."""
+  return ['loss', *(metric.name for metric in metrics if metric.name != 'loss')]
+
+
+def means(split: str, sums: Sums, metrics: Sequence[Metric]) -> dict[str, float]:
+  """`{'<split>_loss': a mean, '<split>_<metric>': a mean, ...}` as Python floats."""
+  return {
+    f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in names(metrics)
+  }

@@ -1,8 +1,8 @@
 """Many runs as one program: their states are stacked, and each step is taken by all of them.
 
-Members share a `train.Task` and the data, and differ in their key, the numbers of `values`, and the
-labels they are given. Each has its own order of the data, its own dropout, its own end: what is in
-the others changes none of its bits.
+Members share a `train.Program` and the data, and differ in their key, the numbers of `values`, and
+the arrays of the train split that are their own. Each has its own order of the data, its own
+dropout, its own end: what is in the others changes none of its bits.
 
 Members are split over the devices of a mesh with the axis 'member'. A device takes its members in
 blocks of `lanes`: a block is one vmap, and blocks come one after the other. An accelerator has all
@@ -12,7 +12,7 @@ has blocks of one.
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from rnnlab.cells.base import Array
 from rnnlab.machine import devices
 from rnnlab.training import train
-from rnnlab.training.train import Task, TrainState
+from rnnlab.training.train import Program, TrainState
 
 SECONDS = 2.0  # what a call should take, between two looks from outside
 ROOM = 0.8  # of the memory, to be filled
@@ -35,7 +35,7 @@ class Fixed(NamedTuple):
 
   values: dict[str, Array]
   key: Array
-  labels: Array  # int32 [N], of the train split
+  own: dict[str, Array]  # arrays of the train split that are not those of the others
 
 
 class Group(NamedTuple):
@@ -44,7 +44,7 @@ class Group(NamedTuple):
   lanes: how many members are in a block, at most.
   """
 
-  task: Task
+  program: Program
   lanes: int
   mesh: Mesh
   states: TrainState
@@ -56,8 +56,8 @@ class Turn(NamedTuple):
 
   states: of all members, on the device. steps: of the members in question, where they are now.
   rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
-  logits: of those that ended, the test split's by their last parameters, and by their best where
-  the task selects them.
+  outputs: of those that ended, the test split's by their last parameters, and by their best where
+  the program selects them.
   seconds: a member's share of the wall time.
   """
 
@@ -65,7 +65,7 @@ class Turn(NamedTuple):
   steps: dict[int, int]
   rows: dict[int, dict]
   failed: dict[int, str]
-  logits: dict[int, tuple[np.ndarray, ...]]
+  outputs: dict[int, tuple[np.ndarray, ...]]
   seconds: float
 
 
@@ -80,7 +80,7 @@ def lanes(members: int, mesh: Mesh) -> int:
 
 
 def stack(
-  task: Task, states: list[TrainState], fixed: list[Fixed], mesh: Mesh, lanes: int
+  program: Program, states: list[TrainState], fixed: list[Fixed], mesh: Mesh, lanes: int
 ) -> Group:
   """A group of these members; with `lanes` above 1 batches are masked, but not trimmed.
 
@@ -97,8 +97,8 @@ def stack(
       stacked = np.stack([np.asarray(leaf) for leaf in leaves])
     return jax.device_put(stacked, NamedSharding(mesh, P('member')))
 
-  task = task._replace(trim=task.trim and lanes == 1)
-  return Group(task, lanes, mesh, jax.tree.map(put, *states), jax.tree.map(put, *fixed))
+  program = program._replace(trim=program.trim and lanes == 1)
+  return Group(program, lanes, mesh, jax.tree.map(put, *states), jax.tree.map(put, *fixed))
 
 
 def member(stacked, i: int):
@@ -108,9 +108,9 @@ def member(stacked, i: int):
 
 def fit(
   group: Group,
-  ids: Array,
-  validation,
-  test_ids: Array,
+  split: Mapping[str, Array],
+  validation: Mapping[str, Array],
+  test_inputs,
   *,
   epochs: list[int],
   until: list[int],
@@ -119,17 +119,18 @@ def fit(
 ) -> Iterator[Turn]:
   """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
 
-  `ids [N, T]` are the train split, `validation` a pair (ids, labels); `until` is 0 for no such
+  `split` is the train split, `validation` that split; `until` is 0 for no such
   epoch. Members at an earlier step are first brought to where the others are. `fit` takes those
   that have failed or ended out of `alive`, and the consumer may take others. A Turn's states are
   only good until the next is asked for.
   """
-  steps = train.epoch_steps(len(ids), group.task.batch_size)
+  steps = train.epoch_steps(train.examples(split), group.program.batch_size)
   whole = NamedSharding(group.mesh, P())
-  ids, validation, test_ids = jax.device_put((ids, validation, test_ids), whole)
+  shared = dict(split), dict(validation), test_inputs
+  split, validation, test_inputs = jax.device_put(shared, whole)
   at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
   count = 5  # steps in a call
-  of_validation = {}  # logits, by member, where they are those of the test split
+  of_validation = {}  # outputs, by member, where they are those of the test split
 
   def is_over(i):
     epoch = int(at[i]) // steps
@@ -138,17 +139,10 @@ def fit(
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
-      if group.task.selects:
-        group, logits = _call(_test, group, over, test_ids)
-        logits = {i: member(jax.device_get(logits), i) for i in over}
-      else:
-        if unknown := [i for i in over if i not in of_validation]:
-          group, (_, logits) = _call(_end_epoch, group, unknown, *validation, np.int32(0))
-          of_validation |= {i: np.asarray(logits[i]) for i in unknown}
-        logits = {i: (of_validation.pop(i),) for i in over}
+      group, outputs = _of_test(group, over, validation, test_inputs, of_validation)
       alive.difference_update(over)
       seconds = (time.perf_counter() - began) / len(over)
-      yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, logits, seconds)
+      yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, outputs, seconds)
       continue
     alive.difference_update(i for i in list(alive) if 0 < until[i] <= at[i] // steps)
     if not alive:
@@ -157,40 +151,71 @@ def fit(
     now = sorted(i for i in alive if at[i] == step)
     epoch = step // steps + 1
     taken = min(count, epoch * steps - step)
-    group, _ = _call(_advance, group, now, ids, np.int32(taken))
+    group, _ = _call(_advance, group, now, split, np.int32(taken))
     step += taken
     at[now] = step
-    bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
+    failed = _failed(group, now, steps)
     seconds = time.perf_counter() - began
     # What a call takes does not change what it gives.
     count = max(1, min(round(count * SECONDS / seconds), 2 * count, steps))
-    failed = {
-      i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in now if bad[i] >= 0
-    }
     alive -= failed.keys()
     rows, well = {}, [i for i in now if i not in failed]
     if step == epoch * steps and well:
-      group, (sums, logits) = _call(_end_epoch, group, well, *validation, np.int32(epoch))
-      sums, best = jax.device_get((sums, group.states.best_epoch))
-      if not group.task.selects:
-        logits = jax.device_get(logits)
-        of_validation |= {i: logits[i] for i in well if is_over(i)}
-      rows = {i: train.row_of(step, epoch, member(sums, i)) for i in well}
+      group, rows, outputs = _end(group, well, validation, step, epoch)
+      best = jax.device_get(group.states.best_epoch)
+      of_validation |= {i: outputs[i] for i in well if is_over(i) and not group.program.selects}
     seconds = (time.perf_counter() - began) / len(now)
     yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
 
 
+def _failed(group, members, steps):
+  """What to say of those of `members` whose loss is not finite any more."""
+  bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
+  return {
+    i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in members if bad[i] >= 0
+  }
+
+
+def _end(group, members, validation, step, epoch):
+  """Ends an epoch of `members`: the group, their rows, and all outputs where they are needed."""
+  group, (sums, outputs) = _call(_end_epoch, group, members, validation, np.int32(epoch))
+  sums = jax.device_get(sums)
+  rows = {i: train.row_of(group.program, step, epoch, member(sums, i)) for i in members}
+  return group, rows, None if group.program.selects else jax.device_get(outputs)
+
+
+def _of_test(group, over, validation, test_inputs, of_validation):
+  """The group, and the test split's outputs of the members in `over`, as a Turn has them.
+
+  Where the validation split is the test split they are those of the last epoch's end, which
+  `of_validation` has unless there was a break since, and gives away.
+  """
+  if group.program.selects:
+    group, outputs = _call(_test, group, over, test_inputs)
+    outputs = jax.device_get(outputs)
+    return group, {i: member(outputs, i) for i in over}
+  if unknown := [i for i in over if i not in of_validation]:
+    group, (_, outputs) = _call(_end_epoch, group, unknown, validation, np.int32(0))
+    of_validation |= {i: np.asarray(outputs[i]) for i in unknown}
+  return group, {i: (of_validation.pop(i),) for i in over}
+
+
 def capacity(
-  task: Task, state: TrainState, fixed: Fixed, ids: Array, mesh: Mesh, members: int
+  program: Program,
+  state: TrainState,
+  fixed: Fixed,
+  split: Mapping[str, Array],
+  mesh: Mesh,
+  members: int,
 ) -> int:
   """How many of so many `members`, each as this one, fit into memory at once; at least one.
 
-  `ids [N, T]` are the train split.
+  `split` is the train split.
   """
   count, room = mesh.shape['member'], ROOM * devices.memory()
-  of_member = sum(leaf.nbytes for leaf in jax.tree.leaves((state, fixed.values, fixed.labels)))
+  of_member = sum(leaf.nbytes for leaf in jax.tree.leaves((state, fixed.values, fixed.own)))
 
-  needs = functools.partial(_needs, task, state, fixed, ids, mesh)
+  needs = functools.partial(_needs, program, state, fixed, split, mesh)
   if jax.default_backend() != 'cpu':
     one, two = needs(1), needs(2)
     return count * max(1, 1 + int((room - one) / max(two - one, of_member)))
@@ -201,7 +226,7 @@ def capacity(
   return max(1, int((room - count * needs(1)) / (3 * of_member)))
 
 
-def _needs(task, state, fixed, ids, mesh, lanes):
+def _needs(program, state, fixed, split, mesh, lanes):
   """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
 
   def shapes(tree, *leading, spec):
@@ -213,30 +238,30 @@ def _needs(task, state, fixed, ids, mesh, lanes):
 
   count, over = mesh.shape['member'], P('member')
   members = shapes((state, fixed, np.int32(0)), count * lanes, spec=over)
-  counts, shared = shapes(np.int32(0), count, spec=over), shapes((ids, np.int32(0)), spec=P())
-  task = task._replace(trim=task.trim and lanes == 1)
-  lowered = _each.lower(_advance, task, lanes, mesh, *members, counts, shared)
+  counts, shared = shapes(np.int32(0), count, spec=over), shapes((split, np.int32(0)), spec=P())
+  program = program._replace(trim=program.trim and lanes == 1)
+  lowered = _each.lower(_advance, program, lanes, mesh, *members, counts, shared)
   memory = lowered.compile().memory_analysis()
   return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
 
-def _advance(task, state, fixed, ids, count):
-  values, key, labels = fixed
-  return train.advance(task, state, values, key, ids, labels, count), ()
+def _advance(program, state, fixed, split, count):
+  values, key, own = fixed
+  return train.advance(program, state, values, key, split | own, count), ()
 
 
-def _end_epoch(task, state, fixed, ids, labels, epoch):
-  after, sums, logits = train.end_epoch(task, state, fixed.values, ids, labels, epoch)
-  return after, (sums, logits)
+def _end_epoch(program, state, fixed, split, epoch):
+  after, sums, outputs = train.end_epoch(program, state, fixed.values, split, epoch)
+  return after, (sums, outputs)
 
 
-def _test(task, state, fixed, ids):
-  return state, train.test(task, state, fixed.values, ids)
+def _test(program, state, fixed, inputs):
+  return state, train.test(program, state, fixed.values, inputs)
 
 
 def _call(function, group, members, *shared):
   """`function` on some members; the group after it, and what else it gives, of all members."""
-  task, lanes, mesh, states, fixed = group
+  program, lanes, mesh, states, fixed = group
   count = mesh.shape['member']
   size = len(states.step) // count
   here = [[i % size for i in members if i // size == device] for device in range(count)]
@@ -247,19 +272,19 @@ def _call(function, group, members, *shared):
     again = mine[-1:] * (-len(mine) % lanes)  # does no harm within a block
     row[: len(mine) + len(again)] = mine + again
   counts = np.array([-(-len(mine) // lanes) for mine in here], np.int32)
-  states, out = _each(function, task, lanes, mesh, states, fixed, who.ravel(), counts, shared)
+  states, out = _each(function, program, lanes, mesh, states, fixed, who.ravel(), counts, shared)
   return group._replace(states=states), out
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
-def _each(function, task, lanes, mesh, states, fixed, who, counts, shared):
-  """`function(task, state, fixed, *shared)` for some members: `(states, out)`.
+def _each(function, program, lanes, mesh, states, fixed, who, counts, shared):
+  """`function(program, state, fixed, *shared)` for some members: `(states, out)`.
 
   who: int, on each device the members to take, by their place there, in blocks; counts: int
   [devices], how many blocks. A block of one is no vmap, so that what is computed of a member does
   not depend on how many there are.
   """
-  call = one = functools.partial(function, task)
+  call = one = functools.partial(function, program)
   if lanes > 1:
     call = jax.vmap(one, in_axes=(0, 0, *[None] * len(shared)))
 

@@ -1,7 +1,7 @@
 """Training as pure functions: a state goes in, a state comes out. No files, no flags, no prints."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,25 +10,29 @@ import jax.numpy as jnp
 import optax
 
 from rnnlab.cells.base import Array
+from rnnlab.tasks.base import Metric
 from rnnlab.training import metrics
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
 EVAL_BATCH = 256
 
 
-class Task(NamedTuple):
+class Program(NamedTuple):
   """What a program of training is compiled from: hashable, and the same for all its runs.
 
-  build: `values -> (model, tx)`, a linen module of ids and an optax chain. values, a dict of
-  numbers, is all in which the runs of one program may differ beside key and labels; within the
-  program its numbers are traced.
-  widths, ascending, are for a model that masks its padding (id 0): batches are made of rows of like
-  length, and with `trim` a batch is trimmed to the narrowest width that holds it, or takes all T
-  columns.
+  build: `values -> (model, tx)`, a linen module of a split's inputs and an optax chain. values, a
+  dict of numbers, is all in which the runs of one program may differ beside key and data; within
+  the program its numbers are traced.
+  loss, metrics: those of the task, see `rnnlab.tasks.base`; the first metric chooses the epoch.
+  widths, ascending, are for a model of ids `[N, T]` that masks its padding (id 0): batches are made
+  of rows of like length, and with `trim` a batch is trimmed to the narrowest width that holds it,
+  or takes all T columns.
   selects: whether the validation split, which is not the test split, chooses an epoch to be tested.
   """
 
   build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
+  loss: Callable[[Array, Mapping[str, Array]], metrics.Sums]
+  metrics: tuple[Metric, ...]
   batch_size: int
   widths: tuple[int, ...] = ()
   trim: bool = True
@@ -38,33 +42,33 @@ class Task(NamedTuple):
 class TrainState(NamedTuple):
   """All that training goes on from, at any step.
 
-  totals are the current epoch's so far. bad_step is the first step whose loss was not finite, or
-  -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the epoch
-  with the highest validation accuracy, the first of equals; best_epoch is 0 before the first
-  epoch's end.
+  totals are the current epoch's sums so far. bad_step is the first step whose loss was not finite,
+  or -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the
+  epoch that is best by the primary metric on the validation split, the first of equals; best_score
+  is that metric, the worst there is before the first epoch's end, where best_epoch is 0.
   """
 
   step: Array
   params: Any
   opt_state: Any
-  totals: metrics.Totals
+  totals: metrics.Sums
   last_loss: Array
   bad_step: Array
   best_params: Any
-  best_accuracy: Array
+  best_score: Array
   best_epoch: Array
 
 
 class Progress(NamedTuple):
   """What `fit` yields: the state now, its epoch (from 1), and at the epoch's end its row.
 
-  logits: those of the validation split, at the epoch's end.
+  outputs: the model's of the validation split, at the epoch's end.
   """
 
   state: TrainState
   epoch: int
   row: dict[str, float] | None = None
-  logits: Array | None = None
+  outputs: Array | None = None
 
 
 class NonFiniteLoss(Exception):
@@ -72,21 +76,30 @@ class NonFiniteLoss(Exception):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_state(task: Task, values: dict, key: Array) -> TrainState:
-  """The state before the first step; parameters drawn from `key`."""
-  model, tx = task.build(values)
-  params = model.init(jax.random.fold_in(key, 0), jnp.zeros((1, 2), jnp.int32))['params']
+def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState:
+  """The state before the first step; parameters drawn from `key`.
+
+  inputs: as the model takes them, of one example, of which only shapes and dtypes matter.
+  """
+  model, tx = program.build(values)
+  params = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))['params']
+  worst = -jnp.inf if program.metrics[0].better == 'higher' else jnp.inf
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=tx.init(params),
-    totals=metrics.zeros(),
+    totals=metrics.zeros(program.metrics),
     last_loss=jnp.zeros((), jnp.float32),
     bad_step=jnp.full((), -1, jnp.int32),
     best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
-    best_accuracy=jnp.full((), -1, jnp.float32),
+    best_score=jnp.full((), worst, jnp.float32),
     best_epoch=jnp.zeros((), jnp.int32),
   )
+
+
+def examples(split: Mapping[str, Array]) -> int:
+  """How many examples a split has."""
+  return len(jax.tree.leaves(split['inputs'])[0])
 
 
 def epoch_steps(examples: int, batch_size: int) -> int:
@@ -95,28 +108,31 @@ def epoch_steps(examples: int, batch_size: int) -> int:
 
 
 def train_step(
+  program: Program,
   model: nn.Module,
   tx: optax.GradientTransformation,
   state: TrainState,
   key: Array,
-  ids: Array,
-  labels: Array,
-  weights: Array,
-  widths: tuple[int, ...] = (),
+  batch: Mapping[str, Array],
 ) -> TrainState:
-  """One step on a batch `ids [B, T]`, `labels [B]`; rows of weight 0 (`[B]`) only fill it.
+  """One step on a batch, by what `program.build` gave.
 
-  With `widths` the gradient is taken over as many columns as hold the batch's text.
+  Of its weights, float32 `[B]`, those of rows that only fill it are 0. Where the program trims, the
+  gradient is taken over as many columns of the inputs as hold the batch's ids.
   """
 
-  def loss(params, ids):
-    logits = model.apply({'params': params}, ids, deterministic=False, rngs={'dropout': key})
-    sums = metrics.totals(logits, labels, weights)
-    return sums.loss / sums.count, sums
+  def loss(params, inputs):
+    outputs = model.apply(
+      {'params': params}, inputs, deterministic=False, rngs={'dropout': key}
+    )
+    sums = metrics.of(program.loss, program.metrics, outputs, batch)
+    total, weight = sums['loss']
+    return total / weight, sums
 
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
   gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
-  (value, sums), grads = _trimmed(gradient, ids, widths)
+  widths = program.widths if program.trim else ()
+  (value, sums), grads = _trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
@@ -157,83 +173,105 @@ def _buckets(ids, widths):
   return _bucket(jnp.sum(ids != 0, axis=1), widths)
 
 
+def _rows(tree, rows):
+  return jax.tree.map(lambda a: a[rows], tree)
+
+
 def advance(
-  task: Task, state: TrainState, values: dict, key: Array, ids: Array, labels: Array, count
+  program: Program,
+  state: TrainState,
+  values: dict,
+  key: Array,
+  split: Mapping[str, Array],
+  count,
 ) -> TrainState:
   """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
-  `ids [N, T]` and `labels [N]` are the whole split. An epoch takes its batches from a permutation
-  drawn from (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is
-  drawn from (key, step): so the result does not depend on where the loop was cut.
+  `split` is the whole of the train split. An epoch takes its batches from a permutation drawn from
+  (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is drawn from
+  (key, step): so the result does not depend on where the loop was cut.
 
   With widths the permutation is sorted by the width that a row needs, and the batches it is cut
   into are taken in an order drawn from (key, epoch) too.
   """
-  model, tx = task.build(values)
-  batch_size, widths = task.batch_size, task.widths
-  steps = epoch_steps(len(ids), batch_size)
+  model, tx = program.build(values)
+  batch_size, widths, size = program.batch_size, program.widths, examples(split)
+  steps = epoch_steps(size, batch_size)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
   epoch = state.step // steps
-  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(ids))
+  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), size)
   batches = jnp.arange(steps)
   if widths:
-    order = order[jnp.argsort(_buckets(ids, widths)[order], stable=True)]
+    order = order[jnp.argsort(_buckets(split['inputs'], widths)[order], stable=True)]
     batches_key = jax.random.fold_in(jax.random.fold_in(key, 2), epoch)
     batches = jax.random.permutation(batches_key, steps)
-  order = jnp.pad(order, (0, steps * batch_size - len(ids)))
-  widths = widths if task.trim else ()
+  order = jnp.pad(order, (0, steps * batch_size - size))
 
   def body(_, state):
     start = batches[state.step % steps] * batch_size
     rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-    weights = (start + jnp.arange(batch_size) < len(ids)).astype(jnp.float32)
+    weights = (start + jnp.arange(batch_size) < size).astype(jnp.float32)
     step_key = jax.random.fold_in(dropout_key, state.step)
-    return train_step(model, tx, state, step_key, ids[rows], labels[rows], weights, widths)
+    batch = {**_rows(split, rows), 'weights': weights}
+    return train_step(program, model, tx, state, step_key, batch)
 
   return jax.lax.fori_loop(0, count, body, state)
 
 
-def predict(task: Task, params, values: dict, ids: Array) -> Array:
-  """The logits, `[N]` or `[N, classes]`, of a whole split `ids [N, T]`, without dropout."""
-  model, _ = task.build(values)
-  order = jnp.argsort(_buckets(ids, task.widths)) if task.widths else jnp.arange(len(ids))
-  batches = epoch_steps(len(ids), EVAL_BATCH)
-  rows = jnp.pad(order, (0, batches * EVAL_BATCH - len(ids))).reshape(batches, EVAL_BATCH)
+def predict(program: Program, params, values: dict, inputs) -> Array:
+  """The model's outputs, `[N, ...]`, of a whole split's inputs, without dropout."""
+  model, _ = program.build(values)
+  widths, size = program.widths, examples({'inputs': inputs})
+  order = jnp.argsort(_buckets(inputs, widths)) if widths else jnp.arange(size)
+  batches = epoch_steps(size, EVAL_BATCH)
+  rows = jnp.pad(order, (0, batches * EVAL_BATCH - size)).reshape(batches, EVAL_BATCH)
 
-  def forward(ids):
-    return model.apply({'params': params}, ids, deterministic=True)
+  def forward(inputs):
+    return model.apply({'params': params}, inputs, deterministic=True)
 
-  logits = jax.lax.map(lambda rows: _trimmed(forward, ids[rows], task.widths), rows)
-  logits = logits.reshape(-1, *logits.shape[2:])[: len(ids)]
-  return jnp.zeros_like(logits).at[order].set(logits)
+  outputs = jax.lax.map(lambda rows: _trimmed(forward, _rows(inputs, rows), widths), rows)
+  outputs = outputs.reshape(-1, *outputs.shape[2:])[:size]
+  return jnp.zeros_like(outputs).at[order].set(outputs)
 
 
-def test(task: Task, state: TrainState, values: dict, ids: Array) -> tuple[Array, Array]:
+def test(program: Program, state: TrainState, values: dict, inputs) -> tuple[Array, Array]:
   """`predict` by the last parameters, and by the best."""
-  return tuple(predict(task, params, values, ids) for params in (state.params, state.best_params))
+  return tuple(
+    predict(program, params, values, inputs) for params in (state.params, state.best_params)
+  )
+
+
+def is_better(metric: Metric, value, best):
+  """Whether a metric's value is better than the best so far; of any value, if that is NaN."""
+  better = value > best if metric.better == 'higher' else value < best
+  return better | (best != best)
 
 
 def end_epoch(
-  task: Task, state: TrainState, values: dict, ids: Array, labels: Array, epoch
-) -> tuple[TrainState, tuple[metrics.Totals, metrics.Totals], Array]:
-  """The state that `epoch` (from 1) leaves to the next, totals, and the validation split's logits.
+  program: Program, state: TrainState, values: dict, split: Mapping[str, Array], epoch
+) -> tuple[TrainState, tuple[metrics.Sums, metrics.Sums], Array]:
+  """The state that `epoch` (from 1) leaves to the next, sums, and the validation split's outputs.
 
-  `ids [N, T]`, `labels [N]` are that split, every example of which is counted once; the totals are
-  those of training and of validation. What it leaves, it leaves as it is, if done again.
+  `split` is that split, every example of which is counted once; the sums are those of training and
+  of validation. Idempotent.
   """
-  logits = predict(task, state.params, values, ids)
-  sums = metrics.totals(logits, labels, jnp.ones(len(ids), jnp.float32))
-  accuracy = sums.correct / sums.count
-  better = accuracy > state.best_accuracy
+  outputs = predict(program, state.params, values, split['inputs'])
+  batch = {**split, 'weights': jnp.ones(examples(split), jnp.float32)}
+  sums = metrics.of(program.loss, program.metrics, outputs, batch)
+  primary = program.metrics[0]
+  total, weight = sums[primary.name]
+  score = total / weight
+  better = is_better(primary, score, state.best_score) | (state.best_epoch == 0)
 
   def first_if_better(new, old):
     return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
-  best = (state.params, accuracy, jnp.int32(epoch))
-  best = first_if_better(best, (state.best_params, state.best_accuracy, state.best_epoch))
-  names = 'best_params', 'best_accuracy', 'best_epoch'
-  after = state._replace(totals=metrics.zeros(), **dict(zip(names, best, strict=True)))
-  return after, (state.totals, sums), logits
+  best = (state.params, score, jnp.int32(epoch))
+  best = first_if_better(best, (state.best_params, state.best_score, state.best_epoch))
+  names = 'best_params', 'best_score', 'best_epoch'
+  totals = metrics.zeros(program.metrics)
+  after = state._replace(totals=totals, **dict(zip(names, best, strict=True)))
+  return after, (state.totals, sums), outputs
 
 
 train_steps = jax.jit(advance, static_argnums=0, donate_argnums=1)
@@ -241,26 +279,26 @@ close_epoch = jax.jit(end_epoch, static_argnums=0, donate_argnums=1)
 
 
 def fit(
-  task: Task,
+  program: Program,
   values: dict,
   state: TrainState,
   key: Array,
-  train,
-  validation,
+  train: Mapping[str, Array],
+  validation: Mapping[str, Array],
   *,
   epochs: int,
   patience: int = 0,
 ) -> Iterator[Progress]:
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
-  `train` and `validation` are pairs (ids `[N, T]`, labels `[N]`). `fit` called again with a yielded
-  state takes the same steps to the bit; the state is only good until the next one is asked for,
-  which reuses its memory. With `patience`, ends once so many epochs have brought no better
-  validation accuracy.
+  `train` and `validation` are splits, dicts of arrays. `fit` called again with a yielded state
+  takes the same steps to the bit; the state is only good until the next one is asked for, which
+  reuses its memory. With `patience`, ends once so many epochs have brought none that is better on
+  the validation split.
 
   Raises NonFiniteLoss, saying at which step and why that is likely.
   """
-  steps = epoch_steps(len(train[0]), task.batch_size)
+  steps = epoch_steps(examples(train), program.batch_size)
   for epoch in range(int(state.step) // steps + 1, epochs + 1):
     if is_out_of_patience(patience, epoch - 1, int(state.best_epoch)):
       return
@@ -268,18 +306,23 @@ def fit(
     while step < epoch * steps:
       count = min(CHUNK, epoch * steps - step)
       step += count
-      state = train_steps(task, state, values, key, *train, count)
+      state = train_steps(program, state, values, key, train, count)
       if int(state.bad_step) >= 0:
         raise NonFiniteLoss(diagnosis(int(state.bad_step), float(state.last_loss), steps))
       if step < epoch * steps:
         yield Progress(state, epoch)
-    state, sums, logits = close_epoch(task, state, values, *validation, epoch)
-    yield Progress(state, epoch, row_of(step, epoch, sums), logits)
+    state, sums, outputs = close_epoch(program, state, values, validation, epoch)
+    yield Progress(state, epoch, row_of(program, step, epoch, sums), outputs)
 
 
-def row_of(step: int, epoch: int, sums: tuple[metrics.Totals, metrics.Totals]) -> dict:
+def row_of(
+  program: Program, step: int, epoch: int, sums: tuple[metrics.Sums, metrics.Sums]
+) -> dict:
   """An epoch's row, from what `end_epoch` counted."""
-  train, validation = metrics.means('train', sums[0]), metrics.means('validation', sums[1])
+  train, validation = (
+    metrics.means(split, of, program.metrics)
+    for split, of in zip(('train', 'validation'), sums, strict=True)
+  )
   return {'step': step, 'epoch': epoch, **train, **validation}
 
 

@@ -67,7 +67,8 @@ def test_help_of_an_experiment_has_its_words_and_each_field_as_it_is(help_of):
   assert sorted(fields_in(page)) == sorted(expected)
   assert re.search(r'^  --config.model.cell=lstm +# any file in rnnlab/cells/$', page, re.M)
   assert re.search(r'^  # --config.model.gru.reset=: after \| before; None: as init', page, re.M)
-  order = [page.index(f'--config.{name}=') for name in ('seed', 'model.cell', 'data.name')]
+  names = 'seed', 'task.name', 'model.cell', 'data.source'
+  order = [page.index(f'--config.{name}=') for name in names]
   assert order == sorted(order)
 
 

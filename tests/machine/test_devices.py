@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 import rnnlab
 from rnnlab import cells, models, recurrence
 from rnnlab.machine import devices
+from rnnlab.tasks import text_classification
 from rnnlab.training import train
 
 B, T, D, H = 4, 7, 3, 5
@@ -83,7 +84,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
   monkeypatch.setattr(devices, 'LARGE', 20 * 4)
   draw = np.random.default_rng(0)
   ids = draw.integers(0, 20, (50, T)).astype(np.int32)
-  data = ids, (ids[:, 2] > 10).astype(np.int32)
+  data = {'inputs': ids, 'labels': (ids[:, 2] > 10).astype(np.int32)}
   model = models.SequenceClassifier(
     cells.get('gru', hidden_size=H),
     vocab_size=20,
@@ -94,13 +95,14 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     recurrent_dropout=0.2,
   )
   tx, key = optax.adam(1e-2), jax.random.key(3)
-  task = train.Task(lambda _: (model, tx), batch_size=8, widths=(4,))
+  task = text_classification.task
+  program = train.Program(lambda _: (model, tx), task.loss, task.metrics, 8, widths=(4,))
 
   def trained():
-    state = devices.place(train.init_state(task, {}, key))
+    state = devices.place(train.init_state(program, {}, key, ids[:1]))
     split = devices.place(data)
     # A last batch of 2 rows, a width to trim to: all that a step can be made of.
-    steps = train.fit(task, {}, state, key, split, split, epochs=2)
+    steps = train.fit(program, {}, state, key, split, split, epochs=2)
     seen = [(p.row, p.state, jax.tree.map(np.asarray, p.state.params)) for p in steps]
     return seen, seen[-1][1].params['Embed_0']['embedding']
 

@@ -37,7 +37,8 @@ from experiments import imdb
 from rnnlab import cells, models, recurrence
 from rnnlab.recurrence import bidirectional, stacked, unroll
 from rnnlab.recurrence.kernels import gpu
-from rnnlab.runs import configs, experiment
+from rnnlab.runs import configs
+from rnnlab.tasks import text_classification
 
 # Every file in rnnlab/cells/, and options of those here that are other equations.
 CELLS = OPTIONS | {
@@ -322,5 +323,6 @@ def test_a_config_chooses_them():
 
 
 def made(config):
-  model = experiment.model_of(FrozenConfigDict(config.model), 10, False)
+  texts = text_classification.Texts(10, False)
+  model = text_classification.model(FrozenConfigDict(config.model), texts)
   return model.precision, model.remat, model.truncate

@@ -129,7 +129,7 @@ def changed(name, value):
 
 def test_the_main_job_has_every_field_as_it_is_by_default():
   config = configs.flat(configs.default())
-  assert config == {name: field.default for name, field in configs.FIELDS.items()}
+  assert config == {name: field.default for name, field in configs.fields().items()}
   main = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))['get_config']()
   assert configs.flat(main) == config | {'model.lstm.forget_bias': None, 'model.gru.reset': None}
   assert configs.flat(configs.check(main)) == configs.flat(main)

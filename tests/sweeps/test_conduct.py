@@ -15,8 +15,8 @@ from programs import ROOT, SWEEP, finals, read_until
 
 import rnnlab
 from rnnlab.console import progress
-from rnnlab.runs import experiment
 from rnnlab.runs import folder as run_files
+from rnnlab.runs import program
 from rnnlab.sweeps import conduct, executors, storage, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -199,8 +199,8 @@ def test_a_signal_to_all_while_workers_start_is_the_launcher_s(number, start, tm
 
 def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
   """Those of a size are shared; of many sizes there are never more than of as many as are kept."""
-  monkeypatch.setattr(experiment, 'PROGRAMS', 2)
-  experiment._build.cache_clear()
+  monkeypatch.setattr(program, 'PROGRAMS', 2)
+  program._build.cache_clear()
   jax.clear_caches()
 
   def several(add):

@@ -5,7 +5,18 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnnlab.tasks import text_classification
 from rnnlab.training import metrics
+
+METRICS = text_classification.task.metrics
+
+
+def sums_of(logits, labels, weights):
+  """(the losses' sum, that of what is correct, that of the weights)."""
+  batch = {'labels': jnp.asarray(labels), 'weights': jnp.asarray(weights)}
+  found = metrics.of(text_classification.loss, METRICS, jnp.asarray(logits), batch)
+  assert found['loss'][1] == found['accuracy'][1]
+  return found['loss'][0], *found['accuracy']
 
 
 def softmax_cross_entropy(logits, labels):
@@ -24,10 +35,10 @@ def test_binary_is_the_two_class_softmax(seed):
   labels = draw.integers(0, 2, batch)
   weights = draw.integers(0, 2, batch).astype(np.float32)
   expected = softmax_cross_entropy(np.stack([np.zeros(batch), logits], -1), labels)
-  found = metrics.totals(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights))
-  np.testing.assert_allclose(found.loss, (weights * expected).sum(), rtol=1e-5, atol=1e-6)
-  assert found.correct == (weights * ((logits > 0) == labels)).sum()
-  assert found.count == weights.sum()
+  loss, correct, count = sums_of(logits, labels, weights)
+  np.testing.assert_allclose(loss, (weights * expected).sum(), rtol=1e-5, atol=1e-6)
+  assert correct == (weights * ((logits > 0) == labels)).sum()
+  assert count == weights.sum()
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -37,21 +48,26 @@ def test_many_classes(seed):
   draw = np.random.default_rng(seed)
   logits = draw.normal(size=(batch, classes)).astype(np.float32) * 4
   labels = draw.integers(0, classes, batch)
-  found = metrics.totals(jnp.asarray(logits), jnp.asarray(labels), jnp.ones(batch))
+  loss, correct, _ = sums_of(logits, labels, jnp.ones(batch))
   expected = softmax_cross_entropy(logits, labels)
-  np.testing.assert_allclose(found.loss, expected.sum(), rtol=1e-5, atol=1e-6)
-  assert found.correct == (logits.argmax(-1) == labels).sum()
+  np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5, atol=1e-6)
+  assert correct == (logits.argmax(-1) == labels).sum()
 
 
 def test_extreme_logits_stay_finite():
-  found = metrics.totals(jnp.array([1e4, -1e4]), jnp.array([0, 1]), jnp.ones(2))
-  np.testing.assert_allclose(found.loss, 2e4)
+  loss, _, _ = sums_of([1e4, -1e4], [0, 1], jnp.ones(2))
+  np.testing.assert_allclose(loss, 2e4)
 
 
 def test_means_weigh_examples_not_batches():
-  big = metrics.totals(jnp.zeros(30), jnp.zeros(30, int), jnp.ones(30))
-  small = metrics.totals(jnp.full(10, 9.0), jnp.ones(10, int), jnp.ones(10))
-  found = metrics.means('test', metrics.add(metrics.add(metrics.zeros(), big), small))
+  def sums(logits, label):
+    batch = {'labels': jnp.full(len(logits), label), 'weights': jnp.ones(len(logits))}
+    return text_classification.loss(logits, batch)
+
+  total = metrics.zeros(METRICS)
+  for part in (sums(jnp.zeros(30), 0), sums(jnp.full(10, 9.0), 1)):
+    total = metrics.add(total, part)
+  found = metrics.means('test', total, METRICS)
   expected = (30 * np.log(2) + 10 * np.log1p(np.exp(-9))) / 40
   np.testing.assert_allclose(found['test_loss'], expected, rtol=1e-6)
-  assert found['test_accuracy'] == 1.0
+  assert found['test_accuracy'] == 1.0 and list(found) == ['test_loss', 'test_accuracy']

@@ -17,6 +17,7 @@ from rnnlab.machine import devices
 from rnnlab.runs import experiment
 from rnnlab.sweeps import executors, sweep
 from rnnlab.sweeps.executors.population import groups
+from rnnlab.tasks import text_classification
 from rnnlab.training import population, train
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -148,27 +149,28 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
 
   ids = np.arange(1, 151, dtype=np.int32).reshape(50, 3)
   labels, numbers = np.zeros(50, np.int32), range(3)
-  task = train.Task(lambda _: (Spy(), optax.sgd(0.0)), batch_size=4)
+  task = text_classification.task
+  program = train.Program(lambda _: (Spy(), optax.sgd(0.0)), task.loss, task.metrics, 4)
+  data = {'inputs': ids, 'labels': labels}
   keys = [jax.random.key(seed) for seed in numbers]
 
   def state(member):
-    start = train.init_state(task, {}, keys[member])
+    start = train.init_state(program, {}, keys[member], ids[:1])
     params = {'member': jnp.float32(member)}
     return start._replace(params=params, best_params=jax.tree.map(jnp.copy, params))
 
   for member in numbers:
-    data = (ids, labels), (ids, labels)
-    list(train.fit(task, {}, state(member), keys[member], *data, epochs=2))
+    list(train.fit(program, {}, state(member), keys[member], data, data, epochs=2))
   jax.effects_barrier()
   alone = {member: counter.copy() for member, counter in seen.items()}
   assert [sum(alone[member].values()) for member in numbers] == [26] * 3
-  fixed = [population.Fixed({}, key, labels) for key in keys]
+  fixed = [population.Fixed({}, key, {'labels': labels}) for key in keys]
   for lanes in (1, 2):
     seen.clear()
     states = [state(member) for member in numbers]
-    group = population.stack(task, states, fixed, population.mesh(), lanes)
+    group = population.stack(program, states, fixed, population.mesh(), lanes)
     ends = {'epochs': [2] * 3, 'until': [0] * 3, 'patience': [0] * 3}
-    list(population.fit(group, ids, (ids, labels), ids, **ends, alive=set(numbers)))
+    list(population.fit(group, data, data, ids, **ends, alive=set(numbers)))
     jax.effects_barrier()
     # Where a block is filled up by its last member, that one is seen twice.
     assert {member: set(counter) for member, counter in seen.items()} == {
@@ -228,9 +230,9 @@ def test_a_group_larger_than_memory_is_cut_and_has_the_same_bits(
   sizes = []
   stack = population.stack
 
-  def spy(task, states, *rest):
+  def spy(program, states, *rest):
     sizes.append(len(states))
-    return stack(task, states, *rest)
+    return stack(program, states, *rest)
 
   monkeypatch.setattr(population, 'stack', spy)
   monkeypatch.setattr(population, 'capacity', lambda *_: 2)
@@ -262,10 +264,10 @@ def test_what_drops_from_a_trimmed_batch_is_not_in_a_block_with_others(
 
 def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   config = specs(reviews)[0].config
-  program = experiment.prepare(config)
-  start = experiment.begin(program, config)
-  fixed = population.Fixed(start.values, start.key, start.labels)
-  member = program.task, start.state, fixed, program.splits[0][0], population.mesh()
+  shared = experiment.prepare(config)
+  start = experiment.begin(shared, config)
+  fixed = population.Fixed(start.values, start.key, start.own)
+  member = shared.program, start.state, fixed, shared.splits['train'], population.mesh()
   needs = {lanes: population._needs(*member, lanes) for lanes in (1, 2, 4, 8)}
   monkeypatch.setattr(population, '_needs', lambda *arguments: needs[arguments[-1]])
 

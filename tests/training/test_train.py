@@ -15,7 +15,8 @@ import rnnlab
 from rnnlab import cells, models
 from rnnlab.data import batching, imdb
 from rnnlab.runs import checkpoint
-from rnnlab.training import metrics, train
+from rnnlab.tasks import text_classification
+from rnnlab.training import train
 
 N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
 
@@ -26,7 +27,7 @@ def make(**fields):
   labels = jnp.asarray(ids[:, 2] > 10, jnp.int32)
   options = {'cell': cells.get('gru', hidden_size=5), 'vocab_size': 20, 'embed_size': 4}
   model = models.SequenceClassifier(**(options | fields))
-  return model, optax.adam(1e-2), (ids, labels)
+  return model, optax.adam(1e-2), {'inputs': ids, 'labels': labels}
 
 
 @pytest.fixture(scope='module')
@@ -52,18 +53,19 @@ def ragged(padding, rows=N, longest=T):
 
 
 @functools.cache
-def task(model, tx, widths=()):
-  return train.Task(lambda _: (model, tx), BATCH, widths)
+def program(model, tx, widths=()):
+  task = text_classification.task
+  return train.Program(lambda _: (model, tx), task.loss, task.metrics, BATCH, widths)
 
 
 def start(model, tx, seed=0):
-  return train.init_state(task(model, tx), {}, jax.random.key(seed))
+  return train.init_state(program(model, tx), {}, jax.random.key(seed), jnp.zeros((1, 2), int))
 
 
 def fit(made, epochs, seed=0, state=None):
   model, tx, data = made
   state = start(model, tx, seed) if state is None else state
-  of_run = task(model, tx), {}, state, jax.random.key(seed)
+  of_run = program(model, tx), {}, state, jax.random.key(seed)
   return train.fit(*of_run, data, data, epochs=epochs)
 
 
@@ -75,11 +77,11 @@ def test_an_epoch_trains_every_example_once(plain):
   """With a learning rate of 0 the epoch's sums are the split's, whatever the order."""
   model, _, data = plain
   *_, last = fit((model, optax.sgd(0.0), data), 1)
-  logits = model.apply({'params': last.state.params}, data[0])
-  expected = metrics.totals(logits, data[1], jnp.ones(N))
-  assert last.row['train_accuracy'] == float(expected.correct) / N
-  np.testing.assert_allclose(last.row['train_loss'], float(expected.loss) / N, rtol=1e-5)
-  np.testing.assert_allclose(last.row['validation_loss'], float(expected.loss) / N, rtol=1e-5)
+  logits = model.apply({'params': last.state.params}, data['inputs'])
+  loss = optax.sigmoid_binary_cross_entropy(logits, data['labels']).mean()
+  assert last.row['train_accuracy'] == float(((logits > 0) == data['labels']).sum()) / N
+  np.testing.assert_allclose(last.row['train_loss'], loss, rtol=1e-5)
+  np.testing.assert_allclose(last.row['validation_loss'], loss, rtol=1e-5)
 
 
 def test_the_order_is_a_new_permutation_each_epoch(plain):
@@ -99,12 +101,13 @@ def test_the_order_is_a_new_permutation_each_epoch(plain):
   labels = jnp.zeros(N, jnp.int32)
   for count in (10, 28, 22, 16):  # cut anywhere, also within an epoch
     of_run = state, {}, jax.random.key(0)
-    state = train.train_steps(task(model, tx), *of_run, ids, labels, count)
+    split = {'inputs': ids, 'labels': labels}
+    state = train.train_steps(program(model, tx), *of_run, split, count)
   jax.effects_barrier()
   first, second = np.concatenate(seen[:38]), np.concatenate(seen[38:])
   assert sorted(first[:N]) == sorted(second[:N]) == list(range(N))
   assert list(first) != list(second) and list(first[:N]) != list(range(N))
-  assert float(state.totals.count) == 2 * N
+  assert float(state.totals['loss'][1]) == 2 * N
 
 
 def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
@@ -117,7 +120,7 @@ def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
       return ids.sum(axis=1) * variables['params']
 
   model, tx, key = Spy(), optax.sgd(1e-6), jax.random.key(0)
-  labels = plain[2][1]
+  labels = plain[2]['labels']
   first = start(plain[0], tx)
   first = first._replace(params=jnp.ones(()), best_params=jnp.ones(()), opt_state=tx.init(1.0))
 
@@ -125,9 +128,10 @@ def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
     seen.clear()
     state = jax.tree.map(jnp.copy, first)
     for count in counts:
-      state = train.train_steps(task(model, tx, WIDTHS), state, {}, key, ids, labels, count)
+      split = {'inputs': ids, 'labels': labels}
+      state = train.train_steps(program(model, tx, WIDTHS), state, {}, key, split, count)
     jax.effects_barrier()
-    return bits(state), float(state.totals.count), list(seen)
+    return bits(state), float(state.totals['loss'][1]), list(seen)
 
   for padding in ('pre', 'post'):
     lengths, ids = ragged(padding)
@@ -157,11 +161,12 @@ def test_a_trimmed_batch_has_the_loss_and_gradients_of_the_padded(cell):
     options = {'cell': cells.get(cell, hidden_size=5), 'mask': True}
     model, _, _ = make(dropout=rate, recurrent_dropout=rate, **options)
     state = start(model, tx) if state is None else state
-    step = jax.jit(functools.partial(train.train_step, model, tx, widths=(3,)))
+    step = jax.jit(functools.partial(train.train_step, program(model, tx, (3,)), model, tx))
+    rest = {'labels': labels, 'weights': weights}
     for padding, longest in itertools.product(('pre', 'post'), (1, 3)):
       ids = ragged(padding, rows=4, longest=longest)[1]
       trimmed, padded = (
-        step(state, jax.random.key(1), ids.at[3].set(last), labels, weights)
+        step(state, jax.random.key(1), rest | {'inputs': ids.at[3].set(last)})
         for last in (ids[0], jnp.full(T, 7))
       )
       close(trimmed, padded)
@@ -185,7 +190,7 @@ def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
     assert len(set(np.asarray(expected))) > 300
     # Widths of a split whose rows are shorter, as a train split's may be.
     for widths in ((), WIDTHS[:2]):
-      found = train.predict(task(model, tx, widths), params, {}, ids)
+      found = train.predict(program(model, tx, widths), params, {}, ids)
       np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -250,7 +255,8 @@ def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
 
 
 def test_a_step_is_the_gradient_step_of_its_batch(plain):
-  model, _, (ids, labels) = plain
+  model, _, data = plain
+  ids, labels = data['inputs'], data['labels']
   tx = optax.sgd(0.5)
   state = start(model, tx)
   weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
@@ -260,10 +266,11 @@ def test_a_step_is_the_gradient_step_of_its_batch(plain):
     return optax.sigmoid_binary_cross_entropy(logits, labels[:2]).mean()
 
   grads = jax.grad(mean_loss)(state.params)
-  after = train.train_step(model, tx, state, jax.random.key(1), ids[:3], labels[:3], weights)
+  batch = {'inputs': ids[:3], 'labels': labels[:3], 'weights': weights}
+  after = train.train_step(program(model, tx), model, tx, state, jax.random.key(1), batch)
   expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
   close(after.params, expected)
-  assert int(after.step) == 1 and float(after.totals.count) == 2
+  assert int(after.step) == 1 and float(after.totals['loss'][1]) == 2
 
 
 def test_same_key_same_bits_other_key_other_bits(dropping):
@@ -296,7 +303,38 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain)
   accuracies = [row['validation_accuracy'] for row, _ in states]
   best = int(np.argmax(accuracies))
   assert int(last.state.best_epoch) == best + 1 and min(accuracies) < max(accuracies)
-  assert float(last.state.best_accuracy) == pytest.approx(accuracies[best], rel=1e-6)
+  assert float(last.state.best_score) == pytest.approx(accuracies[best], rel=1e-6)
+
+
+def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain):
+  """By a loss: where it is not a number it is never better, and any number is better than none."""
+  higher, lower = (text_classification.task.metrics[i] for i in (0, 1))
+  curve = [np.nan, 3.0, 2.0, 4.0, 4.0, 2.0, np.nan]
+  for metric, expected in ((higher, 4.0), (lower, 2.0)):
+    best, at = np.nan, 0
+    for i, value in enumerate(map(np.float32, curve)):
+      if train.is_better(metric, value, best):
+        best, at = value, i
+    assert best == expected and at == curve.index(expected)
+
+  model, _, data = plain
+  metrics = text_classification.task.metrics[::-1]
+  run = program(model, optax.adam(0.1))._replace(metrics=metrics)
+  state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
+  *_, last = steps = list(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=6))
+  losses = [progress.row['validation_loss'] for progress in steps if progress.row]
+  best = int(np.argmin(losses))
+  assert int(last.state.best_epoch) == best + 1
+  assert float(last.state.best_score) == pytest.approx(losses[best], rel=1e-6)
+
+
+def test_a_loss_of_other_sums_than_the_metrics_is_told(plain):
+  model, tx, data = plain
+  run = program(model, tx)._replace(loss=lambda outputs, batch: {'loss': (outputs.sum(), 1.0)})
+  state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
+  words = r"sums \['loss'\], and its metrics are \['accuracy', 'loss'\]"
+  with pytest.raises(ValueError, match=words):
+    next(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=1))
 
 
 def test_it_learns(plain):

@@ -372,7 +372,7 @@ def launch(words, body, folder):
 
 def stop_at_the_plan():
   """Makes of `conduct` what writes the plan that there is, and ends the launch well."""
-  from rnnlab.data import imdb
+  from rnnlab.data import sources
   from rnnlab.machine import devices
   from rnnlab.runs import configs
   from rnnlab.sweeps import conduct, sweep
@@ -388,7 +388,7 @@ def stop_at_the_plan():
 
   conduct.conduct = planned
   sweep.MOST = 200  # so that what never ends is found out soon
-  imdb.resolve = lambda data: data.source  # which may ask the network
+  sources.resolve = lambda data: data.source  # which may ask the network
   devices.keep_programs = lambda: None
 
 
@@ -396,17 +396,20 @@ def traced(config):
   """Traces the start of a run, without computing: what is accepted is what a run can be made of."""
   import jax
 
-  from rnnlab import cells
-  from rnnlab.runs import configs, experiment
+  from rnnlab import cells, tasks
+  from rnnlab.runs import configs, program
+  from rnnlab.tasks import text_classification
   from rnnlab.training import train
 
   if config.model.layers > 3:
     return
   shape, values = configs.split(config)
-  task = train.Task(
-    experiment._build(shape, 2, cells.find(shape.model.cell)), shape.train.batch_size, ()
-  )
-  jax.eval_shape(lambda: train.init_state(task, values, jax.random.key(config.seed)))
+  task, cell = tasks.find(shape.task.name), cells.find(shape.model.cell)
+  spec = text_classification.Texts(shape.data.vocab_size, shape.data.mask)
+  build = program._build(shape, 2, spec, task.model, cell)
+  compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
+  key, ids = jax.random.key(config.seed), jax.numpy.zeros((1, 2), int)
+  jax.eval_shape(lambda: train.init_state(compiled, values, key, ids))
 
 
 def faults(case, status, said, folder):

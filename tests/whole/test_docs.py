@@ -22,7 +22,7 @@ from programs import ROOT
 import launch
 import rnnlab
 from experiments import imdb
-from rnnlab import cells
+from rnnlab import cells, tasks
 from rnnlab.machine import provenance
 from rnnlab.sweeps import search, sweep
 
@@ -59,6 +59,7 @@ def names(monkeypatch):
   """What an example finds."""
   monkeypatch.setattr(provenance, 'cores', jax.devices)  # as conftest.py would have them
   monkeypatch.setattr(cells, '_added', {})
+  monkeypatch.setattr(tasks, '_added', {})
   yield {'jax': jax, 'jnp': jnp, 'np': np, 'rnnlab': rnnlab}
 
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 import rnnlab
 from experiments.benchmarks import peers
 from rnnlab.machine import devices
+from rnnlab.tasks import text_classification
 from rnnlab.training import train
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
@@ -83,14 +84,15 @@ def _training(case, mesh):
     dropout_per_gate=case.dropout == 'per gate',
   )
   tx = optax.adam(1e-3)
-  task = train.Task(lambda _: (model, tx), case.batch)
-  key = jax.random.key(0)
-  state = devices.place(train.init_state(task, {}, key))
+  task = text_classification.task
+  program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
+  key, split = jax.random.key(0), {'inputs': ids, 'labels': labels}
+  state = devices.place(train.init_state(program, {}, key, ids[:1]))
 
   def call():
     nonlocal state
     # As `fit` goes on by a chunk, looking at the loss after it.
-    state = train.train_steps(task, state, {}, key, ids, labels, peers.STEPS)
+    state = train.train_steps(program, state, {}, key, split, peers.STEPS)
     int(state.bad_step)
 
   return call, peers.STEPS

@@ -41,11 +41,11 @@ def groups(runs: list[RunSpec]) -> list[list[RunSpec]]:
 def _train(group, workdir, stop, stack):
   """Does as many runs of a group as fit into memory; returns those that are left."""
   try:
-    program = experiment.prepare(group[0].config)
-    first = experiment.begin(program, group[0].config)
-    ids, mesh = program.splits[0][0], population.mesh()
+    shared = experiment.prepare(group[0].config)
+    first = experiment.begin(shared, group[0].config)
+    split, mesh = shared.splits['train'], population.mesh()
     most = population.capacity(
-      program.task, first.state, _fixed(first), ids, mesh, min(len(group), MOST)
+      shared.program, first.state, _fixed(first), split, mesh, min(len(group), MOST)
     )
   except Exception as error:
     for spec in group:
@@ -56,7 +56,7 @@ def _train(group, workdir, stop, stack):
   for spec in group:
     try:
       folder = stack.enter_context(experiment.Folder(spec, workdir))
-      setup = experiment.begin(program, spec.config)
+      setup = experiment.begin(shared, spec.config)
       # To the host: a device has room for these once, where they are stacked.
       states.append(jax.device_get(folder.restore(setup.state)))
     except Exception as error:
@@ -67,28 +67,28 @@ def _train(group, workdir, stop, stack):
     fixed.append(_fixed(setup))
   if specs:
     lanes = population.lanes(len(specs), mesh)
-    if program.task.widths and specs[0].config.model.embed_dropout:
+    if shared.program.widths and specs[0].config.model.embed_dropout:
       # Its masks are over a batch's steps, and so depend on its being trimmed, as alone it is.
       lanes = 1
-    members = population.stack(program.task, states, fixed, mesh, lanes)
+    members = population.stack(shared.program, states, fixed, mesh, lanes)
     del states, fixed
-    yield from _follow(program, members, specs, folders, workdir, stop)
+    yield from _follow(shared, members, specs, folders, workdir, stop)
   return left
 
 
 def _fixed(setup):
-  return population.Fixed(setup.values, setup.key, setup.labels)
+  return population.Fixed(setup.values, setup.key, setup.own)
 
 
-def _follow(program, members, specs, folders, workdir, stop):
+def _follow(shared, members, specs, folders, workdir, stop):
   """Trains a group, and writes what comes of each run to its folder."""
   alive = set(range(len(specs)))
-  total = [spec.config.train.epochs * experiment.steps_of(program) for spec in specs]
+  total = [spec.config.train.epochs * experiment.steps_of(shared) for spec in specs]
   turns = population.fit(
     members,
-    program.splits[0][0],
-    program.splits[1],
-    program.splits[2][0],
+    shared.splits['train'],
+    shared.splits['validation'],
+    shared.splits['test']['inputs'],
     epochs=[spec.config.train.epochs for spec in specs],
     until=[spec.until for spec in specs],
     patience=[spec.config.train.patience for spec in specs],
@@ -105,7 +105,7 @@ def _follow(program, members, specs, folders, workdir, stop):
     if turn is None:
       return
     writing = time.perf_counter()
-    states = jax.device_get(turn.states) if turn.rows or turn.logits or stop() else None
+    states = jax.device_get(turn.states) if turn.rows or turn.outputs or stop() else None
     for i, step in turn.steps.items():
       spec, folder, text = specs[i], folders[i], ''
       folder.epoch_seconds += turn.seconds
@@ -113,18 +113,17 @@ def _follow(program, members, specs, folders, workdir, stop):
       try:
         if i in turn.failed:
           raise train.NonFiniteLoss(turn.failed[i])
-        if i in turn.logits:
-          state = population.member(states, i)
-          logits = turn.logits[i]
-          done = experiment.finish(spec, program, state, folder.rows, logits, folder.seconds)
+        if i in turn.outputs:
+          state, outputs = population.member(states, i), turn.outputs[i]
+          done = experiment.finish(spec, shared, state, folder.rows, outputs, folder.seconds)
           folder.finish(done)
-          yield Event(spec.id, 'done', 1.0, experiment.say_result(done.result))
+          yield Event(spec.id, 'done', 1.0, experiment.say_result(shared.task, done.result))
           continue
         if i in turn.rows:
           row = turn.rows[i] | {'seconds': folder.epoch_seconds}
           folder.add(row, population.member(states, i), folder.seconds)
           saved[i] = step
-          text = experiment.say(row, spec.config.train.epochs)
+          text = experiment.say(shared.task, row, spec.config.train.epochs)
         yield Event(spec.id, 'progress', step / total[i], text)
         if i in turn.rows and experiment.pauses(spec, folder.rows, int(states.best_epoch[i])):
           yield Event(spec.id, 'paused', step / total[i])

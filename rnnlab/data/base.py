@@ -1,0 +1,31 @@
+"""What every source of data gives: named splits of arrays, and what is known of them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+  """The data of a task, on the host.
+
+  splits: 'train', 'test' and, unless the test split is to validate too, 'validation'. Each is a
+  dict of arrays whose first axis is the examples: 'inputs', what the model is given, and whatever
+  else the loss needs, under names of the task's own ('weights' is taken, see `rnnlab.tasks.base`).
+  title: what the data are and where they come from, a line for people.
+  line: how many there are, a line for people.
+  source: the same in a word, as 'package'; runs of different sources are never averaged.
+  fingerprint: a digest of the arrays' content, hex.
+  spec: what the model has to know of the data, as the number of features; anything with a hash.
+  widths: for inputs of ids `[N, T]` whose padding, id 0, the model masks: the numbers of columns,
+    ascending, that batches may be cut to. Empty for inputs that must stay as they are.
+  vocabulary: the words that ids stand for, in id order; empty where there are none.
+  """
+
+  splits: dict[str, dict[str, np.ndarray]]
+  title: str
+  line: str
+  source: str
+  fingerprint: str
+  spec: Any = None
+  widths: tuple[int, ...] = ()
+  vocabulary: tuple[str, ...] = ()

@@ -1,0 +1,130 @@
+"""What runs share: their data, on the device, and the program that trains them."""
+
+import functools
+import types
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from rnnlab import cells, tasks
+from rnnlab.data.base import Dataset
+from rnnlab.machine import devices, hosts
+from rnnlab.runs import configs
+from rnnlab.tasks.base import Task
+from rnnlab.training import optim, train
+
+PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
+
+
+class Shared(NamedTuple):
+  """What runs share that differ in `configs.values` and seed alone.
+
+  splits: train, validation and test, dicts of arrays on the device.
+  """
+
+  task: Task
+  program: train.Program
+  dataset: Dataset
+  splits: dict[str, dict[str, jax.Array]]
+
+
+class Setup(NamedTuple):
+  """What a run's training starts from beside what it shares.
+
+  own: the arrays of the train split in which the run's are not the dataset's.
+  """
+
+  values: dict[str, np.float32]
+  key: jax.Array
+  own: dict[str, jax.Array]
+  state: train.TrainState
+
+
+def settle(config: ConfigDict) -> ConfigDict:
+  """The config with what of its data depends on this machine, as its task says; see `Task.settle`.
+
+  Raises DataError where there are no data.
+  """
+  config, settling = ConfigDict(config), tasks.find(config.task.name).settle
+  if settling:
+    config.data.update(settling(config.data))
+  return config
+
+
+def data_of(config: ConfigDict) -> FrozenConfigDict:
+  """What of a config its task's `load` is given: the part `data` without its traced fields."""
+  traced = configs.values(config.task.name)
+  data = config.get('data', {}).items()
+  return FrozenConfigDict({name: value for name, value in data if f'data.{name}' not in traced})
+
+
+def prepare(config: ConfigDict) -> Shared:
+  """Loads the data, builds model and optimiser; the same for runs that share a program.
+
+  Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
+  """
+  task = tasks.find(config.task.name)
+  shape, _ = configs.split(config)
+  data = data_of(config)
+  dataset = _load(task.load, data)
+  splits = _on_device(task.load, data, jax.sharding.get_mesh())
+  steps = train.epoch_steps(train.examples(splits['train']), shape.train.batch_size)
+  key = shape, steps, dataset.spec, task.model, cells.find(shape.model.cell)
+  build = _build(*key)
+  if _build.cache_info().currsize > PROGRAMS:
+    _build.cache_clear()
+    jax.clear_caches()
+    build = _build(*key)
+  program = train.Program(
+    build,
+    task.loss,
+    task.metrics,
+    shape.train.batch_size,
+    dataset.widths,
+    selects='validation' in dataset.splits,
+  )
+  return Shared(task, program, dataset, splits)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(load, data):
+  return hosts.first(load, data)
+
+
+@functools.lru_cache(maxsize=1)
+def _on_device(load, data, mesh):
+  splits = devices.place(_load(load, data).splits)
+  return {'validation': splits['test'], **splits}
+
+
+@functools.cache  # by the functions too: a notebook may give a name that `shape` has to another
+def _build(shape, steps, spec, model, factory):
+  def build(values):
+    def part(name):
+      fields = shape[name].items()
+      return types.SimpleNamespace(
+        **{field: values.get(f'{name}.{field}', value) for field, value in fields}
+      )
+
+    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
+    return model(part('model'), spec), tx
+
+  return build
+
+
+def begin(shared: Shared, config: ConfigDict) -> Setup:
+  """Draws a run's initial parameters, and what of the train split is its own."""
+  values = configs.split(config)[1]
+  key = devices.place(jax.random.key(config.seed))
+  vary, split = shared.task.vary, shared.splits['train']
+  own = devices.place(vary(split, config, key)) if vary else {}
+  inputs = jax.tree.map(lambda a: np.zeros_like(a[:1]), shared.dataset.splits['train']['inputs'])
+  state = devices.place(train.init_state(shared.program, values, key, inputs))
+  return Setup(values, key, own, state)
+
+
+def steps_of(shared: Shared) -> int:
+  """How many steps an epoch has."""
+  return train.epoch_steps(train.examples(shared.splits['train']), shared.program.batch_size)

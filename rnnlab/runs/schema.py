@@ -1,0 +1,110 @@
+"""The fields of a config: those that every task has, and those of its own task.
+
+Every field is here, or in its task, once: what it is by default, what it may be, what it is for.
+"""
+
+from rnnlab import tasks
+from rnnlab.tasks.fields import (
+  ABOVE_0,
+  FLAG,
+  FROM_0,
+  RATE,
+  SIZE,
+  Field,
+  Kind,
+  choice,
+  of,
+  whole,
+)
+
+_EXACT = 2**24  # whole numbers up to which float32 has each
+
+
+def _cells():
+  from rnnlab import cells
+
+  return cells.names()
+
+
+def _is_truncation(value):
+  from rnnlab import recurrence
+
+  return value == () or recurrence.is_truncation(value) and max(value) < 2**31
+
+
+def _is_task(value):
+  # One of another package, 'package.module:name', is looked up when its fields are.
+  return isinstance(value, str) and (value in tasks.names() or ':' in value)
+
+
+# What every task has; beside these are those of the task: see `fields`.
+FIELDS = {
+  'seed': Field(0, whole(0, 2**32 - 1)),
+  'task.name': Field(
+    tasks.DEFAULT,
+    Kind(_is_task, lambda: f'one of {", ".join(tasks.names())}', tasks.names),
+    'any file in rnnlab/tasks/',
+  ),
+  'model.cell': Field('lstm', choice(_cells), 'any file in rnnlab/cells/'),
+  'model.hidden_size': Field(64, SIZE),
+  'model.layers': Field(1, whole(1, 1000)),
+  'model.bidirectional': Field(False, FLAG),
+  'model.dropout': Field(0.2, RATE, traced=True),
+  'model.recurrent_dropout': Field(0.2, RATE, traced=True),
+  'model.dropout_per_gate': Field(False, FLAG),
+  'model.precision': Field(
+    'float32',
+    choice(of('models', 'PRECISIONS')),
+    "float32 | bfloat16, of the operands of the cell's products",
+  ),
+  'model.remat': Field(
+    False, FLAG, 'memory that grows as the root of the steps, for one more run forward'
+  ),
+  'model.truncate': Field(
+    (),
+    Kind(_is_truncation, lambda: f'() or {of("recurrence", "TRUNCATION")()}'),
+    '(k1, k2): gradients of k1 steps go back k2; (): to the first step',
+  ),
+  'model.init': Field(
+    'keras',
+    choice(of('models.initial', 'NAMES')),
+    'keras | torch | flax | haiku: whose initial weights and GRU',
+  ),
+  'optim.name': Field('adam', choice(of('training.optim', 'OPTIMIZERS'))),
+  'optim.learning_rate': Field(1e-3, ABOVE_0, traced=True),
+  'optim.epsilon': Field(1e-8, ABOVE_0, traced=True),
+  'optim.schedule': Field(
+    'constant', choice(of('training.optim', 'SCHEDULES')), 'constant | linear | cosine'
+  ),
+  'optim.warmup_steps': Field(0, whole(0, _EXACT), traced=True),
+  'optim.clip_norm': Field(0.0, FROM_0, '0: no clipping', traced=True),
+  'optim.weight_decay': Field(0.0, FROM_0, traced=True),
+  'train.batch_size': Field(32, whole(1)),
+  'train.epochs': Field(10, whole(1, _EXACT), traced=True),
+  'train.patience': Field(
+    0, whole(0), 'epochs without a better epoch by validation to stop after; 0: none'
+  ),
+}
+PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
+HOSTS = 'seed', 'train.patience'  # that a program has nothing to do with
+
+
+def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:
+  """The fields of a config of the task of that name, those of a part together.
+
+  Raises ValueError for an unknown task.
+  """
+  every = FIELDS | dict(tasks.find(task).fields)
+  return {
+    name: every[name] for name in sorted(every, key=lambda n: PARTS.index(n.partition('.')[0]))
+  }
+
+
+def field(name: str, task: str) -> Field | None:
+  """The field of that name of the task's config, or None: `fields` of one name, at once."""
+  return FIELDS.get(name) or tasks.find(task).fields.get(name)
+
+
+def values(task: str = tasks.DEFAULT) -> tuple[str, ...]:
+  """The names of the task's fields that a program takes as arguments."""
+  return tuple(name for name, field in fields(task).items() if field.traced)

@@ -1,0 +1,106 @@
+"""Tasks, one file each, found by file name: a new task is one new file here.
+
+A file `rnnlab/tasks/NAME.py` holds `task`, a `Task` whose name is NAME. A task of an experiment's
+file or of a notebook is made known by `add`; one of another package is called 'package.module:name'
+in a config. Loads no JAX: a task's file imports it where it computes.
+"""
+
+import functools
+import importlib
+import pkgutil
+
+from rnnlab.console.words import near
+from rnnlab.data.base import Dataset
+from rnnlab.tasks import base
+from rnnlab.tasks.base import Metric, Task
+from rnnlab.tasks.fields import Field
+
+__all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'primary']
+
+DEFAULT = 'text_classification'
+_PARTS = ('base', 'fields')  # files here that are no tasks
+_added = {}
+
+
+def names() -> list[str]:
+  """The names of all tasks: the files of this folder that are one, and what was added.
+
+  >>> 'text_classification' in rnnlab.tasks.names()
+  True
+  """
+  return sorted({*_files(), *_added})
+
+
+def added(name: str) -> bool:
+  """Whether the task called `name` was added, and is not a file here.
+
+  >>> rnnlab.tasks.added('text_classification')
+  False
+  """
+  return name in _added
+
+
+@functools.cache
+def _files():
+  return [m.name for m in pkgutil.iter_modules(__path__) if m.name not in _PARTS]
+
+
+def add(task: Task) -> Task:
+  """Makes a task known to this process, under its own name.
+
+  For a notebook or an experiment's file; added anew, it takes the place of the one before. All
+  processes of a launch know it from the experiment's file. Returns the task. Raises ValueError
+  where a file has the name, or for what is no task.
+
+  >>> task = rnnlab.tasks.find('text_classification')
+  >>> rnnlab.tasks.add(task._replace(name='mine')).name
+  'mine'
+  """
+  base.check(task)
+  if task.name in _files():
+    raise ValueError(
+      f'there is a task {task.name} already, rnnlab/tasks/{task.name}.py: call it otherwise'
+    )
+  _added[task.name] = task
+  return task
+
+
+def find(name: str) -> Task:
+  """The task called `name`: that of a file here, one that was added, or 'package.module:name'.
+
+  Raises ValueError for an unknown name, naming the near match, and for a file that holds no task.
+
+  >>> rnnlab.tasks.find('text_classification').metrics[0].name
+  'accuracy'
+  """
+  if name in _added:
+    return _added[name]
+  module, _, attribute = name.partition(':')
+  if attribute:
+    try:
+      return base.check(getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+      raise ValueError(f'there is no task {name!r}: {error}') from error
+  if name in _files():
+    return _of_file(name)
+  raise ValueError(
+    f'there is no task {name!r}{near(name, names())}; tasks: {", ".join(names())}. One that an'
+    " experiment's file or a notebook adds is known once that has been executed"
+  )
+
+
+@functools.cache
+def _of_file(name):
+  task = getattr(importlib.import_module(f'rnnlab.tasks.{name}'), 'task', None)
+  if not isinstance(task, Task) or task.name != name:
+    raise ValueError(f'rnnlab/tasks/{name}.py must define task, a Task of the name {name}')
+  return base.check(task)
+
+
+def primary(config) -> Metric:
+  """The metric by which the epochs of a run of this config are chosen, and runs compared.
+
+  >>> rnnlab.tasks.primary(rnnlab.runs.configs.default()).name
+  'accuracy'
+  """
+  return find(config.task.name).metrics[0]

@@ -1,0 +1,112 @@
+"""The contract of a task: what it is to learn, from which data, and how that is measured.
+
+A task is to data and objective what a cell is to recurrence: a NamedTuple of pure functions.
+Training, sweeps, searches and results know of a task only what is written here.
+
+A batch is a dict of arrays whose first axis is the examples: those of a split of the task's
+`Dataset` (see `rnnlab.data.base`), and 'weights', float32 `[B]`, which training adds: 0 for a row
+that only fills the batch up, else 1. The model is called with batch['inputs'], an array or a tree
+of arrays; the loss has the whole batch.
+
+What a model puts out is kept for a whole split, as an array with a row an example. A model whose
+scores are too large for that, as those of a vocabulary at each time step, takes the targets among
+its inputs and puts out what the loss needs of them, as an example's log-likelihood.
+
+    task = Task(
+      name='sines',
+      load=load,
+      model=lambda config, spec: Regressor(...),
+      loss=loss,
+      metrics=(Metric('error', 'V', 'lower', '.3f'), Metric('loss', '', 'lower', '.4f')),
+    )
+
+A task may leave out what follows `metrics`: it then has no fields of its own, nothing to check or
+to settle before a launch, and the same data for every run.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from rnnlab.data.base import Dataset
+from rnnlab.tasks.fields import Field
+
+BETTER = ('higher', 'lower')
+SPLITS = ('train', 'validation', 'test')
+
+
+class Metric(NamedTuple):
+  """A number by which models are judged: a mean over the examples, by their weights.
+
+  name: as the columns of results have it after the split, as in `test_<name>`; an identifier.
+  unit: the unit in which people read it, '' for none; '%' of what is a share from 0 to 1.
+  better: 'higher' or 'lower'.
+  format: Python's format specification of a value for people, as '.3f', or '.1%' of a share.
+  """
+
+  name: str
+  unit: str = ''
+  better: str = 'lower'
+  format: str = '.4f'
+
+  def shown(self, value: float) -> str:
+    """A value for people, with its unit where its format has none."""
+    text = format(value, self.format)
+    return text if not self.unit or text.endswith(self.unit) else f'{text} {self.unit}'
+
+
+class Task(NamedTuple):
+  """A task; each function is pure, and the same arguments give the same result.
+
+  name: as a config's task.name has it.
+  load: `(data config) -> Dataset`. The config is the `data` part of a run's config, without its
+    traced fields. Raises rnnlab.data.DataError where data are missing.
+  model: `(model config, spec) -> a Flax linen module`, called as `module(inputs, deterministic=)`;
+    spec is the dataset's. Within a compiled program the traced numbers of the config are traced.
+  loss: `(outputs, batch) -> {metric's name: (sum, sum of the weights)}`, for each of `metrics`,
+    float32 scalars. Sums are added over a split and divided once; the gradient is of 'loss'.
+  metrics: the primary metric first, by which epochs, trials and settings are chosen, and the one
+    called 'loss' last; they may be the same one.
+  fields: the config's fields beside those that every task has, by dotted name ('data.max_len').
+    One called data.validation_fraction is 0 where the test split is to validate too.
+  check: `(fields) -> None`, where fields are all values of a config by dotted name; raises
+    ValueError, for people, where they don't go together.
+  settle: `(data config) -> {field of it: value}`, what depends on this machine, as which of several
+    sources of the data there is; asked once, before the first run of a launch.
+  vary: `(train split, config, key) -> arrays of the train split`, those in which this run's are not
+    the dataset's, as labels with noise. The key is the run's own.
+  """
+
+  name: str
+  load: Callable[[Any], Dataset]
+  model: Callable[[Any, Any], Any]
+  loss: Callable[[Any, Mapping[str, Any]], dict[str, tuple[Any, Any]]]
+  metrics: tuple[Metric, ...]
+  fields: Mapping[str, Field] = {}
+  check: Callable[[dict[str, Any]], None] | None = None
+  settle: Callable[[Any], dict[str, Any]] | None = None
+  vary: Callable[[Mapping[str, Any], Any, Any], dict[str, Any]] | None = None
+
+
+def check(task: Any) -> Task:
+  """The task. Raises ValueError, for people, for what is none."""
+  if not isinstance(task, Task):
+    raise ValueError(f'a task is a rnnlab.tasks.Task, not a {type(task).__name__}')
+  where = f'the task {task.name!r}'
+  if not isinstance(task.name, str) or not task.name.isidentifier():
+    raise ValueError(f'{where}: its name must be an identifier, as a file of Python has it')
+  names = [metric.name for metric in task.metrics]
+  if not names or names[-1] != 'loss' or len({*names}) < len(names):
+    raise ValueError(f"{where}: its metrics must be different, and the last called 'loss': {names}")
+  for metric in task.metrics:
+    if not metric.name.isidentifier() or metric.better not in BETTER:
+      raise ValueError(
+        f"{where}: {metric}: its name must be an identifier, and better 'higher' or 'lower'"
+      )
+    try:
+      format(0.5, metric.format)
+    except ValueError as error:
+      raise ValueError(f'{where}: {metric}: its format is none of a number: {error}') from None
+  for name in task.fields:
+    if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
+      raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')
+  return task

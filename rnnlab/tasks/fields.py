@@ -1,0 +1,124 @@
+"""What a field of a config may be: what common fields and those of a task are made of.
+
+Loads no JAX, and so that it stays like that no task's file may load it before it computes.
+"""
+
+import importlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TINY = float(np.finfo(np.float32).tiny)  # programs compute in float32, which has nothing below
+
+
+class Kind(NamedTuple):
+  """What a field may be. right: whether a value is. what: it in words. words: of a choice."""
+
+  right: Callable[[Any], bool]
+  what: Callable[[], str]
+  words: Callable[[], Sequence[str]] = tuple
+
+
+class Field(NamedTuple):
+  """A field of a config.
+
+  traced: whether a compiled program takes it as an argument, so that runs that differ in it alone
+  share one; False too of what a program has nothing to do with. Of what is off at 0, as a dropout,
+  the program is of runs that have it, or that have it not.
+  """
+
+  default: Any
+  kind: Kind
+  help: str = ''
+  traced: bool = False
+
+
+def whole(least, most=2**31 - 1, why='') -> Kind:
+  """Whole numbers from `least` to `most`; why: what `least` comes from, in words."""
+  upper = f' and at most {most:,}' if most < math.inf else ''
+  return Kind(
+    lambda value: type(value) is int and least <= value <= most,
+    lambda: f'a whole number, at least {least:,}{upper}{why}',
+  )
+
+
+def number(right, what) -> Kind:
+  """Numbers of which `right` holds in float32; what: these in words."""
+
+  def fits(value):
+    if type(value) is not float or not math.isfinite(value):
+      return False
+    with np.errstate(over='ignore'):
+      kept = np.float32(value)
+    return (value == 0 or TINY <= abs(kept) < np.inf) and bool(right(kept))
+
+  return Kind(fits, lambda: f'{what}, in float32')
+
+
+def choice(words) -> Kind:
+  """One of the words that `words()` gives."""
+  return Kind(
+    lambda value: isinstance(value, str) and value in words(),
+    lambda: f'one of {", ".join(words())}',
+    words,
+  )
+
+
+def of(room, name):
+  """A function that gives the attribute `name` of `rnnlab.<room>`, which may load JAX."""
+  return lambda: getattr(importlib.import_module(f'rnnlab.{room}'), name)
+
+
+FLAG = Kind(lambda value: type(value) is bool, lambda: 'True or False')
+PATH = Kind(
+  lambda value: isinstance(value, str) and '\0' not in value, lambda: "a path, or '' for none"
+)
+RATE = number(lambda rate: 0 <= rate < 1, 'a number, at least 0 and below 1')
+SHARE = number(lambda share: 0 <= share <= 0.5, 'a number from 0 to 0.5')
+ABOVE_0 = number(lambda x: x > 0, 'a number above 0')
+FROM_0 = number(lambda x: x >= 0, 'a number, at least 0')
+SIZE = whole(1, math.inf)  # how much is too much depends on the machine: see `check_room`
+
+
+def check_room(fields: dict[str, Any], least: dict[str, int]) -> None:
+  """Raises ValueError where the least that a run takes is more than this machine's memory.
+
+  fields: a config's values by dotted name. least: how many numbers of 4 bytes a run has at least,
+  by the names, parted by spaces, of the fields that this comes from.
+  """
+  here = memory()
+  for names, count in least.items():
+    if 4 * count > here:
+      given = ' '.join(f'--config.{name}={words(fields[name])}' for name in names.split())
+      raise ValueError(
+        f'{given}: take at least {size_words(4 * count)} of memory, and this machine has'
+        f' {size_words(here)}'
+      )
+
+
+def memory() -> float:
+  """The bytes of memory that this machine has."""
+  try:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (AttributeError, ValueError, OSError):  # not known here
+    return math.inf
+
+
+def size_words(count: int) -> str:
+  """So many bytes, for people."""
+  if count >= 10**30:
+    return 'more than 10^12 EB'
+  size, unit = (10**18, 'EB') if count >= 10**18 else (10**9, 'GB')
+  return f'{count // size:,} {unit}'
+
+
+def words(value) -> str:
+  """A value in one line, shortened."""
+  try:
+    line = ' '.join(repr(value).split())
+  except Exception:  # of an object of the user's, or a number of too many digits
+    line = f'<{type(value).__name__}>'
+  return line if len(line) <= 80 else f'{line[:76]} ...'
