@@ -229,6 +229,12 @@ def expected_maximum(values, replace: bool = False):
   return mean, low, high
 
 
+def expected_best(values, sign: int):
+  """`expected_maximum` where higher values are better, `sign` 1; -1: the expected minimum."""
+  mean, low, high = (sign * part for part in expected_maximum(sign * np.asarray(values, float)))
+  return (mean, low, high) if sign > 0 else (mean, high, low)
+
+
 def _maximum_weights(n, budgets, replace):
   """`[budgets, n]`: the chance that the i-th smallest of n is the greatest of 1, 2, ... drawn."""
   i, drawn = np.arange(n + 1), 0 if replace else np.arange(budgets)[:, None]
