@@ -235,8 +235,9 @@ def _launch(given, experiment, messages, output):
     configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
     claims = results.check_claims(claims, config)
+    references = results.check_references(experiment.references())
     config.data.source = imdb.resolve(config.data)
-    asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
+    asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND, references)
     conduct.claim(workdir)
     with runlog.lock(workdir, 'another launch is at work here: let it end, or choose a --workdir'):
       if url:

@@ -13,6 +13,8 @@ Everything, tiny; it reaches nothing.
 
 from experiments import imdb
 
+references = imdb.references
+
 
 def get_config(preset=''):
   """The config of `preset`: '' (default), or 'smoke'."""

@@ -18,7 +18,7 @@ def summarise(runs):
   (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
   """
   groups = runs.groupby(DATA + settings(runs), sort=False, dropna=False)
-  measured = measures.columns_of(runs)
+  size, measured = groups.size(), measures.columns_of(runs)
   mean, std, n = groups[measured].mean(), groups[measured].std(), groups[measured].count()
   half = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n)
   parts = {'mean': mean, 'std': std, 'low': mean - half, 'high': mean + half}
@@ -27,8 +27,8 @@ def summarise(runs):
   }
   summary = pd.concat(
     [
-      groups.size().rename('runs'),
-      pd.DataFrame(metrics),
+      size.rename('runs'),
+      pd.DataFrame(metrics, index=size.index),
       groups[COUNTS].first(),
       groups[TIMES].mean(),
     ],

@@ -182,6 +182,7 @@ def record(workdir, asked, plan: Plan) -> None:
     'searches': searches,
     'claims': asked.claims,
     'claims_after': after if asked.claims else 0,
+    'references': list(asked.references),
   }
   runlog.write_json(path, runlog.seal(content))
 
