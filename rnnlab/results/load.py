@@ -46,8 +46,8 @@ def load_runs(workdir):
   FileNotFoundError without the folder, ValueError without a finished run.
 
   >>> runs = rnnlab.load_runs('runs/imdb')
-  >>> means = runs.groupby('model.cell')['best_test_accuracy'].mean()
-  >>> means.between(0, 1).all().item()
+  >>> means = runs.groupby('model.cell')['best_test_loss'].mean()
+  >>> means.gt(0).all().item()
   True
   """
   workdir = pathlib.Path(workdir)
@@ -94,7 +94,7 @@ def load_metrics(workdir):
   A damaged line of a metrics.jsonl is left out with a warning. Raises as `load_runs`.
 
   >>> metrics = rnnlab.load_metrics('runs/imdb')
-  >>> curves = metrics.pivot_table('validation_accuracy', 'epoch', 'model.cell')
+  >>> curves = metrics.pivot_table('validation_loss', 'epoch', 'model.cell')
   >>> curves.index.tolist()
   [1, 2]
   """
