@@ -42,7 +42,9 @@ def compare(runs, workdir=None, over=('model.cell',)):
     for group, part in runs.groupby('group')
     for column in measures.test_columns(measures.metrics_of(part))
   }
-  wanted = {group for _, _, pair in pairs for group in pair.values()}
+  # What is right or wrong for an item makes intervals of a share alone.
+  shares = {g for g, part in runs.groupby('group') if measures.metrics_of(part)[0].unit == '%'}
+  wanted = shares & {group for _, _, pair in pairs for group in pair.values()}
   resampled = _resampled(workdir, {k: v['id'] for k, v in values.items() if k[0] in wanted})
   rows = []
   for shared, name, pair in pairs:
@@ -121,11 +123,15 @@ def _resampled(workdir, groups):
   }
 
 
+def _classes(logits):
+  """The class predicted for each item, by logits `[N]` of the second of two, or `[N, C]`."""
+  return logits > 0 if logits.ndim == 1 else logits.argmax(axis=-1)
+
+
 def _predictions(folder):
   """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run.
 
-  Nothing of a run whose predictions are not logits of two classes: right or wrong is not what its
-  metric counts.
+  Nothing of a run whose predictions are not logits, of two classes or more, for labels.
   """
   path = folder / runlog.PREDICTIONS
   try:
@@ -136,9 +142,9 @@ def _predictions(folder):
       if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'biu':
         return {}
       return {
-        name: (labels.tobytes(), (file[name] > 0) == labels)
+        name: (labels.tobytes(), predicted == labels)
         for name in ('final', 'best')
-        if name in file and file[name].shape == labels.shape
+        if name in file and (predicted := _classes(file[name])).shape == labels.shape
       }
   except FileNotFoundError:
     return {}

@@ -69,6 +69,9 @@ def load_runs(workdir):
     )
   configs, overrides, rows = zip(*read, strict=True)
   configs, rows = flatten(configs), pd.DataFrame(map(legible, rows))
+  # Runs of one task are alike, also those made when its units or formats were others.
+  names = rows['metrics'].map(measures.names)
+  rows['metrics'] = rows.groupby(['task', names])['metrics'].transform('last')
   measured = measures.columns_of(rows)
   rows[measured] = rows[measured].where(np.isfinite(rows[measured]))  # NaN is no number either
   stages = {run['id']: run.get('stage', '') for run in sweep['runs']}

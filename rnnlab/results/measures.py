@@ -79,10 +79,10 @@ class Metric(NamedTuple):
 
 FORM = [{'name': str, 'unit': str, 'better': str, 'format': str}]  # of `metrics` in a result.json
 # What a result.json means that names no task and no metrics, as those of version 0.1 do.
-OLD_TASK = 'classification'
+OLD_TASK = 'text_classification'
 OLD_METRICS = (
   Metric('accuracy', '%', 'higher', '.1f'),
-  Metric('loss', 'nats per example', 'lower', '.3g'),
+  Metric('loss', 'nats per example', 'lower', '.3f'),
 )
 
 
@@ -121,6 +121,11 @@ def metrics_of(frame: pd.DataFrame) -> tuple[Metric, ...]:
 def from_json(text: str) -> tuple[Metric, ...]:
   """The metrics that a cell of the column `metrics` holds."""
   return tuple(Metric(**entry) for entry in json.loads(text))
+
+
+def names(text: str) -> str:
+  """What the metrics in a cell of the column `metrics` are, whatever their units and formats."""
+  return ' '.join(f'{metric.name}:{metric.better}' for metric in from_json(text))
 
 
 def last(metrics: Iterable[Metric]) -> list[str]:
