@@ -246,9 +246,10 @@ def _launch(given, experiment, messages, output):
     runs = sweep.expand(config, over, pinned)
     configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
-    claims = results.check_claims(claims, config)
+    claims = results.check_claims(claims, config, tasks.find(config.task.name).metrics)
+    references = results.check_references(experiment.references())
     config = program.settle(config)
-    asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND)
+    asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND, references)
     conduct.claim(workdir)
     busy = 'another launch is at work here: let it end, or choose a --workdir'
     with run_files.lock(workdir, busy):

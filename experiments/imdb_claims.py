@@ -19,6 +19,8 @@ A tiny model with two seeds, to see that everything works.
 
 from experiments import imdb
 
+references = imdb.references
+
 SEEDS = {'': 30, 'cpu': 10, 'smoke': 2}
 EPOCHS = {'': (10, 12), 'cpu': (5, 6), 'smoke': (2, 3)}  # of all; of the GRU of equal time
 LSTM = {'model.cell': 'lstm', 'model.hidden_size': 64}

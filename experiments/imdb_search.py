@@ -14,6 +14,8 @@ A tiny model with two trials per cell, to see that everything works.
 
 from experiments import imdb
 
+references = imdb.references
+
 
 def get_config(preset=''):
   """The config of `preset`: '' (default), or 'smoke'."""

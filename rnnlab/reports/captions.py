@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from rnnlab import results
-from rnnlab.results import statistics
+from rnnlab.results import measures, statistics
 
 MOST_TOLD = 12  # groups, pairs or settings that an alternative goes through; the tables have all
 
@@ -14,46 +14,54 @@ SEEDS = (
 )
 RING = 'a ring is the best of its cell. Other settings vary from dot to dot.'
 CAPTIONS = {
-  'test_accuracy': 'Each dot is the test accuracy of a seed; the diamond is their mean, the bar '
+  'test_scores': 'Each dot is the test {metric} of a seed; the diamond is their mean, the bar '
   'its 95% t interval (none for a single seed).',
-  'paired_seeds': 'Test accuracy{epoch} of two cells in runs that share the seed and all other '
+  'paired_seeds': 'Test {metric}{epoch} of two cells in runs that share the seed and all other '
   'settings, joined by a line in the colour of the cell ahead; bars are means. Beside it the '
-  'differences of the pairs, in points; the diamond is the difference in means, the bar its 95% '
+  'differences of the pairs{unit}; the diamond is the difference in means, the bar its 95% '
   "interval, Welch's.",
-  'frontier': 'Mean test accuracy{epoch} with its 95% t interval against mean seconds a run. '
+  'frontier': 'Mean test {metric}{epoch} with its 95% t interval against mean seconds a run. '
   'Ringed and joined: the groups that no other beats in both.',
-  'learning_curves': f'Solid: {{word}}; dashed: train. {SEEDS}',
-  'accuracy_vs_time': '{Word} accuracy against the wall time of the epochs, compilation '
-  f'included. {SEEDS}',
-  'response': '{Word} accuracy of each run against the settings that take many values; ' + RING,
-  'search_response': 'Best validation accuracy of each trial of the search against its settings; '
+  'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS,
+  'score_vs_time': '{Word} {metric} against the wall time of the epochs, compilation included. '
+  + SEEDS,
+  'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
+  'search_response': 'Best validation {metric} of each trial of the search against its settings; '
   + RING,
-  'expected_maximum': 'Expected validation accuracy of the best of n trials of the search, drawn '
+  'expected_best': 'Expected validation {metric} of the best of n trials of the search, drawn '
   'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where trials '
   'are enough for one.',
 }
 
 
-def caption(name, runs, shown=0, of=0, what='groups'):
+def caption(
+  name: str, runs: pd.DataFrame, shown: int = 0, of: int = 0, what: str = 'groups'
+) -> str:
   """How to read figure `name` of `runs`; where it is `shown` `of` groups, also which they are."""
-  word, epoch = watched(runs), results.epoch_words(runs)
+  word, epoch, metric = watched(runs), measures.epoch_words(runs), measures.metrics_of(runs)[0]
   text = CAPTIONS[name].format(
-    word=word, Word=word.capitalize(), epoch=f' {epoch}' if epoch else ''
+    word=word,
+    Word=word.capitalize(),
+    epoch=f' {epoch}' if epoch else '',
+    metric=metric.words,
+    unit=f', in {metric.difference_unit}' if metric.difference_unit else '',
   )
+  if metric.better == 'lower':
+    text += f' Lower {metric.words} is better.'
   if shown < of:
     text += (
-      f' Shown are {shown} of {of} {what}: those of best {word} accuracy'
+      f' Shown are {shown} of {of} {what}: those of best {word} {metric.words}'
       f'{", of each cell alike" * (what == "groups")}; the tables have all.'
     )
   return text
 
 
-def watched(frame):
+def watched(frame: pd.DataFrame) -> str:
   """What to call the split that is watched during training."""
   return 'test' if frame['validation_is_test'].all() else 'validation'
 
 
-def alternative(name, *frames):
+def alternative(name: str, *frames: pd.DataFrame) -> str:
   """What figure `name` of these frames shows, for those who do not see it: its kind and numbers."""
   kind, *said = ALTERNATIVES[name](*frames)
   if len(said) > MOST_TOLD:
@@ -61,102 +69,108 @@ def alternative(name, *frames):
   return ' '.join(f'{sentence}.' for sentence in (kind, *said))
 
 
-def _test_accuracy(runs, summary):
-  epoch = results.epoch_words(summary)
-  yield f'Dot plot of the test accuracy of each run{epoch and ", "}{epoch}, by group'
-  for row, mean, low, high in zip(summary.to_dict('records'), *_primary(summary), strict=True):
-    yield f'{row["group"]}: mean {_percent(mean)}{_between(low, high)}, {row["runs"]} runs'
+def _test_scores(runs, summary):
+  epoch, metric = measures.epoch_words(summary), measures.metrics_of(summary)[0]
+  yield f'Dot plot of the test {metric.words} of each run{epoch and ", "}{epoch}, by group'
+  ends = (measures.primary(summary, part) for part in ('mean', 'low', 'high'))
+  for row, mean, low, high in zip(summary.to_dict('records'), *ends, strict=True):
+    interval = ''
+    if not pd.isna(low):
+      interval = f', 95% interval {metric.with_unit(low)} to {metric.with_unit(high)}'
+    yield f'{row["group"]}: mean {metric.with_unit(mean)}{interval}, {row["runs"]} runs'
 
 
 def _paired_seeds(pairs, seeds):
+  metric = measures.metrics_of(pairs)[0]
   yield 'Line plot that joins runs of two cells by their seed, and dot plot of the differences'
   for row in pairs.to_dict('records'):
     x, y = (seeds.loc[seeds['pair'] == row['pair'], side] for side in 'xy')
     a, b = (results.cell_name(row[side]) for side in 'ab')
     where = f'{row["where"]}: ' if row['where'] else ''
     yield (
-      f'{where}{b} is ahead of {a} in {(y > x).sum()} of {len(x)} seeds; their means differ by '
-      f'{100 * (y - x).mean():+z.1f} points, {_percent(y.mean())} against {_percent(x.mean())}'
+      f'{where}{b} is ahead of {a} in {(metric.sign * y > metric.sign * x).sum()} of {len(x)} '
+      f'seeds; their means differ by {metric.change_with_unit((y - x).mean())}, '
+      f'{metric.with_unit(y.mean())} against {metric.with_unit(x.mean())}'
     )
 
 
 def _frontier(summary):
-  epoch = results.epoch_words(summary)
-  yield f'Scatter plot of mean test accuracy{epoch and " "}{epoch} against the time of a run'
-  for row, mean in zip(summary.to_dict('records'), results.primary(summary, 'mean'), strict=True):
-    yield f'{row["group"]}: {_percent(mean)} in {row["seconds"]:,.0f} seconds'
+  epoch, metric = measures.epoch_words(summary), measures.metrics_of(summary)[0]
+  yield f'Scatter plot of mean test {metric.words}{epoch and " "}{epoch} against the time of a run'
+  for row, mean in zip(summary.to_dict('records'), measures.primary(summary, 'mean'), strict=True):
+    yield f'{row["group"]}: {metric.with_unit(mean)} in {row["seconds"]:,.0f} seconds'
 
 
-def _learning_curves(metrics):
-  word = watched(metrics)
-  yield f'Line plots of {word} and train accuracy, and of loss, against epochs'
-  for group, last, best in _curves(metrics):
+def _learning_curves(epochs):
+  word, metrics = watched(epochs), measures.metrics_of(epochs)
+  metric, loss = metrics[0], metrics[-1]
+  also = f', and of {loss.words},' if loss != metric else ''
+  yield f'Line plots of {word} and train {metric.words}{also} against epochs'
+  for group, last, best in _curves(epochs, metric):
     yield (
-      f'{group}: {word} accuracy is highest after epoch {best.name}, '
-      f'{_percent(best["validation_accuracy"])}, and ends after epoch {last.name} at '
-      f'{_percent(last["validation_accuracy"])}; train accuracy ends at '
-      f'{_percent(last["train_accuracy"])}'
+      f'{group}: {word} {metric.words} is {_most(metric)} after epoch {best.name}, '
+      f'{metric.with_unit(best["validation"])}, and ends after epoch {last.name} at '
+      f'{metric.with_unit(last["validation"])}; train {metric.words} ends at '
+      f'{metric.with_unit(last["train"])}'
     )
 
 
-def _accuracy_vs_time(metrics):
-  word = watched(metrics)
-  yield f'Line plot of {word} accuracy against the wall time of the epochs'
-  for group, last, best in _curves(metrics):
+def _score_vs_time(epochs):
+  word, metric = watched(epochs), measures.metrics_of(epochs)[0]
+  yield f'Line plot of {word} {metric.words} against the wall time of the epochs'
+  for group, last, best in _curves(epochs, metric):
     yield (
-      f'{group}: {word} accuracy is highest after {best["elapsed"]:,.0f} seconds, '
-      f'{_percent(best["validation_accuracy"])}, and ends after {last["elapsed"]:,.0f} seconds at '
-      f'{_percent(last["validation_accuracy"])}'
+      f'{group}: {word} {metric.words} is {_most(metric)} after {best["elapsed"]:,.0f} seconds, '
+      f'{metric.with_unit(best["validation"])}, and ends after {last["elapsed"]:,.0f} seconds at '
+      f'{metric.with_unit(last["validation"])}'
     )
 
 
 def _response(runs):
-  yield f'Scatter plots of {watched(runs)} accuracy against each setting that takes many values'
+  metric = measures.metrics_of(runs)[0]
+  words = f'{watched(runs)} {metric.words}'
+  yield f'Scatter plots of {words} against each setting that takes many values'
   for name in results.many_valued(runs):
     values = f'{name} from {runs[name].min():g} to {runs[name].max():g}'
     for cell, part in runs.dropna(subset='y').groupby('model.cell', sort=False):
-      best = part.loc[part['y'].idxmax()]
+      best = part.loc[(metric.sign * part['y']).idxmax()]
       yield (
-        f'{values}: {results.cell_name(cell)} is best at {best[name]:g}, {_percent(best["y"])}'
+        f'{values}: {results.cell_name(cell)} is best at {best[name]:g}, '
+        f'{metric.with_unit(best["y"])}'
       )
 
 
-def _expected_maximum(trials):
-  yield 'Line plot of the validation accuracy to be expected of the best of n trials'
+def _expected_best(trials):
+  metric = measures.metrics_of(trials)[0]
+  yield f'Line plot of the validation {metric.words} to be expected of the best of n trials'
   for group, part in trials.groupby('group', sort=False):
-    mean, _, _ = statistics.expected_maximum(part['y'])
-    yield f'{group}: {_percent(mean[0])} of one trial, {_percent(mean[-1])} of {len(mean)}'
+    mean, _, _ = statistics.expected_best(part['y'], metric.sign)
+    one, all_of_them = metric.with_unit(mean[0]), metric.with_unit(mean[-1])
+    yield f'{group}: {one} of one trial, {all_of_them} of {len(mean)}'
 
 
 ALTERNATIVES = {
-  'test_accuracy': _test_accuracy,
+  'test_scores': _test_scores,
   'paired_seeds': _paired_seeds,
   'frontier': _frontier,
   'learning_curves': _learning_curves,
-  'accuracy_vs_time': _accuracy_vs_time,
+  'score_vs_time': _score_vs_time,
   'response': _response,
   'search_response': _response,
-  'expected_maximum': _expected_maximum,
+  'expected_best': _expected_best,
 }
 
 
-def _primary(summary):
-  return (results.primary(summary, part) for part in ('mean', 'low', 'high'))
+def _most(metric):
+  return 'highest' if metric.sign > 0 else 'lowest'
 
 
-def _curves(metrics):
-  """(group, its last epoch, its best one) of the means over seeds."""
-  metrics = metrics.assign(elapsed=metrics.groupby('id')['seconds'].cumsum())
-  for group, rows in metrics.groupby('group', sort=False):
-    names = ['validation_accuracy', 'train_accuracy', 'elapsed']
-    curve = rows.astype({'epoch': int}).groupby('epoch')[names].mean()
-    watched_accuracy = curve['validation_accuracy'].fillna(-np.inf)
-    yield group, curve.iloc[-1], curve.loc[watched_accuracy.idxmax()]
-
-
-def _percent(value):
-  return 'unknown' if pd.isna(value) else f'{value:.1%}'
-
-
-def _between(low, high):
-  return '' if pd.isna(low) else f', 95% interval {low:.1%} to {high:.1%}'
+def _curves(epochs, metric):
+  """(group, its last epoch, its best one) of the means over seeds of the metric on each split."""
+  epochs = epochs.assign(elapsed=epochs.groupby('id')['seconds'].cumsum())
+  names = {f'validation_{metric.name}': 'validation', f'train_{metric.name}': 'train'}
+  epochs = epochs.rename(columns=names).astype({'epoch': int})
+  for group, rows in epochs.groupby('group', sort=False):
+    curve = rows.groupby('epoch')[['validation', 'train', 'elapsed']].mean()
+    good = (metric.sign * curve['validation']).fillna(-np.inf)
+    yield group, curve.iloc[-1], curve.loc[good.idxmax()]

@@ -27,12 +27,12 @@ class Estimate(NamedTuple):
 class Resampled(NamedTuple):
   """A group of R runs on N test items, and its bootstrap.
 
-  accuracy `[R]` is each run's; items `[N]` the share of runs that are right on each; interaction
-  the part of the mean's variance that is neither's; draws `[DRAWS]` the mean accuracy of
-  resampled runs on resampled items.
+  share `[R]` is the share of the items that each run has right; items `[N]` the share of runs that
+  are right on each; interaction the part of the mean's variance that is neither's; draws
+  `[DRAWS]` the mean share of resampled runs on resampled items.
   """
 
-  accuracy: np.ndarray
+  share: np.ndarray
   items: np.ndarray
   interaction: float
   draws: np.ndarray
@@ -157,26 +157,26 @@ def resample(groups, seed: int = 0) -> list[Resampled]:
   draw = np.random.default_rng(seed)
   runs = np.concatenate(groups).astype(np.float32)
   items = runs.shape[1]
-  accuracies = np.empty((len(runs), DRAWS))
+  shares = np.empty((len(runs), DRAWS))
   for part in np.array_split(np.arange(DRAWS), DRAWS * items // 2**22 + 1):
     drawn = draw.integers(items, size=(len(part), items), dtype=np.int32)
     counts = np.stack([np.bincount(row, minlength=items) for row in drawn]).astype(np.float32)
-    accuracies[:, part] = runs @ counts.T / items  # of whole numbers, so exact in any order
+    shares[:, part] = runs @ counts.T / items  # of whole numbers, so exact in any order
   ends = np.cumsum([len(group) for group in groups])[:-1]
   found = []
-  for group, resampled in zip(np.split(runs, ends), np.split(accuracies, ends), strict=True):
+  for group, resampled in zip(np.split(runs, ends), np.split(shares, ends), strict=True):
     r = len(group)
-    accuracy, right = group.mean(axis=1, dtype=float), group.mean(axis=0, dtype=float)
+    share, right = group.mean(axis=1, dtype=float), group.mean(axis=0, dtype=float)
     # Of right and wrong, squares are their own sums.
-    rest = group.mean(dtype=float) - (accuracy**2).mean() - (right**2).mean() + accuracy.mean() ** 2
+    rest = group.mean(dtype=float) - (share**2).mean() - (right**2).mean() + share.mean() ** 2
     weights = draw.multinomial(r, np.full(r, 1 / r), size=DRAWS) / r
     interaction = rest / max(1, r - 1) / (items - 1) if items > 1 else np.nan
-    found.append(Resampled(accuracy, right, interaction, (weights * resampled.T).sum(axis=1)))
+    found.append(Resampled(share, right, interaction, (weights * resampled.T).sum(axis=1)))
   return found
 
 
 def two_way(a: Resampled, b: Resampled) -> Estimate:
-  """The difference in mean accuracy, over runs and over test items; from one call of `resample`.
+  """The difference in mean share, over runs and over test items; from one call of `resample`.
 
   The bootstrap's quantiles about the difference, scaled. As they are, they are too narrow for few
   runs, whose spread they take for exact, and too wide for many, as each draw has the interaction
@@ -185,13 +185,13 @@ def two_way(a: Resampled, b: Resampled) -> Estimate:
   Satterthwaite's degrees of freedom. p is of that t. Coverage is 93 to 97% from five runs a group
   on, 91% at worst for three.
   """
-  difference = b.accuracy.mean() - a.accuracy.mean()
+  difference = b.share.mean() - a.share.mean()
   n = len(a.items)
   if n < 2:
     return Estimate(difference, np.nan, np.nan)
   over_items = np.var(b.items - a.items, ddof=1) / n - a.interaction - b.interaction
   error, degrees = _satterthwaite(
-    _of_mean(a.accuracy), _of_mean(b.accuracy), (max(0.0, over_items), n - 1)
+    _of_mean(a.share), _of_mean(b.share), (max(0.0, over_items), n - 1)
   )
   draws = b.draws - a.draws - difference
   if np.isnan(error):
@@ -204,7 +204,7 @@ def two_way(a: Resampled, b: Resampled) -> Estimate:
 def bootstrap_difference(correct_a, correct_b, seed: int = 0) -> Estimate:
   """`two_way` of bool arrays `[R_a, N]` and `[R_b, N]`: is a run right on a test item, the same N.
 
-  No interval where a group has one run, or neither's accuracies have any spread.
+  No interval where a group has one run, or neither's shares have any spread.
   """
   return two_way(*resample([np.asarray(correct_a), np.asarray(correct_b)], seed))
 
@@ -227,6 +227,12 @@ def expected_maximum(values, replace: bool = False):
     half = special.stdtrit(n - 1, TAIL) * np.sqrt((n - 1) * left.var(axis=0))
     low[:known], high[:known] = mean[:known] - half, mean[:known] + half
   return mean, low, high
+
+
+def expected_best(values, sign: int):
+  """`expected_maximum` where higher values are better, `sign` 1; -1: the expected minimum."""
+  mean, low, high = (sign * part for part in expected_maximum(sign * np.asarray(values, float)))
+  return (mean, low, high) if sign > 0 else (mean, high, low)
 
 
 def _maximum_weights(n, budgets, replace):

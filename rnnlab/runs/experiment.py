@@ -354,8 +354,8 @@ def _history(spec, state, rows, seconds):
 def say(task: Task, row: dict, epochs: int) -> str:
   """An epoch's row in words."""
   *others, loss = task.metrics
-  train = ' '.join(
-    f'{metric.name} {metric.shown(row[f"train_{metric.name}"])}' for metric in (loss, *others)
+  train = f'loss {row["train_loss"]:{loss.format}}' + ''.join(
+    f' {metric.name} {metric.shown(row[f"train_{metric.name}"])}' for metric in others
   )
   first = task.metrics[0]
   value = first.shown(row[f'validation_{first.name}'])

@@ -1,12 +1,13 @@
-"""An experiment's file, read once: its config, its sweep, its claims.
+"""An experiment's file, read once: its config, its sweep, its claims, its references.
 
     def get_config(preset=''):  # or without a preset: a ConfigDict, as rnnlab.runs.configs has it
     def sweep(add):             # optional; calls add({'model.cell': 'gru', 'seed': 1}) for each run
     def claims():               # optional; a list of claims, as rnnlab.results has them
+    def references():           # optional; published figures: see rnnlab.results.check_references
 
-`sweep` and `claims` may take the `preset` too. While any of the file's code is at work the file's
-folder is on the path, so that it can import its neighbours. What fails there is a ValueError that
-says the file and the line.
+`sweep`, `claims` and `references` may take the `preset` too. While any of the file's code is at
+work the file's folder is on the path, so that it can import its neighbours. What fails there is a
+ValueError that says the file and the line.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ class Experiment(NamedTuple):
   config: ConfigDict
   sweep: Callable | None
   claims: Callable[[], Any]
+  references: Callable[[], Any]
 
 
 def read(path, preset: str | None = None) -> Experiment:
@@ -41,7 +43,8 @@ def read(path, preset: str | None = None) -> Experiment:
   """
   _read.append((str(pathlib.Path(path).resolve()), preset))
   names = vars(execute(path))
-  found = {name: _function(path, names, name) for name in ('get_config', 'sweep', 'claims')}
+  wanted = 'get_config', 'sweep', 'claims', 'references'
+  found = {name: _function(path, names, name) for name in wanted}
   if not found['get_config']:
     raise ValueError(f'{path}: must define get_config(), which returns its config')
   config = _config(path, found['get_config'], preset)
@@ -58,14 +61,16 @@ def read(path, preset: str | None = None) -> Experiment:
       try:
         signature.bind(*arguments, **options)
       except TypeError as error:
-        must = {'sweep': 'sweep(add) or sweep(add, preset)', 'claims': 'claims() or claims(preset)'}
-        raise _Blamed(f'{path}: {name} must be {must[name]}: {error}') from None
+        takes = ('add', 'add, preset') if name == 'sweep' else ('', 'preset')
+        must = ' or '.join(f'{name}({words})' for words in takes)
+        raise _Blamed(f'{path}: {name} must be {must}: {error}') from None
       return function(*arguments, **options)
 
   return Experiment(
     config,
     (lambda add: called('sweep', add)) if found['sweep'] else None,
     lambda: called('claims') if found['claims'] else [],
+    lambda: called('references') if found['references'] else [],
   )
 
 

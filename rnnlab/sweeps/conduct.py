@@ -5,7 +5,7 @@ import contextlib
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,8 @@ class Asked(NamedTuple):
   """What a launch asks for.
 
   sweep: the experiment's, or None for the one run of config. claims: to be tested on the runs.
-  pinned: the fields set on the command line. command: it, in words.
+  pinned: the fields set on the command line. command: it, in words. references: published figures
+  for the report.
   """
 
   config: ConfigDict
@@ -35,6 +36,7 @@ class Asked(NamedTuple):
   experiment: str
   preset: str
   command: str
+  references: Sequence[Any] = ()
 
 
 def claim(workdir) -> None:

@@ -186,6 +186,7 @@ def record(workdir, asked, plan: Plan) -> None:
     'searches': searches,
     'claims': asked.claims,
     'claims_after': after if asked.claims else 0,
+    'references': list(asked.references),
   }
   run_files.write_sweep(workdir, content)
 

@@ -143,7 +143,10 @@ task = Task(
   load=load,
   model=model,
   loss=loss,
-  metrics=(Metric('accuracy', '%', 'higher', '.1%'), Metric('loss', '', 'lower', '.3f')),
+  metrics=(
+    Metric('accuracy', '%', 'higher', '.1%'),
+    Metric('loss', 'nats per example', 'lower', '.3f'),
+  ),
   fields={
     'model.embed_size': Field(128, fields.SIZE),
     'model.pooling': Field(

@@ -21,10 +21,12 @@ import rich.console
 from programs import ROOT
 
 from rnnlab import results
-from rnnlab.reports import figures, report
+from rnnlab.reports import drawings, figures, latex, report
+from rnnlab.results import measures
 
 OFFICIAL = 'IMDB, official train and test split (TFDS imdb_reviews 1.0.0)'
 HELD_OUT = 'IMDB, 25,000 train reviews: held-out train reviews, not the official test set'
+EPOCHS = 'at the epoch of best validation accuracy', 'after the last epoch'
 ACCURACIES = {'lstm': (0.80, 0.82, 0.84), 'gru': (0.83, 0.85, 0.84)}
 
 
@@ -333,7 +335,7 @@ def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path
     assert 'is ahead of LSTM in test accuracy' not in text, name
   terminal = shown['terminal']
   best, last = (
-    terminal.index(f'GRU - LSTM, test accuracy {words}') for words in results.EPOCHS.values()
+    terminal.index(f'GRU - LSTM, test accuracy {words}') for words in EPOCHS
   )
   assert best < last and terminal[:last].endswith('secondary: ')
   assert '| GRU - LSTM | last, secondary | +3.0 | [0.7, 5.3] |' in shown['markdown']
@@ -355,7 +357,7 @@ def test_where_validation_is_test_the_last_epoch_makes_the_verdict(tmp_path):
 
 
 def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path, monkeypatch):
-  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  monkeypatch.setattr(drawings, 'draw', lambda *_: ())
   write_disagreeing(tmp_path)
   write_disagreeing(tmp_path, source='package', tutorial=True)
   shown = shown_in(tmp_path)
@@ -369,7 +371,7 @@ def test_runs_of_both_protocols_are_each_judged_by_their_own_metric(tmp_path, mo
 def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  monkeypatch.setattr(drawings, 'draw', lambda *_: ())
   for cell, shift in (('lstm', 0), ('gru', 0.022), ('elman', -0.01)):
     for seed in range(3):
       write_run(tmp_path, cell, seed, 0.8, 0.8 + shift + seed / 100)
@@ -404,7 +406,7 @@ def test_table_reads_well_in_a_log(written):
   assert re.search(r'LSTM +3 +87\.0 ± 2\.0 +\[82\.0, 92\.0\] +82\.0 ± 2\.0', text)
   assert (
     'secondary: GRU - LSTM, test accuracy after the last epoch: +2.0 points, 95% interval '
-    '[-2.2, 6.2], P(GRU > LSTM) = 0.83 (3 and 3 seeds)'
+    '[-2.2, 6.2], P(GRU is better) = 0.83 (3 and 3 seeds)'
   ) in ' '.join(text.split())
 
 
@@ -463,7 +465,7 @@ def test_many_groups_get_a_panel_each(tmp_path):
       write_run(tmp_path, cell, hidden_size=size, epochs=1)
   metrics = results.load_metrics(tmp_path)
   metrics['group'] = results.label(metrics)
-  for draw in (figures.learning_curves, figures.accuracy_vs_time):
+  for draw in (figures.learning_curves, figures.score_vs_time):
     titles = [ax.get_title(loc='left').replace('\n', ' ') for ax in draw(metrics).axes]
     assert set(titles) == set(metrics['group']) and len(titles) == 6
 
@@ -682,7 +684,7 @@ def test_seeds_are_paired_with_their_own_of_the_other_cell(tmp_path):
   write_run(tmp_path, 'gru', 0, 0.5, 0.5, hidden_size=128)  # seed 0, but another setting
   runs = results.load_runs(tmp_path)
   pairs = results.compare(runs)
-  paired = report._paired(runs, pairs)
+  paired = drawings.paired(runs, pairs)
   assert sorted(zip(paired['x'], paired['y'], strict=True)) == [(0.82, 0.81), (0.84, 0.86)]
   pairs = pairs.assign(where='', pair=pairs.index).loc[paired['pair'].unique()]
   left, right = axes_of(figures.paired_seeds, pairs, paired)
@@ -716,6 +718,7 @@ def test_a_response_is_of_numbers_that_take_many_values_on_an_axis_that_fits_the
       'data.mask': [True, False] * 20,
       'y': draw.uniform(0.5, 0.9, 40),
       'validation_is_test': False,
+      'metrics': measures.as_json(measures.OLD_METRICS),
     }
   )
   axes = axes_of(figures.response, runs)
@@ -857,7 +860,7 @@ def test_latex_is_a_whole_document_with_nothing_unescaped(searched):
     assert len(rows) > 1 and all(line.count(' & ') == columns for line in rows)
   for picture in re.findall(r'\\includegraphics\[.*?\]{(.*?)}', text):
     assert (path / picture).is_file()
-  assert report._tex(r'50% & a_b ~ \x {^} #$ <1>') == (
+  assert latex._tex(r'50% & a_b ~ \x {^} #$ <1>') == (
     r'50\% \& a\_b \textasciitilde{} \textbackslash{}x \{\textasciicircum{}\} \#\$ $<$1$>$'
   )
 
@@ -946,7 +949,7 @@ def test_odd_runs_have_a_report_all_the_same(tmp_path, make, finding):
 
 
 def test_equal_accuracies_of_all_seeds_are_no_lack_of_seeds(tmp_path, monkeypatch):
-  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  monkeypatch.setattr(drawings, 'draw', lambda *_: ())
   for cell, accuracy in (('lstm', 0.8), ('gru', 0.81)):
     for seed in range(3):
       write_run(tmp_path, cell, seed, accuracy, accuracy)
@@ -957,7 +960,7 @@ def test_equal_accuracies_of_all_seeds_are_no_lack_of_seeds(tmp_path, monkeypatc
 def test_a_claim_that_cannot_be_tested_is_undecided_and_takes_no_report_with_it(
   workdir, monkeypatch
 ):
-  monkeypatch.setattr(report, '_draw', lambda *_: ())
+  monkeypatch.setattr(drawings, 'draw', lambda *_: ())
   sides = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}, 'metric': 'test_accuracy'}
   wrong = [
     {'claim': 'half'},

@@ -102,6 +102,33 @@ def test_without_all_predictions_of_the_same_items_the_interval_is_over_seeds_al
   assert results.compare(runs)['items_low'].isna().all()
 
 
+def test_of_several_classes_the_greatest_logit_is_predicted(tmp_path):
+  grid(tmp_path, sizes=(32,))
+  runs = results.load_runs(tmp_path)
+  two = results.compare(runs, tmp_path)
+  for path in tmp_path.glob('*/predictions.npz'):
+    with np.load(path) as file:
+      arrays = dict(file)
+    for name in ('final', 'best'):  # logits of three classes, the last of which is never likely
+      score = arrays[name]
+      arrays[name] = np.stack([-score, score, np.full_like(score, -9)], axis=1)
+    np.savez(path, **arrays)
+  pd.testing.assert_frame_equal(results.compare(runs, tmp_path), two)
+
+
+def test_runs_of_before_their_task_changed_its_formats_are_of_the_same_group(tmp_path):
+  for seed in range(4):
+    folder = write_run(tmp_path, 'lstm', seed)
+    if seed > 1:
+      path = folder / 'result.json'
+      metrics = [{'name': 'accuracy', 'unit': '%', 'better': 'higher', 'format': '.2%'}]
+      metrics.append({'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f'})
+      result = json.loads(path.read_text()) | {'task': 'text_classification', 'metrics': metrics}
+      path.write_text(json.dumps(result))
+  (row,) = results.summarise(results.load_runs(tmp_path)).to_dict('records')
+  assert row['runs'] == 4 and '.2f' in row['metrics']
+
+
 def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):
   grid(tmp_path, cells=('gru', 'lstm', 'elman'), sizes=(64, 32, 128), layers=(1, 2), seeds=2)
   runs = results.load_runs(tmp_path)

@@ -204,7 +204,7 @@ def test_two_way_has_the_variance_that_chance_gives():
   differences = b.mean(axis=(1, 2)) - a.mean(axis=(1, 2))
   found = statistics.resample([*a[:500], *b[:500]])
   variances = [
-    sum(x.accuracy.var(ddof=1) / 4 for x in pair)
+    sum(x.share.var(ddof=1) / 4 for x in pair)
     + (pair[1].items - pair[0].items).var(ddof=1) / 150
     - sum(x.interaction for x in pair)
     for pair in zip(found[:500], found[500:], strict=True)

@@ -9,8 +9,9 @@ import fuzz_configs
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from programs import ROOT
+from programs import ROOT, launched
 
+from experiments import imdb
 from rnnlab import results
 from rnnlab.runs import configs, experiment_file
 from rnnlab.sweeps import search, sweep
@@ -314,6 +315,24 @@ def test_a_claim_that_holds_what_it_may_not_is_told(change, words):
   with pytest.raises(ValueError) as error:
     results.check_claims([claim | change], smoke())
   assert words in str(error.value)
+
+
+def test_references_come_from_the_file_and_are_kept_in_sweep_json(tmp_path):
+  path = tmp_path / 'made.py'
+  path.write_text(GOOD)
+  assert experiment_file.read(path).references() == []
+  path.write_text(GOOD + 'def references(preset):\n  return ["Seen with " + preset]\n')
+  references = results.check_references(experiment_file.read(path, 'smoke').references())
+  asked = launched()._replace(references=references)
+  sweep.record(tmp_path, asked, sweep.Plan([], [], []))
+  assert results.references_of(results.sweep_of(tmp_path)) == ['Seen with smoke']
+  path.write_text(GOOD + 'def refrences():\n  pass\n')
+  with pytest.raises(ValueError, match='there is a refrences, but no references'):
+    experiment_file.read(path)
+  path.write_text(GOOD + 'def references(a, b):\n  pass\n')
+  with pytest.raises(ValueError, match=r'must be references\(\) or references\(preset\)'):
+    experiment_file.read(path).references()
+  assert results.check_references(imdb.references()) == imdb.references()
 
 
 def test_claims_are_kept_as_json_has_them():

@@ -1,0 +1,253 @@
+"""What a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rnnlab import results
+from rnnlab.results import measures
+from rnnlab.results.measures import Metric
+
+TUTORIAL = (
+  'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
+  'epoch is reported.'
+)
+HELD_OUT = (
+  'Validation is cut from the train split; the test split chose nothing. The primary metric '
+  'is test {metric} at the epoch of best validation {metric}; after the last epoch it is '
+  'secondary.'
+)
+NOTES = (
+  '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean over '
+  "seeds, Welch's for differences: they cover the chance of the seed, not that of the examples "
+  'that the test split holds; those over seeds and examples cover both, by a two-way bootstrap. '
+  'Headlines and p-values are of the primary metric alone, which the protocol settles before any '
+  'run. '
+  'P(A is better) is the share of pairs of seeds in which A is ahead, ties counted half. p is of '
+  "Welch's test, and Holm's p is corrected for all comparisons of the same setting, as of "
+  'cells. Seeds needed: of each group, to tell a difference as large in four '
+  'of five tries. Seconds an epoch are the median over the epochs after the first, which '
+  'compiles; of runs that trained together as a population, the share of each.'
+)
+SEARCH = (
+  'Each arm was given the same trials; what was best by validation {metric} was run again with '
+  'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
+  'Values here are the best of the epochs that a trial was given.'
+)
+VERDICTS = 'supported', 'refuted', 'undecided'
+MAX_SAID = 12  # a log of more comparisons than this has none
+MAX_LISTED = 120  # nor have Markdown and LaTeX, of more than this
+
+
+class Drawing(NamedTuple):
+  """A figure: how to read it, what it shows where it is not seen, and its picture for the page.
+
+  searched: whether it is of the trials of a search, and not of the runs that are compared.
+  """
+
+  name: str
+  caption: str
+  alternative: str
+  svg: str
+  searched: bool
+
+
+class Block(NamedTuple):
+  """The runs of one task, one set of data and one protocol, and what is said of them.
+
+  pairs: rows of results.compare, of two cells; others: of two values of another setting.
+  references: published figures to see them beside, or ''.
+  """
+
+  caption: str
+  summary: pd.DataFrame
+  pairs: pd.DataFrame
+  others: pd.DataFrame
+  runs: pd.DataFrame
+  references: str
+
+
+class Report(NamedTuple):
+  """All that a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal.
+
+  summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
+  trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
+  figures. missing: as results.missing_runs gives it. made_by: what made the numbers, as name ->
+  lines.
+  """
+
+  title: str
+  finding: str
+  summary: pd.DataFrame
+  comparisons: pd.DataFrame
+  claims: pd.DataFrame
+  blocks: list[Block]
+  trials: list[pd.DataFrame]
+  drawings: list[Drawing]
+  missing: list[tuple[str, str, str]]
+  made_by: dict[str, list[str]]
+
+  def __rich__(self):
+    from rnnlab.reports import terminal
+
+    return terminal.table(self.blocks, self.claims)
+
+
+def blocks_of(
+  runs: pd.DataFrame, summary: pd.DataFrame, pairs: pd.DataFrame, references: list[Any]
+) -> list[Block]:
+  """A Block for each task, set of data and protocol that `runs` have.
+
+  summary, pairs: of `runs`, by results.summarise and results.compare. references: those of
+  sweep.json, as results.references_of gives them.
+  """
+  blocks = []
+  pairs = pairs.assign(where=where(pairs))
+  for key, part in runs.groupby(results.DATA, sort=False):
+    summed, paired, others = (
+      frame[frame[results.DATA].eq(pd.Series(key, results.DATA)).all(axis=1)]
+      for frame in (summary, pairs[of_cells(pairs)], pairs[~of_cells(pairs)])
+    )
+    said = [words for reference in references if (words := results.reference_for(reference, part))]
+    blocks.append(Block(_caption(part), summed, paired, others, part, ' '.join(said)))
+  return blocks
+
+
+def _caption(runs):
+  """What data the runs of a block are of, and by which protocol they are judged; three lines."""
+  tutorial, title = runs['validation_is_test'].iloc[0], runs['title'].iloc[0]
+  metric = measures.metrics_of(runs)[0]
+  caption = f'Data: {title}'
+  sizes = runs[[f'{split}_examples' for split in ('train', 'validation', 'test')]]
+  if len(sizes.drop_duplicates()) == 1:
+    train, validation, test = sizes.iloc[0]
+    middle = '' if tutorial else f', {validation:,} validation'
+    caption += f'\n{train:,} train{middle} and {test:,} test examples'
+  protocol = TUTORIAL if tutorial else HELD_OUT.format(metric=metric.words)
+  if metric.better == 'lower':
+    protocol += f' Of the {metric.words}, lower is better.'
+  return f'{caption}\n{protocol}'
+
+
+def of_cells(pairs: pd.DataFrame) -> pd.Series:
+  """Which rows of a comparison are of two cells."""
+  return pairs['setting'] == 'model.cell'
+
+
+def where(pairs: pd.DataFrame) -> pd.Series:
+  """The settings that each pair shares, in words."""
+  return results.label(pairs).str.strip()
+
+
+def better(row: dict[str, Any], metric: Metric) -> tuple[float, float, float]:
+  """P(b is better) of a row of a comparison, and its 95% interval."""
+  value, low, high = (row[f'p_greater{end}'] for end in ('', '_low', '_high'))
+  return (value, low, high) if metric.sign > 0 else (1 - value, 1 - high, 1 - low)
+
+
+def sentences(block: Block) -> Iterator[str]:
+  """What is to be said of a block's pairs of cells, and beside what to see it."""
+  pairs, metrics = block.pairs, measures.metrics_of(block.runs)
+  if len(pairs) > MAX_SAID:
+    yield f'{len(pairs)} comparisons of cells: see report.html.'
+    pairs = pairs[:0]
+  for row in pairs.sort_values('primary', ascending=False, kind='stable').to_dict('records'):
+    a, b = results.cell_name(row['a']), results.cell_name(row['b'])
+    chance, _, _ = better(row, metrics[0])
+    chance = '' if pd.isna(row['low']) else f', P({b} is better) = {chance:.2f}'
+    shared = ', '.join(filter(None, ['' if row['primary'] else 'secondary', row['where']]))
+    yield (
+      f'{shared}{": " if shared else ""}{b} - {a}, test {metrics[0].words} '
+      f'{measures.epoch_in_words(metrics, row["metric"])}: {_difference(row, metrics[0])}{chance}'
+      f' ({row["n_b"]} and {row["n_a"]} seeds)'
+    )
+  if block.references:
+    yield block.references
+
+
+def finding(summary: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame, after: int) -> str:
+  """The headline: how the claims fell, or what the primary metric of each task says.
+
+  after: how many runs were done when the claims were written down.
+  """
+  if len(claims) == 1:
+    return claims.iloc[0]['sentence']
+  if len(claims):
+    counts = claims['verdict'].value_counts()
+    words = ', '.join(f'{counts[v]} {v}' for v in VERDICTS if v in counts)
+    late = f' They were written down after {after} runs were done.' if after else ''
+    return f'{len(claims)} claims: {words}.{late}'
+  if summary.empty:
+    return 'No run of the comparison is finished.'
+  found = {task: _found(part, paired) for (task, _), part, paired in by_task(summary, pairs)}
+  if len(found) == 1:
+    return ''.join(found.values())
+  return ' '.join(f'{task}: {words}' for task, words in found.items())
+
+
+def by_task(frame: pd.DataFrame, *others: pd.DataFrame) -> Iterator[tuple]:
+  """((task, metrics as JSON), its rows of `frame`, its rows of each of `others`) of each task."""
+  for key, part in frame.groupby(['task', 'metrics'], sort=False):
+    task, metrics = key
+    yield key, part, *(x[(x['task'] == task) & (x['metrics'] == metrics)] for x in others)
+
+
+def _found(summary, pairs):
+  """What the primary metric says of one task."""
+  metric = measures.metrics_of(summary)[0]
+  measured = f'test {metric.words} {measures.epoch_words(summary)}'.strip()
+  pairs = pairs[of_cells(pairs) & pairs['primary']]
+  if len(pairs) == 1:
+    return _pair_found(pairs.iloc[0], metric, measured)
+  if len(pairs):
+    ahead = list(filter(None, (_ahead(row, metric) for row in pairs.to_dict('records'))))
+    counts = ', '.join(f'{cell} ahead in {ahead.count(cell)}' for cell in dict.fromkeys(ahead))
+    return (
+      f'{len(pairs)} comparisons of {measured}: {counts}{", " if counts else ""}'
+      f'{len(pairs) - len(ahead)} not told apart, where p is corrected for all of them.'
+    )
+  means = measures.primary(summary, 'mean').dropna()
+  if means.empty:
+    return f'No run has a finite {measured}.'
+  goodness = metric.sign * means
+  worst, best = goodness.idxmin(), goodness.idxmax()
+  said = f'{summary["group"][worst]}: {metric.with_unit(means[worst])} {measured}'
+  if len(means) == 1:
+    return f'{said}.'
+  way = 'up' if metric.sign > 0 else 'down'
+  return f'{said}, {way} to {metric.with_unit(means[best])} for {summary["group"][best]}.'
+
+
+def _pair_found(row, metric, measured):
+  """What a comparison of two cells says."""
+  a, b = results.cell_name(row['a']), results.cell_name(row['b'])
+  ahead = _ahead(row, metric)
+  if ahead:
+    said = f'{ahead} is ahead of {a if ahead == b else b} in {measured}'
+  elif pd.notna(row['low']):
+    said = f'{b} and {a} are not told apart by {measured}'
+  elif min(row['n_a'], row['n_b']) < 2:
+    said = f'Too few seeds to tell {b} from {a} by {measured}'
+  else:
+    said = f'{b} cannot be tested against {a} by {measured}, which no seed changes'
+  return f'{said}: {b} - {a} is {_difference(row, metric)}.'
+
+
+def _ahead(row, metric):
+  """The cell that is ahead by a comparison's test, corrected for the others; '' for none."""
+  if not row['p_holm'] < 0.05:
+    return ''
+  return results.cell_name(row['b'] if metric.sign * row['difference'] > 0 else row['a'])
+
+
+def _difference(row, metric):
+  interval = metric.interval(row['low'], row['high'])
+  return f'{metric.change_with_unit(row["difference"])}, ' + (
+    'no interval' if interval == '-' else f'95% interval {interval}'
+  )
+
+
+def search_words(trials: pd.DataFrame) -> str:
+  """How a search by one metric went about it; trials: those by that metric."""
+  return SEARCH.format(metric=measures.metrics_of(trials)[0].words)

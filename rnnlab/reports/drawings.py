@@ -1,0 +1,128 @@
+"""Which figures a report has: each is drawn where there is something for it, and put into words."""
+
+import pathlib
+import re
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rnnlab import results
+from rnnlab.machine import disk
+from rnnlab.reports import captions
+from rnnlab.reports.content import Block, Drawing, by_task, of_cells, where
+from rnnlab.results import measures
+
+
+def draw(
+  workdir: pathlib.Path,
+  runs: pd.DataFrame,
+  summary: pd.DataFrame,
+  pairs: pd.DataFrame,
+  trials: pd.DataFrame,
+  blocks: list[Block],
+) -> Iterator[Drawing]:
+  """Writes figures/*.png of what is compared and of a search's trials; yields each Drawing.
+
+  The figures of a workdir of several tasks have the task's name before their own.
+  """
+  several = runs['task'].nunique() > 1
+  for (task, metrics), part, summed, paired in by_task(runs, summary, pairs):
+    of_task = [block for block in blocks if block.runs['task'].iloc[0] == task]
+    of_task = [block for block in of_task if block.runs['metrics'].iloc[0] == metrics]
+    note = '\n'.join(block.caption for block in of_task)
+    prefix = re.sub(r'[^\w.-]+', '_', task) + '_' if several else ''
+    yield from _of_runs(workdir, prefix, note, part, summed, paired)
+  several = trials['metrics'].nunique() > 1
+  for metrics, part in trials.dropna(subset='y').groupby('metrics', sort=False):
+    prefix = f'{measures.from_json(metrics)[0].name}_' if several else ''
+    yield from _of_search(workdir, prefix, part)
+
+
+def _of_runs(workdir, prefix, note, runs, summary, pairs):
+  """The figures of the runs of one task."""
+  from rnnlab.reports import figures
+
+  def draw(kind, *frames, **shown):
+    return _drawn(workdir, prefix, kind, runs, frames, note, **shown)
+
+  def some(most):
+    shown = figures.select(summary, most)
+    return shown, {'shown': len(shown), 'of': len(summary)}
+
+  metric = measures.metrics_of(runs)[0]
+  labelled = runs.assign(group=results.label(runs))
+  shown, counts = some(figures.MAX_ROWS)
+  yield draw('test_scores', labelled, shown, **counts)
+  if len(seeds := paired(runs, pairs[of_cells(pairs)])):
+    means = metric.sign * seeds.groupby('pair')['validation'].mean()
+    best = means.nlargest(figures.MAX_PAIRS).index
+    yield draw(
+      'paired_seeds',
+      pairs.assign(where=where(pairs), pair=pairs.index).loc[best.sort_values()],
+      seeds,
+      shown=len(best),
+      of=seeds['pair'].nunique(),
+      what='pairs',
+    )
+  if len(summary) > 1:
+    yield draw('frontier', summary)
+  shown, counts = some(figures.MAX_PANELS)
+  epochs = results.epochs_of(workdir, labelled[labelled['group'].isin(shown['group'])])
+  if len(epochs):
+    yield draw('learning_curves', epochs, **counts)
+    yield draw('score_vs_time', epochs, **counts)
+  name = f'validation_{metric.name}'
+  answered = runs.assign(y=runs[f'best_{name}'].fillna(runs[name])).dropna(subset='y')
+  if results.many_valued(answered):
+    yield draw('response', answered)
+
+
+def _of_search(workdir, prefix, trials):
+  """The figures of the trials of searches by one metric."""
+  if results.many_valued(trials):
+    yield _drawn(workdir, prefix, 'search_response', trials, [trials], '', searched=True)
+  # Where a trial depends on those before it, there is no such expectation.
+  independent = trials[trials['method'] != 'optuna']
+  if len(independent) > independent['group'].nunique():
+    yield _drawn(workdir, prefix, 'expected_best', trials, [independent], '', searched=True)
+
+
+def _drawn(workdir, prefix, kind, runs, frames, note, searched=False, **shown):
+  """Writes one figure; its Drawing. kind: the name of the function that draws it."""
+  from rnnlab.reports import figures
+
+  caption = captions.caption(kind, runs, **shown)
+  alternative = captions.alternative(kind, *frames)
+  png, svg = figures.render(getattr(figures, kind), *frames, note=f'{caption}\n{note}')
+  metric = measures.metrics_of(runs)[0]
+  files = {
+    'test_scores': f'test_{metric.name}',
+    'score_vs_time': f'{metric.name}_vs_time',
+    'expected_best': f'expected_{"maximum" if metric.sign > 0 else "minimum"}',
+  }
+  name = prefix + files.get(kind, kind)
+  disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
+  return Drawing(name, caption, alternative, svg, searched)
+
+
+def paired(runs: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+  """Runs of two cells that share seed, data and settings: a row for two, with its row of `pairs`.
+
+  Columns: pair, the index in `pairs`; x and y, the primary metric of a and b; validation, the mean
+  of the metric on validation at the same epoch.
+  """
+  name = f'validation_{measures.metrics_of(runs)[0].name}'
+  validation = runs[name].where(runs['validation_is_test'].astype(bool), runs[f'best_{name}'])
+  shared = [*results.DATA, *(name for name in results.settings(runs) if name != 'model.cell')]
+  side = runs[[*shared, 'seed', 'model.cell']].assign(
+    value=measures.primary(runs), validation=validation
+  )
+  found = (
+    pairs.loc[pairs['primary'], [*shared, 'a', 'b']]
+    .rename_axis('pair')
+    .reset_index()
+    .merge(side.rename(columns={'model.cell': 'a', 'value': 'x'}), on=[*shared, 'a'])
+    .merge(side.rename(columns={'model.cell': 'b', 'value': 'y'}), on=[*shared, 'seed', 'b'])
+    .dropna(subset=['x', 'y'])
+  )
+  return found.assign(validation=(found['validation_x'] + found['validation_y']) / 2)

@@ -1,0 +1,133 @@
+"""Axes in the unit of a metric, and labels at the ends of lines that do not overlap."""
+
+import re
+import textwrap
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
+from scipy.optimize import isotonic_regression
+
+from rnnlab import results
+from rnnlab.results.measures import Metric
+
+
+def name_point(ax, words, at, colour, strong=True):
+  """Names a point in the margin, for `place_labels` to move; one that is nowhere has no name."""
+  if not np.isfinite(at).all():
+    return
+  ax.annotate(
+    wrap(words),
+    at,
+    (1.03, at[1]),
+    textcoords=ax.get_yaxis_transform(),
+    va='center',
+    color=colour,
+    fontsize=10.5 if strong else 9,
+    fontweight='bold' if strong else 'normal',
+    annotation_clip=False,
+    arrowprops=dict(
+      arrowstyle='-',
+      color=colour,
+      alpha=0.45,
+      linewidth=0.8,
+      relpos=(0, 0.5),
+      shrinkA=1,
+      shrinkB=3,
+    ),
+  )
+
+
+def place_labels(fig):
+  """Moves the labels at the lines' ends apart, each as little as can be (least squares)."""
+  fig.get_layout_engine().execute(fig)
+  fig.set_layout_engine('none')  # keeps the axes where they are now
+  for ax in fig.axes:
+    labels = sorted(ax.texts, key=lambda label: label.xyann[1])
+    if not labels:
+      continue
+    bottom, top = ax.get_ylim()
+    unit = (top - bottom) / ax.bbox.height
+    heights = np.array([Text.get_window_extent(label).height for label in labels]) * unit
+    wanted = np.array([label.xyann[1] for label in labels])
+    steps = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2 * 1.15)])
+    base = isotonic_regression(wanted - steps).x
+    base = np.clip(base, bottom, max(bottom, top - steps[-1]))
+    for label, y in zip(labels, base + steps, strict=True):
+      label.set_position((1.03, y))
+
+
+def log_axis(ax, subs):
+  ax.set_xscale('log')
+  ax.xaxis.set_minor_formatter('')
+  ax.xaxis.set_major_locator(LogLocator(subs=subs))
+  ax.xaxis.set_major_formatter('{x:g}')
+
+
+def cell_legend(ax, cells, colours):
+  ax.legend(
+    [
+      Line2D([], [], marker='o', linestyle='', color=colours[cell]) for cell in dict.fromkeys(cells)
+    ],
+    [wrap(results.cell_name(cell)) for cell in dict.fromkeys(cells)],
+    loc='lower right',
+    bbox_to_anchor=(1, 1),
+    ncols=4,
+    frameon=False,
+    labelcolor='linecolor',
+    handletextpad=0.1,
+    borderpad=0,
+  )
+
+
+def spread(count):
+  """`count` places between 0 and 1; the golden ratio keeps neighbours apart, however many."""
+  return (np.arange(count) * 0.618 + 0.5) % 1
+
+
+def at_least(set_limits, limits, span):
+  """Widens an axis: a narrower one than `span` would make much of little."""
+  middle, half = np.mean(limits), max(np.ptp(limits), span) / 2
+  set_limits(middle - half, middle + half)
+
+
+def time_unit(longest):
+  units = (180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600)
+  return next((unit, scale) for limit, unit, scale in units if not longest > limit)
+
+
+def wrap(group, width=20):
+  """A label in lines of `width`; of a very long one, what a figure has room for."""
+  words = re.sub(r'(\S{30})(?=\S)', r'\1 ', group)
+  return textwrap.fill(words, width, break_long_words=False, max_lines=4, placeholder=' …')
+
+
+def percent(value, _):
+  """A tick of an axis of shares."""
+  return f'{100 * value:g}%'
+
+
+def in_unit(axis, metric: Metric) -> None:
+  """Writes the ticks of an axis in the unit of a metric, where ticks can carry it."""
+  if metric.unit == '%':
+    axis.set_major_formatter(percent)
+
+
+def label_values(ax, metric: Metric, split: str = '') -> None:
+  """Says the unit of a metric on the vertical axis: at its ticks, or else in its label."""
+  in_unit(ax.yaxis, metric)
+  if metric.unit != '%':
+    ax.set_ylabel(axis_words(metric, split))
+
+
+def axis_words(metric: Metric, split: str = '') -> str:
+  """The label of an axis of a metric; its unit too where the ticks do not carry it."""
+  words = f'{split} {metric.words}'.strip()
+  unit = f', {metric.unit}' if metric.unit not in ('', '%') else ''
+  return f'{words[0].upper()}{words[1:]}{unit}'
+
+
+def least_span(metric: Metric, limits) -> float:
+  """The span that an axis of a metric has at least: two points of a share, else 2% of the value."""
+  return 0.02 if metric.unit == '%' else 0.02 * abs(np.mean(limits))

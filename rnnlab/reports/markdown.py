@@ -1,0 +1,73 @@
+"""A report as Markdown, summary.md."""
+
+import re
+
+from rnnlab.reports import tables
+from rnnlab.reports.content import MAX_LISTED, NOTES, Report, search_words
+
+
+def markdown(told: Report) -> str:
+  """The text of summary.md."""
+  code = lambda text: f'`{" ".join(text.split()).replace("`", chr(39))}`'  # noqa: E731
+
+  def grid(header, rows):
+    yield f'| {" | ".join(map(_md, header))} |'
+    yield f'| {" | ".join(["---", *["---:"] * (len(header) - 1)])} |'
+    yield from (f'| {" | ".join(map(_md, row))} |' for row in rows)
+    yield ''
+
+  def drawn(search):
+    for drawing in told.drawings:
+      if drawing.searched == search:
+        yield from (f'![{_md(drawing.alternative)}](figures/{drawing.name}.png)', '')
+        yield from (f'*{_md(drawing.caption)}*', '')
+
+  lines = [f'# {_md(told.title)}', '', f'**{_md(told.finding)}**', '']
+  if len(told.claims):
+    lines += ['## Claims', '', *(f'- {_md(sentence)}' for sentence in told.claims['sentence']), '']
+  for block in told.blocks:
+    lines += [
+      *map(_md, block.caption.splitlines()),
+      '',
+      *grid(*tables.of_groups(block.summary, wide=True)),
+    ]
+    for pairs in (block.pairs, block.others):
+      if 0 < len(pairs) <= MAX_LISTED:
+        lines += grid(*tables.of_pairs(pairs))
+      elif len(pairs):
+        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
+    lines += [_md(block.references), ''] * bool(block.references)
+  lines += [_md(NOTES), '', *drawn(search=False)]
+  lines += ['## Search', ''] * bool(told.trials)
+  for trials in told.trials:
+    lines += [_md(search_words(trials)), '', *grid(*tables.of_arms(trials))]
+  lines += drawn(search=True)
+  if told.missing:
+    lines += [
+      '## Runs without a result',
+      '',
+      *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
+      '',
+    ]
+  lines += [
+    '## Made by',
+    '',
+    *(
+      f'- {name}: {", ".join(map(code, values))}'
+      for name, values in told.made_by.items()
+      if name not in ('Config', 'Again')
+    ),
+    '',
+    '```',
+    *told.made_by['Again'],
+    '```',
+  ]
+  return '\n'.join(lines) + '\n'
+
+
+def _md(text):
+  """A line of Markdown that reads as `text`: what would be mark-up, or HTML, is escaped."""
+  text = ' '.join(text.split())
+  text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
+  text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)
+  return re.sub(r'^([#+-]+|\d+[.)])(?=\s)', r'\\\1', text)

@@ -1,0 +1,43 @@
+"""The trials of a sweep's searches as a table, and which runs they led to."""
+
+from typing import Any
+
+import pandas as pd
+
+from rnnlab import results
+from rnnlab.results import measures
+
+
+def trials_of(sweep: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
+  """A row a trial of the sweep's searches, as in sweep.json, with `y`, its validation metric.
+
+  runs: of results.load_runs, which know the metrics of each task. Columns: id, group (its arm, in
+  words), metrics, settings, seed, epochs, y, best (is it the arm's), method, validation_is_test.
+  """
+  overrides = {run['id']: run['overrides'] for run in sweep['runs']}
+  known = {f'validation_{measures.from_json(m)[0].name}': m for m in runs['metrics'].unique()}
+  rows = []
+  for search in sweep.get('searches', ()):
+    for arm in search['arms']:
+      for trial in arm['trials']:
+        column = next((name for name in known if name in trial), next(iter(known)))
+        rows.append(
+          overrides[trial['id']]
+          | {'id': trial['id'], 'group': results.side_words(arm['overrides'])}
+          | {'method': search['method'], 'epochs': trial['epochs'], 'y': trial.get(column)}
+          | {'best': trial['id'] == arm['best'], 'metrics': known[column]}
+        )
+  columns = ['id', 'model.cell', 'y', 'metrics']
+  trials = results.flatten(rows) if rows else pd.DataFrame(columns=columns)
+  return trials.astype({'y': float}).assign(validation_is_test=False)
+
+
+def tuned(runs: pd.DataFrame, sweep: dict[str, Any]) -> pd.DataFrame:
+  """`runs`, where what a search chose is 'tuned': each arm is compared at its own best setting."""
+  for number, search in enumerate(sweep.get('searches', ()), 1):
+    chosen = runs['id'].isin([run for arm in search['arms'] for run in arm['runs']])
+    words = 'tuned' if number == 1 else f'tuned {number}'
+    for name in search['ranges']:
+      if name in runs and chosen.any():
+        runs = runs.assign(**{name: runs[name].astype(object).mask(chosen, words)})
+  return runs

@@ -1,0 +1,304 @@
+"""Claims that an experiment writes down before its runs, and what the runs have to say to them."""
+
+import functools
+import json
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from rnnlab.console.words import near
+from rnnlab.results import measures, statistics
+from rnnlab.results.groups import side_words
+from rnnlab.results.load import (
+  COUNTS,
+  DATA,
+  NO_RESULT,
+  TIMES,
+  config_of,
+  flatten,
+  missing_runs,
+  settings,
+  sweep_of,
+)
+from rnnlab.runs import configs
+
+SAYS = ('b > a', 'b < a', 'b = a', 'b >= a', 'b <= a')
+NEEDS_MARGIN = ('b = a', 'b >= a', 'b <= a')
+
+
+def check_claims(claims, config=None, metrics=measures.OLD_METRICS):
+  """The claims in plain Python; raises ValueError, for people, unless they can be tested.
+
+  A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
+  a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
+  NEEDS_MARGIN alone. With `config`, of which the runs are to be made, nothing may be there that is
+  of no use: a margin of another claim, fields that no config has, values that no run may have.
+  metrics: those of the task, each with a `name`.
+  """
+  columns = measures.columns(metrics) + COUNTS + TIMES
+  if not isinstance(claims, list | tuple):
+    raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
+  take = lambda _, value: configs.plain(value)  # noqa: E731
+  if config:
+    take = functools.partial(configs.take, task=config.task.name)
+  checked = [
+    _checked(f'claim {number}', claim, take, columns) for number, claim in enumerate(claims, 1)
+  ]
+  for number, claim in enumerate(checked if config else (), 1):
+    if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
+      raise ValueError(
+        f'claim {number}, {configs.words(claim["claim"])}: {claim["says"]!r} is tested without a'
+        ' margin: leave it out'
+      )
+  return checked
+
+
+def _checked(where, claim, take, columns):
+  """A claim in plain Python. columns: what may be its metric."""
+  if not isinstance(claim, dict):
+    raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
+  known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
+  checked = {}
+  for name, value in claim.items():
+    _one_of(where, 'entry', name, known)
+    if name in ('a', 'b'):
+      if not isinstance(value, dict):
+        raise ValueError(f"{where}: {name} must be overrides, as {{'model.cell': 'gru'}}")
+      checked[name] = _side(where, name, value, take)
+      continue
+    try:
+      checked[name] = configs.plain(value)
+    except ValueError as error:
+      raise ValueError(f'{where}: {name}={error}') from None
+    if name != 'margin' and not isinstance(checked[name], str):
+      raise ValueError(f'{where}: {name} must be a text, not {configs.words(value)}')
+  for name in known[:-1]:
+    if not checked.get(name):
+      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known)}')
+  where += f', {configs.words(checked["claim"])}'
+  _one_of(where, 'metric', checked['metric'], columns)
+  _one_of(where, 'says', checked['says'], SAYS)
+  if checked['a'] == checked['b']:
+    raise ValueError(f'{where}: a and b pick the same runs')
+  margin = checked.get('margin')
+  is_margin = type(margin) in (int, float) and 0 < margin < np.inf
+  if checked['says'] in NEEDS_MARGIN and not is_margin:
+    raise ValueError(
+      f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
+      f'and has {configs.words(margin)}'
+    )
+  return checked
+
+
+def _side(where, side, overrides, take):
+  """Overrides of a claim as JSON has them, lists for tuples."""
+  checked = {}
+  for name, value in overrides.items():
+    try:
+      kept = take(name, value)
+    except ValueError as error:
+      raise ValueError(f'{where}: {side}: {error}') from None
+    checked[name] = list(kept) if isinstance(kept, tuple) else kept
+  return checked
+
+
+def claims(workdir, runs):
+  """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
+
+  Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
+  a and b, in words; metric, says, margin; difference of b's mean less a's, low to high its 95%
+  Welch interval; p; p_holm, adjusted for all claims; n_a and n_b seeds. What a claim says is of the
+  values as they are, whether higher or lower is better: 'b > a' and 'b < a' are Welch's test
+  against 0. 'b >= a' is non-inferiority, of a metric of which higher is better: the same against
+  -margin; 'b <= a' is that of one of which lower is better, against margin. 'b = a' is equivalence:
+  TOST where the difference is within the margin, and where it is not, Welch's test against the
+  margin's nearer end. A verdict is where p_holm is below 5%, for or against by the side on which
+  the difference lies. Numbers of parameters need no test. A claim is undecided while runs of it
+  have yet to be done, as looking early would count as another try, where one side is runs of
+  several settings, and where `check_claims` refuses it.
+  """
+  workdir = pathlib.Path(workdir)
+  recorded = sweep_of(workdir).get('claims') or []
+  recorded = recorded if isinstance(recorded, list) else [recorded]
+  configs = flatten(config_of(workdir / run) for run in runs['id'])
+  configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
+  every = pd.concat([runs, configs], axis=1)
+  missing = {run: error for run, error, _ in missing_runs(workdir, set(runs['id']))}
+  undone = [
+    run | {'failed': missing[run['id']] != NO_RESULT}
+    for run in sweep_of(workdir)['runs']
+    if run['id'] in missing and run.get('stage') != 'search'
+  ]
+  rows = [_tested(claim, every, undone) for claim in recorded]
+  # What can't be tested yet stays in the family, so that no verdict falls when it is.
+  adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
+  for row, p_holm in zip(rows, adjusted, strict=True):
+    row['p_holm'] = np.nan if np.isnan(row['p']) else p_holm
+    if row['p_holm'] < 0.05:
+      row['verdict'] = 'supported' if _is_so(row) else 'refuted'
+    row['sentence'] = _sentence(row, len(rows))
+  columns = 'claim verdict sentence a b metric says margin difference low high p p_holm n_a n_b'
+  return pd.DataFrame(rows, columns=columns.split())
+
+
+def _one_of(where, what, word, words):
+  if word not in words:
+    hint = near(word, words) or f'; there is {", ".join(sorted(words))}'
+    raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
+
+
+def _tested(claim, every, undone):
+  """`_test`, or, of a claim that cannot be tested as it stands, an undecided row that says why."""
+  try:
+    columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES
+    _checked('claim 1', claim, lambda _, value: configs.plain(value), columns)
+    return _test(claim, every, undone)
+  except ValueError as error:
+    words = str(claim.get('claim', '') if isinstance(claim, dict) else claim) or 'A claim'
+    why = str(error).removeprefix('claim 1: ').removeprefix(f'claim 1, {words!r}: ')
+    row = {'claim': words, 'verdict': 'undecided', 'why': f'it cannot be tested: {why}'}
+    numbers = ('margin', 'difference', 'low', 'high', 'p', 'seeds_needed')
+    row |= dict.fromkeys(('a', 'b', 'metric', 'says'), '') | dict.fromkeys(numbers, np.nan)
+    return row | {'n_a': 0, 'n_b': 0, 'failed': 0, 'metrics': ()}
+
+
+def _test(claim, every, undone):
+  """A row of `claims`, before it is adjusted for the others. every: runs with all of their config.
+
+  undone: the sweep's runs without a result, as in sweep.json, and whether they have failed.
+  """
+  for field in {**claim['a'], **claim['b']}:
+    _one_of(f'claim {claim["claim"]!r}', 'field', field, [*every])
+  metric, margin = claim['metric'], claim.get('margin', np.nan)
+  sides = [every[_picked(every, claim[side])].dropna(subset=metric) for side in 'ab']
+  x, y = (side[metric].to_numpy(float) for side in sides)
+  metrics = measures.metrics_of(sides[0] if len(sides[0]) else every)
+  row = {name: claim[name] for name in ('claim', 'metric', 'says')} | {
+    **{side: side_words(claim[side]) for side in 'ab'},
+    **{'verdict': 'undecided', 'margin': margin, 'n_a': len(x), 'n_b': len(y)},
+    'metrics': metrics,
+    **dict.fromkeys(('difference', 'low', 'high', 'p', 'seeds_needed'), np.nan),
+    'failed': sum(run['failed'] for run in undone if _either(claim, run['overrides'])),
+  }
+  row['why'] = _why_not(claim, sides, undone, _metric_words(metric, metrics))
+  if row['why']:
+    return row
+  if metric in COUNTS:
+    difference = y.mean() - x.mean()
+    return row | {'difference': difference, 'low': difference, 'high': difference, 'p': 0.0}
+  found, distance = _found(claim['says'], x, y, margin)
+  if np.isnan(found.p):
+    row['why'] = 'two seeds a side are the least, and some spread'
+    if metric in TIMES and min(len(x), len(y)) > 1:
+      row['why'] = (
+        f'{y.mean():.3g} s against {x.mean():.3g} s are of runs that trained together, as a'
+        ' population, and have no spread of their own (--executor=process times each)'
+      )
+  needed = statistics.seeds_needed(x, y, distance)
+  return row | dict(
+    zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed
+  )
+
+
+def _found(says, x, y, margin):
+  """The Estimate of what a claim says, and the distance that its test had to tell from 0."""
+  found = statistics.welch(x, y)
+  if says == 'b >= a':
+    return statistics.noninferiority(x, y, margin), found.value + margin
+  if says == 'b <= a':
+    return statistics.noninferiority(x, y, -margin), found.value - margin
+  if says != 'b = a':
+    return found, found.value
+  if abs(found.value) < margin:
+    return statistics.equivalence(x, y, margin), margin
+  return statistics.welch(x, y, np.copysign(margin, found.value)), margin
+
+
+def _why_not(claim, sides, undone, metric_words):
+  """Why a claim can't be tested, or nothing. sides: the runs of a, and of b."""
+  waiting = sum(not run['failed'] and _either(claim, run['overrides']) for run in undone)
+  if waiting:
+    return f'{waiting} of its runs {"is" if waiting == 1 else "are"} not done yet'
+  for side, runs in zip('ab', sides, strict=True):
+    words = side_words(claim[side])
+    if runs.empty:
+      return f'no run of {words} has a {metric_words}'
+    mixed = [name for name in DATA + settings(runs) if runs[name].nunique(dropna=False) > 1]
+    if mixed:
+      return f'runs of {words} differ in {" and ".join(mixed)}, which the claim does not name'
+  if set(sides[0]['id']) & set(sides[1]['id']):
+    return 'both sides are the same runs'
+  if set(sides[0]['title']) != set(sides[1]['title']):
+    return 'its sides are of different data'
+  return ''
+
+
+def _picked(runs, overrides):
+  """Which of `runs` have the values of `overrides`."""
+  kept = {name: json.dumps(v) if isinstance(v, list) else v for name, v in overrides.items()}
+  return np.all([[v == value for v in runs[name]] for name, value in kept.items()], axis=0)
+
+
+def _either(claim, overrides):
+  """Whether a run of these overrides may be of a claim's a or b."""
+  return any(
+    all(overrides.get(name, value) == value for name, value in claim[side].items()) for side in 'ab'
+  )
+
+
+def _is_so(row):
+  """Whether what a claim says is so of the difference that was found."""
+  difference, margin = row['difference'], row['margin']
+  return {
+    'b > a': difference > 0,
+    'b < a': difference < 0,
+    'b = a': abs(difference) < margin,
+    'b >= a': difference > -margin,
+    'b <= a': difference < margin,
+  }[row['says']]
+
+
+def _sentence(row, family):
+  """A claim's verdict for people, with the numbers."""
+  said = f'{row["claim"]}: {row["verdict"]}'
+  failed = f'; {row["failed"]} failed and took no part' if row['failed'] else ''
+  if row['why']:
+    return f'{said}, as {row["why"]}{failed}.'
+  column, metric = row['metric'], measures.of_column(row['metrics'], row['metric'])
+  number = functools.partial(_number, metric, ',.0f' if column in COUNTS else '.4g')
+  difference, low, high = (number(row[name], sign='+') for name in ('difference', 'low', 'high'))
+  unit = 'seconds' if column in TIMES else metric.difference_unit if metric else ''
+  words = f'{_metric_words(column, row["metrics"])} is {difference} {unit}'.rstrip()
+  said += f', {row["b"]} - {row["a"]} in {words}'
+  words = []
+  if column not in COUNTS:
+    words.append(f'95% interval [{low}, {high}]')
+  if row['says'] in NEEDS_MARGIN:
+    words.append(f'margin {number(row["margin"])}')
+  if column not in COUNTS:
+    words.append(f'p {_p_words(row["p"])}')
+    words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
+    words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
+  if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
+    what = 'the margin' if row['says'] == 'b = a' else 'as much'
+    words.append(f'with this spread {row["seeds_needed"]:,.0f} seeds a side would tell {what}')
+  return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'
+
+
+def _number(metric, form, value, sign=''):
+  """A value with one digit more than in a table; as `form` has it where there is no metric."""
+  if metric is None:
+    return format(value, sign + form)
+  return metric.change(value, 1) if sign else metric.number(value, 1)
+
+
+def _metric_words(column, metrics):
+  """A column of `load_runs` for people; metrics: those of the task."""
+  if metrics and column in measures.test_columns(metrics):
+    return f'test {metrics[0].words} {measures.epoch_in_words(metrics, column)}'
+  return column.replace('_', ' ')
+
+
+def _p_words(p):
+  return '< 0.0001' if p < 1e-4 else f'= {p:.2g}'

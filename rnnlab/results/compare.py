@@ -1,0 +1,153 @@
+"""Comparisons of groups of runs that differ in one setting, and how sure each is."""
+
+import itertools
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from rnnlab.results import measures, statistics
+from rnnlab.results.load import DATA, settings
+from rnnlab.runs import folder as run_files
+
+MOST_VALUES = 8  # of a setting, to compare each with each
+
+
+def compare(runs, workdir=None, over=('model.cell',)):
+  """A row per pair of groups that differ in one setting of `over` alone, and per epoch.
+
+  `over=settings(runs)` compares every pair of settings. Of a setting that takes more than
+  MOST_VALUES values, cells apart, each is compared with the next alone. Columns: data and settings
+  that the pair shares ('' for the cell and NaN for another setting where that is what differs, so
+  that `label` names what they share); setting, the one that differs, and its values a and b (a is
+  LSTM where it takes part, the less of two numbers); metric, the column that is compared: the
+  first metric on the test split, at the epoch of best validation or after the last epoch; primary,
+  whether it is the primary one (see `measures.primary_column`); and of b against a, over seeds:
+  difference in mean, its 95% Welch interval low to high, p of Welch's test and p_holm, adjusted
+  for all primary rows, or for all secondary ones; p_greater, P(b > a) for a seed of each, with its
+  95% interval p_greater_low to p_greater_high, which is P(a is better) where lower is better;
+  seeds_needed a group to tell a difference as large, with the spread seen, in four of five tries;
+  n_a and n_b seeds. items_low to items_high is the 95% interval over seeds and test items
+  (`statistics.two_way`), where `workdir` is given and holds all the runs' predictions. NaN where
+  there are too few seeds.
+  """
+  names = settings(runs)
+  runs = runs.assign(group=runs.groupby(DATA + names, sort=False, dropna=False).ngroup())
+  pairs = [pair for name in over for pair in _pairs(runs, DATA + names, name)]
+  values = {
+    (group, column): part[['id', column]].dropna()
+    for group, part in runs.groupby('group')
+    for column in measures.test_columns(measures.metrics_of(part))
+  }
+  # What is right or wrong for an item makes intervals of a share alone.
+  shares = {g for g, part in runs.groupby('group') if measures.metrics_of(part)[0].unit == '%'}
+  wanted = shares & {group for _, _, pair in pairs for group in pair.values()}
+  resampled = _resampled(workdir, {k: v['id'] for k, v in values.items() if k[0] in wanted})
+  rows = []
+  for shared, name, pair in pairs:
+    metrics = measures.from_json(shared['metrics'])
+    primary = measures.primary_column(metrics, shared['validation_is_test'])
+    for column in measures.test_columns(metrics):
+      sides = [(group, column) for group in pair.values()]
+      x, y = (values[side][column] for side in sides)
+      if len(x) and len(y):
+        a, b = pair
+        what = {'setting': name, 'a': a, 'b': b, 'metric': column, 'primary': column == primary}
+        rows.append(shared | what | _compared(x, y, *map(resampled.get, sides)))
+  columns = 'setting a b metric primary difference low high items_low items_high p_greater'
+  columns = [*columns.split(), 'p_greater_low', 'p_greater_high', 'p', 'seeds_needed', 'n_a', 'n_b']
+  found = pd.DataFrame(rows, columns=[*DATA, *names, *columns]).astype({'primary': bool})
+  p_holm = found.groupby('primary')['p'].transform(statistics.holm)
+  found.insert(found.columns.get_loc('p') + 1, 'p_holm', p_holm)
+  return found
+
+
+def _compared(x, y, of_x, of_y):
+  """The numbers of a row of `compare`. x, y: values of a and b; of_x, of_y: see `_resampled`."""
+  difference, low, high, p = statistics.welch(x, y)
+  greater = statistics.probability_greater(x, y)
+  items = statistics.Estimate(difference, np.nan, np.nan)
+  if of_x and of_y and of_x[0] == of_y[0]:
+    items = statistics.two_way(of_x[1], of_y[1])
+  return {
+    **{'difference': difference, 'low': low, 'high': high, 'p': p},
+    **{'items_low': items.low, 'items_high': items.high},
+    **{'p_greater': greater.value, 'p_greater_low': greater.low, 'p_greater_high': greater.high},
+    'seeds_needed': statistics.seeds_needed(x, y, difference),
+    **{'n_a': len(x), 'n_b': len(y)},
+  }
+
+
+def _pairs(runs, names, name):
+  """(what they share, `name`, {value: group number} of two) of groups that differ in `name` alone.
+
+  runs have their group's number as `group`; names are all columns that tell groups apart.
+  """
+  pairs = []
+  shared = [other for other in names if other != name]
+  # What differs is '' for a cell, that is always named, and NaN for another setting.
+  differing = {name: '' if name == 'model.cell' else np.nan}
+  for key, part in runs.groupby(shared, sort=False, dropna=False):
+    groups = part.groupby(name, sort=name != 'model.cell')['group'].first().to_dict()
+    order = sorted(groups, key=lambda cell: cell != 'lstm') if name == 'model.cell' else [*groups]
+    many = name != 'model.cell' and len(order) > MOST_VALUES
+    for a, b in itertools.pairwise(order) if many else itertools.combinations(order, 2):
+      pairs.append(
+        (dict(zip(shared, key, strict=True)) | differing, name, {a: groups[a], b: groups[b]})
+      )
+  return pairs
+
+
+def _resampled(workdir, groups):
+  """{name: (test split, Resampled)} of the `groups`, {name: ids}, whose predictions are all there.
+
+  A name is (group, column). Groups of different test splits share no items.
+  """
+  if workdir is None:
+    return {}
+  wanted = {run for ids in groups.values() for run in ids}
+  predictions = {run: _predictions(pathlib.Path(workdir) / run) for run in wanted}
+  splits = {}
+  for name, ids in groups.items():
+    at = 'best' if name[1].startswith('best_') else 'final'  # as predictions.npz has it
+    found = [predictions[run].get(at) for run in ids]
+    if found and all(found) and found[0][0] and len({labels for labels, _ in found}) == 1:
+      splits.setdefault(found[0][0], {})[name] = np.stack([right for _, right in found])
+  return {
+    name: (split, resampled)
+    for split, groups in splits.items()
+    for name, resampled in zip(groups, statistics.resample([*groups.values()]), strict=True)
+  }
+
+
+def _classes(logits):
+  """The class predicted for each item, by logits `[N]` of the second of two, or `[N, C]`."""
+  return logits > 0 if logits.ndim == 1 else logits.argmax(axis=-1)
+
+
+def _predictions(folder):
+  """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run.
+
+  Nothing of a run whose predictions are not logits, of two classes or more, for labels.
+  """
+  path = folder / run_files.PREDICTIONS
+  try:
+    if run_files.PREDICTIONS in run_files.verify(folder):
+      raise ValueError
+    with np.load(path) as file:
+      labels = file.get('labels')
+      if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'biu':
+        return {}
+      return {
+        name: (labels.tobytes(), predicted == labels)
+        for name in ('final', 'best')
+        if name in file and (predicted := _classes(file[name])).shape == labels.shape
+      }
+  except FileNotFoundError:
+    return {}
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+    logging.warning('%s is damaged, so intervals of its run leave the test items out', path)
+    return {}

@@ -1,0 +1,97 @@
+"""Groups of runs, which share data and every setting but the seed: their means and their names."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from rnnlab.results import measures
+from rnnlab.results.load import COUNTS, DATA, TIMES, settings
+
+MAX_SETTINGS = 8  # whose response is drawn at most
+SOME = 4  # a setting of more values than this has a response to be drawn
+
+
+def summarise(runs):
+  """A row per group of runs, which share task, data and every setting but the seed.
+
+  Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
+  (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
+  """
+  groups = runs.groupby(DATA + settings(runs), sort=False, dropna=False)
+  size, measured = groups.size(), measures.columns_of(runs)
+  mean, std, n = groups[measured].mean(), groups[measured].std(), groups[measured].count()
+  half = stats.t.ppf(0.975, n - 1) * std / np.sqrt(n)
+  parts = {'mean': mean, 'std': std, 'low': mean - half, 'high': mean + half}
+  metrics = {
+    f'{metric}_{part}': values[metric] for metric in measured for part, values in parts.items()
+  }
+  summary = pd.concat(
+    [
+      size.rename('runs'),
+      pd.DataFrame(metrics, index=size.index),
+      groups[COUNTS].first(),
+      groups[TIMES].mean(),
+    ],
+    axis=1,
+  ).reset_index()
+  summary.insert(0, 'group', label(summary))
+  return summary
+
+
+def label(frame):
+  """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
+  varying = [
+    name
+    for name in settings(frame)
+    if name != 'model.cell' and frame[name].nunique(dropna=False) > 1
+  ]
+  ends = [name.rpartition('.')[2] for name in varying]
+  shorts = {
+    name: end if ends.count(end) == 1 else name for name, end in zip(varying, ends, strict=True)
+  }
+  source = 'title' if frame['title'].nunique() > frame['source'].nunique() else 'source'
+
+  def words(row):
+    yield cell_name(row['model.cell'])
+    yield from (
+      f'{short}={value_words(row[name])}'
+      for name, short in shorts.items()
+      if not pd.isna(row[name])
+    )
+    if frame['task'].nunique() > 1:
+      yield f'({row["task"]})'
+    if frame[source].nunique() > 1:
+      yield f'({row[source]})'
+
+  return pd.Series(
+    [' '.join(words(row)) for row in frame.to_dict('records')], index=frame.index, dtype=object
+  )
+
+
+def cell_name(name):
+  """A cell\'s name for people."""
+  return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(str(name), str(name))
+
+
+def value_words(value):
+  """A setting\'s value for people."""
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def side_words(overrides):
+  """Overrides for people, as 'GRU hidden_size=64'."""
+  return ' '.join(
+    cell_name(value) if name == 'model.cell' else f'{name.rpartition(".")[2]}={value_words(value)}'
+    for name, value in overrides.items()
+  )
+
+
+def many_valued(runs):
+  """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
+  counts = {
+    name: runs[name].nunique()
+    for name in settings(runs)
+    if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
+  }
+  most = sorted(counts, key=counts.get, reverse=True)[:MAX_SETTINGS]
+  return [name for name in counts if name in most and counts[name] > SOME]

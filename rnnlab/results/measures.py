@@ -1,0 +1,198 @@
+"""The metrics that a run's result.json names, and how their values are written for people.
+
+A frame of runs says in its column `metrics`, as JSON, which metrics the task of each row has: the
+primary metric first, the loss last. Values stand in columns `<split>_<metric>`, after the last
+epoch, and `best_<split>_<metric>`, at the epoch of the best primary metric on validation.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from rnnlab.machine import disk
+
+SPLITS = 'test', 'validation', 'train'
+
+
+class Metric(NamedTuple):
+  """A figure that a task measures on each of its splits.
+
+  name: as it stands in the names of columns, 'word_error_rate'. unit: '%' for a share, whose
+  values are fractions of 1; '' for none. better: 'higher' or 'lower'. format: Python's format
+  specification of a value as it is shown, in per cent for a share.
+  """
+
+  name: str
+  unit: str
+  better: str
+  format: str
+
+  @property
+  def sign(self) -> int:
+    """1 where higher is better, -1 where lower is: times it, the best value is the greatest."""
+    return 1 if self.better == 'higher' else -1
+
+  @property
+  def words(self) -> str:
+    """The name for people."""
+    return self.name.replace('_', ' ')
+
+  @property
+  def scale(self) -> int:
+    """What a value is multiplied by to be shown."""
+    return 100 if self.unit == '%' else 1
+
+  @property
+  def difference_unit(self) -> str:
+    """The unit of a difference between two values, for people."""
+    return 'points' if self.unit == '%' else self.unit
+
+  def number(self, value: float, more: int = 0) -> str:
+    """A value without its unit, with `more` digits than usual; '-' for NaN."""
+    return '-' if pd.isna(value) else format(self.scale * value, f'z{self._format(more)}')
+
+  def with_unit(self, value: float) -> str:
+    """A value with its unit; 'unknown' for NaN."""
+    if pd.isna(value):
+      return 'unknown'
+    return self.number(value) + (self.unit if self.unit == '%' else f' {self.unit}'.rstrip())
+
+  def change(self, value: float, more: int = 0) -> str:
+    """A difference of two values, with its sign, without its unit."""
+    return format(self.scale * value, f'+z{self._format(more)}')
+
+  def change_with_unit(self, value: float, more: int = 0) -> str:
+    """A difference of two values, with its sign and its unit."""
+    return f'{self.change(value, more)} {self.difference_unit}'.rstrip()
+
+  def interval(self, low: float, high: float) -> str:
+    """An interval without its unit; '-' for NaN."""
+    return '-' if pd.isna(low) else f'[{self.number(low)}, {self.number(high)}]'
+
+  def _format(self, more):
+    digits = re.fullmatch(r'(.*\.)(\d+)(\D*)', self.format)
+    return f'{digits[1]}{int(digits[2]) + more}{digits[3]}' if digits else self.format
+
+
+FORM = [{'name': str, 'unit': str, 'better': str, 'format': str}]  # of `metrics` in a result.json
+# What a result.json means that names no task and no metrics, as those of version 0.1 do.
+OLD_TASK = 'text_classification'
+OLD_METRICS = (
+  Metric('accuracy', '%', 'higher', '.1f'),
+  Metric('loss', 'nats per example', 'lower', '.3f'),
+)
+
+
+def read(entries: Any) -> tuple[Metric, ...]:
+  """The metrics of a result.json, from its entry of that name, None where it has none.
+
+  Raises ValueError for what is not a list of metrics.
+  """
+  if entries is None:
+    return OLD_METRICS
+  if not entries or not disk.fits(entries, FORM):
+    raise ValueError('metrics must be a list of name, unit, better and format')
+  metrics = tuple(
+    # A share's format may be given as that of the fraction.
+    Metric(e['name'], e['unit'], e['better'], e['format'].strip('{:}').replace('%', 'f'))
+    for e in entries
+  )
+  for metric in metrics:
+    if metric.better not in ('higher', 'lower'):
+      raise ValueError(f'{metric.name}: better must be higher or lower, not {metric.better!r}')
+    metric.number(1.0)
+  return metrics
+
+
+def as_json(metrics: Iterable[Metric]) -> str:
+  """The metrics as they stand in the column `metrics` of a frame."""
+  return json.dumps([metric._asdict() for metric in metrics])
+
+
+def metrics_of(frame: pd.DataFrame) -> tuple[Metric, ...]:
+  """The metrics of a frame, those of the task of its first row first."""
+  found = [metric for text in frame['metrics'].unique() for metric in from_json(text)]
+  return tuple(dict.fromkeys(found))
+
+
+def from_json(text: str) -> tuple[Metric, ...]:
+  """The metrics that a cell of the column `metrics` holds."""
+  return tuple(Metric(**entry) for entry in json.loads(text))
+
+
+def names(text: str) -> str:
+  """What the metrics in a cell of the column `metrics` are, whatever their units and formats."""
+  return ' '.join(f'{metric.name}:{metric.better}' for metric in from_json(text))
+
+
+def last(metrics: Iterable[Metric]) -> list[str]:
+  """The columns of the values after the last epoch."""
+  metrics = list(metrics)
+  return [f'{split}_{metric.name}' for split in SPLITS for metric in metrics]
+
+
+def best(metrics: Iterable[Metric]) -> list[str]:
+  """The columns of the values at the epoch of best validation, without 'best_'; and the epoch."""
+  metrics = list(metrics)
+  return ['epoch', *(f'{split}_{metric.name}' for split in SPLITS[:2] for metric in metrics)]
+
+
+def columns(metrics: Iterable[Metric]) -> list[str]:
+  """All columns of values."""
+  metrics = list(metrics)
+  return [*last(metrics), *(f'best_{name}' for name in best(metrics))]
+
+
+def columns_of(frame: pd.DataFrame) -> list[str]:
+  """All columns of values of a frame whose rows may be of several tasks."""
+  names = [name for text in frame['metrics'].unique() for name in columns(from_json(text))]
+  return list(dict.fromkeys(names))
+
+
+def of_column(metrics: Iterable[Metric], column: str) -> Metric | None:
+  """The metric whose values stand in a column; None where it has none."""
+  splits = '|'.join(SPLITS)
+  name = re.sub(f'^(best_)?({splits})_', '', column)
+  return next((m for m in metrics if m.name == name and name != column), None)
+
+
+def primary_column(metrics: tuple[Metric, ...], validation_is_test: bool) -> str:
+  """The column of the primary metric, which alone makes headlines and verdicts.
+
+  It is settled before any run: the first metric on the test split, at the epoch that validation
+  chose; after the last epoch where validation is the test split, so that choosing by it would be
+  no result.
+  """
+  return test_columns(metrics)[bool(validation_is_test)]
+
+
+def test_columns(metrics: tuple[Metric, ...]) -> tuple[str, str]:
+  """The columns of the first metric on the test split: at the best epoch, after the last."""
+  return f'best_test_{metrics[0].name}', f'test_{metrics[0].name}'
+
+
+def epoch_in_words(metrics: tuple[Metric, ...], column: str) -> str:
+  """At which epoch the values of one of `test_columns` are taken."""
+  if column.startswith('best_'):
+    return f'at the epoch of best validation {metrics[0].words}'
+  return 'after the last epoch'
+
+
+def primary(frame: pd.DataFrame, part: str = '') -> pd.Series:
+  """The primary metric of each row of runs, or, with `part` as 'mean' or 'low', of a summary."""
+  ends = f'_{part}' * bool(part)
+  parts = [
+    rows[f'{primary_column(from_json(text), tutorial)}{ends}']
+    for (text, tutorial), rows in frame.groupby(['metrics', 'validation_is_test'])
+  ]
+  return pd.concat(parts).reindex(frame.index) if parts else pd.Series(dtype=float)
+
+
+def epoch_words(frame: pd.DataFrame) -> str:
+  """At which epoch the primary metric of these rows is taken; '' where they differ in it."""
+  found = metrics_of(frame)
+  names = {primary_column(found, tutorial) for tutorial in frame['validation_is_test']}
+  return epoch_in_words(found, names.pop()) if len(names) == 1 else ''
