@@ -1,6 +1,6 @@
 """Copies of runs' folders, atomic for whoever reads them, and workdirs that are URLs.
 
-A remote workdir (`s3://bucket/imdb`, `gs://...`: whatever fsspec knows) is worked on in a local
+A remote workdir (`s3://bucket/runs`, `gs://...`: whatever fsspec knows) is worked on in a local
 mirror: `pull` brings the mirror up to date, and `push` sends a part of it back. In each remote
 folder the file `.files` lists the files that belong to it, with their digests. It is written last,
 so whoever reads only the files that it lists finds no half of a checkpoint.
