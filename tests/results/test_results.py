@@ -11,6 +11,7 @@ from test_report import write_run, write_runs
 
 from rnnlab import results
 from rnnlab.results import statistics
+from rnnlab.runs import configs
 
 CLAIM = {
   'claim': 'GRU is ahead',
@@ -312,7 +313,7 @@ def test_a_sweep_without_claims_has_none(tmp_path):
   ],
 )
 def test_a_mistake_in_a_claim_is_told_before_the_runs(change, words):
-  config = {'model': {'cell': 'lstm'}, 'seed': 0}
+  config = configs.default()
   results.check_claims([CLAIM], config)
   with pytest.raises(ValueError) as error:
     results.check_claims([CLAIM, CLAIM | change], config)
