@@ -320,6 +320,21 @@ def test_a_mistake_in_a_claim_is_told_before_the_runs(change, words):
   assert words in str(error.value) and 'claim 2' in str(error.value)
 
 
+def test_a_run_of_an_older_version_is_of_the_setting_of_one_of_this(tmp_path):
+  """One config says data.name, the other task.name; which field it is, is no setting."""
+  for seed in range(2):
+    path = write_run(tmp_path, 'lstm', seed) / 'config.json'
+    config = json.loads(path.read_text())
+    if seed:
+      config['task'] = {'name': 'text_classification'}
+    else:
+      config['data']['name'] = 'imdb'
+    path.write_text(json.dumps(config))
+  runs = results.load_runs(tmp_path)
+  assert not {'data.name', 'task.name'} & {*runs}
+  assert results.summarise(runs)['runs'].tolist() == [2]
+
+
 def test_claims_are_a_list_of_dicts():
   for wrong in ([['b > a']], 'b > a', {'claim': 'x'}):
     with pytest.raises(ValueError, match='must be a'):

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from programs import ROOT, finals, read_until
 import rnnlab
 from rnnlab import tasks
 from rnnlab.console import progress, usage
+from rnnlab.reports import report
 from rnnlab.runs import configs, experiment, experiment_file
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import conduct, sweep
@@ -227,6 +229,19 @@ def test_a_launch_that_is_killed_goes_on_to_the_same_bits(whole, for_a_user, tmp
     subprocess.run([*words, f'--workdir={workdir}'], capture_output=True, **here)
   found = finals(tmp_path / 'killed')
   assert len(found) == 2 and found == finals(tmp_path / 'whole')
+
+
+def test_a_report_is_of_the_task_s_own_metric(whole, tmp_path):
+  workdir = shutil.copytree(whole('serial')[0], tmp_path / 'series')
+  told = report.write(workdir)
+  (row,) = told.summary.to_dict('records')
+  found = [json.loads(path.read_text()) for path in workdir.glob('*/result.json')]
+  errors = [result['best']['test_error'] for result in found]
+  assert row['runs'] == 2 and row['best_test_error_mean'] == pytest.approx(np.mean(errors))
+  assert f'{np.mean(errors):.3f}' in (workdir / 'summary.md').read_text()
+  page = (workdir / 'report.html').read_text()
+  assert 'waves with noise 0.1' in page and 'accuracy' not in page
+  assert (workdir / 'figures' / 'test_error.png').exists()
 
 
 def test_predictions_are_refused_in_words_of_a_run_that_reads_no_texts(whole):
