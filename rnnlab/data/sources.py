@@ -1,6 +1,6 @@
 """Where the IMDB reviews come from: TFDS, an aclImdb folder or archive, or a package of reviews.
 
-A source locates its data, which is all that a warm cache needs, and reads them.
+`locate` finds a source's data, which suffices when the cache is warm; `read` loads them.
 """
 
 import csv

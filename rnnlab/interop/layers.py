@@ -86,9 +86,9 @@ def check_shape(name: str, array: np.ndarray, shape: tuple, why: str = '') -> No
 
 
 def check_recurrent(name: str, cell: str, w_h: np.ndarray, axis: int) -> int:
-  """H, of a recurrent weight that has H along one axis and, along `axis`, H for each gate.
+  """The hidden size H of a recurrent weight with H entries along one axis and G * H along `axis`.
 
-  Raises ValueError where it has not, with the cell whose weight it may be.
+  Raises ValueError for any other shape, naming the cell whose weight it may be.
   """
   cells = [
     c for c, n in GATES.items() if w_h.ndim == 2 and w_h.shape[axis] == n * w_h.shape[1 - axis]

@@ -1,8 +1,8 @@
 """What a call of the recurrence is given, held against its cell and its inputs, in words.
 
 Each function returns its argument as JAX arrays, or raises ValueError (TypeError for a wrong type)
-that names the argument, what it is, and what it must be. All look at shapes and dtypes alone, and
-so do for traced arrays what they do for others; values are looked at where a docstring says so.
+that names the argument, what it is, and what it must be. They read only shapes and dtypes, so that
+traced and concrete arrays are treated alike; where values are read too, the docstring says so.
 `batch` is the shape of the batch: (B,), or () for a sequence without that axis.
 """
 

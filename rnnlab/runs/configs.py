@@ -92,8 +92,7 @@ def config_hash(config: dict) -> str:
 def split(config: ConfigDict) -> tuple[FrozenConfigDict, dict[str, np.float32]]:
   """What the program of a run is compiled from, and the numbers it is then given, by dotted name.
 
-  The first has True or False for each of `values`, as it is 0 or not, and the second those that
-  are not.
+  The first has, for each of `values`, whether it is non-zero, and the second the non-zero values.
   """
   shape, given = config.to_dict(), {}
   for name in (*values(config.task.name), *HOSTS):
@@ -131,7 +130,7 @@ def change(config: ConfigDict, overrides: dict[str, Any]) -> tuple[ConfigDict, d
 
 
 def check_fields(config: ConfigDict) -> ConfigDict:
-  """As `check` of each field, but not of what they are together, which a sweep may yet change."""
+  """Checks each field, but not combinations of fields, which a sweep may still change."""
   return ConfigDict(nested(_fields(flat(config))))
 
 

@@ -2,8 +2,8 @@
 
 Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: how good the
 trial's best epoch up to `spec.until` is by validation, the higher the better; None where it has not
-come so far, -inf where it failed of itself, as one that diverges. The same scores give the same
-decisions, so a search that was broken off goes on as if it had not been.
+come so far, -inf if the trial itself failed, for example by diverging. The same scores give the
+same decisions, so a search that was interrupted goes on as if it had not been.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ class Search(NamedTuple):
 
   arms: the overrides to compare, each given as many trials. ranges: a field's ('log', low, high),
   ('uniform', low, high), ends included, or ('choice', value, ...); in a field of whole numbers the
-  values are whole. trials: for each arm; where choices alone make two the same, they are one.
+  values are whole. trials: for each arm; where all ranges are choices, equal trials are one.
   seeds: of the runs of each arm's best setting. method: one of METHODS; all but 'optuna' draw the
   same settings for each arm. seed: of the draw, and of each trial's run. halving: epochs after
   which the better half of an arm's trials goes on (of each batch of 8, with 'optuna').
@@ -65,7 +65,7 @@ class Arm(NamedTuple):
 def check(search: Search, pinned: Sequence[str]) -> Search:
   """The search in plain Python, lists and numbers of its own.
 
-  Raises ValueError for a search that can't be, as far as its own words tell.
+  Raises ValueError for an invalid search, as far as its arguments alone show.
   """
   search = _plain(search)
   words = ', '.join

@@ -26,8 +26,8 @@ class Field(NamedTuple):
   """A field of a config.
 
   traced: whether a compiled program takes it as an argument, so that runs that differ in it alone
-  share one; False too of what a program has nothing to do with. Of what is off at 0, as a dropout,
-  the program is of runs that have it, or that have it not.
+  share one program; False too for a field that no program depends on. A traced field that is off at
+  0, such as a dropout rate, selects one of two programs: with it or without it.
   """
 
   default: Any

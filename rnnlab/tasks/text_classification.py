@@ -98,7 +98,7 @@ def loss(logits, batch) -> dict[str, tuple[Any, Any]]:
 
 
 def vary(train, config, key) -> dict[str, Any]:
-  """The labels of a run with label noise: each is turned round at data.label_noise."""
+  """The labels of a run with label noise: each is flipped with probability data.label_noise."""
   import jax
   import jax.numpy as jnp
 
@@ -176,7 +176,7 @@ task = Task(
     'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
     'data.max_examples': Field(0, fields.whole(0), 'in each split; 0: all'),
     'data.label_noise': Field(
-      0.0, fields.SHARE, 'the share of the train labels that are turned round', traced=True
+      0.0, fields.SHARE, 'the share of the train labels that are flipped', traced=True
     ),
   },
   check=check,

@@ -119,10 +119,10 @@ def fit(
 ) -> Iterator[Turn]:
   """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
 
-  `split` is the train split, `validation` that split; `until` is 0 for no such
-  epoch. Members at an earlier step are first brought to where the others are. `fit` takes those
-  that have failed or ended out of `alive`, and the consumer may take others. A Turn's states are
-  only good until the next is asked for.
+  `split` is the train split and `validation` the validation split; an `until` of 0 means the end of
+  training. Members at an earlier step are first brought to where the others are. `fit` removes
+  members that have failed or ended from `alive`, and the consumer may remove others. Asking for the
+  next Turn reuses the memory of this one's states, so copy what you keep.
   """
   steps = train.epoch_steps(train.examples(split), group.program.batch_size)
   whole = NamedSharding(group.mesh, P())

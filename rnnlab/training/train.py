@@ -20,9 +20,9 @@ EVAL_BATCH = 256
 class Program(NamedTuple):
   """What a program of training is compiled from: hashable, and the same for all its runs.
 
-  build: `values -> (model, tx)`, a linen module of a split's inputs and an optax chain. values, a
-  dict of numbers, is all in which the runs of one program may differ beside key and data; within
-  the program its numbers are traced.
+  build: `values -> (model, tx)`, a linen module of a split's inputs and an optax chain. values is
+  a dict of numbers, traced within the program. Runs of one program may differ only in values, key
+  and data.
   loss, metrics: those of the task, see `rnnlab.tasks.base`; the first metric chooses the epoch.
   widths, ascending, are for a model of ids `[N, T]` that masks its padding (id 0): batches are made
   of rows of like length, and with `trim` a batch is trimmed to the narrowest width that holds it,
@@ -292,8 +292,8 @@ def fit(
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
   `train` and `validation` are splits, dicts of arrays. `fit` called again with a yielded state
-  takes the same steps to the bit; the state is only good until the next one is asked for, which
-  reuses its memory. With `patience`, ends once so many epochs have brought none that is better on
+  takes the same steps to the bit; asking for the next state reuses this one's memory, so
+  copy what you keep. With `patience`, training ends after that many epochs without a better one on
   the validation split.
 
   Raises NonFiniteLoss, saying at which step and why that is likely.

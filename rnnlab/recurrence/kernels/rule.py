@@ -1,8 +1,8 @@
 """A function that has a kernel each way: its derivatives, its vmap, and where the kernels run.
 
-Reverse mode takes the kernels; all else, as forward mode and higher derivatives, differentiates the
-same function written in plain JAX. JAX's own ways to say that fall short: custom_vjp has no forward
-mode, and linear_call neither vmap nor a second derivative.
+Reverse mode uses the kernels; forward mode and higher derivatives differentiate the same function
+written in plain JAX. JAX's own mechanisms do not suffice for that: custom_vjp has no forward mode,
+and linear_call neither vmap nor a second derivative.
 """
 
 import functools
@@ -31,8 +31,8 @@ class Kernels(NamedTuple):
   forward: `(save, data, inputs) -> outputs, saved`; saved is None unless `save`.
   backward: `(data, inputs, saved, d_outputs) -> d_inputs`.
   platform: where the two run, 'cuda' or 'cpu'; elsewhere `scan` does. None: they run anywhere.
-  works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; where it can't
-    `scan` is. Asked when a function is traced.
+  works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; otherwise
+    `scan` is used. Asked when a function is traced.
   must: whether it is an error where `works` says no.
   """
 
@@ -73,7 +73,7 @@ def _run_jvp(kernels, save, primals, tangents):
   data, inputs = primals
   outputs, saved = run(kernels, True, data, inputs)
   d_outputs = _differential(kernels, (data, inputs, saved), tangents[1])
-  # No one takes a derivative of saved: those of the differential are the plain scan's, without it.
+  # `saved` is never differentiated: derivatives of the differential are those of the plain scan.
   d_saved = jax.tree.map(jnp.zeros_like, saved) if save else None
   return (outputs, saved if save else None), (d_outputs, d_saved)
 
