@@ -13,6 +13,7 @@ from rnnlab.machine.devices import mesh as mesh
 from rnnlab.machine.devices import use_cores as use_cores
 from rnnlab.models import Recurrent as Recurrent
 from rnnlab.models import SequenceClassifier as SequenceClassifier
+from rnnlab.models import conventions as conventions
 from rnnlab.models import pool as pool
 from rnnlab.models.adapters import LinenCell as LinenCell
 from rnnlab.models.adapters import NNXCell as NNXCell

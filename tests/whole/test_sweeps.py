@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from programs import ROOT
 
-from experiments import imdb, sweeps
+from experiments import imdb
+from experiments.benchmarks import sweeps
 from experiments.benchmarks.peers import loop
 
 
