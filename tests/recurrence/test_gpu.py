@@ -224,8 +224,8 @@ def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size, runs):
     f = jax.vmap(f, axis_size=runs)
     args = jax.tree.map(lambda a: np.stack([a] * runs), args)
   # From 0.11 on JAX asks for which GPU, where there is none to look at.
-  gpu = jax.sharding.AbstractDevice('NVIDIA H100', num_cores=None, platform='gpu')
-  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
+  device = jax.sharding.AbstractDevice('NVIDIA H100', num_cores=None, platform='gpu')
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
     program = jax.jit(f).trace(*args).lower(lowering_platforms=('cuda',)).as_text()
   assert program.count('__gpu$xla.gpu.triton') == 2
   assert 'stablehlo.while' not in program
