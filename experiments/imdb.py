@@ -35,7 +35,7 @@ def get_config(preset=''):
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise ValueError(f'no preset {preset!r} in experiments/imdb.py{hint}: tutorial or smoke')
   # The main job has every field at its default: see rnnlab/runs/schema.py and, for those of its
-  # task, rnnlab/tasks/text_classification.py.
+  # task, rnnlab/tasks/classification.py.
   config = configs.default()
   config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: as init says
   config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: as init says

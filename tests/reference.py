@@ -62,9 +62,7 @@ CELLS = {'elman': elman, 'lstm': lstm, 'gru-after': gru_after, 'gru-before': gru
 GATES = {'elman': 1, 'lstm': 4, 'gru-after': 3, 'gru-before': 3}
 
 
-def unroll(
-  name, p, xs, carry, *, mask=None, resets=None, reverse=False, drop_x=None, drop_h=None
-):
+def unroll(name, p, xs, carry, *, mask=None, resets=None, reverse=False, drop_x=None, drop_h=None):
   """Runs a cell over xs [B, T, D]; returns the final carry, a tuple (h, ...), and ys [B, T, H].
 
   mask: bool [B, T], False where a row does not move. drop_x [G, B, D], drop_h [G, B, H]: dropout

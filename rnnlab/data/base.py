@@ -1,5 +1,6 @@
 """What every source of data gives: named splits of arrays, and what is known of them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,10 @@ class Dataset(NamedTuple):
   widths: for inputs of ids `[N, T]` whose padding, id 0, the model masks: the numbers of columns,
     ascending, that batches may be cut to. Empty for inputs that must stay as they are.
   vocabulary: the words that ids stand for, in id order; empty where there are none.
+  encoding: what else is needed to read new examples and to say what outputs mean, as the names of
+    classes or the mean of each feature; all of it JSON. Kept with each run, as encoding.json.
+  notes: what was read, a line each for people, told before training begins: classes and their
+    counts, lengths, duplicates, what was left out.
   """
 
   splits: dict[str, dict[str, np.ndarray]]
@@ -29,3 +34,19 @@ class Dataset(NamedTuple):
   spec: Any = None
   widths: tuple[int, ...] = ()
   vocabulary: tuple[str, ...] = ()
+  encoding: Mapping[str, Any] = {}
+  notes: tuple[str, ...] = ()
+
+
+class Examples(NamedTuple):
+  """N examples as a source has them, before anything is encoded.
+
+  inputs: N texts, N arrays `[T, D]` float32 of any lengths T, or N lists of tokens.
+  targets: what is to be predicted, N of whatever the task takes: labels as they are written, sets
+    of labels, numbers, arrays, lists of labels.
+  rows: int `[N]`, where each is in its source, counted from 1 as an editor counts lines or rows.
+  """
+
+  inputs: Sequence[Any]
+  targets: Sequence[Any]
+  rows: np.ndarray

@@ -26,7 +26,7 @@ from rnnlab.predict.archive import export
 from rnnlab.predict.predictor import Ensemble, Predictor, Word
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 
 __all__ = ['Ensemble', 'Predictor', 'Word', 'export', 'load', 'load_ensembles']
 
@@ -61,8 +61,8 @@ def load(run_dir: str | os.PathLike) -> Predictor:
   if not run_files.has_ended(folder):
     raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
   config = ConfigDict(configs.present(config))
-  task = configs.flat(config).get('task.name', text_classification.task.name)
-  if task != text_classification.task.name:
+  task = configs.flat(config).get('task.name', classification.task.name)
+  if task != classification.task.name:
     raise ValueError(f'{folder} is a run of the task {task}: only runs that read texts can predict')
   if missing := [n for n in (run_files.PARAMS, run_files.VOCABULARY) if not (folder / n).exists()]:
     raise ValueError(
@@ -73,8 +73,8 @@ def load(run_dir: str | os.PathLike) -> Predictor:
     # JSON has no tuples, and a model's fields must be hashable.
     config.model.truncate = tuple(config.model.truncate)
     batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    texts = text_classification.Texts(config.data.vocab_size, config.data.mask)
-    model = text_classification.model(config.model, texts)
+    texts = classification.Texts(config.data.vocab_size, config.data.mask)
+    model = classification.model(config.model, texts)
     needed = _shapes(model)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(

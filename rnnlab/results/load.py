@@ -200,7 +200,7 @@ def _read_run(folder):
       overrides,
       {
         'id': folder.name,
-        'task': result.get('task', measures.OLD_TASK),
+        'task': measures.task(result.get('task')),
         'metrics': measures.as_json(metrics),
         **{name: data[name] for name in ('source', 'title', 'validation_is_test')},
         **{name: float(final[name]) for name in measures.last(metrics)},

@@ -79,11 +79,16 @@ class Metric(NamedTuple):
 
 FORM = [{'name': str, 'unit': str, 'better': str, 'format': str}]  # of `metrics` in a result.json
 # What a result.json means that names no task and no metrics, as those of version 0.1 do.
-OLD_TASK = 'text_classification'
+OLD_TASK = 'classification'
 OLD_METRICS = (
   Metric('accuracy', '%', 'higher', '.1f'),
   Metric('loss', 'nats per example', 'lower', '.3f'),
 )
+
+
+def task(name: str | None) -> str:
+  """The name of a result's task as it is now, from its entry of that name, None where it has none."""
+  return OLD_TASK if name in (None, 'text_classification') else name
 
 
 def read(entries: Any) -> tuple[Metric, ...]:

@@ -56,13 +56,16 @@ def default(task: str = tasks.DEFAULT) -> ConfigDict:
 def present(config: dict) -> dict:
   """A config of a run of an older version as it is now; one of this version as it is.
 
-  What was `data.name='imdb'`, the only one there was, is the task text_classification.
+  What was `data.name='imdb'`, the only one there was, and then the task text_classification, is the
+  task classification.
   """
   data = config.get('data')
+  if config.get('task') == {'name': 'text_classification'}:
+    return config | {'task': {'name': 'classification'}}
   if 'task' in config or not isinstance(data, dict) or data.get('name') != 'imdb':
     return config
   data = {name: value for name, value in data.items() if name != 'name'}
-  return config | {'task': {'name': 'text_classification'}, 'data': data}
+  return config | {'task': {'name': 'classification'}, 'data': data}
 
 
 def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:

@@ -17,7 +17,7 @@ from rnnlab.tasks.fields import Field
 
 __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'primary']
 
-DEFAULT = 'text_classification'
+DEFAULT = 'classification'
 _PARTS = ('base', 'fields')  # files here that are no tasks
 _added = {}
 
@@ -25,7 +25,7 @@ _added = {}
 def names() -> list[str]:
   """The names of all tasks: the files of this folder that are one, and what was added.
 
-  >>> 'text_classification' in rnnlab.tasks.names()
+  >>> 'classification' in rnnlab.tasks.names()
   True
   """
   return sorted({*_files(), *_added})
@@ -34,7 +34,7 @@ def names() -> list[str]:
 def added(name: str) -> bool:
   """Whether the task called `name` was added, and is not a file here.
 
-  >>> rnnlab.tasks.added('text_classification')
+  >>> rnnlab.tasks.added('classification')
   False
   """
   return name in _added
@@ -52,7 +52,7 @@ def add(task: Task) -> Task:
   processes of a launch know it from the experiment's file. Returns the task. Raises ValueError
   where a file has the name, or for what is no task.
 
-  >>> task = rnnlab.tasks.find('text_classification')
+  >>> task = rnnlab.tasks.find('classification')
   >>> rnnlab.tasks.add(task._replace(name='mine')).name
   'mine'
   """
@@ -70,7 +70,7 @@ def find(name: str) -> Task:
 
   Raises ValueError for an unknown name, naming the near match, and for a file that holds no task.
 
-  >>> rnnlab.tasks.find('text_classification').metrics[0].name
+  >>> rnnlab.tasks.find('classification').metrics[0].name
   'accuracy'
   """
   if name in _added:

@@ -21,10 +21,11 @@ its inputs and puts out what the loss needs of them, as an example's log-likelih
     )
 
 A task may leave out what follows `metrics`: it then has no fields of its own, nothing to check or
-to settle before a launch, and the same data for every run.
+to settle before a launch, and the same data for every run; its runs cannot be asked for predictions
+of new examples, and its report has the pages that every task has.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rnnlab.data.base import Dataset
@@ -35,7 +36,10 @@ SPLITS = ('train', 'validation', 'test')
 
 
 class Metric(NamedTuple):
-  """A number by which models are judged: a mean over the examples, by their weights.
+  """A number by which models are judged.
+
+  It is a mean over the examples, by their weights, if the task's `loss` gives its sums, and any
+  figure of a whole split, as the area under a curve, if the task's `score` gives it.
 
   name: as the columns of results have it after the split, as in `test_<name>`; an identifier.
   unit: the unit in which people read it, '' for none; '%' of what is a share from 0 to 1.
@@ -62,8 +66,9 @@ class Task(NamedTuple):
     traced fields. Raises rnnlab.data.DataError where data are missing.
   model: `(model config, spec) -> a Flax linen module`, called as `module(inputs, deterministic=)`;
     spec is the dataset's. Within a compiled program the traced numbers of the config are traced.
-  loss: `(outputs, batch) -> {metric's name: (sum, sum of the weights)}`, for each of `metrics`,
-    float32 scalars. Sums are added over a split and divided once; the gradient is of 'loss'.
+  loss: `(outputs, batch) -> {metric's name: (sum, sum of the weights)}`, for each of `metrics` that
+    is a mean, float32 scalars. Sums are added over a split and divided once; the gradient is of
+    'loss'.
   metrics: the primary metric first, by which epochs, trials and settings are chosen, and the one
     called 'loss' last; they may be the same one.
   fields: the config's fields beside those that every task has, by dotted name ('data.max_len').
@@ -74,6 +79,16 @@ class Task(NamedTuple):
     sources of the data there is; asked once, before the first run of a launch.
   vary: `(train split, config, key) -> arrays of the train split`, those in which this run's are not
     the dataset's, as labels with noise. The key is the run's own.
+  score: `(outputs, split) -> {metric's name: value}`, for each of `metrics` that is no mean: float32
+    scalars, from the outputs `[N, ...]` of a whole split and its arrays. It is traced, in the
+    program that ends an epoch. There is no such metric of the train split, which is never seen whole.
+  encode: `(examples, data config, encoding, vocabulary) -> inputs`: new examples, a list of texts,
+    of arrays `[T, D]` or of lists of tokens, as the model takes them. encoding and vocabulary are
+    those of the dataset that the model was trained on.
+  decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
+    people; the answer itself in the first column.
+  panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split beside
+    the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
   """
 
   name: str
@@ -85,6 +100,25 @@ class Task(NamedTuple):
   check: Callable[[dict[str, Any]], None] | None = None
   settle: Callable[[Any], dict[str, Any]] | None = None
   vary: Callable[[Mapping[str, Any], Any, Any], dict[str, Any]] | None = None
+  score: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
+  encode: Callable[[Sequence[Any], Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
+  decode: Callable[[Any, Mapping[str, Any]], dict[str, Sequence[Any]]] | None = None
+  panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
+
+
+class Panel(NamedTuple):
+  """Something of the test split to be drawn, as data.
+
+  kind: 'matrix', 'curve' or 'scatter'. title: a line. caption: what is seen, in whole sentences.
+  data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y', and
+    'reference', 'diagonal' or None; of a scatter 'x', 'y' and 'reference'; with 'x_label' and
+    'y_label'.
+  """
+
+  kind: str
+  title: str
+  caption: str
+  data: Mapping[str, Any]
 
 
 def check(task: Any) -> Task:

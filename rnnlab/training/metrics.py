@@ -40,6 +40,4 @@ def names(metrics: Sequence[Metric]) -> list[str]:
 
 def means(split: str, sums: Sums, metrics: Sequence[Metric]) -> dict[str, float]:
   """`{'<split>_loss': a mean, '<split>_<metric>': a mean, ...}` as Python floats."""
-  return {
-    f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in names(metrics)
-  }
+  return {f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in names(metrics)}

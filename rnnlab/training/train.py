@@ -122,9 +122,7 @@ def train_step(
   """
 
   def loss(params, inputs):
-    outputs = model.apply(
-      {'params': params}, inputs, deterministic=False, rngs={'dropout': key}
-    )
+    outputs = model.apply({'params': params}, inputs, deterministic=False, rngs={'dropout': key})
     sums = metrics.of(program.loss, program.metrics, outputs, batch)
     total, weight = sums['loss']
     return total / weight, sums

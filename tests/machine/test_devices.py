@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import rnnlab
 from rnnlab import cells, models, recurrence
 from rnnlab.machine import devices
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 from rnnlab.training import train
 
 B, T, D, H = 4, 7, 3, 5
@@ -95,7 +95,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     recurrent_dropout=0.2,
   )
   tx, key = optax.adam(1e-2), jax.random.key(3)
-  task = text_classification.task
+  task = classification.task
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, 8, widths=(4,))
 
   def trained():

@@ -334,9 +334,7 @@ def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path
   for name, text in shown.items():
     assert 'is ahead of LSTM in test accuracy' not in text, name
   terminal = shown['terminal']
-  best, last = (
-    terminal.index(f'GRU - LSTM, test accuracy {words}') for words in EPOCHS
-  )
+  best, last = (terminal.index(f'GRU - LSTM, test accuracy {words}') for words in EPOCHS)
   assert best < last and terminal[:last].endswith('secondary: ')
   assert '| GRU - LSTM | last, secondary | +3.0 | [0.7, 5.3] |' in shown['markdown']
   rows = [

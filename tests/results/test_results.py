@@ -124,7 +124,7 @@ def test_runs_of_before_their_task_changed_its_formats_are_of_the_same_group(tmp
       path = folder / 'result.json'
       metrics = [{'name': 'accuracy', 'unit': '%', 'better': 'higher', 'format': '.2%'}]
       metrics.append({'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f'})
-      result = json.loads(path.read_text()) | {'task': 'text_classification', 'metrics': metrics}
+      result = json.loads(path.read_text()) | {'task': 'classification', 'metrics': metrics}
       path.write_text(json.dumps(result))
   (row,) = results.summarise(results.load_runs(tmp_path)).to_dict('records')
   assert row['runs'] == 4 and '.2f' in row['metrics']
@@ -326,7 +326,7 @@ def test_a_run_of_an_older_version_is_of_the_setting_of_one_of_this(tmp_path):
     path = write_run(tmp_path, 'lstm', seed) / 'config.json'
     config = json.loads(path.read_text())
     if seed:
-      config['task'] = {'name': 'text_classification'}
+      config['task'] = {'name': 'classification'}
     else:
       config['data']['name'] = 'imdb'
     path.write_text(json.dumps(config))

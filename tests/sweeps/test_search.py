@@ -283,9 +283,7 @@ def test_equals_go_by_their_order(tmp_path):
   over = asks([{}], trials=5, halving=(1,))
   runs = sweep.expand(config(), over)
   for run in runs:
-    disk.write_rows(
-      tmp_path / run.id / 'metrics.jsonl', [{'epoch': 1, 'validation_accuracy': 0.5}]
-    )
+    disk.write_rows(tmp_path / run.id / 'metrics.jsonl', [{'epoch': 1, 'validation_accuracy': 0.5}])
   todo = sweep.plan(config(), over, tmp_path).todo
   assert [run.id for run in todo] == [run.id for run in runs[:3]]
 

@@ -25,7 +25,7 @@ from rnnlab.sweeps import conduct, sweep
 from rnnlab.tasks import base, fields
 
 SERIES = pathlib.Path(__file__).parent / 'series.py'
-TEXTS = tasks.find('text_classification')
+TEXTS = tasks.find('classification')
 
 
 @pytest.fixture(autouse=True)
@@ -67,18 +67,18 @@ def whole(tmp_path_factory):
 
 
 def test_a_task_is_found_by_its_file_and_the_near_match_is_named():
-  assert tasks.names() == ['text_classification']
+  assert tasks.names() == ['classification']
   assert TEXTS.metrics[0] == tasks.Metric('accuracy', '%', 'higher', '.1%')
-  with pytest.raises(ValueError, match="did you mean 'text_classification'"):
+  with pytest.raises(ValueError, match="did you mean 'classification'"):
     tasks.find('text_clasification')
-  assert tasks.find('rnnlab.tasks.text_classification:task') is TEXTS
-  for name in ('rnnlab.no_such_room:task', 'rnnlab.tasks.text_classification:tusk'):
+  assert tasks.find('rnnlab.tasks.classification:task') is TEXTS
+  for name in ('rnnlab.no_such_room:task', 'rnnlab.tasks.classification:tusk'):
     with pytest.raises(ValueError, match=f'there is no task {name!r}'):
       tasks.find(name)
 
 
 def test_a_task_that_was_added_is_known_and_a_file_s_name_is_taken():
-  with pytest.raises(ValueError, match='already, rnnlab/tasks/text_classification.py'):
+  with pytest.raises(ValueError, match='already, rnnlab/tasks/classification.py'):
     tasks.add(TEXTS)
   mine = tasks.add(TEXTS._replace(name='mine'))
   assert tasks.find('mine') is mine and tasks.added('mine') and 'mine' in tasks.names()
@@ -112,7 +112,7 @@ def test_a_config_has_the_fields_of_its_task_and_no_other():
     ({'data.stps': 9}, r"no field 'data.stps' \(did you mean 'data.steps'\?\)"),
     ({'data.steps': 1}, 'data.steps=1: must be a whole number, at least 2'),
     ({'task.name': 'seris'}, r"did you mean 'series'\?"),
-    ({'task.name': 'text_classification'}, "no field 'data.draw'"),
+    ({'task.name': 'classification'}, "no field 'data.draw'"),
   ):
     with pytest.raises(ValueError, match=words):
       configs.change(config, wrong)
@@ -142,7 +142,7 @@ def test_a_run_of_an_older_workdir_is_found_and_keeps_its_words(tmp_path):
   run_files.write_config(path.parent, old)
   before = path.read_bytes()
   (run,) = sweep.plan(config, None, tmp_path).runs
-  assert run.id == name and run.config.task.name == 'text_classification'
+  assert run.id == name and run.config.task.name == 'classification'
   with experiment.Folder(run, tmp_path):
     assert path.read_bytes() == before
   config.seed = 1

@@ -5,16 +5,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 from rnnlab.training import metrics
 
-METRICS = text_classification.task.metrics
+METRICS = classification.task.metrics
 
 
 def sums_of(logits, labels, weights):
   """(the losses' sum, that of what is correct, that of the weights)."""
   batch = {'labels': jnp.asarray(labels), 'weights': jnp.asarray(weights)}
-  found = metrics.of(text_classification.loss, METRICS, jnp.asarray(logits), batch)
+  found = metrics.of(classification.loss, METRICS, jnp.asarray(logits), batch)
   assert found['loss'][1] == found['accuracy'][1]
   return found['loss'][0], *found['accuracy']
 
@@ -62,7 +62,7 @@ def test_extreme_logits_stay_finite():
 def test_means_weigh_examples_not_batches():
   def sums(logits, label):
     batch = {'labels': jnp.full(len(logits), label), 'weights': jnp.ones(len(logits))}
-    return text_classification.loss(logits, batch)
+    return classification.loss(logits, batch)
 
   total = metrics.zeros(METRICS)
   for part in (sums(jnp.zeros(30), 0), sums(jnp.full(10, 9.0), 1)):

@@ -17,7 +17,7 @@ from rnnlab.machine import devices
 from rnnlab.runs import experiment
 from rnnlab.sweeps import executors, sweep
 from rnnlab.sweeps.executors.population import groups
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 from rnnlab.training import population, train
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -149,7 +149,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
 
   ids = np.arange(1, 151, dtype=np.int32).reshape(50, 3)
   labels, numbers = np.zeros(50, np.int32), range(3)
-  task = text_classification.task
+  task = classification.task
   program = train.Program(lambda _: (Spy(), optax.sgd(0.0)), task.loss, task.metrics, 4)
   data = {'inputs': ids, 'labels': labels}
   keys = [jax.random.key(seed) for seed in numbers]

@@ -15,7 +15,7 @@ import rnnlab
 from rnnlab import cells, models
 from rnnlab.data import batching, imdb
 from rnnlab.runs import checkpoint
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 from rnnlab.training import train
 
 N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
@@ -54,7 +54,7 @@ def ragged(padding, rows=N, longest=T):
 
 @functools.cache
 def program(model, tx, widths=()):
-  task = text_classification.task
+  task = classification.task
   return train.Program(lambda _: (model, tx), task.loss, task.metrics, BATCH, widths)
 
 
@@ -308,7 +308,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain)
 
 def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain):
   """By a loss: where it is not a number it is never better, and any number is better than none."""
-  higher, lower = (text_classification.task.metrics[i] for i in (0, 1))
+  higher, lower = (classification.task.metrics[i] for i in (0, 1))
   curve = [np.nan, 3.0, 2.0, 4.0, 4.0, 2.0, np.nan]
   for metric, expected in ((higher, 4.0), (lower, 2.0)):
     best, at = np.nan, 0
@@ -318,7 +318,7 @@ def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain
     assert best == expected and at == curve.index(expected)
 
   model, _, data = plain
-  metrics = text_classification.task.metrics[::-1]
+  metrics = classification.task.metrics[::-1]
   run = program(model, optax.adam(0.1))._replace(metrics=metrics)
   state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
   *_, last = steps = list(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=6))

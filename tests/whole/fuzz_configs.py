@@ -90,7 +90,7 @@ NONSENSE = (
   " '\\udc80' 'a\\nb' b'x' [] [1,2] [[1],2] (1,) (0,0) (1,2,3) (2**31,2**32) {} {'a':1} {1}"
   " object() object int 1j range(3) np.int64(3) np.float32(0.5) np.float64('nan') np.bool_(True)"
   " np.array(3) np.arange(3) np.array([]) np.array(['gru','lstm']) np.str_('x')"
-  " (lambda:0) (x/2for/2x/2in/2[1]) print sys decimal.Decimal(1) fractions.Fraction(1,2)"
+  ' (lambda:0) (x/2for/2x/2in/2[1]) print sys decimal.Decimal(1) fractions.Fraction(1,2)'
   " pathlib.Path('x') ConfigDict() ConfigDict({'a':1}) 'x'*9999 ..."
   " type('T',(),{'__repr__':None})()"
 ).split()
@@ -263,8 +263,10 @@ def put(config, name, value):
 
 def get_config():
   config = imdb.get_config('smoke')
-  {'''
-  '''.join(lines)}
+  {
+    '''
+  '''.join(lines)
+  }
   return config
 """
   return wrong, ['--nosweep'], body, expected
@@ -398,14 +400,14 @@ def traced(config):
 
   from rnnlab import cells, tasks
   from rnnlab.runs import configs, program
-  from rnnlab.tasks import text_classification
+  from rnnlab.tasks import classification
   from rnnlab.training import train
 
   if config.model.layers > 3:
     return
   shape, values = configs.split(config)
   task, cell = tasks.find(shape.task.name), cells.find(shape.model.cell)
-  spec = text_classification.Texts(shape.data.vocab_size, shape.data.mask)
+  spec = classification.Texts(shape.data.vocab_size, shape.data.mask)
   build = program._build(shape, 2, spec, task.model, cell)
   compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
   key, ids = jax.random.key(config.seed), jax.numpy.zeros((1, 2), int)

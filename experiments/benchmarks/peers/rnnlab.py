@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import rnnlab
 from experiments.benchmarks import peers
 from rnnlab.machine import devices
-from rnnlab.tasks import text_classification
+from rnnlab.tasks import classification
 from rnnlab.training import train
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
@@ -84,7 +84,7 @@ def _training(case, mesh):
     dropout_per_gate=case.dropout == 'per gate',
   )
   tx = optax.adam(1e-3)
-  task = text_classification.task
+  task = classification.task
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
   key, split = jax.random.key(0), {'inputs': ids, 'labels': labels}
   state = devices.place(train.init_state(program, {}, key, ids[:1]))

@@ -139,7 +139,7 @@ def check(given: dict[str, Any]) -> None:
 _ENDS = fields.choice(lambda: ('pre', 'post'))
 
 task = Task(
-  name='text_classification',
+  name='classification',
   load=load,
   model=model,
   loss=loss,
