@@ -87,7 +87,7 @@ OLD_METRICS = (
 
 
 def task(name: str | None) -> str:
-  """The name of a result's task as it is now, from its entry of that name, None where it has none."""
+  """The name, as it is now, of the task that a result names; name: None where it names none."""
   return OLD_TASK if name in (None, 'text_classification') else name
 
 

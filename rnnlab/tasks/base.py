@@ -79,16 +79,16 @@ class Task(NamedTuple):
     sources of the data there is; asked once, before the first run of a launch.
   vary: `(train split, config, key) -> arrays of the train split`, those in which this run's are not
     the dataset's, as labels with noise. The key is the run's own.
-  score: `(outputs, split) -> {metric's name: value}`, for each of `metrics` that is no mean: float32
-    scalars, from the outputs `[N, ...]` of a whole split and its arrays. It is traced, in the
-    program that ends an epoch. There is no such metric of the train split, which is never seen whole.
+  score: `(outputs, split) -> {metric's name: value}`, for each of `metrics` that is no mean:
+    float32 scalars, from the outputs `[N, ...]` of a whole split and its arrays. It is traced, in
+    the program that ends an epoch. The train split, which is never seen whole, has no such metric.
   encode: `(examples, data config, encoding, vocabulary) -> inputs`: new examples, a list of texts,
     of arrays `[T, D]` or of lists of tokens, as the model takes them. encoding and vocabulary are
     those of the dataset that the model was trained on.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
-  panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split beside
-    the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
+  panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
+    beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
   """
 
   name: str
