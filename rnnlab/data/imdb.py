@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from rnnlab.data import DataError, batching, text
+from rnnlab.data import DataError, batching, cut, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
 from rnnlab.machine import cache
 
@@ -125,25 +125,9 @@ def _cut(reviews, config):
 
 
 def _draw(reviews, size, seed):
-  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides.
-
-  The draw orders texts by a hash of seed and text, so it depends neither on the order that a
-  source has nor on a library's random stream.
-  """
+  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides."""
   texts, labels = reviews
-  size = min(size, len(texts))
-  counts = np.bincount(labels, minlength=2)
-  quota, remainder = np.divmod(size * counts, len(texts))
-  quota[np.argsort(-remainder, kind='stable')[: size - quota.sum()]] += 1
-  hashes = [hashlib.sha256(f'{seed} {words}'.encode()).digest() for words in texts]
-  drawn = np.zeros(len(texts), bool)
-  order = sorted(range(len(texts)), key=hashes.__getitem__)
-  for _, group in itertools.groupby(order, key=hashes.__getitem__):
-    group = list(group)
-    label = labels[group[0]]
-    if len(group) <= quota[label]:
-      quota[label] -= len(group)
-      drawn[group] = True
+  drawn = cut.draw(texts, size, seed, labels)
   return tuple(
     Reviews(list(itertools.compress(texts, side)), labels[side]) for side in (drawn, ~drawn)
   )

@@ -5,8 +5,10 @@ Id 0 pads, 1 starts a text, 2 stands for a word out of vocabulary, 3 is unused; 
 """
 
 import codecs
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any
 
 START, UNKNOWN, FIRST_WORD = 1, 2, 4
 
@@ -17,6 +19,24 @@ def tokenize(text: str) -> list[str]:
   """The lower-case words of a text; punctuation but the apostrophe parts them, as a space does."""
   # Split on spaces alone, as Keras: some reviews have other white space (U+0085) inside words.
   return [word for word in text.lower().translate(_SPACED).split(' ') if word]
+
+
+def characters(text: str) -> list[str]:
+  """The characters of a text in Unicode's form NFC, white space of any kind as one space each."""
+  text = unicodedata.normalize('NFC', text)
+  return [' ' if character.isspace() else character for character in text]
+
+
+def octets(text: str) -> list[str]:
+  """The bytes of a text in UTF-8, each as two hexadecimal digits."""
+  return [f'{byte:02x}' for byte in text.encode()]
+
+
+TOKENS: dict[str, Callable[[str], list[str]]] = {
+  'words': tokenize,
+  'characters': characters,
+  'bytes': octets,
+}
 
 
 def listed(texts: Iterable[str]) -> list[str]:
@@ -58,18 +78,29 @@ def decode(line: bytes) -> str:
   return line.decode(errors='replace')
 
 
-def vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
+def vocabulary(
+  texts: Iterable[Any], size: int, split: Callable[[Any], Iterable[str]] = tokenize
+) -> tuple[str, ...]:
   """The most frequent words in id order, as many as have ids below `size`: at most size - 4.
 
-  Words of equal count rank by first appearance.
+  Words of equal count rank by first appearance. split: gives the words of a text.
   """
   counts = Counter()
   for text in texts:
-    counts.update(tokenize(text))
+    counts.update(split(text))
   return tuple(word for word, _ in counts.most_common(max(size - FIRST_WORD, 0)))
 
 
-def encode(texts: Iterable[str], words: Sequence[str]) -> list[list[int]]:
-  """Each text as the start id and its words' ids, where `words` is a vocabulary in id order."""
+def encode(
+  texts: Iterable[Any],
+  words: Sequence[str],
+  split: Callable[[Any], Iterable[str]] = tokenize,
+  start: bool = True,
+) -> list[list[int]]:
+  """Each text as the start id and its words' ids, where `words` is a vocabulary in id order.
+
+  split: gives the words of a text. start: whether there is a start id.
+  """
   id_of = {word: i for i, word in enumerate(words, FIRST_WORD)}
-  return [[START, *(id_of.get(word, UNKNOWN) for word in tokenize(text))] for text in texts]
+  first = [START] if start else []
+  return [[*first, *(id_of.get(word, UNKNOWN) for word in split(text))] for text in texts]
