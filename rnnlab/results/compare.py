@@ -34,7 +34,7 @@ def compare(runs, workdir=None, over=('model.cell',)):
   (`statistics.two_way`), where `workdir` is given and holds all the runs' predictions. NaN where
   there are too few seeds.
   """
-  names = settings(runs)
+  runs, names = measures.of_now(runs), settings(runs)
   runs = runs.assign(group=runs.groupby(DATA + names, sort=False, dropna=False).ngroup())
   pairs = [pair for name in over for pair in _pairs(runs, DATA + names, name)]
   values = {

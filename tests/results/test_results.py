@@ -10,7 +10,8 @@ import pytest
 from test_report import write_run, write_runs
 
 from rnnlab import results
-from rnnlab.results import statistics
+from rnnlab.reports import report
+from rnnlab.results import measures, statistics
 from rnnlab.runs import configs
 
 CLAIM = {
@@ -127,7 +128,22 @@ def test_runs_of_before_their_task_changed_its_formats_are_of_the_same_group(tmp
       result = json.loads(path.read_text()) | {'task': 'classification', 'metrics': metrics}
       path.write_text(json.dumps(result))
   (row,) = results.summarise(results.load_runs(tmp_path)).to_dict('records')
-  assert row['runs'] == 4 and '.2f' in row['metrics']
+  assert row['runs'] == 4 and '.2%' in row['metrics']
+
+
+@pytest.mark.parametrize('kept', ['all', 'without metrics', 'without task and metrics'])
+def test_a_runs_csv_of_any_version_is_read_as_the_runs_are(tmp_path, kept):
+  for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
+    write_run(tmp_path, cell, seed, 0.8 + seed / 100 + 0.02 * (cell == 'gru'))
+  report.write(tmp_path)
+  runs, read = results.load_runs(tmp_path), pd.read_csv(tmp_path / 'runs.csv')
+  assert len(json.loads(read['metrics'][0])) == 2
+  read = read.drop(columns=[name for name in ('task', 'metrics') if name in kept])
+  pd.testing.assert_series_equal(results.label(read), results.label(runs))
+  for tabled in (results.summarise, results.compare):
+    assert len(tabled(read))
+    pd.testing.assert_frame_equal(tabled(read), tabled(runs), check_dtype=False)
+  assert measures.metrics_of(read) == measures.metrics_of(runs)
 
 
 def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):
