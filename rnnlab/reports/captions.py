@@ -103,8 +103,8 @@ def _frontier(summary):
 
 def _learning_curves(epochs):
   word, metrics = watched(epochs), measures.metrics_of(epochs)
-  metric, loss = metrics[0], metrics[-1]
-  also = f', and of {loss.words},' if loss != metric else ''
+  metric, *others = metrics
+  also = f', and of {", ".join(other.words for other in others)},' if others else ''
   yield f'Line plots of {word} and train {metric.words}{also} against epochs'
   for group, last, best in _curves(epochs, metric):
     yield (

@@ -72,6 +72,11 @@ class Block(NamedTuple):
     """What data the block is of."""
     return self.caption.splitlines()[0]
 
+  @property
+  def metrics(self) -> tuple[Metric, ...]:
+    """The metrics of its task."""
+    return measures.metrics_of(self.runs)
+
 
 class Report(NamedTuple):
   """All that a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal.
