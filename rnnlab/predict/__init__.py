@@ -65,7 +65,11 @@ def load(run_dir: str | os.PathLike) -> Predictor:
     raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
   if not disk.fits(config, {'model': dict, 'data': dict}):
     raise ValueError(f'{folder}/config.json is damaged, or of another version of rnnlab')
-  config = ConfigDict(configs.present(config))
+  return _read(folder, ConfigDict(configs.present(config)))
+
+
+def _read(folder, config):
+  """The model of a run's folder that is whole."""
   task = _task(folder, config)
   if not (folder / run_files.PARAMS).exists():
     raise ValueError(

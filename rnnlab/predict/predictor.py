@@ -1,4 +1,4 @@
-"""Trained models with all that they need to answer: one, and an ensemble that differ in the seed."""
+"""Trained models with all that they need to answer: one, and an ensemble of several seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ class Predictor(NamedTuple):
     return Ensemble((self,)).answers(examples)
 
   def explain(self, example: Any, of: str | None = None) -> list[Word] | np.ndarray:
-    """What of an example moved the answer: the words that the model reads, or the steps of a series.
+    """What of an example moved the answer: the words of a text, or the steps of a series.
 
     A word's weight is its embedding times the gradient of the answer with respect to it, summed
     over the features (Shrikumar et al. 2016) and taken through all steps: to first order, by how
@@ -182,8 +182,8 @@ def check(members: Sequence[Predictor]) -> None:
     if classes != named:
       raise ValueError(
         f'a model of {classes} classes, and an encoding that names {len(outputs.names)}:'
-        f' {", ".join(outputs.names)}. Give a Predictor the encoding of the data that it was trained'
-        ' on'
+        f' {", ".join(outputs.names)}. Give a Predictor the encoding of the data that it was'
+        ' trained on'
       )
     ids = len(member.vocabulary) + text.FIRST_WORD
     if member.vocabulary and ids > (getattr(member.model, 'vocab_size', None) or ids):
