@@ -47,21 +47,26 @@ def japanese_vowels() -> dict[str, Examples]:
 def ts(text: str) -> Examples:
   """The examples of a file in the .ts format of sktime and aeon, without time stamps.
 
-  After a header of lines that begin with '#' or '@', of which the last is '@data', a line is an
-  example: its dimensions, apart by ':', each as values apart by ',', and at the end its label.
-  Raises DataError, with the line, for dimensions of different lengths and for what is no number.
+  After a header, whose last line is '@data', each line is an example: its dimensions, apart by ':',
+  each as values apart by ',', and at the end its label.
+  Raises DataError, with the line, for dimensions of different lengths and what is no finite number.
   """
   inputs, labels, rows = [], [], []
-  header = True
-  for row, line in enumerate(text.splitlines(), start=1):
-    if header or not line.strip():
-      header = header and line.strip().lower() != '@data'
+  lines = enumerate(text.splitlines(), start=1)
+  if not any(line.strip().lower() == '@data' for _, line in lines):
+    raise DataError("not a .ts file: no line is '@data'.")
+  for row, line in lines:
+    if not line.strip():
       continue
     *dimensions, label = line.strip().split(':')
+    values = [dimension.split(',') for dimension in dimensions]
+    lengths = sorted({*map(len, values)})
+    if len(lengths) != 1:
+      raise DataError(f'line {row}: an example needs dimensions of one length; here: {lengths}.')
     try:
-      series = np.array([dimension.split(',') for dimension in dimensions], np.float32)
+      series = np.array(values, np.float32)
     except ValueError as error:
-      raise DataError(f'line {row}: not a series of equally long dimensions: {error}') from None
+      raise DataError(f'line {row}: {error}.') from None
     if not np.isfinite(series).all():
       raise DataError(f'line {row}: a value is missing or infinite.')
     inputs.append(series.T)
