@@ -29,7 +29,7 @@ from rnnlab.recurrence import unroll as unroll
 from rnnlab.results import load_metrics as load_metrics
 from rnnlab.results import load_runs as load_runs
 from rnnlab.runs.experiment import Result as Result
-from rnnlab.runs.experiment import run as run
+from rnnlab.runs.run import run as run
 
 __version__: str
 __all__: list[str]

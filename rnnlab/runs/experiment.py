@@ -1,4 +1,4 @@
-"""One run: from a config to trained parameters, a result, and the files that keep them."""
+"""What comes of a run: its rows and its result, and the files that keep them."""
 
 import contextlib
 import datetime
@@ -6,38 +6,20 @@ import io
 import math
 import pathlib
 import statistics
-import time
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from rnnlab.console.progress import watch
 from rnnlab.interop import files
-from rnnlab.machine import disk, hosts, provenance
-from rnnlab.runs import checkpoint, configs, experiment_file, trackers
+from rnnlab.machine import disk, provenance
+from rnnlab.runs import checkpoint, configs, trackers
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.program import Shared, begin, prepare, settle, steps_of
+from rnnlab.runs.program import Shared
 from rnnlab.tasks.base import SPLITS, Task
 from rnnlab.training import metrics, train
-
-
-class Event(NamedTuple):
-  """What happens in a run, for whoever watches.
-
-  kind: 'progress', 'done', 'paused' (at the spec's `until`) or 'failed'. fraction: the part of the
-  run's steps that is done. text: what there is to say, or nothing: an epoch's figures, an error.
-  """
-
-  run: str
-  kind: str
-  fraction: float
-  text: str = ''
 
 
 class Result(NamedTuple):
@@ -63,95 +45,45 @@ class Result(NamedTuple):
   vocabulary: tuple[str, ...]
 
 
-def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
-  """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
-
-  In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
-  --nosweep`: a run begun before goes on from its last checkpoint.
-  progress: whether to show how far it is and how long is left, on standard error: a bar in a
-  notebook and in a terminal, lines in a log. None: a bar, but no lines.
-  Computes in what model.precision says, also where JAX_ENABLE_X64 is set.
-  Raises ValueError for a config that does not describe a run, DataError where there is no data, and
-  NonFiniteLoss.
-
-  >>> from experiments import imdb
-  >>> done = rnnlab.run(imdb.get_config('smoke'))
-  >>> [row['epoch'] for row in done.metrics]
-  [1, 2]
-  """
-  config = configs.check(config)
-  spec = configs.specify(settle(config))
-  steps = _in_memory(spec) if workdir is None else events(spec, workdir)
-  with jax.enable_x64(False), watch([spec], progress) as display:
-    return _last(steps, display)
-
-
-def _in_memory(spec):
-  shared = prepare(spec.config)
-  setup = begin(shared, spec.config)
-  rows, state, outputs = [], setup.state, None
-  total = spec.config.train.epochs * steps_of(shared)
-  for progress, seconds in _timed(_fit(spec.config, shared, setup, state)):
-    state, outputs, text = progress.state, progress.outputs, ''
-    if progress.row:
-      rows.append(progress.row | {'seconds': seconds})
-      text = say(shared.task, progress.row, spec.config.train.epochs)
-    yield Event(spec.id, 'progress', int(state.step) / total, text)
-  outputs = _test(shared, setup, state, outputs)
-  seconds = sum(row['seconds'] for row in rows)
-  done = finish(spec, shared, state, rows, outputs, seconds)
-  yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
-  return done
-
-
-def events(spec: RunSpec, workdir, folder_of: Callable | None = None) -> Iterator[Event]:
-  """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
-
-  KeyboardInterrupt thrown in at a yield saves a checkpoint on its way out. Returns the Result, or
-  None of a run that pauses. folder_of: what makes the Folder, `Folder` unless given.
-  """
-  began = time.perf_counter()
-  experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
-  with (folder_of or Folder)(spec, workdir) as folder:
-    shared = prepare(spec.config)
-    setup = begin(shared, spec.config)
-    state, outputs = folder.restore(setup.state), None
-    began -= folder.seconds
-    total = spec.config.train.epochs * steps_of(shared)
-    for progress, seconds in _timed(
-      _fit(spec.config, shared, setup, state, spec.until), folder.epoch_seconds
-    ):
-      state, outputs, text = progress.state, progress.outputs, ''
-      if progress.row:
-        folder.add(progress.row | {'seconds': seconds}, state, time.perf_counter() - began)
-        text = say(shared.task, progress.row, spec.config.train.epochs)
-      try:
-        yield Event(spec.id, 'progress', int(state.step) / total, text)
-      except KeyboardInterrupt:
-        if not progress.row:
-          folder.save(state, seconds, time.perf_counter() - began)
-        raise
-    if pauses(spec, folder.rows, int(state.best_epoch)):
-      yield Event(spec.id, 'paused', int(state.step) / total)
-      return None
-    outputs = _test(shared, setup, state, outputs)
-    done = finish(spec, shared, state, folder.rows, outputs, time.perf_counter() - began)
-    folder.finish(done)
-    yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
-  return done
-
-
-class Folder:
-  """A run's folder, locked, and what is written there while the run is at work.
+class Memory:
+  """A run's rows and time while it is at work, kept nowhere else.
 
   rows: of the epochs so far. epoch_seconds, seconds: what the epoch that is not at its end, and the
   whole run, took so far.
   """
 
+  def __init__(self, spec: RunSpec, workdir=None):
+    self.rows, self.epoch_seconds, self.seconds = [], 0.0, 0.0
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    return None
+
+  def restore(self, start: train.TrainState) -> train.TrainState:
+    """The state to go on from."""
+    return start
+
+  def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
+    """Keeps a state that the run can go on from."""
+
+  def add(self, row: dict, state: train.TrainState, seconds: float) -> None:
+    """Adds an epoch's row."""
+    self.rows.append(row)
+    self.epoch_seconds = 0.0
+
+  def finish(self, done: Result) -> None:
+    """Keeps what came of the run."""
+
+
+class Folder(Memory):
+  """A run's folder, locked, and what is written there while the run is at work."""
+
   def __init__(self, spec: RunSpec, workdir):
+    super().__init__(spec)
     self._spec, self._path = spec, pathlib.Path(workdir) / spec.id
     self._stack = contextlib.ExitStack()
-    self.rows, self.epoch_seconds, self.seconds = [], 0.0, 0.0
 
   def __enter__(self):
     self._path.mkdir(parents=True, exist_ok=True)
@@ -224,70 +156,6 @@ class Folder:
     for board in self._boards:
       board.write({'step': self.rows[-1]['step']} | tested)
     run_files.write_result(self._path, done.result)
-
-
-def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
-  """Whether a run that `rows` have been trained of pauses here, and does not end."""
-  patience, epochs = spec.config.train.patience, spec.config.train.epochs
-  out = train.is_out_of_patience(patience, len(rows), best_epoch)
-  return 0 < spec.until <= len(rows) < epochs and not out
-
-
-def _fit(config, shared, setup, state, until=0):
-  return train.fit(
-    shared.program,
-    setup.values,
-    state,
-    setup.key,
-    shared.splits['train'] | setup.own,
-    shared.splits['validation'],
-    epochs=min(until or config.train.epochs, config.train.epochs),
-    patience=config.train.patience,
-  )
-
-
-_tested = jax.jit(train.test, static_argnums=0)
-
-
-def _test(shared, setup, state, of_validation):
-  """The test split's outputs: where it is the validation split, those of the last epoch's end."""
-  program, splits = shared.program, shared.splits
-  if program.selects:
-    return hosts.fetch(_tested(program, state, setup.values, splits['test']['inputs']))
-  if of_validation is None:  # as after a break at the very end
-    copy = jax.tree.map(jnp.copy, state)
-    *_, of_validation = train.close_epoch(program, copy, setup.values, splits['validation'], 0)
-  return hosts.fetch((of_validation,))
-
-
-def _timed(progresses, seconds=0.0):
-  """Each progress with the seconds its epoch took so far, not counting what the consumer does."""
-  while True:
-    start = time.perf_counter()
-    progress = next(progresses, None)
-    if progress is None:
-      return
-    jax.block_until_ready(progress.state)
-    seconds += time.perf_counter() - start
-    yield progress, seconds
-    if progress.row:
-      seconds = 0.0
-
-
-def _last(events, display):
-  """What `events` returns in the end; where they can't be shown a checkpoint is saved."""
-  with contextlib.closing(events):
-    while True:
-      try:
-        event = next(events)
-      except StopIteration as stop:
-        return stop.value
-      try:
-        display.update(event)
-      except BaseException:
-        with contextlib.suppress(KeyboardInterrupt):
-          events.throw(KeyboardInterrupt)
-        raise
 
 
 def finish(

@@ -121,8 +121,9 @@ def fit(
 
   `split` is the train split and `validation` the validation split; an `until` of 0 means the end of
   training. Members at an earlier step are first brought to where the others are. `fit` removes
-  members that have failed or ended from `alive`, and the consumer may remove others. Asking for the
-  next Turn reuses the memory of this one's states, so copy what you keep.
+  members that have failed, ended or come to their `until` from `alive`, before it yields the Turn
+  that says so, and the consumer may remove others. Asking for the next Turn reuses the memory of
+  this one's states, so copy what you keep.
   """
   steps = train.epoch_steps(train.examples(split), group.program.batch_size)
   whole = NamedSharding(group.mesh, P())
@@ -136,6 +137,10 @@ def fit(
     epoch = int(at[i]) // steps
     return epoch >= epochs[i] or train.is_out_of_patience(patience[i], epoch, int(best[i]))
 
+  def pauses(i):
+    return 0 < until[i] <= at[i] // steps and not is_over(i)
+
+  alive.difference_update([i for i in alive if pauses(i)])
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
@@ -144,9 +149,6 @@ def fit(
       seconds = (time.perf_counter() - began) / len(over)
       yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, outputs, seconds)
       continue
-    alive.difference_update(i for i in list(alive) if 0 < until[i] <= at[i] // steps)
-    if not alive:
-      return
     step = int(min(at[i] for i in alive))
     now = sorted(i for i in alive if at[i] == step)
     epoch = step // steps + 1
@@ -164,6 +166,7 @@ def fit(
       group, rows, outputs = _end(group, well, validation, step, epoch)
       best = jax.device_get(group.states.best_epoch)
       of_validation |= {i: outputs[i] for i in well if is_over(i) and not group.program.selects}
+      alive.difference_update([i for i in well if pauses(i)])
     seconds = (time.perf_counter() - began) / len(now)
     yield Turn(group.states, dict.fromkeys(now, step), rows, failed, {}, seconds)
 

@@ -9,7 +9,7 @@ import pytest
 from programs import ROOT
 
 from rnnlab.machine import disk
-from rnnlab.runs import configs, experiment, trackers
+from rnnlab.runs import configs, run, trackers
 
 CONFIG = {'seed': 3, 'model': {'cell': 'gru', 'dropout': 0.5, 'mask': True, 'truncate': ()}}
 ROWS = [
@@ -76,7 +76,7 @@ def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
   config.train.update(epochs=3, batch_size=4)  # an epoch is more than one chunk of steps
   spec = configs.specify(config)._replace(wandb=bool(importlib.util.find_spec('wandb')))
   folder = tmp_path / 'sweep' / spec.id
-  events, rows = experiment.events(spec, folder.parent), []
+  events, rows = run.events(spec, folder.parent), []
   for event in events:
     if rows and not event.text:
       with pytest.raises(KeyboardInterrupt):
@@ -87,7 +87,7 @@ def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
   agree(folder, rows, {})
   for path in folder.glob('events.out.tfevents.*'):  # its name has the second it was made in
     path.rename(f'{path}.earlier')
-  for _ in experiment.events(spec, folder.parent):
+  for _ in run.events(spec, folder.parent):
     pass
   rows, result = (
     disk.read_rows(folder / 'metrics.jsonl'),

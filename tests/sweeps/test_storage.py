@@ -9,7 +9,7 @@ from programs import ROOT, SMOKE, finals
 
 from rnnlab.machine import disk
 from rnnlab.runs import folder as run_files
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.sweeps import storage
 
 FILES = {

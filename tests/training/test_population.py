@@ -14,7 +14,7 @@ import pytest
 from programs import ROOT, finals
 
 from rnnlab.machine import devices
-from rnnlab.runs import experiment
+from rnnlab.runs import program
 from rnnlab.sweeps import executors, sweep
 from rnnlab.sweeps.executors.population import groups
 from rnnlab.tasks import classification
@@ -264,8 +264,8 @@ def test_what_drops_from_a_trimmed_batch_is_not_in_a_block_with_others(
 
 def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   config = specs(reviews)[0].config
-  shared = experiment.prepare(config)
-  start = experiment.begin(shared, config)
+  shared = program.prepare(config)
+  start = program.begin(shared, config)
   fixed = population.Fixed(start.values, start.key, start.own)
   member = shared.program, start.state, fixed, shared.splits['train'], population.mesh()
   needs = {lanes: population._needs(*member, lanes) for lanes in (1, 2, 4, 8)}

@@ -7,7 +7,7 @@ import jax
 
 from rnnlab.machine import devices
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 
 

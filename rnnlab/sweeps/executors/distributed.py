@@ -27,9 +27,9 @@ import jax
 
 from rnnlab.console.words import describe_error
 from rnnlab.machine import devices, hosts
-from rnnlab.runs import experiment
+from rnnlab.runs import experiment, run
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 from rnnlab.training import train
 
@@ -138,7 +138,7 @@ def follow(stop: Callable[[], bool]) -> int:
 def _execute(runs, workdir, stop):
   mesh = devices.mesh()
   for spec in runs:
-    with contextlib.closing(experiment.events(spec, workdir, _Folder)) as events:
+    with contextlib.closing(run.events(spec, workdir, _Folder)) as events:
       while True:
         with _heard():
           try:
@@ -167,10 +167,11 @@ def _heard():
     ) from error
 
 
-class _Folder:
+class _Folder(experiment.Memory):
   """A run's `experiment.Folder`, which the leader has, and on which all work together."""
 
   def __init__(self, spec, workdir):
+    super().__init__(spec)
     self._own = experiment.Folder(spec, workdir)
 
   def __enter__(self):

@@ -1,14 +1,16 @@
 """Runs that differ in numbers alone train as one program: see `rnnlab.training.population`."""
 
+import collections
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 
 import jax
 
-from rnnlab.runs import configs, experiment
+from rnnlab.runs import configs, experiment, program, run
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event, Step
 from rnnlab.sweeps.executors import serial
 from rnnlab.training import population, train
 
@@ -41,8 +43,8 @@ def groups(runs: list[RunSpec]) -> list[list[RunSpec]]:
 def _train(group, workdir, stop, stack):
   """Does as many runs of a group as fit into memory; returns those that are left."""
   try:
-    shared = experiment.prepare(group[0].config)
-    first = experiment.begin(shared, group[0].config)
+    shared = program.prepare(group[0].config)
+    first = program.begin(shared, group[0].config)
     split, mesh = shared.splits['train'], population.mesh()
     most = population.capacity(
       shared.program, first.state, _fixed(first), split, mesh, min(len(group), MOST)
@@ -56,7 +58,7 @@ def _train(group, workdir, stop, stack):
   for spec in group:
     try:
       folder = stack.enter_context(experiment.Folder(spec, workdir))
-      setup = experiment.begin(shared, spec.config)
+      setup = program.begin(shared, spec.config)
       # To the host: a device has room for these once, where they are stacked.
       states.append(jax.device_get(folder.restore(setup.state)))
     except Exception as error:
@@ -81,9 +83,8 @@ def _fixed(setup):
 
 
 def _follow(shared, members, specs, folders, workdir, stop):
-  """Trains a group, and writes what comes of each run to its folder."""
+  """Trains a group, and keeps what becomes of each run in its folder."""
   alive = set(range(len(specs)))
-  total = [spec.config.train.epochs * experiment.steps_of(shared) for spec in specs]
   turns = population.fit(
     members,
     shared.splits['train'],
@@ -94,49 +95,57 @@ def _follow(shared, members, specs, folders, workdir, stop):
     patience=[spec.config.train.patience for spec in specs],
     alive=alive,
   )
-  saved = {}
+  turn, states = None, None
+  steps = [collections.deque() for _ in specs]
+  runs = [
+    run.follow(spec, shared, folder, _taken(of))
+    for spec, folder, of in zip(specs, folders, steps, strict=True)
+  ]
+
+  def state(i):
+    """A member's state now; those of all members are fetched once a turn, if at all."""
+    nonlocal states
+    states = states or jax.device_get(turn.states)
+    return population.member(states, i)
+
   while True:
     try:
-      turn = next(turns, None)
+      turn, states = next(turns, None), None
     except Exception as error:  # of the program, which all that are at work share
       for i in sorted(alive):
         yield serial.failed(specs[i], workdir, error)
       return
     if turn is None:
-      return
+      break
     writing = time.perf_counter()
-    states = jax.device_get(turn.states) if turn.rows or turn.outputs or stop() else None
     for i, step in turn.steps.items():
-      spec, folder, text = specs[i], folders[i], ''
-      folder.epoch_seconds += turn.seconds
-      folder.seconds += turn.seconds
+      folders[i].epoch_seconds += turn.seconds
+      folders[i].seconds += turn.seconds
+      state_of = functools.partial(state, i)
+      steps[i].append(Step(step, state_of, turn.rows.get(i), turn.outputs.get(i)))
       try:
         if i in turn.failed:
           raise train.NonFiniteLoss(turn.failed[i])
-        if i in turn.outputs:
-          state, outputs = population.member(states, i), turn.outputs[i]
-          done = experiment.finish(spec, shared, state, folder.rows, outputs, folder.seconds)
-          folder.finish(done)
-          yield Event(spec.id, 'done', 1.0, experiment.say_result(shared.task, done.result))
-          continue
-        if i in turn.rows:
-          row = turn.rows[i] | {'seconds': folder.epoch_seconds}
-          folder.add(row, population.member(states, i), folder.seconds)
-          saved[i] = step
-          text = experiment.say(shared.task, row, spec.config.train.epochs)
-        yield Event(spec.id, 'progress', step / total[i], text)
-        if i in turn.rows and experiment.pauses(spec, folder.rows, int(states.best_epoch[i])):
-          yield Event(spec.id, 'paused', step / total[i])
+        yield next(runs[i])
+        if i not in alive:
+          yield from runs[i]
       except Exception as error:
         alive.discard(i)
-        yield serial.failed(spec, workdir, error)
+        runs[i].close()
+        yield serial.failed(specs[i], workdir, error)
     share = (time.perf_counter() - writing) / len(turn.steps)
     for i in turn.steps:
       folders[i].seconds += share
     if stop():
-      states = states or jax.device_get(turn.states)
       for i in alive:
-        state = population.member(states, i)
-        if saved.get(i) != state.step:
-          folders[i].save(state, folders[i].epoch_seconds, folders[i].seconds)
+        with contextlib.suppress(KeyboardInterrupt):
+          runs[i].throw(KeyboardInterrupt)
       raise KeyboardInterrupt
+  for of in runs:  # those that had come to their pause before
+    yield from of
+
+
+def _taken(steps):
+  """Takes steps away until none is left: where a run that is at work asks, there is one."""
+  while steps:
+    yield steps.popleft()

@@ -15,7 +15,7 @@ import jax
 from rnnlab.console.words import plain_warnings
 from rnnlab.machine import devices, provenance
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 
 # Of those that there are here: they are for the launcher alone.

@@ -50,7 +50,7 @@ from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
 from rnnlab.runs import program
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.sweeps import executors, storage
 from rnnlab.sweeps.executors import population, serial
 

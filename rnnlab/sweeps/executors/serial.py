@@ -6,10 +6,10 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from rnnlab.console.words import describe_error
-from rnnlab.runs import experiment
 from rnnlab.runs import folder as run_files
+from rnnlab.runs import run
 from rnnlab.runs.configs import RunSpec
-from rnnlab.runs.experiment import Event
+from rnnlab.runs.run import Event
 from rnnlab.training import train
 
 
@@ -21,7 +21,7 @@ def execute(
     if stop():
       raise KeyboardInterrupt
     try:
-      with contextlib.closing(experiment.events(spec, workdir)) as events:
+      with contextlib.closing(run.events(spec, workdir)) as events:
         for event in events:
           yield event
           if stop():

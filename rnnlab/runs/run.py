@@ -1,0 +1,182 @@
+"""One run: from a config to trained parameters, told as it goes on."""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rnnlab.console.progress import watch
+from rnnlab.machine import hosts
+from rnnlab.runs import configs, experiment_file
+from rnnlab.runs.configs import RunSpec
+from rnnlab.runs.experiment import Folder, Memory, Result, finish, say, say_result
+from rnnlab.runs.program import Shared, begin, prepare, settle, steps_of
+from rnnlab.training import train
+
+
+class Event(NamedTuple):
+  """What happens in a run, for whoever watches.
+
+  kind: 'progress', 'done', 'paused' (at the spec's `until`) or 'failed'. fraction: the part of the
+  run's steps that is done. text: what there is to say, or nothing: an epoch's figures, an error.
+  """
+
+  run: str
+  kind: str
+  fraction: float
+  text: str = ''
+
+
+def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
+  """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
+
+  In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
+  --nosweep`: a run begun before goes on from its last checkpoint.
+  progress: whether to show how far it is and how long is left, on standard error: a bar in a
+  notebook and in a terminal, lines in a log. None: a bar, but no lines.
+  Computes in what model.precision says, also where JAX_ENABLE_X64 is set.
+  Raises ValueError for a config that does not describe a run, DataError where there is no data, and
+  NonFiniteLoss.
+
+  >>> from experiments import imdb
+  >>> done = rnnlab.run(imdb.get_config('smoke'))
+  >>> [row['epoch'] for row in done.metrics]
+  [1, 2]
+  """
+  config = configs.check(config)
+  spec = configs.specify(settle(config))
+  with jax.enable_x64(False), watch([spec], progress) as display:
+    return _last(events(spec, workdir), display)
+
+
+def events(
+  spec: RunSpec, workdir=None, folder_of: Callable[..., Memory] | None = None
+) -> Generator[Event, None, Result | None]:
+  """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
+
+  Without a workdir nothing is kept. KeyboardInterrupt thrown in at a yield saves a checkpoint on
+  its way out. Returns the Result, or None of a run that pauses. folder_of: what makes the folder
+  from the two, `Folder` unless given.
+  """
+  began = time.perf_counter()
+  experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
+  with (folder_of or (Memory if workdir is None else Folder))(spec, workdir) as folder:
+    shared = prepare(spec.config)
+    setup = begin(shared, spec.config)
+    state = folder.restore(setup.state)
+    steps = _train(spec, shared, setup, state, folder, began - folder.seconds)
+    return (yield from follow(spec, shared, folder, steps))
+
+
+class Step(NamedTuple):
+  """What became of a run in a call of its program.
+
+  step: where it is now. state: gives its state there, until the next call. row: its epoch's, at an
+  epoch's end. outputs: at the end of training, those of the test split, as `train.test` has them.
+  """
+
+  step: int
+  state: Callable[[], train.TrainState]
+  row: dict | None = None
+  outputs: tuple | None = None
+
+
+def follow(
+  spec: RunSpec, shared: Shared, folder: Memory, steps: Iterable[Step]
+) -> Generator[Event, None, Result | None]:
+  """Keeps what becomes of a run in a folder: an Event for each of its `steps`, as they come.
+
+  The folder's `seconds` and `epoch_seconds` are the time that was taken when a step comes. Where
+  the steps end without outputs, the run pauses. Interrupts and returns as `events` does.
+  """
+  epochs = spec.config.train.epochs
+  total = epochs * steps_of(shared)
+  for step in steps:
+    if step.outputs is not None:
+      done = finish(spec, shared, step.state(), folder.rows, step.outputs, folder.seconds)
+      folder.finish(done)
+      yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
+      return done
+    text = ''
+    if step.row:
+      row = step.row | {'seconds': folder.epoch_seconds}
+      folder.add(row, step.state(), folder.seconds)
+      text = say(shared.task, row, epochs)
+    try:
+      yield Event(spec.id, 'progress', step.step / total, text)
+    except KeyboardInterrupt:
+      if not step.row:
+        folder.save(step.state(), folder.epoch_seconds, folder.seconds)
+      raise
+  yield Event(spec.id, 'paused', len(folder.rows) / epochs)
+  return None
+
+
+def _train(spec, shared, setup, state, folder, began):
+  """The Steps of a run by itself, to its end or its pause, with the folder's time as they come."""
+  config, outputs = spec.config, None
+  progresses = train.fit(
+    shared.program,
+    setup.values,
+    state,
+    setup.key,
+    shared.splits['train'] | setup.own,
+    shared.splits['validation'],
+    epochs=min(spec.until or config.train.epochs, config.train.epochs),
+    patience=config.train.patience,
+  )
+  while True:
+    asked = time.perf_counter()
+    progress = next(progresses, None)
+    if progress is None:
+      break
+    state, outputs = jax.block_until_ready(progress.state), progress.outputs
+    # What whoever watches does between two steps is the run's time, but not the epoch's.
+    folder.epoch_seconds += time.perf_counter() - asked
+    folder.seconds = time.perf_counter() - began
+    yield Step(int(state.step), lambda state=state: state, progress.row)
+  if not pauses(spec, folder.rows, int(state.best_epoch)):
+    outputs = _test(shared, setup, state, outputs)
+    folder.seconds = time.perf_counter() - began
+    yield Step(int(state.step), lambda state=state: state, outputs=outputs)
+
+
+def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
+  """Whether a run that `rows` have been trained of pauses here, and does not end."""
+  patience, epochs = spec.config.train.patience, spec.config.train.epochs
+  out = train.is_out_of_patience(patience, len(rows), best_epoch)
+  return 0 < spec.until <= len(rows) < epochs and not out
+
+
+_tested = jax.jit(train.test, static_argnums=0)
+
+
+def _test(shared, setup, state, of_validation):
+  """The test split's outputs: where it is the validation split, those of the last epoch's end."""
+  program, splits = shared.program, shared.splits
+  if program.selects:
+    return hosts.fetch(_tested(program, state, setup.values, splits['test']['inputs']))
+  if of_validation is None:  # as after a break at the very end
+    copy = jax.tree.map(jnp.copy, state)
+    *_, of_validation = train.close_epoch(program, copy, setup.values, splits['validation'], 0)
+  return hosts.fetch((of_validation,))
+
+
+def _last(events, display):
+  """What `events` returns in the end; where they can't be shown a checkpoint is saved."""
+  with contextlib.closing(events):
+    while True:
+      try:
+        event = next(events)
+      except StopIteration as stop:
+        return stop.value
+      try:
+        display.update(event)
+      except BaseException:
+        with contextlib.suppress(KeyboardInterrupt):
+          events.throw(KeyboardInterrupt)
+        raise
