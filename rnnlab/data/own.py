@@ -99,12 +99,15 @@ def split(
     if name in parts and (count := sum(key in seen for key in keys[name])):
       notes.append(f'{count:,} of the {len(keys[name]):,} {name} rows are in train too')
   total, left = len(keys['train']), np.arange(len(keys['train']))
-  for name, fraction in (('test', config.test_fraction), ('validation', config.validation_fraction)):
+  strata = np.zeros(total, int) if strata is None else strata
+  for name, fraction in (
+    ('test', config.test_fraction),
+    ('validation', config.validation_fraction),
+  ):
     if name in parts or not fraction:
       continue
     size = max(1, round(fraction * total))
-    now = None if strata is None else strata[left]
-    drawn = cut.draw([keys['train'][i] for i in left], size, config.split_seed, now)
+    drawn = cut.draw([keys['train'][i] for i in left], strata[left], size, config.split_seed)
     parts[name] = take(parts['train'], left[drawn])
     left = left[~drawn]
   parts['train'] = take(parts['train'], left)

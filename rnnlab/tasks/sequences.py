@@ -4,6 +4,9 @@ A text, or a list of tokens, becomes ids, int32 `[N, T]`, 0 where padded; series
 become {'xs': float32 `[N, T, D]`, padded behind, 'lengths': int32 `[N]`}.
 """
 
+import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +16,9 @@ from rnnlab.data import DataError, batching, own, series, sets, text
 from rnnlab.data.base import Examples
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field
+
+
+GIVEN = 'given'  # tokens as they are, in place of a text that is taken apart
 
 
 class Spec(NamedTuple):
@@ -99,7 +105,7 @@ def data_fields(end: str = 'pre') -> dict[str, Field]:
 def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tuple[str, ...]]:
   """How inputs are read: an encoding, JSON, and the vocabulary, both from train alone.
 
-  Of series {'features', 'mean', 'std'}; of tokens {'tokens': data.tokens, or 'given'}. Raises
+  Of series {'features', 'mean', 'std'}; of tokens {'tokens': data.tokens, or GIVEN}. Raises
   DataError, with the row, where series have different features.
   """
   inputs, rows = parts['train'].inputs, parts['train'].rows
@@ -113,15 +119,16 @@ def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tu
           )
     mean, std = series.scale_of(inputs) if config.scale else (np.zeros(features), np.ones(features))
     return {'features': features, 'mean': mean.tolist(), 'std': std.tolist()}, ()
-  how = config.tokens if isinstance(inputs[0], str) else 'given'
-  vocabulary = text.vocabulary(inputs, config.vocab_size, _split(how))
+  how = config.tokens if isinstance(inputs[0], str) else GIVEN
+  size = config.vocab_size
+  if how == GIVEN:
+    counts = Counter(itertools.chain.from_iterable(inputs))
+    vocabulary = tuple(token for token, _ in counts.most_common(size - text.FIRST_WORD))
+  else:
+    vocabulary = text.vocabulary(inputs, size, how)
   if not vocabulary:
     raise DataError(f'there is no word in the {len(inputs):,} texts to train on')
   return {'tokens': how}, vocabulary
-
-
-def _split(how):
-  return list if how == 'given' else text.TOKENS[how]
 
 
 def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
@@ -133,12 +140,13 @@ def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
     scaled = [scale(one, encoding, i) for i, one in enumerate(examples)]
     steps = min(max(map(len, scaled), default=1), config.max_len)
     return series.pad(scaled, max(steps, 1), config.truncation)
-  how = encoding['tokens']
-  given = list(examples) if how == 'given' else text.listed(examples)
-  # A tag is of a token: where tokens are given there is no start id before them.
-  ids = text.encode(given, vocabulary, _split(how), start=how != 'given')
-  longest = max(map(len, ids), default=1)
-  width = min(longest, config.max_len) if how == 'given' else config.max_len
+  if encoding['tokens'] == GIVEN:
+    id_of = {token: i for i, token in enumerate(vocabulary, text.FIRST_WORD)}
+    ids = [[id_of.get(token, text.UNKNOWN) for token in tokens] for tokens in examples]
+    width = min(max(map(len, ids), default=1), config.max_len)
+  else:
+    ids = text.encode(text.listed(examples), vocabulary, encoding['tokens'])
+    width = config.max_len
   return batching.pad(ids, max(width, 1), config.padding, config.truncation)
 
 
@@ -159,11 +167,11 @@ def inputs(
   parts: Mapping[str, Examples], config, encoding, vocabulary
 ) -> tuple[dict[str, Any], list[str]]:
   """The inputs of each split, and a line on their lengths."""
-  arrays = {
-    name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()
-  }
-  how = _split(encoding['tokens']) if 'tokens' in encoding else len
-  lengths = np.array([n if isinstance(n := how(one), int) else len(n) for one in parts['train'].inputs])
+  arrays = {name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()}
+  given = parts['train'].inputs
+  if encoding.get('tokens', GIVEN) != GIVEN:
+    given = text.encode(given, vocabulary, encoding['tokens'])
+  lengths = np.array([*map(len, given)])
   note = (
     f'lengths in train: median {int(np.median(lengths)):,}, 95 % up to'
     f' {int(np.quantile(lengths, 0.95)):,}, longest {lengths.max():,}'
@@ -180,9 +188,7 @@ def real(arrays: Any) -> np.ndarray:
   return arrays != 0
 
 
-def aligned(
-  values: Iterable[np.ndarray], arrays: Any, config, fill: Any, dtype: Any
-) -> np.ndarray:
+def aligned(values: Iterable[np.ndarray], arrays: Any, config, fill: Any, dtype: Any) -> np.ndarray:
   """What there is at each step of an example, cut and padded as its inputs are: `[N, T, ...]`."""
   where, values = real(arrays), list(values)
   found = np.full((*where.shape, *np.shape(values[0])[1:]), fill, dtype)
@@ -194,8 +200,6 @@ def aligned(
 
 def digest(splits: Mapping[str, Mapping[str, Any]]) -> str:
   """A digest of all arrays, hex."""
-  import hashlib
-
   found = hashlib.sha256()
   for name, split in splits.items():
     for key, value in split.items():
