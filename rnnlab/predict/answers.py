@@ -111,6 +111,20 @@ def _asked(ensemble, examples):
   return columns, std, agree, counts
 
 
+def columns(ensemble: Ensemble, examples: Sequence[Any]) -> dict[str, Sequence[Any]]:
+  """The columns of an ensemble's answers, N values each; of several seeds std and agree too.
+
+  The probability of two classes, which is the second's, is called so: probability_NAME.
+  """
+  found, std, agree, _ = _asked(ensemble, examples)
+  outputs = ensemble.members[0].outputs
+  if outputs.kind == 'binary' and not outputs.steps:
+    name = f'probability_{outputs.names[1]}'
+    found = {name if column == 'probability' else column: of for column, of in found.items()}
+  differing = {'std': std, 'agree': agree if len(ensemble.members) > 1 else None}
+  return found | {name: of for name, of in differing.items() if of is not None}
+
+
 def _shown(example):
   if isinstance(example, str):
     return example

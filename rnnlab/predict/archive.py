@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rnnlab.data import batching, text
 from rnnlab.machine import disk
 from rnnlab.predict import forward
-from rnnlab.predict.predictor import Ensemble, Predictor, check, reading
+from rnnlab.predict.predictor import Ensemble, Predictor, check, how_read
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
@@ -30,7 +30,7 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
   """
   members = predictor.members
   check(members)
-  if len({reading(member)[1:] for member in members}) > 1:
+  if len({how_read(member)[1:] for member in members}) > 1:
     raise ValueError('these runs have different vocabularies: export one of them')
   member = members[0]
   outputs, data = member.outputs, member.config.data

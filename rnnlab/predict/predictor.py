@@ -241,9 +241,9 @@ def _of_chunk(members, examples):
   outputs = members[0].outputs
   encoded = {}  # the same examples, by how they are read
   for member in members:
-    if (key := reading(member)) not in encoded:
+    if (key := how_read(member)) not in encoded:
       encoded[key] = encode(member, examples)
-  of_first = encoded[reading(members[0])]
+  of_first = encoded[how_read(members[0])]
   shape = of_first['xs'].shape if isinstance(of_first, dict) else of_first.shape
   names = () if outputs.kind == 'binary' or _scalar(members[0]) else (len(outputs.names),)
   found = np.zeros(
@@ -259,7 +259,7 @@ def _of_chunk(members, examples):
   jobs = (
     (row, *batch)
     for row, member in enumerate(members)
-    for batch in forward.batches(member.config.data, encoded[reading(member)])
+    for batch in forward.batches(member.config.data, encoded[how_read(member)])
   )
   # XLA runs the steps of a batch on one core.
   with futures.ThreadPoolExecutor(len(provenance.cores())) as pool:
@@ -276,7 +276,7 @@ def _scalar(member):
   return member.outputs.kind == 'values' and getattr(member.model, 'classes', 1) == 1
 
 
-def reading(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
+def how_read(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
   """What says how a model reads examples: models for which it is the same read them alike."""
   data = json.dumps(member.config.data.to_dict(), sort_keys=True, default=list)
   return data, json.dumps(member.encoding, sort_keys=True, default=list), member.vocabulary
