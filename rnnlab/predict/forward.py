@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rnnlab.cells.base import Cell
 from rnnlab.tasks.base import Outputs
 
 ROWS = 64  # in a batch, or fewer, so that a batch has no more steps than
@@ -75,7 +76,10 @@ def portable(model: nn.Module) -> nn.Module:
 
   It is quick to compile, exports as nothing but StableHLO, and its gradients are not truncated.
   """
-  return model.clone(cell=model.cell._replace(fused=None), remat=False, truncate=None)
+  plain: dict[str, Any] = {'remat': False, 'truncate': None}
+  if isinstance(cell := getattr(model, 'cell', None), Cell):
+    plain['cell'] = cell._replace(fused=None)
+  return model.clone(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 
 def answers(model: nn.Module, outputs: Outputs, params: Any, inputs: Any) -> jax.Array:

@@ -292,7 +292,7 @@ def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> 
   columns = member.task.decode(forward.as_outputs(answers, outputs), member.encoding)
   if not outputs.steps:
     return columns
-  behind = getattr(member.config.data, 'padding', 'post') == 'post'
+  behind = not is_text(member) or member.config.data.padding == 'post'
 
   def cut(of_steps, length):
     return list(of_steps[:length] if behind else of_steps[max(0, len(of_steps) - length) :])

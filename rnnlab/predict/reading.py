@@ -29,7 +29,7 @@ BOM = codecs.BOM_UTF8
 class Block(NamedTuple):
   """Some rows of a file.
 
-  rows: what the file has of each: a dict by columns of a table, the lines of tokens, None of series.
+  rows: what the file has of each: of a table a dict, the lines of tokens, or None of series.
   examples: what the model is to read of each.
   """
 

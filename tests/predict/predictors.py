@@ -1,0 +1,101 @@
+"""Models that were never trained, of several kinds, for the tests of predictions."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rnnlab
+from experiments import imdb
+from rnnlab import tasks
+from rnnlab.data import batching, text
+from rnnlab.models import layers
+from rnnlab.runs import configs
+from rnnlab.tasks import classification
+from rnnlab.tasks.base import Outputs
+
+WORDS = tuple(f'w{i}' for i in range(20))
+NAMES = 'sport', 'politics', 'art'
+TEXTS = ['w0 w3 w19', '', 'unheard w7', ' '.join(WORDS), 'w5 ' * 30]
+
+
+def softmax(logits):
+  powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def three(seed=0, **fields):
+  """A model of three classes that was never trained, decided by large embeddings."""
+  config = imdb.get_config('smoke')
+  config.update_from_flattened_dict({'data.vocab_size': 24, 'data.max_len': 12} | fields)
+  configs.check(config)
+  model = classification.model(config.model, classification.Texts(24, config.data.mask))
+  model = model.clone(classes=3)
+  params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
+  params['Embed_0']['embedding'] *= 10
+  return rnnlab.Predictor(config, model, params, WORDS, {'classes': list(NAMES)})
+
+
+def logits_of(predictor, texts):
+  """By hand: the model on ids that are padded to max_len, all in one batch."""
+  data = predictor.config.data
+  ids = text.encode(texts, predictor.vocabulary)
+  padded = batching.pad(ids, data.max_len, data.padding, data.truncation)
+  return np.asarray(predictor.model.apply({'params': predictor.params}, padded), np.float64)
+
+
+class Values(nn.Module):
+  """Series -> two values, of the last step or of each."""
+
+  cell: Any
+  features: int
+  classes: int = 2
+  steps: bool = False
+
+  @nn.compact
+  def __call__(self, inputs, deterministic=True):
+    xs, lengths = inputs['xs'], inputs['lengths']
+    mask = jnp.arange(xs.shape[1]) < lengths[:, None]
+    ys = layers.Recurrent(self.cell)(xs, mask, deterministic)
+    return nn.Dense(self.classes)(ys if self.steps else layers.pool(ys, mask, 'last', False))
+
+
+def _encode(examples, config, encoding, vocabulary):
+  lengths = np.array([len(xs) for xs in examples], np.int32)
+  xs = np.zeros((len(examples), lengths.max(initial=1), 2), np.float32)
+  for row, of in zip(xs, examples, strict=True):
+    row[: len(of)] = of
+  return {'xs': xs, 'lengths': lengths}
+
+
+def _outputs(encoding):
+  return Outputs('values', ('height', 'weight'), encoding['steps'], (10.0, -1.0), (2.0, 0.5))
+
+
+def _decode(outputs, encoding):
+  found = np.asarray(outputs) * [2.0, 0.5] + [10.0, -1.0]
+  return {'height': found[..., 0], 'weight': found[..., 1]}
+
+
+tasks.add(
+  tasks.find('classification')._replace(
+    name='two_values',
+    encode=_encode,
+    decode=_decode,
+    outputs=_outputs,
+    spec=lambda config, encoding, vocabulary: 2,
+    model=lambda config, spec: Values(rnnlab.gru(hidden_size=3), spec),
+  )
+)
+
+
+def series(seed=0, steps=False):
+  """A model of two values of series of two channels, that was never trained."""
+  config = imdb.get_config('smoke')
+  config.task.name = 'two_values'
+  model = Values(rnnlab.gru(hidden_size=3), 2, steps=steps)
+  example = {'xs': jnp.zeros((1, 2, 2)), 'lengths': jnp.array([2])}
+  params = model.init(jax.random.key(seed), example)['params']
+  return rnnlab.Predictor(config, model, params, (), {'steps': steps})
