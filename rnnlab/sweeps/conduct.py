@@ -70,6 +70,7 @@ def conduct(
   """
   devices.use_cores()
   devices.keep_programs()
+  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command)
   failed, said = {}, set()
 
   def say(line):
@@ -78,7 +79,7 @@ def conduct(
     said.add(line)
 
   for stage in itertools.count():
-    plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
+    plan = sweep.plan_of(request, workdir)
     sweep.record(workdir, asked, plan)
     before = {} if retry_failed else sweep.failures(plan.todo, workdir)
     failed = before | {run.id: failed[run.id] for run in plan.todo if run.id in failed}
