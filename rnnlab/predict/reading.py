@@ -46,12 +46,7 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
   not what the model reads.
   """
   path = pathlib.Path(path)
-  ending = path.suffix.lower()
-  if path.is_dir():
-    raise ValueError(f'{path} is a folder: give a file')
-  if ending not in (*TABLES, *TOKENS, '.npz'):
-    known = ', '.join((*TABLES, *TOKENS, '.npz'))
-    raise ValueError(f'{path}: what it holds must be told by its ending, one of {known}')
+  ending = kind(path)
   if (ending == '.npz') == is_text(member):
     reads = 'texts or tokens, as a .csv has them' if is_text(member) else 'series, as an .npz has'
     raise ValueError(f'{path}: this model reads {reads}')
@@ -69,6 +64,16 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
     yield block
   if empty:
     raise ValueError(f'{path} has no rows')
+
+
+def kind(path: pathlib.Path) -> str:
+  """The ending of a file. Raises ValueError for a folder, and for an ending of no kind of file."""
+  if path.is_dir():
+    raise ValueError(f'{path} is a folder: give a file')
+  known = *TABLES, *TOKENS, '.npz'
+  if (ending := path.suffix.lower()) not in known:
+    raise ValueError(f'{path}: what it holds must be told by its ending, one of {", ".join(known)}')
+  return ending
 
 
 def _in_blocks(pairs):

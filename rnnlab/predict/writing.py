@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.predict.reading import BOM, TABLES, TOKENS, Block, arrays, parquet
+from rnnlab.predict.reading import BOM, TABLES, TOKENS, Block, arrays, kind, parquet
 
 PREFIX = 'predicted_'
 
@@ -29,7 +29,7 @@ def writing(path: str | os.PathLike, source: str | os.PathLike) -> Iterator[Writ
   function does for a column that the source has already.
   """
   path, source = pathlib.Path(path), pathlib.Path(source)
-  ending, given = path.suffix.lower(), source.suffix.lower()
+  ending, given = path.suffix.lower(), kind(source)
   plain = ('.csv', '.tsv', '.jsonl', '.ndjson')
   fitting = TOKENS if given in TOKENS else plain if given in TABLES else ()
   if ending not in (*fitting, given):
@@ -97,11 +97,12 @@ def _cell(value, nested):
 
 def _to_parquet(stack, name, source) -> Write:
   pyarrow = parquet()
-  given, files = pyarrow.parquet.read_schema(source), []
+  files = []
 
   def write(block, columns):
     rows = [*_rows(block, columns, True)]
     if not files:
+      given = pyarrow.parquet.read_schema(source)
       added = pyarrow.Table.from_pylist(
         [{n: row[n] for n in row if n.startswith(PREFIX) and n not in given.names} for row in rows]
       )
