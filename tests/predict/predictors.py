@@ -63,19 +63,26 @@ class Values(nn.Module):
 
 
 def _encode(examples, config, encoding, vocabulary):
+  scale = encoding.get('scale', {'mean': 0, 'std': 1})
   lengths = np.array([len(xs) for xs in examples], np.int32)
   xs = np.zeros((len(examples), lengths.max(initial=1), 2), np.float32)
   for row, of in zip(xs, examples, strict=True):
-    row[: len(of)] = of
+    row[: len(of)] = (of - np.array(scale['mean'])) / np.array(scale['std'])
   return {'xs': xs, 'lengths': lengths}
 
 
 def _outputs(encoding):
-  return Outputs('values', ('height', 'weight'), encoding['steps'], (10.0, -1.0), (2.0, 0.5))
+  names = 'height', 'weight'
+  if encoding['kind'] == 'labels':
+    return Outputs('labels', names)
+  return Outputs('values', names, encoding['steps'], (10.0, -1.0), (2.0, 0.5))
 
 
 def _decode(outputs, encoding):
   found = np.asarray(outputs) * [2.0, 0.5] + [10.0, -1.0]
+  if encoding['kind'] == 'labels':
+    each = [[n for n, p in zip(('height', 'weight'), row, strict=True) if p > 0] for row in outputs]
+    return {'labels': each}
   return {'height': found[..., 0], 'weight': found[..., 1]}
 
 
@@ -91,11 +98,11 @@ tasks.add(
 )
 
 
-def series(seed=0, steps=False):
-  """A model of two values of series of two channels, that was never trained."""
+def series(seed=0, steps=False, kind='values', **encoding):
+  """A model of two values, or labels, of series of two channels, that was never trained."""
   config = imdb.get_config('smoke')
   config.task.name = 'two_values'
   model = Values(rnnlab.gru(hidden_size=3), 2, steps=steps)
   example = {'xs': jnp.zeros((1, 2, 2)), 'lengths': jnp.array([2])}
   params = model.init(jax.random.key(seed), example)['params']
-  return rnnlab.Predictor(config, model, params, (), {'steps': steps})
+  return rnnlab.Predictor(config, model, params, (), {'steps': steps, 'kind': kind} | encoding)

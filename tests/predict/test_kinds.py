@@ -178,3 +178,51 @@ def test_a_task_s_own_answers_at_each_step_are_as_long_as_the_example():
     assert_allclose(table['height'][i], expected[:, 0], atol=1e-5)
   with pytest.raises(ValueError, match='at each step cannot be explained'):
     predictor.explain(SERIES[0])
+
+
+def test_an_exported_model_of_series_gives_the_same_values(tmp_path, monkeypatch, capsys):
+  mean, std = [3.0, -1.0], [2.0, 0.1]
+  ensemble = rnnlab.Ensemble(
+    tuple(series(seed, scale={'mean': mean, 'std': std}) for seed in (0, 1))
+  )
+  path = tmp_path / 'model.zip'
+  rnnlab.export(ensemble, path)
+  found = exported.load(path)
+  examples = [xs * std + mean for xs in SERIES * 30]  # 150: three batches
+  expected = ensemble.predict(examples)
+  assert_allclose(expected[:5], rnnlab.Ensemble((series(0), series(1))).predict(SERIES), atol=1e-5)
+  assert_allclose(found(examples), expected, atol=1e-5)
+  assert (found([]).shape, found.kind, found.names) == ((0, 2), 'values', ['height', 'weight'])
+  for wrong in (np.ones((3, 5)), np.ones((0, 2)), np.full((3, 2), np.nan)):
+    with pytest.raises(ValueError, match='position 1'):
+      found([examples[0], wrong])
+  lengths = np.array([len(xs) for xs in SERIES])
+  np.savez(tmp_path / 'x.npz', x=np.concatenate(examples[:5]), lengths=lengths)
+  monkeypatch.setattr('sys.argv', [str(path), str(tmp_path / 'x.npz')])
+  runpy.run_path(str(path), run_name='__main__')
+  rows = [line.split('\t') for line in capsys.readouterr().out.splitlines()]
+  assert_allclose(np.array(rows, float), expected[:5], atol=1e-5)
+
+
+def test_several_labels_have_a_probability_each(tmp_path):
+  labels = [series(seed, kind='labels') for seed in range(2)]
+  ensemble = rnnlab.Ensemble((labels[0], labels[1]))
+  logits = [[(values_by_hand(of, xs) - [10, -1]) / [2, 0.5] for xs in SERIES] for of in labels]
+  expected = (1 / (1 + np.exp(-np.array(logits)))).mean(axis=0)
+  assert_allclose(ensemble.predict(SERIES), expected, atol=1e-6)
+  assert ensemble.answers(SERIES)['labels'].tolist() == [
+    [name for name, p in zip(('height', 'weight'), row, strict=True) if p > 0.5] for row in expected
+  ]
+  (answer,) = answers({'': ensemble}, SERIES[:1])
+  assert answer.agree == sum(
+    (np.array(of)[0] > 0).tolist() == (expected[0] > 0.5).tolist() for of in logits
+  )
+  rnnlab.export(ensemble, tmp_path / 'model.zip')
+  found = exported.load(tmp_path / 'model.zip')
+  assert_allclose(found(SERIES), expected, atol=1e-6)
+  assert exported.line(np.array([0.25, 0.75]), found.kind, found.names) == 'weight\t0.750000'
+  assert (
+    exported.line(np.array([0.75, 0.875]), found.kind, found.names)
+    == 'height weight\t0.750000 0.875000'
+  )
+  assert exported.line(np.array([0.25, 0.125]), found.kind, found.names) == '\t'
