@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rnnlab.data import batching, text
 from rnnlab.machine import disk
 from rnnlab.predict import forward
-from rnnlab.predict.predictor import Ensemble, Predictor, check, how_read, is_text
+from rnnlab.predict.predictor import Ensemble, Predictor, check, features, how_read, is_text
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
@@ -55,13 +55,13 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
     says['texts'] = fields | {'words': member.vocabulary}
   else:
     batch, steps = jax.export.symbolic_shape('batch, steps')
-    features = member.model.features
+    channels = features(member)
     shapes = [
-      jax.ShapeDtypeStruct((batch, steps, features), jnp.float32),
+      jax.ShapeDtypeStruct((batch, steps, channels), jnp.float32),
       jax.ShapeDtypeStruct((batch,), jnp.int32),
     ]
     scale = member.encoding.get('scale') or {'mean': 0.0, 'std': 1.0}
-    says['series'] = {'features': features, 'mean': scale['mean'], 'std': scale['std']}
+    says['series'] = {'features': channels, 'mean': scale['mean'], 'std': scale['std']}
   exported = jax.export.export(function, platforms=PLATFORMS)(*shapes)
   says['scalar'] = len(exported.out_avals[0].shape) == 1
   here = pathlib.Path(__file__).parent

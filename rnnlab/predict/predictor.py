@@ -199,6 +199,14 @@ def is_text(member: Predictor) -> bool:
   return bool(getattr(member.model, 'vocab_size', None))
 
 
+def features(member: Predictor) -> int:
+  """How many channels the series have that a model reads. Raises ValueError where nothing says."""
+  found = member.encoding.get('features')
+  if not isinstance(found, int):
+    raise ValueError(f'the encoding of a model of series must have features, an int: {found!r}')
+  return found
+
+
 def listed(member: Predictor, examples: Any) -> list[Any]:
   """Examples as a list. Raises TypeError for texts that are no str, naming the first."""
   if is_text(member) and not member.outputs.steps:

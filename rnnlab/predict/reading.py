@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.console.words import near
-from rnnlab.predict.predictor import Predictor, is_text
+from rnnlab.predict.predictor import Predictor, features, is_text
 
 ROWS = 1024  # in a block
 FIELD = 2**24  # characters of a CSV's field at most: of one unclosed quotation mark it is the rest
@@ -232,16 +232,16 @@ def _series(path, member):
   if 'x' not in found:
     raise ValueError(f'{path} has no array x, but {", ".join(found) or "none"}')
   x, lengths = found['x'], found.get('lengths')
-  features = member.model.features
+  channels = features(member)
   if x.dtype.kind not in 'fiub' or x.ndim not in (2, 3):
     raise ValueError(
-      f'{path}: x must be numbers [N, T, {features}], or [sum T, {features}] with lengths [N]; it'
+      f'{path}: x must be numbers [N, T, {channels}], or [sum T, {channels}] with lengths [N]; it'
       f' is {x.dtype} {list(x.shape)}'
     )
   if lengths is not None and (lengths.ndim != 1 or lengths.dtype.kind not in 'iu'):
     raise ValueError(f'{path}: lengths must be whole numbers [N]')
   ragged = x.ndim == 2 and lengths is not None and lengths.sum() == len(x)
-  if ragged and x.shape[1] == features:
+  if ragged and x.shape[1] == channels:
     each = np.split(x, np.cumsum(lengths)[:-1]) if len(lengths) else []
   else:
     x = x[..., None] if x.ndim == 2 else x
@@ -255,8 +255,8 @@ def _series(path, member):
       )
     each = [row[:length] for row, length in zip(x, lengths, strict=True)]
   for row, one in enumerate(each, 1):
-    if one.shape[1] != features or not len(one):
-      raise ValueError(f'{path}, row {row}: it is {list(one.shape)}, and must be [T, {features}]')
+    if one.shape[1] != channels or not len(one):
+      raise ValueError(f'{path}, row {row}: it is {list(one.shape)}, and must be [T, {channels}]')
     if wrong := np.argwhere(~np.isfinite(one))[:1].tolist():
       step, channel = wrong[0]
       raise ValueError(

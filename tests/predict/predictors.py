@@ -50,7 +50,6 @@ class Values(nn.Module):
   """Series -> two values, of the last step or of each."""
 
   cell: Any
-  features: int
   classes: int = 2
   steps: bool = False
 
@@ -92,8 +91,8 @@ tasks.add(
     encode=_encode,
     decode=_decode,
     outputs=_outputs,
-    spec=lambda config, encoding, vocabulary: 2,
-    model=lambda config, spec: Values(rnnlab.gru(hidden_size=3), spec),
+    spec=lambda config, encoding, vocabulary: None,
+    model=lambda config, spec: Values(rnnlab.gru(hidden_size=3)),
   )
 )
 
@@ -102,7 +101,9 @@ def series(seed=0, steps=False, kind='values', **encoding):
   """A model of two values, or labels, of series of two channels, that was never trained."""
   config = imdb.get_config('smoke')
   config.task.name = 'two_values'
-  model = Values(rnnlab.gru(hidden_size=3), 2, steps=steps)
+  model = Values(rnnlab.gru(hidden_size=3), steps=steps)
   example = {'xs': jnp.zeros((1, 2, 2)), 'lengths': jnp.array([2])}
   params = model.init(jax.random.key(seed), example)['params']
-  return rnnlab.Predictor(config, model, params, (), {'steps': steps, 'kind': kind} | encoding)
+  return rnnlab.Predictor(
+    config, model, params, (), {'features': 2, 'steps': steps, 'kind': kind} | encoding
+  )
