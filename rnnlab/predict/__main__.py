@@ -25,7 +25,7 @@ from rnnlab.data import text
 from rnnlab.machine import devices
 from rnnlab.predict import Ensemble, export, load, load_ensembles, reading, writing
 from rnnlab.predict.answers import answers, as_json, as_text, as_tsv, columns
-from rnnlab.predict.predictor import is_text
+from rnnlab.predict.predictor import is_text, reads_texts
 from rnnlab.runs import experiment_file
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import storage
@@ -183,7 +183,7 @@ def _examples(ensembles, given, notes):
       if '\ufffd' in texts[-1] and line.decode(errors='ignore').encode() != line:
         notes['not UTF-8: each broken byte is read as \ufffd'].append(count + len(texts))
     count += len(texts)
-    yield [words.split() for words in texts] if member.outputs.steps else texts
+    yield texts if reads_texts(member) else [words.split() for words in texts]
 
 
 def _heading(ensembles):

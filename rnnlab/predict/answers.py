@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.text
 
-from rnnlab.data import text
 from rnnlab.predict.predictor import (
   Ensemble,
   Word,
   check,
   decoded,
-  is_text,
   listed,
   probabilities,
+  reads_texts,
+  split,
 )
 
 COLOURS = 'red', 'green'  # of what speaks against the answer, or for the first class, and for it
@@ -105,9 +105,10 @@ def _asked(ensemble, examples):
     by_each = [list(decoded(member, of_one, examples).values())[0] for of_one in each]
     agree = [sum(plain(a[i]) == plain(said[i]) for a in by_each) for i in range(len(examples))]
   counts = None
-  if is_text(member) and not outputs.steps:
-    ids = text.encode(examples, member.vocabulary)
-    counts = [(len(of) - 1, len(of) - 1 - of.count(text.UNKNOWN)) for of in ids]
+  if reads_texts(member):
+    known = {*member.vocabulary}
+    words = [split(member, example) for example in examples]
+    counts = [(len(of), sum(word in known for word in of)) for of in words]
   return columns, std, agree, counts
 
 
@@ -210,6 +211,8 @@ def as_tsv(answer: Answer) -> str:
 def _field(value):
   if isinstance(value, list):
     return ' '.join(map(_field, value))
+  if value is None:  # of a step that the model has not seen
+    return '_'
   return f'{value:.6f}' if isinstance(value, float) else _printable(str(value))
 
 

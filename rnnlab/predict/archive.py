@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from rnnlab.data import batching, text
 from rnnlab.machine import disk
 from rnnlab.predict import forward
-from rnnlab.predict.predictor import Ensemble, Predictor, check, features, how_read, is_text
+from rnnlab.predict.predictor import (
+  Ensemble,
+  Predictor,
+  check,
+  features,
+  how_read,
+  is_text,
+  reads_texts,
+)
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
@@ -38,6 +46,8 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
   if outputs.steps:
     raise ValueError('a model that answers at each step cannot be exported here')
   texts = is_text(member)
+  if texts and not reads_texts(member):
+    raise ValueError('a model that reads lists of tokens cannot be exported here')
   # Under a trace a NumPy array cannot be indexed.
   both = [(member, jax.tree.map(jnp.asarray, member.params)) for member in members]
 
@@ -52,7 +62,8 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
   if texts:
     shapes = [jax.ShapeDtypeStruct((batch, data.max_len), jnp.int32)]
     fields = {field: data[field] for field in ('max_len', 'padding', 'truncation')}
-    says['texts'] = fields | {'words': member.vocabulary}
+    how = {'words': member.vocabulary, 'tokens': member.encoding.get('tokens', 'words')}
+    says['texts'] = fields | how
   else:
     batch, steps = jax.export.symbolic_shape('batch, steps')
     channels = features(member)
@@ -60,8 +71,9 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
       jax.ShapeDtypeStruct((batch, steps, channels), jnp.float32),
       jax.ShapeDtypeStruct((batch,), jnp.int32),
     ]
-    scale = member.encoding.get('scale') or {'mean': 0.0, 'std': 1.0}
-    says['series'] = {'features': channels, 'mean': scale['mean'], 'std': scale['std']}
+    scale = {name: member.encoding.get(name, rest) for name, rest in (('mean', 0.0), ('std', 1.0))}
+    fields = {'max_len': data.max_len, 'truncation': data.truncation}
+    says['series'] = {'features': channels} | scale | fields
   exported = jax.export.export(function, platforms=PLATFORMS)(*shapes)
   says['scalar'] = len(exported.out_avals[0].shape) == 1
   here = pathlib.Path(__file__).parent

@@ -66,16 +66,17 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
 
 def _texts(encoding):
   """A function that cuts texts into the inputs of batches."""
-  words = encoding.pop('words')
+  words, tokens = encoding.pop('words'), encoding.pop('tokens')
+  text.tokenizer(tokens)  # raises where it is of a library that is not here
 
   def batches(examples):
-    ids = batching.pad(text.encode(text.listed(examples), words), **encoding)
+    ids = batching.pad(text.encode(text.listed(examples), words, tokens), **encoding)
     return ((ids[start : start + BATCH],) for start in range(0, len(ids), BATCH))
 
   return batches
 
 
-def _series(features, mean, std):
+def _series(features, mean, std, max_len, truncation):
   """A function that cuts series into the inputs of batches, scaled as the train split was."""
 
   def batches(examples):
@@ -87,7 +88,10 @@ def _series(features, mean, std):
           f' [T, {features}], of at least a step and of finite numbers'
         )
     for start in range(0, len(examples), BATCH):
-      some = examples[start : start + BATCH]
+      some = [
+        xs[-max_len:] if truncation == 'pre' else xs[:max_len]
+        for xs in examples[start : start + BATCH]
+      ]
       lengths = np.array([len(xs) for xs in some], np.int32)
       filled = np.zeros((len(some), 1 << max(5, int(lengths.max() - 1).bit_length()), features))
       for row, xs in zip(filled, some, strict=True):

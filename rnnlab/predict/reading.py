@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rnnlab.console.words import near
-from rnnlab.predict.predictor import Predictor, features, is_text
+from rnnlab.predict.predictor import Predictor, features, is_text, reads_texts
 
 ROWS = 1024  # in a block
 FIELD = 2**24  # characters of a CSV's field at most: of one unclosed quotation mark it is the rest
-TABLES = {'.csv': ',', '.tsv': '\t', '.jsonl': '', '.ndjson': '', '.parquet': ''}
+TABLES = {'.csv': ',', '.tsv': '\t', '.tab': '\t', '.jsonl': '', '.ndjson': '', '.parquet': ''}
 TOKENS = '.conll', '.bio', '.iob', '.txt'
 BOM = codecs.BOM_UTF8
 
@@ -57,7 +57,9 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
       raise ValueError(f'{path}: this model answers once a text, and not for each token')
     found = _sentences(path)
   else:
-    found = _texts(path, _records(path), column or member.config.data.get('text', ''), member)
+    found = _texts(
+      path, _records(path), column or member.config.data.get('text', '') or 'text', member
+    )
   empty = True
   for block in _in_blocks(found):
     empty = False
@@ -180,9 +182,8 @@ def _of_parquet(path):
     raise ValueError(f'{path} is damaged, or no Parquet file: {error}') from None
 
 
-def _texts(path, records, column, member):
+def _texts(path, records, name, member):
   for i, (number, row) in enumerate(records):
-    name = column or 'text'
     if name not in row:
       which = f'line {number}: ' if i else ''
       raise ValueError(
@@ -192,7 +193,7 @@ def _texts(path, records, column, member):
     value = row[name]
     if not isinstance(value, str):
       raise ValueError(f'{path}, row {number}: {name} is {value!r:.60}, and must be a text')
-    yield row, value.split() if member.outputs.steps else value
+    yield row, value if reads_texts(member) else value.split()
 
 
 def _sentences(path):

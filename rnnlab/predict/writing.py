@@ -30,7 +30,7 @@ def writing(path: str | os.PathLike, source: str | os.PathLike) -> Iterator[Writ
   """
   path, source = pathlib.Path(path), pathlib.Path(source)
   ending, given = path.suffix.lower(), kind(source)
-  plain = ('.csv', '.tsv', '.jsonl', '.ndjson')
+  plain = ('.csv', '.tsv', '.tab', '.jsonl', '.ndjson')
   fitting = TOKENS if given in TOKENS else plain if given in TABLES else ()
   if ending not in (*fitting, given):
     raise ValueError(
@@ -91,7 +91,8 @@ def _rows(block, columns, nested) -> Iterable[dict[str, Any]]:
 def _cell(value, nested):
   value = value.tolist() if hasattr(value, 'tolist') else value
   if isinstance(value, list | tuple):
-    return list(value) if nested else ' '.join(str(_cell(of, False)) for of in value)
+    cells = [_cell(of, nested) for of in value]
+    return cells if nested else ' '.join('_' if of is None else str(of) for of in cells)
   return float(f'{value:.7g}') if isinstance(value, float) else value
 
 
@@ -119,7 +120,7 @@ def _tagged(block, columns):
   for lines, tags in zip(block.rows, first, strict=True):
     for i, line in enumerate(lines):
       separator = '\t' if '\t' in line else ' '
-      yield f'{line}{separator}{tags[i] if i < len(tags) else "_"}\n'
+      yield f'{line}{separator}{"_" if tags[i] is None else tags[i]}\n'
     yield '\n'
 
 
@@ -147,4 +148,5 @@ def _array(values):
     return np.array(values)
   longest = max(map(len, values))
   rest = '' if any(isinstance(of, str) for value in values for of in value) else np.nan
-  return np.array([value + [rest] * (longest - len(value)) for value in values])
+  filled = [[rest if of is None else of for of in value] for value in values]
+  return np.array([value + [rest] * (longest - len(value)) for value in filled])

@@ -134,7 +134,8 @@ class Task(NamedTuple):
   encode: `(examples, data config, encoding, vocabulary) -> inputs`: new examples, a list of texts,
     of arrays `[T, D]` or of lists of tokens, as the model takes them. encoding and vocabulary are
     those of the dataset that the model was trained on. Of series the encoding has 'features', the
-    number D, and, where they are scaled, 'scale': {'mean': D numbers, 'std': D numbers}.
+    number D, and, where they are scaled, 'mean' and 'std', D numbers each; of tokens it has
+    'tokens', as `rnnlab.data.text.tokenizer` takes them, or 'given' where examples are lists.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict

@@ -11,6 +11,7 @@ import rnnlab
 from experiments import imdb
 from rnnlab import tasks
 from rnnlab.data import batching, text
+from rnnlab.data import series as data_series
 from rnnlab.models import layers
 from rnnlab.runs import configs
 from rnnlab.tasks import classification
@@ -62,12 +63,10 @@ class Values(nn.Module):
 
 
 def _encode(examples, config, encoding, vocabulary):
-  scale = encoding.get('scale', {'mean': 0, 'std': 1})
-  lengths = np.array([len(xs) for xs in examples], np.int32)
-  xs = np.zeros((len(examples), lengths.max(initial=1), 2), np.float32)
-  for row, of in zip(xs, examples, strict=True):
-    row[: len(of)] = (of - np.array(scale['mean'])) / np.array(scale['std'])
-  return {'xs': xs, 'lengths': lengths}
+  mean, std = np.array(encoding.get('mean', 0)), np.array(encoding.get('std', 1))
+  scaled = [(one - mean) / std for one in examples]
+  steps = min(max(map(len, scaled), default=1), config.max_len)
+  return data_series.pad(scaled or [np.zeros((0, 2))], steps, config.truncation)
 
 
 def _outputs(encoding):
@@ -101,6 +100,7 @@ def series(seed=0, steps=False, kind='values', **encoding):
   """A model of two values, or labels, of series of two channels, that was never trained."""
   config = imdb.get_config('smoke')
   config.task.name = 'two_values'
+  config.data.max_len = 100
   model = Values(rnnlab.gru(hidden_size=3), steps=steps)
   example = {'xs': jnp.zeros((1, 2, 2)), 'lengths': jnp.array([2])}
   params = model.init(jax.random.key(seed), example)['params']

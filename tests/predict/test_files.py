@@ -210,7 +210,7 @@ def test_what_is_written_is_of_the_input_s_kind_and_never_the_input(texts, tmp_p
   source.write_text('text,predicted_label\nw1,x\n')
   for out, says in (
     (source, 'is the input itself'),
-    (tmp_path / 'out.npz', 'must end in .csv, .tsv, .jsonl'),
+    (tmp_path / 'out.npz', 'must end in .csv, .tsv, .tab, .jsonl'),
     (tmp_path / 'out.csv', 'there is a column predicted_label already'),
   ):
     with pytest.raises(ValueError, match=says):

@@ -176,15 +176,15 @@ def test_a_task_s_own_answers_at_each_step_are_as_long_as_the_example():
     expected = values_by_hand(predictor, xs)
     assert_allclose(found[i, : len(xs)], expected, atol=1e-5)
     assert_allclose(table['height'][i], expected[:, 0], atol=1e-5)
+  cut = predictor.answers([np.concatenate([SERIES[3], SERIES[0]])])['height'][0]  # the last 100
+  assert cut[:3] == [None] * 3 and len(cut) == 103 and None not in cut[3:]
   with pytest.raises(ValueError, match='at each step cannot be explained'):
     predictor.explain(SERIES[0])
 
 
 def test_an_exported_model_of_series_gives_the_same_values(tmp_path, monkeypatch, capsys):
   mean, std = [3.0, -1.0], [2.0, 0.1]
-  ensemble = rnnlab.Ensemble(
-    tuple(series(seed, scale={'mean': mean, 'std': std}) for seed in (0, 1))
-  )
+  ensemble = rnnlab.Ensemble(tuple(series(seed, mean=mean, std=std) for seed in (0, 1)))
   path = tmp_path / 'model.zip'
   rnnlab.export(ensemble, path)
   found = exported.load(path)
