@@ -17,7 +17,7 @@ UNSIGNED = 'title', 'fingerprint'  # arrays that say something of the others
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-  """A digest of the arrays' names, types, shapes and content, hex; that of UNSIGNED is not in it."""
+  """A digest of the arrays' names, types, shapes and content, hex; of all but those in UNSIGNED."""
   digest = hashlib.sha256()
   for name in sorted(arrays.keys() - {*UNSIGNED}):
     digest.update(f'{name} {arrays[name].dtype} {arrays[name].shape}\n'.encode())
@@ -42,7 +42,7 @@ def identity(file: Path) -> list[Any]:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-  """The arrays of a file that `write` wrote; None where it is missing or, with a warning, damaged."""
+  """The arrays that `write` wrote; None where there is no file or, with a warning, a damaged one."""
   try:
     with np.load(path) as file:
       arrays = dict(file)

@@ -1,6 +1,6 @@
-"""Tagged texts, a token a line, as those of the CoNLL shared tasks."""
+"""Files with a token and its tag in each line, and an empty line after each sentence (CoNLL)."""
 
-import pathlib
+from pathlib import Path
 
 import numpy as np
 
@@ -8,35 +8,43 @@ from rnnlab.data import DataError, table
 from rnnlab.data.base import Examples
 
 
-def read(path: str) -> Examples:
-  """Sentences as lists of tokens, with their tags: of each line the first field, and the last.
+def read(path: Path, labelled: bool = True) -> Examples:
+  """The sentences of a file: lists of tokens, the first of a line, and of tags, the last of it.
 
-  Fields are parted by tabs, or else by spaces; an empty line ends a sentence. Lines that begin with
-  -DOCSTART- are passed over. rows are those of the first tokens.
-  Raises DataError, with the row, where a line has one field, or not as many as the first one.
+  Fields stand apart by tabs, or else by spaces. Lines that begin with -DOCSTART- are left out. Rows
+  are the numbers of the sentences' first lines. labelled: whether there must be tags. Raises
+  DataError, with the line, for one that has another number of fields than the first.
   """
-  if not pathlib.Path(path).expanduser().is_file():
-    raise DataError(f'{path}: there is no such file')
-  content, inputs, targets, rows = table.text(path), [], [], []
-  separator = '\t' if '\t' in content else None
-  count, ended = None, True
-  for row, line in enumerate(content.split('\n'), start=1):
-    line = line.removesuffix('\r')
-    if not line.strip() or line.startswith('-DOCSTART-'):
-      ended = True
+  if not path.exists():
+    raise DataError(f'{path}: no such file.')
+  if not path.is_file():
+    raise DataError(f'{path} is a folder: give a file of it.')
+  content, _ = table.text_of(path)
+  tokens, tags, rows, width, began = [], [], [], 0, False
+  for number, line in enumerate(content.split('\n'), start=1):
+    line = line.rstrip('\r')
+    if not line.strip():
+      began = False
       continue
-    fields = line.split(separator)
-    count = count or len(fields)
-    if len(fields) != count or count < 2 or not fields[0] or not fields[-1]:
-      wanted = f'{max(count, 2)} fields' + ' or more' * (count < 2)
-      raise DataError(f'{path}: row {row}: there must be {wanted}, a token first and its tag last')
-    if ended:
-      inputs.append([])
-      targets.append([])
-      rows.append(row)
-      ended = False
-    inputs[-1].append(fields[0])
-    targets[-1].append(fields[-1])
-  if not inputs:
-    raise DataError(f'{path}: there is no tagged token')
-  return Examples(inputs, targets, np.array(rows, np.int64))
+    if line.startswith('-DOCSTART-'):
+      continue
+    fields = line.split('\t') if '\t' in line else line.split()
+    width = width or len(fields)
+    if len(fields) != width:
+      raise DataError(
+        f'{path}, line {number}: it has {len(fields)} fields, and the lines before it {width}.'
+      )
+    if labelled and width < 2:
+      raise DataError(f'{path}, line {number}: there is a token and no tag: {line!r:.60}.')
+    if not fields[0].strip() or not fields[-1].strip():
+      raise DataError(f'{path}, line {number}: a field is empty: {line!r:.60}.')
+    if not began:
+      tokens.append([])
+      tags.append([])
+      rows.append(number)
+      began = True
+    tokens[-1].append(fields[0].strip())
+    tags[-1].append(fields[-1].strip())
+  if not tokens:
+    raise DataError(f'{path} has no sentences.')
+  return Examples(tokens, tags if labelled else [None] * len(tokens), np.array(rows))

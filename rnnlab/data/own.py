@@ -23,7 +23,7 @@ def source(config) -> str:
       f' --config.data.source={next(iter(sets.SETS))}'
     )
   ending = pathlib.Path(config.path).suffix.lower()
-  if ending in table.ENDINGS:
+  if ending in table.READERS:
     return 'table'
   if ending == '.npz':
     return 'arrays'
@@ -35,11 +35,12 @@ def source(config) -> str:
 
 
 def read(
-  config, of_table: Callable[[table.Table], tuple[Examples, Sequence[Any]]]
+  config, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
 ) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]]]:
   """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
 
-  of_table: gives a table's examples, and the group of each (or what else must not be parted).
+  of_table: gives the examples of a table's file, and the group of each (or what else must not be
+    parted).
 
   Returns a title, and of each split the examples and their groups.
   """
@@ -47,27 +48,29 @@ def read(
   if kind in sets.SETS:
     found = sets.SETS[kind]
     return found.title, {name: (one, _keys(one)) for name, one in found.load().items()}
-  if not config.path:
-    raise DataError(f'give the file of the {kind}: --config.data.path=FILE')
-  files = {'train': config.path, 'validation': config.validation_path, 'test': config.test_path}
   given = {}
-  for name, path in files.items():
-    if not path:
+  for name, path in files(config).items():
+    if kind == 'table':
+      given[name] = of_table(path)
       continue
-    if kind == 'arrays':
-      parts = arrays.read(path)
-      if name != 'train' and [*parts] != ['train']:
-        raise DataError(f'{path}: a file of one split has x and y, and not x_train or x_test')
-      if both := parts.keys() & given.keys() - {'train'}:
-        raise DataError(f'{path}: {", ".join(both)} is given twice')
-      parts = parts if name == 'train' else {name: parts['train']}
-    elif kind == 'columns':
-      parts = {name: columns.read(path)}
-    else:
-      given[name] = of_table(table.read(path))
-      continue
-    given |= {split: (one, _keys(one)) for split, one in parts.items()}
+    parts = {'': columns.read(path)} if kind == 'columns' else arrays.read(path)
+    if name != 'train' and [*parts] != ['']:
+      raise DataError(f'{path}: a file of one split has x and y, and not x_train or x_test.')
+    for part, one in parts.items():
+      if (part or name) in given:
+        raise DataError(f'{path}: the {part or name} split is given twice.')
+      given[part or name] = one, _keys(one)
+  if 'train' not in given:
+    raise DataError(f'{config.path} has no train split.')
   return pathlib.Path(config.path).name, given
+
+
+def files(config) -> dict[str, pathlib.Path]:
+  """The files that a config gives, by their splits. Raises DataError where there is none."""
+  if not config.path:
+    raise DataError('which file? --config.data.path=FILE')
+  paths = {'train': config.path, 'validation': config.validation_path, 'test': config.test_path}
+  return {name: pathlib.Path(path).expanduser() for name, path in paths.items() if path}
 
 
 def _keys(examples):

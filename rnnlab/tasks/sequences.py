@@ -17,7 +17,6 @@ from rnnlab.data.base import Examples
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field
 
-
 GIVEN = 'given'  # tokens as they are, in place of a text that is taken apart
 
 
@@ -62,6 +61,12 @@ def model(config, spec: Spec):
   )
 
 
+def spec(config, encoding: Mapping[str, Any], size: int, steps: bool) -> Spec:
+  """What the model has to know of data of this encoding."""
+  vocab_size = None if 'features' in encoding else config.vocab_size
+  return Spec(vocab_size, config.mask, size, steps)
+
+
 _ENDS = fields.choice(lambda: ('pre', 'post'))
 
 MODEL = {
@@ -69,6 +74,10 @@ MODEL = {
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
   'model.output_dropout': Field(0.0, fields.RATE, traced=True),
 }
+
+POOLING = Field(
+  'last', fields.choice(fields.of('models', 'POOLINGS')), 'last | mean | max | concat'
+)
 
 
 def data_fields(end: str = 'pre') -> dict[str, Field]:
@@ -208,3 +217,22 @@ def digest(splits: Mapping[str, Mapping[str, Any]]) -> str:
         found.update(f'{name} {key} {part} {array.dtype} {array.shape}\n'.encode())
         found.update(np.ascontiguousarray(array).data)
   return found.hexdigest()
+
+
+def settle(config) -> dict[str, Any]:
+  """Which source the data are of, for data.source='auto'."""
+  return {'source': own.source(config)}
+
+
+def check(given: dict[str, Any]) -> None:
+  """Raises ValueError for fields that need more memory than there is."""
+  embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
+  deeper = (given['model.layers'] - 1) * hidden_size
+  fields.check_room(
+    given,
+    {
+      'data.vocab_size model.embed_size': 2 * given['data.vocab_size'] * embed_size,
+      'model.hidden_size model.layers': 2 * hidden_size * (hidden_size + deeper),
+      'train.batch_size model.hidden_size': given['train.batch_size'] * hidden_size,
+    },
+  )
