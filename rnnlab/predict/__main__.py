@@ -117,7 +117,8 @@ def _export(ensembles, path):
     raise ValueError(f'--export is of one setting: give --setting, of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
   export(ensemble, path)
-  print(f'wrote {path}; to use it: python {path} "text"', file=sys.stderr)
+  given = '"text"' if is_text(ensemble.members[0]) else 'FILE.npz'
+  print(f'wrote {path}; to use it: python {path} {given}', file=sys.stderr)
 
 
 def _write(ensembles, given):

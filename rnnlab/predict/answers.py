@@ -238,8 +238,10 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
     line.append(f', {answer.setting}')
   if answer.known == 0:
     line.append('  no words' if not answer.words else '  no word that the model knows')
+  if answer.words is None:
+    line.append(f'  row {answer.number}', 'dim')
   if answer.explained is None:
-    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}', 'dim')
+    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}' * bool(answer.text), 'dim')
     return line
   many = answer.explained if isinstance(answer.explained, dict) else {'': answer.explained}
   for name, explained in many.items():
@@ -275,7 +277,7 @@ def _append_series(line, weights, colours):
     line.append(f'\n  channel {channel + 1:<3} ')
     for weight in binned[:, channel]:
       bar = BARS[int(np.ceil(abs(weight) / most * (len(BARS) - 1)))]
-      line.append(bar, COLOURS[weight > 0] if colours else '')
+      line.append(bar, COLOURS[int(weight > 0)] if colours else '')
     if steps:
       step = int(np.abs(weights[:, channel]).argmax())
       line.append(

@@ -158,6 +158,8 @@ def test_an_explanation_of_series_is_drawn_in_a_line_a_channel_and_listed_in_jso
   predictor = series()
   (answer,) = answers({'': rnnlab.Ensemble((predictor,))}, [SERIES[3]], explain=True)
   lines = as_text(answer, colours=False).plain.splitlines()
+  assert as_text(answer, colours=True).plain.splitlines() == lines
+  assert lines[0].endswith('row 1')
   weights = {of: predictor.explain(SERIES[3], of) for of in ('height', 'weight')}
   assert [line.strip() for line in lines if line.strip().endswith(':')] == ['height:', 'weight:']
   drawn = [line for line in lines if 'channel' in line]
