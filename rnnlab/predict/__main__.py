@@ -129,7 +129,9 @@ def _write(ensembles, given):
   count = 0
   with writing.writing(given.out, given.input) as write:
     for block in reading.blocks(given.input, ensemble.members[0], given.column):
-      write(block, columns(ensemble, block.examples))
+      none = [None] * (len(block.rows) - len(block.examples))
+      found = columns(ensemble, block.examples)
+      write(block, {name: [*none, *values] for name, values in found.items()})
       count += len(block.rows)
   print(f'wrote {given.out}: {count:,} rows', file=sys.stderr)
 
@@ -173,7 +175,7 @@ def _examples(ensembles, given, notes):
       yield block.examples
     return
   if not is_text(member):
-    raise ValueError('this model reads series: give --input=FILE.npz')
+    raise ValueError('this model reads series: give --input=FILE')
   if not given.texts and sys.stdin is None:
     raise ValueError('no texts: standard input is closed')
   count = 0

@@ -245,7 +245,8 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
     return line
   many = answer.explained if isinstance(answer.explained, dict) else {'': answer.explained}
   for name, explained in many.items():
-    line.append(f'\n {name}{":" if name else ""}')
+    if name or isinstance(explained, list):
+      line.append(f'\n {name}{":" if name else ""}')
     if isinstance(explained, list):
       _append_words(line, explained, colours)
     else:

@@ -7,8 +7,10 @@ column that the model reads.
 """
 
 import codecs
+import collections
 import csv
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -30,7 +32,8 @@ class Block(NamedTuple):
   """Some rows of a file.
 
   rows: what the file has of each: of a table a dict, the lines of tokens, or None of series.
-  examples: what the model is to read of each.
+  examples: what the model is to read of each; of a long series, whose windows are the examples, the
+    first rows end none, and so there are fewer examples than rows.
   """
 
   rows: list[Any]
@@ -47,10 +50,15 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
   """
   path = pathlib.Path(path)
   ending = kind(path)
-  if (ending == '.npz') == is_text(member):
-    reads = 'texts or tokens, as a .csv has them' if is_text(member) else 'series, as an .npz has'
+  window = member.config.data.get('window', 0)
+  series = not is_text(member) and not window
+  if series != (ending == '.npz') or (window and ending not in TABLES):
+    reads = 'series, as of an .npz' if series else 'the rows of a table, as of a .csv'
+    reads = reads if series or window else 'texts or tokens, as of a .csv'
     raise ValueError(f'{path}: this model reads {reads}')
-  if ending == '.npz':
+  if window:
+    found = _windows(path, window, member)
+  elif ending == '.npz':
     found = _series(path, member)
   elif ending in TOKENS:
     if not member.outputs.steps:
@@ -82,7 +90,8 @@ def _in_blocks(pairs):
   block = Block([], [])
   for row, example in pairs:
     block.rows.append(row)
-    block.examples.append(example)
+    if example is not None:
+      block.examples.append(example)
     if len(block.rows) == ROWS:
       yield block
       block = Block([], [])
@@ -194,6 +203,36 @@ def _texts(path, records, name, member):
     if not isinstance(value, str):
       raise ValueError(f'{path}, row {number}: {name} is {value!r:.60}, and must be a text')
     yield row, value if reads_texts(member) else value.split()
+
+
+def _windows(path, window, member):
+  """The rows of a long series, each with the window that ends there."""
+  columns, time = member.encoding['columns'], member.config.data.time
+  steps, before = collections.deque(maxlen=window), None
+  for number, row in _records(path):
+    if missing := [name for name in columns if name not in row]:
+      raise ValueError(
+        f'{path}, row {number}: there is no column {missing[0]!r}{near(missing[0], row)}, but'
+        f' {", ".join(row)[:300]}'
+      )
+    step = [_number(row[name]) for name in columns]
+    if not np.isfinite(step).all():
+      name = columns[int(np.isfinite(step).argmin())]
+      raise ValueError(f'{path}, row {number}: {name} is {row[name]!r:.60}, and no finite number')
+    if time and time in row:
+      now = row[time] if np.isnan(_number(row[time])) else _number(row[time])
+      if before is not None and (type(now) is not type(before) or now < before):
+        raise ValueError(f'{path}, row {number}: {time} goes back: rows must be in its order')
+      before = now
+    steps.append(step)
+    yield row, np.array(steps, np.float32) if len(steps) == window else None
+
+
+def _number(value):
+  try:
+    return float(value)
+  except (TypeError, ValueError):
+    return math.nan
 
 
 def _sentences(path):

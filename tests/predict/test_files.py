@@ -238,3 +238,24 @@ def test_a_large_table_is_read_in_blocks(texts, tmp_path):
     csv.writer(f).writerows([['text'], *[[f'w{i % 20}'] for i in range(2500)]])
   sizes = [len(block.examples) for block in reading.blocks(source, texts)]
   assert sizes == [1024, 1024, 452]
+
+
+def test_of_a_long_series_each_row_has_the_answer_of_the_window_that_ends_there(values, tmp_path):
+  config = values.config.copy_and_resolve_references().unlock()
+  config.data.window, config.data.time = 3, 'day'
+  member = values._replace(config=config, encoding=dict(values.encoding) | {'columns': ['b', 'a']})
+  xs = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+  frame = pd.DataFrame({'day': range(8), 'a': xs[:, 1], 'c': 'x', 'b': xs[:, 0]})
+  source = tmp_path / 'in.csv'
+  frame.to_csv(source, index=False)
+  rows, examples = zip(*reading.blocks(source, member), strict=True)
+  assert (len(rows[0]), len(examples[0])) == (8, 6)
+  assert_allclose(examples[0], [xs[i : i + 3] for i in range(6)], rtol=1e-6)
+  for wrong, says in (
+    (frame.drop(columns='b'), "row 2: there is no column 'b'"),
+    (frame.assign(b=[1, 2, 'x', 4, 5, 6, 7, 8]), "row 4: b is 'x', and no finite number"),
+    (frame[::-1], 'row 3: day goes back'),
+  ):
+    wrong.to_csv(source, index=False)
+    with pytest.raises(ValueError, match=says):
+      [*reading.blocks(source, member)]
