@@ -1,4 +1,6 @@
-"""A classifier of sequences of token ids, in Flax linen."""
+"""A classifier of sequences of token ids, or of real-valued series, in Flax linen."""
+
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ class SequenceClassifier(nn.Module):
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
   what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
   embedding and head have, one of `rnnlab.conventions.NAMES`; the cell has its own.
+  In place of ids there may be series, {'xs': float `[B, T, D]`, 'lengths': int `[B]`}, whose first
+  `lengths` steps are real: nothing is embedded then, and vocab_size and embed_size are not used.
   An id outside 0 .. vocab_size - 1 is a ValueError where it is known; traced, it makes the logits
   of its row NaN.
 
@@ -26,8 +30,8 @@ class SequenceClassifier(nn.Module):
   """
 
   cell: Cell
-  vocab_size: int
-  embed_size: int
+  vocab_size: int = 0
+  embed_size: int = 0
   layers: int = 1
   bidirectional: bool = False
   pooling: str = 'last'
@@ -44,17 +48,9 @@ class SequenceClassifier(nn.Module):
   convention: str = 'keras'
 
   @nn.compact
-  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
-    ids = checks.ids(ids, self.vocab_size)
-    mask = ids != 0 if self.mask else None
+  def __call__(self, inputs: Array | Mapping[str, Array], deterministic: bool = True) -> Array:
     start = initial.get(self.convention)
-    embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
-    if deterministic:
-      xs = Lookup(embed.embedding, ids)
-    else:
-      # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
-      known = jnp.where(ids < 0, self.vocab_size, ids)
-      xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
+    xs, mask = self._steps(inputs, start, deterministic)
     for _ in range(self.layers):
       xs = Recurrent(
         self.cell,
@@ -71,3 +67,18 @@ class SequenceClassifier(nn.Module):
     kernel_init, bias_init = start.head(pooled.shape[-1])
     logits = nn.Dense(self.classes, kernel_init=kernel_init, bias_init=bias_init)(pooled)
     return logits[:, 0] if self.classes == 1 else logits
+
+  def _steps(self, inputs, start, deterministic):
+    """What the first layer is given, an array or a Lookup, and the mask, bool `[B, T]` or None."""
+    if isinstance(inputs, Mapping):
+      xs = checks.xs(inputs['xs'])
+      mask = jnp.arange(xs.shape[1]) < inputs['lengths'][:, None]
+      return Dropout(self.embed_dropout)(xs, deterministic=deterministic), mask
+    ids = checks.ids(inputs, self.vocab_size)
+    mask = ids != 0 if self.mask else None
+    embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
+    if deterministic:
+      return Lookup(embed.embedding, ids), mask
+    # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
+    known = jnp.where(ids < 0, self.vocab_size, ids)
+    return Dropout(self.embed_dropout)(embed(known), deterministic=False), mask

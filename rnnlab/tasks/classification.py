@@ -1,4 +1,4 @@
-"""Texts to one of two classes, as reviews to what they think: by accuracy, on IMDB.
+"""Texts or series to one of several classes, as reviews to what they think: by accuracy.
 
     text -> ids [T] -> embedding -> recurrent layers -> pooling -> the log-odds of class 1
 
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import batching, imdb, sources, text
+from rnnlab.data import batching, imdb, labelled, sources
 from rnnlab.data.base import Dataset
+from rnnlab.data.sets import SETS
 from rnnlab.tasks import fields
 from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
@@ -28,8 +29,16 @@ class Texts(NamedTuple):
   mask: bool
 
 
+class Series(NamedTuple):
+  """What the model has to know of series: how many classes there are."""
+
+  classes: int
+
+
 def load(config) -> Dataset:
-  """The dataset that a config's `data` part describes. Raises as `imdb.load`."""
+  """The dataset that a config's `data` part describes. Raises as `imdb.load` or `labelled.load`."""
+  if config.source in SETS:
+    return _set(config)
   data = imdb.load(config)
   names = ('train', 'validation', 'test') if config.validation_fraction else ('train', 'test')
   splits = {name: getattr(data, name) for name in names}
@@ -51,20 +60,31 @@ def load(config) -> Dataset:
   )
 
 
-def model(config, spec: Texts):
+def _set(config):
+  data = labelled.load(config)
+  known = spec(config, data.encoding, data.vocabulary)
+  widths = ()
+  if isinstance(known, Texts) and config.buckets > 1:
+    widths = batching.widths((data.splits['train']['inputs'] != 0).sum(axis=1), config.buckets)
+  return data._replace(spec=known, widths=widths)
+
+
+def model(config, spec: Texts | Series):
   """The classifier that the `model` part of a config describes."""
   from rnnlab import models
   from rnnlab.models import initial
 
   options = dict(getattr(config, config.cell, {}))
+  if isinstance(spec, Series):
+    inputs = {'classes': spec.classes if spec.classes > 2 else 1}
+  else:
+    inputs = {'vocab_size': spec.vocab_size, 'embed_size': config.embed_size, 'mask': spec.mask}
   return models.SequenceClassifier(
     cell=initial.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
-    vocab_size=spec.vocab_size,
-    embed_size=config.embed_size,
+    **inputs,
     layers=config.layers,
     bidirectional=config.bidirectional,
     pooling=config.pooling,
-    mask=spec.mask,
     embed_dropout=config.embed_dropout,
     dropout=config.dropout,
     recurrent_dropout=config.recurrent_dropout,
@@ -102,15 +122,19 @@ def loss(logits, batch) -> dict[str, tuple[Any, Any]]:
   }
 
 
-def spec(config, encoding, vocabulary) -> Texts:
-  """What the model has to know of texts that a run has read."""
+def spec(config, encoding, vocabulary) -> Texts | Series:
+  """What the model has to know of what a run has read."""
+  if 'mean' in encoding:
+    return Series(len(encoding['classes']))
   return Texts(config.vocab_size, config.mask)
 
 
 def encode(examples, config, encoding, vocabulary):
-  """Texts as padded ids, int32 `[N, max_len]`. Raises TypeError for what is no text."""
-  found = text.encode(text.listed(examples), vocabulary)
-  return batching.pad(found, config.max_len, config.padding, config.truncation)
+  """Texts as ids, int32 `[N, max_len]`, or series `[T, D]` scaled and padded: see `labelled.pad`.
+
+  Raises TypeError for what is no text where texts were learnt from.
+  """
+  return labelled.encode(examples, config, encoding, vocabulary)
 
 
 def outputs(encoding) -> Outputs:
@@ -149,6 +173,11 @@ def vary(train, config, key) -> dict[str, Any]:
 
 def check(given: dict[str, Any]) -> None:
   """Raises ValueError for fields that don't go together, or need more memory than there is."""
+  if given['data.label_noise'] and given['data.source'] in SETS:
+    raise ValueError(
+      f'--config.data.label_noise={given["data.label_noise"]} flips the labels of two classes, and'
+      f' is not for data.source={given["data.source"]}'
+    )
   if given['data.buckets'] > 1 and not given['data.mask']:
     raise ValueError(
       f'--config.data.buckets={given["data.buckets"]} needs --config.data.mask=True: without a'
@@ -194,8 +223,8 @@ task = Task(
     'model.output_dropout': Field(0.0, fields.RATE, traced=True),
     'data.source': Field(
       'auto',
-      fields.choice(lambda: ('auto', *sources.SOURCES)),
-      'auto | tfds | directory | package',
+      fields.choice(lambda: ('auto', *sources.SOURCES, *SETS)),
+      'of IMDB: auto | tfds | directory | package; or a set of rnnlab/data/sets.py',
     ),
     'data.dir': Field(
       '', fields.PATH, "TFDS's data_dir; or an aclImdb folder or tar.gz for source=directory"
@@ -211,6 +240,8 @@ task = Task(
     'data.validation_fraction': Field(
       0.2, fields.SHARE, 'of train; 0: the test split is the validation split'
     ),
+    'data.test_fraction': Field(0.2, fields.SHARE, 'of a set without an official test split'),
+    'data.scale': Field(True, fields.FLAG, 'series are standardised, by the train split'),
     'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
     'data.max_examples': Field(0, fields.whole(0), 'in each split; 0: all'),
     'data.label_noise': Field(
@@ -218,7 +249,7 @@ task = Task(
     ),
   },
   check=check,
-  settle=lambda config: {'source': sources.resolve(config)},
+  settle=lambda config: {} if config.source in SETS else {'source': sources.resolve(config)},
   vary=vary,
   encode=encode,
   decode=decode,
