@@ -20,6 +20,8 @@ def get_config(preset=''):
     raise ValueError(f'no preset {preset!r} in experiments/digits.py: smoke')
   config = configs.default('classification')
   config.data.source = 'digits'
+  config.model.hidden_size = 128
+  config.model.output_dropout = 0.3
   config.model.bidirectional = True
   config.optim.learning_rate = 3e-3
   config.optim.schedule = 'cosine'

@@ -273,3 +273,21 @@ def test_an_id_outside_the_vocabulary_is_refused_or_seen(wrong):
     apply = jax.jit(functools.partial(model.apply, deterministic=deterministic))
     logits = apply(variables, ids)
     assert np.isnan(logits).tolist() == [False, True, False], deterministic
+
+
+@pytest.mark.parametrize('how', models.POOLINGS)
+def test_series_are_read_up_to_their_lengths(how):
+  draw = np.random.default_rng(1)
+  xs = draw.normal(size=(3, 6, 2)).astype(np.float32)
+  lengths = np.array([6, 1, 4], np.int32)
+  model = models.SequenceClassifier(
+    cells.get('gru', hidden_size=4), layers=2, bidirectional=True, pooling=how, classes=3
+  )
+  inputs = {'xs': jnp.asarray(xs), 'lengths': jnp.asarray(lengths)}
+  params = init(model, inputs)
+  assert sorted(params) == ['Dense_0', 'Recurrent_0', 'Recurrent_1']
+  found = model.apply({'params': params}, inputs)
+  assert found.shape == (3, 3)
+  for row, (x, length) in enumerate(zip(xs, lengths, strict=True)):  # each alone, not padded
+    alone = {'xs': x[None, :length], 'lengths': lengths[None, row]}
+    np.testing.assert_allclose(model.apply({'params': params}, alone)[0], found[row], atol=1e-5)
