@@ -57,6 +57,7 @@ def load(config) -> Dataset:
     spec=Texts(config.vocab_size, config.mask),
     widths=widths,
     vocabulary=data.vocabulary,
+    encoding={'classes': CLASSES},
   )
 
 
