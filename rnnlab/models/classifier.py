@@ -50,7 +50,7 @@ class SequenceClassifier(nn.Module):
     start = initial.get(self.convention)
     embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
     if deterministic:
-      xs = Lookup(embed.embedding, ids)
+      xs: Array | Lookup = Lookup(embed.embedding, ids)
     else:
       # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
       known = jnp.where(ids < 0, self.vocab_size, ids)

@@ -1,6 +1,7 @@
 """Both directions, and layers over each other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ def bidirectional(
   *,
   initial_carry: tuple[Carry, Carry] | None = None,
   dropout: tuple[Masks | None, Masks | None] | None = None,
-  **options,
+  **options: Any,
 ) -> tuple[tuple[Carry, Carry], Array]:
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
 
@@ -61,7 +62,7 @@ def stacked(
   dropout: Sequence | None = None,
   layer_dropout: float = 0.0,
   key: Array | None = None,
-  **options,
+  **options: Any,
 ) -> tuple[list, Array]:
   """Runs layers of cells, each over the outputs of the one before.
 

@@ -6,6 +6,7 @@ import io
 import math
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -159,7 +160,12 @@ class Folder(Memory):
 
 
 def finish(
-  spec: RunSpec, shared: Shared, state: train.TrainState, rows: list[dict], outputs, seconds: float
+  spec: RunSpec,
+  shared: Shared,
+  state: train.TrainState,
+  rows: list[dict],
+  outputs: Sequence[Any],
+  seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
   task, dataset = shared.task, shared.dataset

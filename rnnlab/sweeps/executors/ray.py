@@ -36,7 +36,7 @@ import pathlib
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import jax
@@ -48,6 +48,7 @@ from rnnlab import tasks
 from rnnlab.console.words import describe_error, plain_warnings
 from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import program
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
@@ -95,11 +96,11 @@ class Group:
 
 def execute(
   runs: list[RunSpec],
-  workdir,
+  workdir: AnyPath,
   stop: Callable[[], bool] = lambda: False,
   address: str = '',
   executor: str = '',
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
   """Does `runs` on the Ray cluster at `address`, or a local one; see `rnnlab.sweeps.executors`.
 
   A worker does one run, by 'serial', or by 'population' those of a program, shared out among the
