@@ -87,6 +87,10 @@ class Task(NamedTuple):
     those of the dataset that the model was trained on.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
+  outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
+    averages models, explains and exports them.
+  spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
+    keeps. Predict needs it, as it does encode, decode and outputs.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
   """
@@ -104,6 +108,27 @@ class Task(NamedTuple):
   encode: Callable[[Sequence[Any], Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   decode: Callable[[Any, Mapping[str, Any]], dict[str, Sequence[Any]]] | None = None
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
+  outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
+  spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
+
+
+class Outputs(NamedTuple):
+  """What the numbers are that a model puts out for an example.
+
+  kind: 'binary', the log-odds of the second of two classes, a scalar; 'classes', a logit for each
+    class `[C]`; 'labels', the log-odds of each label `[C]`, any of which an example may have;
+    'values', a standardised number, a scalar or `[V]`.
+  names: of the classes, the labels or the values, in order.
+  steps: whether there is one of these for each time step, along a first axis `[T, ...]`.
+  mean, std: of values, in the unit of the targets: a value is output * std + mean. A number, or one
+    for each value.
+  """
+
+  kind: str
+  names: tuple[str, ...]
+  steps: bool = False
+  mean: float | tuple[float, ...] = 0.0
+  std: float | tuple[float, ...] = 1.0
 
 
 class Panel(NamedTuple):

@@ -7,13 +7,18 @@ The arrays of a split: inputs int32 `[N, max_len]`, token ids, 0 where padded; l
 
 from typing import Any, NamedTuple
 
-from rnnlab.data import batching, imdb, sources
+import numpy as np
+
+from rnnlab.data import batching, imdb, sources, text
 from rnnlab.data.base import Dataset
 from rnnlab.tasks import fields
-from rnnlab.tasks.base import Metric, Task
+from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
+
+
+CLASSES = 'negative', 'positive'  # where a run kept no names
 
 
 class Texts(NamedTuple):
@@ -95,6 +100,39 @@ def loss(logits, batch) -> dict[str, tuple[Any, Any]]:
     'accuracy': (jnp.sum(weights * correct), count),
     'loss': (jnp.sum(weights * losses), count),
   }
+
+
+def spec(config, encoding, vocabulary) -> Texts:
+  """What the model has to know of texts that a run has read."""
+  return Texts(config.vocab_size, config.mask)
+
+
+def encode(examples, config, encoding, vocabulary):
+  """Texts as padded ids, int32 `[N, max_len]`. Raises TypeError for what is no text."""
+  found = text.encode(text.listed(examples), vocabulary)
+  return batching.pad(found, config.max_len, config.padding, config.truncation)
+
+
+def outputs(encoding) -> Outputs:
+  """The log-odds of the second of two classes, or a logit for each of several."""
+  names = tuple(encoding.get('classes', CLASSES))
+  return Outputs('binary' if len(names) == 2 else 'classes', names)
+
+
+def decode(outputs_, encoding) -> dict[str, Any]:
+  """The likeliest class of each row, and its probability: of two classes, that of the second.
+
+  outputs_: `[N]` for two classes, else `[N, C]`.
+  """
+  names = np.array(encoding.get('classes', CLASSES))
+  logits = np.asarray(outputs_, np.float64)
+  if logits.ndim == 1:
+    with np.errstate(over='ignore'):
+      return {'label': names[(logits > 0).astype(int)], 'probability': 1 / (1 + np.exp(-logits))}
+  found = np.exp(logits - logits.max(axis=1, keepdims=True))
+  found /= found.sum(axis=1, keepdims=True)
+  of_each = {f'probability_{name}': found[:, i] for i, name in enumerate(names)}
+  return {'label': names[found.argmax(axis=1)], 'probability': found.max(axis=1)} | of_each
 
 
 def vary(train, config, key) -> dict[str, Any]:
@@ -182,4 +220,8 @@ task = Task(
   check=check,
   settle=lambda config: {'source': sources.resolve(config)},
   vary=vary,
+  encode=encode,
+  decode=decode,
+  outputs=outputs,
+  spec=spec,
 )
