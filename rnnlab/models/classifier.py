@@ -1,5 +1,7 @@
 """A classifier of sequences of token ids, in Flax linen."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -50,7 +52,7 @@ class SequenceClassifier(nn.Module):
     start = initial.get(self.convention)
     embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
     if deterministic:
-      xs: Array | Lookup = Lookup(embed.embedding, ids)
+      xs: Any = Lookup(embed.embedding, ids)
     else:
       # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
       known = jnp.where(ids < 0, self.vocab_size, ids)

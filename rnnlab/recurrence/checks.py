@@ -166,7 +166,7 @@ def carry(
   """A carry as `cell.initial_carry(batch, kind)` is one, by structure, shapes and dtypes."""
   given = batch, jnp.dtype(kind)
   wanted = _known(cell.initial_carry, given, lambda: cell.initial_carry(*given))
-  if jax.tree.structure(value) != jax.tree.structure(wanted):
+  if jax.tree.structure(value) != jax.tree.structure(wanted):  # type: ignore[operator]
     raise TypeError(
       f'{name} must be {_form(wanted)}, the carry of {called(cell)}, not {_form(value)}'
     )

@@ -97,12 +97,13 @@ def stacked(
   drops = not is_off(layer_dropout)
   if drops and key is None:
     raise ValueError('layer_dropout needs a key, as jax.random.key(0)')
-  carries = []
+  carries: list[Carry] = []
+  ys: Any = xs
   for i, layer in enumerate(params):
-    if drops and i:
-      xs = drop(jax.random.fold_in(key, i), xs, layer_dropout)
+    if key is not None and drops and i:
+      ys = drop(jax.random.fold_in(key, i), ys, layer_dropout)
     run = bidirectional if isinstance(layer, list | tuple) else unroll
     with checks.within(f'layer {i}'):
-      carry, xs = run(cells[i], layer, xs, initial_carry=starts[i], dropout=masks[i], **options)
+      carry, ys = run(cells[i], layer, ys, initial_carry=starts[i], dropout=masks[i], **options)
     carries.append(carry)
-  return carries, xs
+  return carries, ys

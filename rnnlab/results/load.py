@@ -159,7 +159,7 @@ def config_of(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
   return config and configuration.present(config)
 
 
-def flatten(configs: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def flatten(configs: Iterable[dict[str, Any] | None]) -> pd.DataFrame:
   """Nested configs as rows under dotted names; lists as JSON, so that values compare and hash."""
   return pd.json_normalize(list(map(legible, configs))).map(
     lambda value: json.dumps(value) if isinstance(value, (list, dict)) else value

@@ -59,7 +59,7 @@ def optimizer(config, total_steps) -> optax.GradientTransformation:
 class NadamState(NamedTuple):
   """The steps so far, the product of their momenta, and the means of gradients and squares."""
 
-  count: Array
+  count: Array  # type: ignore[assignment]  # which a tuple has a method of
   product: Array
   mean: Any
   square: Any

@@ -97,7 +97,7 @@ def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState
   )
 
 
-def examples(split: Mapping[str, Array]) -> int:
+def examples(split: Mapping[str, Any]) -> int:
   """How many examples a split has."""
   return len(jax.tree.leaves(split['inputs'])[0])
 
@@ -232,7 +232,7 @@ def predict(program: Program, params, values: dict, inputs) -> Array:
   return jnp.zeros_like(outputs).at[order].set(outputs)
 
 
-def test(program: Program, state: TrainState, values: dict, inputs) -> tuple[Array, Array]:
+def test(program: Program, state: TrainState, values: dict, inputs) -> tuple[Array, ...]:
   """`predict` by the last parameters, and by the best."""
   return tuple(
     predict(program, params, values, inputs) for params in (state.params, state.best_params)
