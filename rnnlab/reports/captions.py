@@ -76,8 +76,8 @@ def _test_scores(runs, summary):
   for row, mean, low, high in zip(summary.to_dict('records'), *ends, strict=True):
     interval = ''
     if not pd.isna(low):
-      interval = f', 95% interval {metric.with_unit(low)} to {metric.with_unit(high)}'
-    yield f'{row["group"]}: mean {metric.with_unit(mean)}{interval}, {row["runs"]} runs'
+      interval = f', 95% interval {metric.shown(low)} to {metric.shown(high)}'
+    yield f'{row["group"]}: mean {metric.shown(mean)}{interval}, {row["runs"]} runs'
 
 
 def _paired_seeds(pairs, seeds):
@@ -89,8 +89,8 @@ def _paired_seeds(pairs, seeds):
     where = f'{row["where"]}: ' if row['where'] else ''
     yield (
       f'{where}{b} is ahead of {a} in {(metric.sign * y > metric.sign * x).sum()} of {len(x)} '
-      f'seeds; their means differ by {metric.change_with_unit((y - x).mean())}, '
-      f'{metric.with_unit(y.mean())} against {metric.with_unit(x.mean())}'
+      f'seeds; their means differ by {metric.change_shown((y - x).mean())}, '
+      f'{metric.shown(y.mean())} against {metric.shown(x.mean())}'
     )
 
 
@@ -98,20 +98,20 @@ def _frontier(summary):
   epoch, metric = measures.epoch_words(summary), measures.metrics_of(summary)[0]
   yield f'Scatter plot of mean test {metric.words}{epoch and " "}{epoch} against the time of a run'
   for row, mean in zip(summary.to_dict('records'), measures.primary(summary, 'mean'), strict=True):
-    yield f'{row["group"]}: {metric.with_unit(mean)} in {row["seconds"]:,.0f} seconds'
+    yield f'{row["group"]}: {metric.shown(mean)} in {row["seconds"]:,.0f} seconds'
 
 
 def _learning_curves(epochs):
   word, metrics = watched(epochs), measures.metrics_of(epochs)
-  metric, loss = metrics[0], metrics[-1]
-  also = f', and of {loss.words},' if loss != metric else ''
+  metric, *others = metrics
+  also = f', and of {", ".join(other.words for other in others)},' if others else ''
   yield f'Line plots of {word} and train {metric.words}{also} against epochs'
   for group, last, best in _curves(epochs, metric):
     yield (
       f'{group}: {word} {metric.words} is {_most(metric)} after epoch {best.name}, '
-      f'{metric.with_unit(best["validation"])}, and ends after epoch {last.name} at '
-      f'{metric.with_unit(last["validation"])}; train {metric.words} ends at '
-      f'{metric.with_unit(last["train"])}'
+      f'{metric.shown(best["validation"])}, and ends after epoch {last.name} at '
+      f'{metric.shown(last["validation"])}; train {metric.words} ends at '
+      f'{metric.shown(last["train"])}'
     )
 
 
@@ -121,8 +121,8 @@ def _score_vs_time(epochs):
   for group, last, best in _curves(epochs, metric):
     yield (
       f'{group}: {word} {metric.words} is {_most(metric)} after {best["elapsed"]:,.0f} seconds, '
-      f'{metric.with_unit(best["validation"])}, and ends after {last["elapsed"]:,.0f} seconds at '
-      f'{metric.with_unit(last["validation"])}'
+      f'{metric.shown(best["validation"])}, and ends after {last["elapsed"]:,.0f} seconds at '
+      f'{metric.shown(last["validation"])}'
     )
 
 
@@ -135,8 +135,7 @@ def _response(runs):
     for cell, part in runs.dropna(subset='y').groupby('model.cell', sort=False):
       best = part.loc[(metric.sign * part['y']).idxmax()]
       yield (
-        f'{values}: {results.cell_name(cell)} is best at {best[name]:g}, '
-        f'{metric.with_unit(best["y"])}'
+        f'{values}: {results.cell_name(cell)} is best at {best[name]:g}, {metric.shown(best["y"])}'
       )
 
 
@@ -145,7 +144,7 @@ def _expected_best(trials):
   yield f'Line plot of the validation {metric.words} to be expected of the best of n trials'
   for group, part in trials.groupby('group', sort=False):
     mean, _, _ = statistics.expected_best(part['y'], metric.sign)
-    one, all_of_them = metric.with_unit(mean[0]), metric.with_unit(mean[-1])
+    one, all_of_them = metric.shown(mean[0]), metric.shown(mean[-1])
     yield f'{group}: {one} of one trial, {all_of_them} of {len(mean)}'
 
 

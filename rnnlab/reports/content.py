@@ -7,7 +7,7 @@ import pandas as pd
 
 from rnnlab import results
 from rnnlab.results import measures
-from rnnlab.results.measures import Metric
+from rnnlab.tasks.base import Metric
 
 TUTORIAL = (
   'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
@@ -66,6 +66,16 @@ class Block(NamedTuple):
   others: pd.DataFrame
   runs: pd.DataFrame
   references: str
+
+  @property
+  def title(self) -> str:
+    """What data the block is of."""
+    return self.caption.splitlines()[0]
+
+  @property
+  def metrics(self) -> tuple[Metric, ...]:
+    """The metrics of its task."""
+    return measures.metrics_of(self.runs)
 
 
 class Report(NamedTuple):
@@ -212,11 +222,11 @@ def _found(summary, pairs):
     return f'No run has a finite {measured}.'
   goodness = metric.sign * means
   worst, best = goodness.idxmin(), goodness.idxmax()
-  said = f'{summary["group"][worst]}: {metric.with_unit(means[worst])} {measured}'
+  said = f'{summary["group"][worst]}: {metric.shown(means[worst])} {measured}'
   if len(means) == 1:
     return f'{said}.'
   way = 'up' if metric.sign > 0 else 'down'
-  return f'{said}, {way} to {metric.with_unit(means[best])} for {summary["group"][best]}.'
+  return f'{said}, {way} to {metric.shown(means[best])} for {summary["group"][best]}.'
 
 
 def _pair_found(row, metric, measured):
@@ -243,7 +253,7 @@ def _ahead(row, metric):
 
 def _difference(row, metric):
   interval = metric.interval(row['low'], row['high'])
-  return f'{metric.change_with_unit(row["difference"])}, ' + (
+  return f'{metric.change_shown(row["difference"])}, ' + (
     'no interval' if interval == '-' else f'95% interval {interval}'
   )
 

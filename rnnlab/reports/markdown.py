@@ -31,6 +31,8 @@ def markdown(told: Report) -> str:
       '',
       *grid(*tables.of_groups(block.summary, wide=True)),
     ]
+    if len(block.metrics) > 1:
+      lines += grid(*tables.of_others(block.summary))
     for pairs in (block.pairs, block.others):
       if 0 < len(pairs) <= MAX_LISTED:
         lines += grid(*tables.of_pairs(pairs))

@@ -54,8 +54,8 @@ def write(workdir) -> Report:
     made_by(workdir, every, sweep),
   )
   for file, frame in {'runs': every, 'summary': summary, 'comparisons': pairs}.items():
-    text = frame.drop(columns='metrics').to_csv(index=False)
-    disk.write_atomic(workdir / f'{file}.csv', text)
+    kept = frame if file == 'runs' else frame.drop(columns='metrics')
+    disk.write_atomic(workdir / f'{file}.csv', kept.to_csv(index=False))
   disk.write_atomic(workdir / 'summary.md', markdown.markdown(told))
   disk.write_atomic(workdir / 'summary.tex', latex.latex(told))
   disk.write_atomic(workdir / 'report.html', html.page(told, workdir))

@@ -14,16 +14,14 @@ def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
   metrics = measures.metrics_of(summary)
   metric, (best, last) = metrics[0], measures.test_columns(metrics)
   test, unit = f'Test\n{metric.words},\n', f'{metric.unit}, ' if metric.unit else ''
-  titles, primary = {last: f'{test}{unit}last\nepoch'}, last
+  titles = {last: f'{test}{unit}last\nepoch'}
   if summary[f'{best}_mean'].notna().any():
     secondary = f'Secondary:\nlast\nepoch{_unit(metric)}'
-    titles, primary = {best: f'{test}{unit}best\nvalidation', last: secondary}, best
-  others = metrics[1:-1] if wide else ()  # the loss is in summary.csv
+    titles = {best: f'{test}{unit}best\nvalidation', last: secondary}
   header = [
     'Group',
     'Runs',
     *(name for title in titles.values() for name in (title, '95% interval')),
-    *(f'Secondary:\ntest\n{other.words}{_unit(other)}' for other in others),
     'Parameters',
     *['Recurrent\nparameters', f'Train\n{metric.words}{_unit(metric)}'] * wide,
     'Seconds\nan epoch',
@@ -36,13 +34,37 @@ def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
         _mean(metric, row, column),
         metric.interval(row[f'{column}_low'], row[f'{column}_high']),
       ]
-    cells += [_mean(other, row, primary.removesuffix(metric.name) + other.name) for other in others]
     cells.append(f'{row["parameters"]:,}')
     if wide:
       train = metric.number(row[f'train_{metric.name}_mean'])
       cells += [f'{row["recurrent_parameters"]:,}', train]
     rows.append([*cells, _number(row['seconds_per_epoch'], '.2f')])
   return header, rows
+
+
+def of_others(summary: pd.DataFrame) -> Table:
+  """The metrics of one task beside the primary one, at the epoch that one is taken at."""
+  metrics, (tutorial, *_) = measures.metrics_of(summary), summary['validation_is_test']
+  at = measures.primary_column(metrics, tutorial).removesuffix(f'test_{metrics[0].name}')
+  epoch = 'last\nepoch' if tutorial else 'best\nvalidation'
+  header = ['Other metric', 'Group', f'Test,\n{epoch}', '95% interval', f'Validation,\n{epoch}']
+  rows = []
+  for metric in metrics[1:]:
+    for row in summary.to_dict('records'):
+      test = f'{at}test_{metric.name}'
+      rows.append(
+        [
+          f'{metric.words}{_unit(metric)}',
+          row['group'],
+          _mean(metric, row, test),
+          metric.interval(row[f'{test}_low'], row[f'{test}_high']),
+          _mean(metric, row, f'{at}validation_{metric.name}'),
+          _mean(metric, row, f'train_{metric.name}'),
+        ]
+      )
+  header.append('Train,\nlast\nepoch')
+  kept = [i for i in range(6) if i != 4 or not tutorial]  # there, validation is the test split
+  return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _mean(metric, row, column):

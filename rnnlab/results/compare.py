@@ -2,18 +2,14 @@
 
 import itertools
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from absl import logging
 
 from rnnlab.machine.disk import AnyPath
-from rnnlab.results import measures, statistics
+from rnnlab.results import measures, predictions, statistics
 from rnnlab.results.load import DATA, settings
-from rnnlab.runs import folder as run_files
 
 MOST_VALUES = 8  # of a setting, to compare each with each
 
@@ -38,7 +34,7 @@ def compare(
   (`statistics.two_way`), where `workdir` is given and holds all the runs' predictions. NaN where
   there are too few seeds.
   """
-  names = settings(runs)
+  runs, names = measures.of_now(runs), settings(runs)
   runs = runs.assign(group=runs.groupby(DATA + names, sort=False, dropna=False).ngroup())
   pairs = [pair for name in over for pair in _pairs(runs, DATA + names, name)]
   values = {
@@ -49,7 +45,7 @@ def compare(
   # What is right or wrong for an item makes intervals of a share alone.
   shares = {g for g, part in runs.groupby('group') if measures.metrics_of(part)[0].unit == '%'}
   wanted = shares & {group for _, _, pair in pairs for group in pair.values()}
-  resampled = _resampled(workdir, {k: v['id'] for k, v in values.items() if k[0] in wanted})
+  resampled = _resampled(workdir, {k: v for k, v in values.items() if k[0] in wanted})
   rows = []
   for shared, name, pair in pairs:
     metrics = measures.from_json(shared['metrics'])
@@ -106,20 +102,24 @@ def _pairs(runs, names, name):
 
 
 def _resampled(workdir, groups):
-  """{name: (test split, Resampled)} of the `groups`, {name: ids}, whose predictions are all there.
+  """{name: (test split, Resampled)} of the `groups` whose predictions are all there.
 
-  A name is (group, column). Groups of different test splits share no items.
+  groups: {name: runs, of columns id and the metric}; a name is (group, column). A group is left out
+  where the metric is not the share of right items, as of a mean over classes. Groups of different
+  test splits share no items.
   """
   if workdir is None:
     return {}
-  wanted = {run for ids in groups.values() for run in ids}
-  predictions = {run: _predictions(pathlib.Path(workdir) / run) for run in wanted}
+  wanted = {run for part in groups.values() for run in part['id']}
+  rights = {run: _rights(pathlib.Path(workdir) / run) for run in wanted}
   splits = {}
-  for name, ids in groups.items():
+  for name, part in groups.items():
     at = 'best' if name[1].startswith('best_') else 'final'  # as predictions.npz has it
-    found = [predictions[run].get(at) for run in ids]
+    found = [rights[run].get(at) for run in part['id']]
     if found and all(found) and found[0][0] and len({labels for labels, _ in found}) == 1:
-      splits.setdefault(found[0][0], {})[name] = np.stack([right for _, right in found])
+      right = np.stack([right for _, right in found])
+      if np.allclose(right.mean(axis=1), part[name[1]], rtol=0, atol=1e-3):
+        splits.setdefault(found[0][0], {})[name] = right
   return {
     name: (split, resampled)
     for split, groups in splits.items()
@@ -132,26 +132,17 @@ def _classes(logits):
   return logits > 0 if logits.ndim == 1 else logits.argmax(axis=-1)
 
 
-def _predictions(folder):
+def _rights(folder):
   """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run.
 
   Nothing of a run whose predictions are not logits, of two classes or more, for labels.
   """
-  path = folder / run_files.PREDICTIONS
-  try:
-    if run_files.PREDICTIONS in run_files.verify(folder):
-      raise ValueError
-    with np.load(path) as file:
-      labels = file.get('labels')
-      if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'biu':
-        return {}
-      return {
-        name: (labels.tobytes(), predicted == labels)
-        for name in ('final', 'best')
-        if name in file and (predicted := _classes(file[name])).shape == labels.shape
-      }
-  except FileNotFoundError:
+  found = predictions.read(folder)
+  labels = found.get('labels')
+  if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'biu':
     return {}
-  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-    logging.warning('%s is damaged, so intervals of its run leave the test items out', path)
-    return {}
+  return {
+    name: (labels.tobytes(), predicted == labels)
+    for name in ('final', 'best')
+    if name in found and (predicted := _classes(found[name])).shape == labels.shape
+  }

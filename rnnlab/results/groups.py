@@ -19,7 +19,9 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
   Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
   (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
+  runs: of results.load_runs, or a runs.csv of any version.
   """
+  runs = measures.of_now(runs)
   groups = runs.groupby(DATA + settings(runs), sort=False, dropna=False)
   size, measured = groups.size(), measures.columns_of(runs)
   mean, std, n = groups[measured].mean(), groups[measured].std(), groups[measured].count()
@@ -43,6 +45,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 
 def label(frame: pd.DataFrame) -> pd.Series:
   """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
+  frame = measures.of_now(frame)
   varying = [
     name
     for name in settings(frame)

@@ -206,7 +206,7 @@ def _read_run(folder):
         'task': measures.task(result.get('task')),
         'metrics': measures.as_json(metrics),
         **{name: data[name] for name in ('source', 'title', 'validation_is_test')},
-        **{name: float(final[name]) for name in measures.last(metrics)},
+        **{name: _value(final, name) for name in measures.last(metrics)},
         **{
           f'best_{name}': float(best[name]) if best else np.nan for name in measures.best(metrics)
         },
@@ -225,6 +225,11 @@ def _read_run(folder):
       folder / run_files.RESULT,
     )
     return None
+
+
+def _value(final, name):
+  """A metric of a split. The train split has none of those that are no means."""
+  return float(final.get(name, np.nan) if name.startswith('train_') else final[name])
 
 
 def check_references(references: Any) -> list:

@@ -8,80 +8,21 @@ epoch, and `best_<split>_<metric>`, at the epoch of the best primary metric on v
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from rnnlab.machine import disk
+from rnnlab.tasks.base import BETTER, Metric
 
 SPLITS = 'test', 'validation', 'train'
-
-
-class Metric(NamedTuple):
-  """A figure that a task measures on each of its splits.
-
-  name: as it stands in the names of columns, 'word_error_rate'. unit: '%' for a share, whose
-  values are fractions of 1; '' for none. better: 'higher' or 'lower'. format: Python's format
-  specification of a value as it is shown, in per cent for a share.
-  """
-
-  name: str
-  unit: str
-  better: str
-  format: str
-
-  @property
-  def sign(self) -> int:
-    """1 where higher is better, -1 where lower is: times it, the best value is the greatest."""
-    return 1 if self.better == 'higher' else -1
-
-  @property
-  def words(self) -> str:
-    """The name for people."""
-    return self.name.replace('_', ' ')
-
-  @property
-  def scale(self) -> int:
-    """What a value is multiplied by to be shown."""
-    return 100 if self.unit == '%' else 1
-
-  @property
-  def difference_unit(self) -> str:
-    """The unit of a difference between two values, for people."""
-    return 'points' if self.unit == '%' else self.unit
-
-  def number(self, value: float, more: int = 0) -> str:
-    """A value without its unit, with `more` digits than usual; '-' for NaN."""
-    return '-' if pd.isna(value) else format(self.scale * value, f'z{self._format(more)}')
-
-  def with_unit(self, value: float) -> str:
-    """A value with its unit; 'unknown' for NaN."""
-    if pd.isna(value):
-      return 'unknown'
-    return self.number(value) + (self.unit if self.unit == '%' else f' {self.unit}'.rstrip())
-
-  def change(self, value: float, more: int = 0) -> str:
-    """A difference of two values, with its sign, without its unit."""
-    return format(self.scale * value, f'+z{self._format(more)}')
-
-  def change_with_unit(self, value: float, more: int = 0) -> str:
-    """A difference of two values, with its sign and its unit."""
-    return f'{self.change(value, more)} {self.difference_unit}'.rstrip()
-
-  def interval(self, low: float, high: float) -> str:
-    """An interval without its unit; '-' for NaN."""
-    return '-' if pd.isna(low) else f'[{self.number(low)}, {self.number(high)}]'
-
-  def _format(self, more):
-    digits = re.fullmatch(r'(.*\.)(\d+)(\D*)', self.format)
-    return f'{digits[1]}{int(digits[2]) + more}{digits[3]}' if digits else self.format
 
 
 FORM = [{'name': str, 'unit': str, 'better': str, 'format': str}]  # of `metrics` in a result.json
 # What a result.json means that names no task and no metrics, as those of version 0.1 do.
 OLD_TASK = 'classification'
 OLD_METRICS = (
-  Metric('accuracy', '%', 'higher', '.1f'),
+  Metric('accuracy', '%', 'higher', '.1%'),
   Metric('loss', 'nats per example', 'lower', '.3f'),
 )
 
@@ -101,15 +42,28 @@ def read(entries: Any) -> tuple[Metric, ...]:
   if not entries or not disk.fits(entries, FORM):
     raise ValueError('metrics must be a list of name, unit, better and format')
   metrics = tuple(
-    # A share's format may be given as that of the fraction.
-    Metric(e['name'], e['unit'], e['better'], e['format'].strip('{:}').replace('%', 'f'))
-    for e in entries
+    Metric(e['name'], e['unit'], e['better'], _format(e['format'], e['unit'])) for e in entries
   )
   for metric in metrics:
-    if metric.better not in ('higher', 'lower'):
+    if metric.better not in BETTER:
       raise ValueError(f'{metric.name}: better must be higher or lower, not {metric.better!r}')
     metric.number(1.0)
   return metrics
+
+
+def _format(given, unit):
+  """A metric's format as it is now: older versions gave that of a share as of its per cents."""
+  number = given.strip('{:}').rstrip('%f') if unit == '%' else given.strip('{:}').replace('%', 'f')
+  return f'{number}%' if unit == '%' else number
+
+
+def of_now(frame: pd.DataFrame) -> pd.DataFrame:
+  """A frame of runs whose rows all say their task and metrics, as a runs.csv of before does not."""
+  given = frame.reindex(columns=['task', 'metrics']).astype(object)
+  return frame.assign(
+    task=given['task'].map(lambda name: task(None if pd.isna(name) else name)),
+    metrics=given['metrics'].fillna(as_json(OLD_METRICS)),
+  )
 
 
 def as_json(metrics: Iterable[Metric]) -> str:
@@ -119,6 +73,8 @@ def as_json(metrics: Iterable[Metric]) -> str:
 
 def metrics_of(frame: pd.DataFrame) -> tuple[Metric, ...]:
   """The metrics of a frame, those of the task of its first row first."""
+  if 'metrics' not in frame:  # as in a runs.csv of before
+    return OLD_METRICS
   found = [metric for text in frame['metrics'].unique() for metric in from_json(text)]
   return tuple(dict.fromkeys(found))
 

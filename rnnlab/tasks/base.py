@@ -25,6 +25,7 @@ to settle before a launch, and the same data for every run; its runs cannot be a
 of new examples, and its report has the pages that every task has.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,10 +53,56 @@ class Metric(NamedTuple):
   better: str = 'lower'
   format: str = '.4f'
 
+  @property
+  def sign(self) -> int:
+    """1 where higher is better, -1 where lower is: times it, the best value is the greatest."""
+    return 1 if self.better == 'higher' else -1
+
+  @property
+  def words(self) -> str:
+    """The name for people."""
+    return self.name.replace('_', ' ')
+
+  @property
+  def scale(self) -> int:
+    """What a value is multiplied by to be read in the unit: 100 for a share."""
+    return 100 if self.unit == '%' else 1
+
+  @property
+  def difference_unit(self) -> str:
+    """The unit of a difference between two values, for people."""
+    return 'points' if self.unit == '%' else self.unit
+
+  def number(self, value: float, more: int = 0) -> str:
+    """A value for people without its unit, with `more` digits than usual; '-' for NaN."""
+    return '-' if _is_nan(value) else self._formatted(value, 'z', more)
+
   def shown(self, value: float) -> str:
-    """A value for people, with its unit where its format has none."""
-    text = format(value, self.format)
-    return text if not self.unit or text.endswith(self.unit) else f'{text} {self.unit}'
+    """A value for people, with its unit; 'unknown' for NaN."""
+    if _is_nan(value):
+      return 'unknown'
+    return self.number(value) + (self.unit if self.unit == '%' else f' {self.unit}'.rstrip())
+
+  def change(self, value: float, more: int = 0) -> str:
+    """A difference of two values, with its sign, without its unit."""
+    return self._formatted(value, '+z', more)
+
+  def change_shown(self, value: float, more: int = 0) -> str:
+    """A difference of two values, with its sign and its unit."""
+    return f'{self.change(value, more)} {self.difference_unit}'.rstrip()
+
+  def interval(self, low: float, high: float) -> str:
+    """An interval without its unit; '-' for NaN."""
+    return '-' if _is_nan(low) else f'[{self.number(low)}, {self.number(high)}]'
+
+  def _formatted(self, value, sign, more):
+    digits = re.fullmatch(r'(.*\.)(\d+)(\D*)', self.format)
+    form = f'{digits[1]}{int(digits[2]) + more}{digits[3]}' if digits else self.format
+    return format(value, sign + form).removesuffix('%')
+
+
+def _is_nan(value):
+  return value is None or value != value
 
 
 class Task(NamedTuple):
@@ -66,6 +113,8 @@ class Task(NamedTuple):
     traced fields. Raises rnnlab.data.DataError where data are missing.
   model: `(model config, spec) -> a Flax linen module`, called as `module(inputs, deterministic=)`;
     spec is the dataset's. Within a compiled program the traced numbers of the config are traced.
+    A result's recurrent_parameters are those of submodules whose names begin with 'Recurrent', as
+    Flax calls those of rnnlab.models.layers.Recurrent.
   loss: `(outputs, batch) -> {metric's name: (sum, sum of the weights)}`, for each of `metrics` that
     is a mean, float32 scalars. Sums are added over a split and divided once; the gradient is of
     'loss'.
@@ -165,6 +214,11 @@ def check(task: Any) -> Task:
       format(0.5, metric.format)
     except ValueError as error:
       raise ValueError(f'{where}: {metric}: its format is none of a number: {error}') from None
+    if (metric.unit == '%') != metric.format.endswith('%'):
+      raise ValueError(
+        f"{where}: {metric}: a share has the unit '%' and a format such as '.1%', and nothing else"
+        ' has either'
+      )
   for name in task.fields:
     if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
       raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')

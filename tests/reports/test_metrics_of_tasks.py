@@ -72,9 +72,15 @@ def test_tables_speak_of_the_metric_in_its_unit(series):
   assert re.search(row, shown['terminal'])
   header = (
     '| Group | Runs | Test rmse, °C, best validation | 95% interval | Secondary: last epoch, °C |'
-    ' 95% interval | Secondary: test within, % | Parameters |'
+    ' 95% interval | Parameters |'
   )
-  assert header in shown['markdown'] and '| 75.0 ± 0.0 |' in shown['markdown']
+  assert header in shown['markdown']
+  assert (
+    '| Other metric | Group | Test, best validation | 95% interval | Validation, best validation |'
+  ) in shown['markdown']
+  for name in ('markdown', 'latex', 'page'):
+    row = r'within, %.*?LSTM.*?75\.0 ± 0\.0.*?\[75\.0, 75\.0\].*?75\.0 ± 0\.0'
+    assert re.search(row, shown[name].replace('\\%', '%').replace('$\\pm$', '±'), re.DOTALL), name
   assert '| Test rmse, A - B | Epoch | Difference, °C |' in shown['markdown']
   assert '| GRU - LSTM | best | -0.200 | [-0.223, -0.177] | 1.00 | [' in shown['markdown']
   for name, text in shown.items():
@@ -96,8 +102,12 @@ def test_figures_and_their_words_know_which_way_is_better(series):
   assert all(caption.endswith('Lower rmse is better.') for caption in captions)
   runs = results.load_runs(path)
   epochs = results.load_metrics(path).assign(group=lambda frame: results.label(frame))
-  left, right = axes_of(figures.learning_curves, epochs)
-  assert (left.get_ylabel(), right.get_ylabel()) == ('Rmse, °C', 'Loss')
+  first, second, third, _ = axes_of(figures.learning_curves, epochs)
+  assert (first.get_ylabel(), second.get_ylabel(), third.get_ylabel()) == ('Rmse, °C', '', 'Loss')
+  epochs['train_within'] = np.nan  # as of a metric of a whole split
+  _, second, third, _ = axes_of(figures.learning_curves, epochs)
+  assert 'dashed train' in third.get_title('left') and len(third.lines) == 4
+  assert 'train' not in second.get_title('left') and len(second.lines) == 2
   (ax,) = axes_of(figures.score_vs_time, epochs)
   assert ax.get_ylabel() == 'Rmse, °C'
   runs = runs.assign(group=results.label(runs))

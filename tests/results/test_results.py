@@ -10,7 +10,8 @@ import pytest
 from test_report import write_run, write_runs
 
 from rnnlab import results
-from rnnlab.results import statistics
+from rnnlab.reports import report
+from rnnlab.results import measures, statistics
 from rnnlab.runs import configs
 
 CLAIM = {
@@ -23,15 +24,19 @@ CLAIM = {
 
 
 def predict(folder, accuracy, items=1000, seed=0, **arrays):
-  """predictions.npz of a run that is right on a share of the items, the easier ones sooner."""
+  """predictions.npz of a run that is right on a share of the items, the easier ones sooner.
+
+  At its best epoch it is right on 5% more.
+  """
   draw = np.random.default_rng(0)
   labels, ease = draw.integers(0, 2, items, dtype=np.int32), draw.random(items)
   noise = np.random.default_rng([seed, int(1e6 * accuracy)]).normal(0, 0.05, items)
-  right = ease + noise < np.quantile(ease + noise, accuracy)
-  logits = np.where(right == labels, 1, -1).astype(np.float32)
-  np.savez(
-    folder / 'predictions.npz', **{'final': logits, 'best': logits, 'labels': labels}, **arrays
-  )
+  right, best = (ease + noise < np.quantile(ease + noise, accuracy + m) for m in (0, 0.05))
+  logits = {
+    name: np.where(correct == labels, 1, -1).astype(np.float32)
+    for name, correct in (('final', right), ('best', best))
+  }
+  np.savez(folder / 'predictions.npz', **logits, labels=labels, **arrays)
   return right
 
 
@@ -85,10 +90,11 @@ def test_a_row_of_the_comparison_is_what_statistics_say(tmp_path):
     lambda path: path.unlink(),
     lambda path: path.write_bytes(path.read_bytes()[:-200]),
     lambda path: path.write_bytes(b''),
-    lambda path: predict(path.parent, 0.8, items=500),
+    lambda path: predict(path.parent, 0.8274, items=500),
     lambda path: [predict(gru, 0.8, items=500) for gru in path.parent.parent.glob('gru*')],
+    lambda path: predict(path.parent, 0.7),
   ],
-  ids=['missing', 'cut short', 'empty', 'of other items', 'all of other items'],
+  ids=['missing', 'cut short', 'empty', 'of other items', 'all of other items', 'no such share'],
 )
 def test_without_all_predictions_of_the_same_items_the_interval_is_over_seeds_alone(
   tmp_path, damage
@@ -127,7 +133,22 @@ def test_runs_of_before_their_task_changed_its_formats_are_of_the_same_group(tmp
       result = json.loads(path.read_text()) | {'task': 'classification', 'metrics': metrics}
       path.write_text(json.dumps(result))
   (row,) = results.summarise(results.load_runs(tmp_path)).to_dict('records')
-  assert row['runs'] == 4 and '.2f' in row['metrics']
+  assert row['runs'] == 4 and '.2%' in row['metrics']
+
+
+@pytest.mark.parametrize('kept', ['all', 'without metrics', 'without task and metrics'])
+def test_a_runs_csv_of_any_version_is_read_as_the_runs_are(tmp_path, kept):
+  for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
+    write_run(tmp_path, cell, seed, 0.8 + seed / 100 + 0.02 * (cell == 'gru'))
+  report.write(tmp_path)
+  runs, read = results.load_runs(tmp_path), pd.read_csv(tmp_path / 'runs.csv')
+  assert len(json.loads(read['metrics'][0])) == 2
+  read = read.drop(columns=[name for name in ('task', 'metrics') if name in kept])
+  pd.testing.assert_series_equal(results.label(read), results.label(runs))
+  for tabled in (results.summarise, results.compare):
+    assert len(tabled(read))
+    pd.testing.assert_frame_equal(tabled(read), tabled(runs), check_dtype=False)
+  assert measures.metrics_of(read) == measures.metrics_of(runs)
 
 
 def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):

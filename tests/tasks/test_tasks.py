@@ -93,6 +93,8 @@ def test_a_task_that_was_added_is_known_and_a_file_s_name_is_taken():
     ({'metrics': (*TEXTS.metrics, TEXTS.metrics[1])}, 'metrics must be different'),
     ({'metrics': (tasks.Metric('loss', better='less'),)}, "better 'higher' or 'lower'"),
     ({'metrics': (tasks.Metric('loss', format='.3q'),)}, 'its format is none'),
+    ({'metrics': (tasks.Metric('loss', '%', format='.1f'),)}, 'a share has'),
+    ({'metrics': (tasks.Metric('loss', 'V', format='.1%'),)}, 'a share has'),
     ({'fields': {'train.steps': tasks.Field(1, fields.SIZE)}}, 'model.NAME or data.NAME'),
   ],
 )
@@ -297,5 +299,9 @@ def test_what_differs_from_run_to_run_is_drawn_from_its_key(monkeypatch):
 
 def test_a_metric_is_shown_with_its_unit_once():
   accuracy, error = TEXTS.metrics[0], tasks.Metric('error', 'V', 'lower', '.2f')
-  assert accuracy.shown(0.8461) == '84.6%'
+  assert accuracy.shown(0.8461) == '84.6%' and accuracy.number(0.84616, 1) == '84.62'
+  assert accuracy.change_shown(-0.021) == '-2.1 points' and accuracy.change(-1e-9) == '+0.0'
+  assert accuracy.interval(0.5, 1) == '[50.0, 100.0]' and accuracy.interval(jnp.nan, 1) == '-'
+  assert accuracy.number(float('nan')) == '-' and error.shown(None) == 'unknown'
+  assert (accuracy.sign, error.sign, accuracy.scale, error.scale) == (1, -1, 100, 1)
   assert error.shown(jnp.float32(0.5)) == '0.50 V'

@@ -19,10 +19,9 @@ from rnnlab.results import measures
 
 @styled
 def learning_curves(epochs, note=''):
-  """The primary metric and the loss against epochs; beyond four groups, a panel for each.
+  """Every metric against epochs; beyond four groups, the primary one, with a panel for each.
 
-  epochs: a row per run and epoch, with the columns of results.load_metrics and `group`. The panels
-  of many groups are of the primary metric alone.
+  epochs: a row per run and epoch, with the columns of results.load_metrics and `group`.
   """
   word = captions.watched(epochs)
   metrics = measures.metrics_of(epochs)
@@ -39,15 +38,21 @@ def learning_curves(epochs, note=''):
       note,
     )
   else:
-    fig = new_figure(10, 4.4, note)
-    panels = dict.fromkeys((metrics[0], metrics[-1]))
-    axes = fig.subplots(1, len(panels), squeeze=False)[0]
-    for ax, metric in zip(axes, panels, strict=True):
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    fig = new_figure(10, 1 + 3.4 * rows, note)
+    axes = fig.subplots(rows, columns, squeeze=False).ravel()
+    for ax, metric in zip(axes, metrics, strict=False):
       title = metric.words[0].upper() + metric.words[1:]
-      ax.set_title(f'{title}: solid {word}, dashed train')
-      _overlay(ax, epochs, groups, [f'validation_{metric.name}', f'train_{metric.name}'])
+      ys = [f'{split}_{metric.name}' for split in ('validation', 'train')]
+      known = [y for y in ys if epochs[y].notna().any()]
+      ax.set_title(f'{title}: solid {word}{", dashed train" * (ys[1] in known)}')
+      _overlay(ax, epochs, groups, known)
       ax.set_xlabel('Epoch')
       label_values(ax, metric)
+    for ax in axes[len(metrics) :]:
+      ax.set_axis_off()
+    axes = axes[: len(metrics)]
     place_labels(fig)
   ticks = 10 if len(groups) <= MAX_OVERLAID else 6
   for ax in axes:

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator
 from scipy.optimize import isotonic_regression
 
 from rnnlab import results
-from rnnlab.results.measures import Metric
+from rnnlab.tasks.base import Metric
 
 
 def name_point(ax, words, at, colour, strong=True):

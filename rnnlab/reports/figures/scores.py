@@ -94,7 +94,7 @@ def _write(ax, words, at, above, colour, **kwargs):
 
 def _short(metric, value):
   """A value beside its mark: the axis says the unit, unless ticks and values do."""
-  return metric.with_unit(value) if metric.unit == '%' else metric.number(value)
+  return metric.shown(value) if metric.unit == '%' else metric.number(value)
 
 
 @styled
