@@ -29,8 +29,6 @@ from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, i
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 
-ENCODING = 'encoding.json'
-
 __all__ = ['Ensemble', 'Predictor', 'Word', 'export', 'load', 'load_ensembles']
 
 
@@ -77,7 +75,7 @@ def _read(folder, config):
       ' give the command of its sweep again: the run ends anew from its last checkpoint, and keeps'
       ' it'
     )
-  encoding = _encoding(folder / ENCODING)
+  encoding = _encoding(folder / run_files.ENCODING)
   vocabulary = _vocabulary(folder / run_files.VOCABULARY)
   try:
     # JSON has no tuples, and a model's fields must be hashable.

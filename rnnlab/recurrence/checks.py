@@ -92,7 +92,7 @@ def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
   return found
 
 
-def ids(value: Array, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
+def ids(value: Any, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
   """Integers from 0 to rows - 1, which is looked at where they are known (not traced).
 
   real: bool, as ids, True at those that count; None for all.

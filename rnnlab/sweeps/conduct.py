@@ -97,7 +97,8 @@ def conduct(
       return plan, failed
     if first:
       data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
-      console.print(f'{data.title}\n  {data.line}', soft_wrap=True)  # what the figures will be of
+      told = '\n  '.join((data.title, data.line, *data.notes))
+      console.print(told, soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)

@@ -145,7 +145,7 @@ def findings(plan: Plan) -> list[str]:
     states = [trial['state'] for trial in trials]
     for trial in trials:
       if trial['id'] == arm['best']:
-        metric = tasks.find(arm['task']).metrics[0]
+        metric = next(m for m in tasks.find(arm['task']).metrics if f'validation_{m.name}' in trial)
         name = f'validation_{metric.name}'
         lines.append(
           f'{words}: best of {len(trials)} trials by validation {metric.name},'
