@@ -649,6 +649,7 @@ json.dump([float(p) for p in predict(json.load(sys.stdin))], sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_an_exported_model_works_where_rnnlab_is_not(trained, run_predict, environment, tmp_path):
   workdir, _ = trained
   done = run_predict(workdir, '--setting=gru', f'--export={tmp_path}/model.zip')
