@@ -246,7 +246,7 @@ def _launch(given, experiment, messages, output):
     runs = sweep.expand(config, over, pinned)
     configs.check_options(pinned, [run.config.model.cell for run in runs])
     check_cells(runs)
-    claims = results.check_claims(claims, config, tasks.find(config.task.name).metrics)
+    claims = results.check_claims(claims, config, tasks.of(config).metrics)
     references = results.check_references(experiment.references())
     config = program.settle(config)
     asked = conduct.Asked(config, over, claims, pinned, name, preset, COMMAND, references)

@@ -1,4 +1,4 @@
-"""Predictions of trained models for new texts: of one run, or of the ensemble of a setting's seeds.
+"""Predictions of trained models for new examples: of one run, or of a setting's ensemble of seeds.
 
     model = rnnlab.load('runs/imdb/RUN')
     model.predict(['A fine film.'])
@@ -7,26 +7,27 @@
 """
 
 import collections
-import functools
 import json
 import os
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from rnnlab import tasks
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
-from rnnlab.data import batching, text
+from rnnlab.data import text
 from rnnlab.interop import files
+from rnnlab.machine import disk
 from rnnlab.predict.archive import export
-from rnnlab.predict.predictor import Ensemble, Predictor, Word
+from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, is_text
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
-from rnnlab.tasks import classification
 
 __all__ = ['Ensemble', 'Predictor', 'Word', 'export', 'load', 'load_ensembles']
 
@@ -60,26 +61,40 @@ def load(run_dir: str | os.PathLike) -> Predictor:
     )
   if not run_files.has_ended(folder):
     raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
-  config = ConfigDict(configs.present(config))
-  task = configs.flat(config).get('task.name', classification.task.name)
-  if task != classification.task.name:
-    raise ValueError(f'{folder} is a run of the task {task}: only runs that read texts can predict')
-  if missing := [n for n in (run_files.PARAMS, run_files.VOCABULARY) if not (folder / n).exists()]:
+  if not disk.fits(config, {'model': dict, 'data': dict}):
+    raise ValueError(f'{folder}/config.json is damaged, or of another version of rnnlab')
+  return _read(folder, ConfigDict(configs.present(config)))
+
+
+def _read(folder, config):
+  """The model of a run's folder that is whole."""
+  task = _task(folder, config)
+  if not (folder / run_files.PARAMS).exists():
     raise ValueError(
-      f'{folder} has no {missing[0]}: older versions kept none. Delete its result.json and give the'
-      ' command of its sweep again: the run ends anew from its last checkpoint, and keeps it'
+      f'{folder} has no {run_files.PARAMS}: older versions kept none. Delete its result.json and'
+      ' give the command of its sweep again: the run ends anew from its last checkpoint, and keeps'
+      ' it'
     )
+  encoding = _encoding(folder / run_files.ENCODING)
+  vocabulary = _vocabulary(folder / run_files.VOCABULARY)
   try:
     # JSON has no tuples, and a model's fields must be hashable.
     config.model.truncate = tuple(config.model.truncate)
-    batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    texts = classification.Texts(config.data.vocab_size, config.data.mask)
-    model = classification.model(config.model, texts)
-    needed = _shapes(model)
+    model = task.model(config.model, task.spec(config.data, encoding, vocabulary))
+    empty = Predictor(config, model, {}, vocabulary, encoding)
+    needed = _shapes(empty)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
     ) from error
+  if is_text(empty) and not vocabulary:
+    raise ValueError(
+      f'{folder} has no {run_files.VOCABULARY}: without it no text can be read. Delete its'
+      ' result.json and give the command of its sweep again, which writes it'
+    )
+  if is_text(empty) and len(vocabulary) + text.FIRST_WORD > config.data.vocab_size:
+    raise ValueError(_no_words(folder / run_files.VOCABULARY))
+  check([empty])
   params = files.load(folder / run_files.PARAMS)
   found = _flat_shapes(params)
   for name in needed | found:
@@ -88,15 +103,44 @@ def load(run_dir: str | os.PathLike) -> Predictor:
         f'{folder}/{run_files.PARAMS}: the parameters do not fit the model; has its code changed?'
         f' {name} is {_shape(found.get(name))}, and must be {_shape(needed.get(name))}'
       )
-  vocabulary = _vocabulary(folder / run_files.VOCABULARY, config.data.vocab_size)
-  return Predictor(config, model, jax.tree.map(jnp.asarray, params), vocabulary)
+  return empty._replace(params=jax.tree.map(jnp.asarray, params))
 
 
-@functools.lru_cache
-def _shapes(model):
+def _task(folder, config):
+  """The task of a run. Raises ValueError where it is unknown or does not say how to predict."""
+  name = configs.flat(config).get('task.name', tasks.DEFAULT)
+  if not isinstance(name, str):
+    raise ValueError(f'{folder}/config.json is damaged: task.name is {name!r:.60}')
+  config.task = {'name': name}
+  try:
+    task = tasks.find(name)
+  except ValueError as error:
+    raise ValueError(f'{folder} is a run of the task {name}: {error}') from error
+  needs = ('encode', 'decode', 'outputs', 'spec')
+  if missing := [part for part in needs if getattr(task, part) is None]:
+    raise ValueError(
+      f'{folder} is a run of the task {name}, which cannot predict: it has no {", ".join(missing)}'
+      ' (rnnlab/tasks/base.py says what these are)'
+    )
+  return task
+
+
+def _encoding(path):
+  """What a run kept of its data: nothing for one of before there was such a file."""
+  if not path.exists():
+    return {}
+  found = disk.read_json(path)
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is damaged: give the command of its sweep again, which mends it')
+  return found
+
+
+def _shapes(empty):
   """The shape of each parameter of a model, by its path."""
-  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  return _flat_shapes(jax.eval_shape(model.init, jax.random.key(0), ids)['params'])
+  example = '' if is_text(empty) else np.zeros((1, empty.model.features), np.float32)
+  inputs = encode(empty, [example])
+  variables = jax.eval_shape(empty.model.init, jax.random.key(0), inputs)
+  return _flat_shapes(variables['params'])
 
 
 def _flat_shapes(tree):
@@ -107,15 +151,22 @@ def _shape(shape):
   return 'absent' if shape is None else f'of shape {list(shape)}'
 
 
-def _vocabulary(path, size):
+def _vocabulary(path):
+  """The words of a run's file; none where there is no file, as there is of series."""
+  if not path.exists():
+    return ()
   try:
     words = path.read_bytes().decode().split('\n')
   except UnicodeDecodeError:
     words = []
-  # Lines but the last, which is empty, are words, each once; at most as many as have ids.
-  if words[-1:] != [''] or len({*words}) < len(words) or len(words) > size - text.FIRST_WORD + 1:
-    raise ValueError(f'{path} is damaged: it is no list of the words that the model has read')
+  # Lines but the last, which is empty, are words, each once.
+  if words[-1:] != [''] or len({*words}) < len(words):
+    raise ValueError(_no_words(path))
   return tuple(words[:-1])
+
+
+def _no_words(path):
+  return f'{path} is damaged: it is no list of the words that the model has read'
 
 
 def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble]:

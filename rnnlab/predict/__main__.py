@@ -108,7 +108,7 @@ def _answer(ensembles, given):
   console = progress.plain_console()
   people = console.is_terminal and not given.json
   if people:
-    console.print('label     P(positive)', style='dim', highlight=False)
+    console.print(_heading(ensembles), style='dim', highlight=False)
   if not given.texts and sys.stdin is None:
     raise ValueError('no texts: standard input is closed')
   count, notes = 0, collections.defaultdict(list)
@@ -141,6 +141,13 @@ def _answer(ensembles, given):
     shown = ', '.join(map(str, numbers[:5])) + (', ...' if len(numbers) > 5 else '')
     of = f'text{"s" * (len(numbers) > 1)} {shown}'
     print(f'rnnlab.predict: {len(numbers)} of {count}, {of}: {what}', file=sys.stderr)
+
+
+def _heading(ensembles):
+  outputs = next(iter(ensembles.values())).members[0].outputs
+  if outputs.kind == 'binary':
+    return f'label     P({outputs.names[1]})'
+  return 'label     P(label)' if outputs.kind == 'classes' else '  '.join(outputs.names)
 
 
 def _lines(descriptor: int) -> Iterator[list[bytes]]:

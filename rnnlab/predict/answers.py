@@ -1,126 +1,242 @@
-"""The predictions for texts as answers, and how an answer is written: JSON, tab-separated, text."""
+"""What models answer for examples, and how an answer is written: JSON, tab-separated, text."""
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import rich.text
 
 from rnnlab.data import text
-from rnnlab.predict.predictor import Ensemble, Word, encode, probabilities
+from rnnlab.predict.predictor import (
+  Ensemble,
+  Word,
+  check,
+  decoded,
+  is_text,
+  listed,
+  probabilities,
+)
 
-COLOURS = 'red', 'green'  # of what speaks for negative, and for positive
+COLOURS = 'red', 'green'  # of what speaks against the answer, or for the first class, and for it
 SHOWN = 300  # characters of a text at most, where people read
+CHANNELS, COLUMNS = 8, 60  # of the drawing of a series at most
+BARS = ' ▁▂▃▄▅▆▇█'
 
-
-def label(probability: float) -> str:
-  """The likelier label."""
-  return 'positive' if probability > 0.5 else 'negative'
+Explained = list[Word] | np.ndarray | dict[str, Any]  # the last by the value that it is of
 
 
 class Answer(NamedTuple):
-  """What an ensemble answers for a text.
+  """What an ensemble answers for an example.
 
-  number: which text it is, counted from 1.
-  text: the text itself.
+  number: which example it is, counted from 1.
+  text: the text itself; '' for a series.
   setting: the ensemble's name in its sweep; '' where it is one run.
-  label: 'positive' or 'negative', whichever is likelier.
-  probability: that the text is positive, the mean over the seeds.
+  columns: what the task makes of the mean over the seeds: the answer itself first.
+  sure: the name of the column of `columns` with the answer's probability, '' where there is none.
   seeds: how many there are.
-  std: the standard deviation over the seeds (n - 1 degrees of freedom), or None for one seed.
-  agree: how many seeds have the same label as the mean.
-  words: how many words the text has.
+  std: the standard deviation over the seeds (n - 1 degrees of freedom) of that probability or of
+    the value (a list where there are several), or None for one seed and for answers at each step.
+  agree: how many seeds have the same answer as the mean, or None for values.
+  words: how many words the text has, None for a series.
   known: how many of these are in the model's vocabulary.
-  explained: the words with their weights, or None where nobody asked for them.
+  explained: the words, or the steps and channels, with their weights, or None where nobody asked.
   """
 
   number: int
   text: str
   setting: str
-  label: str
-  probability: float
+  columns: Mapping[str, Any]
+  sure: str
   seeds: int
-  std: float | None
-  agree: int
-  words: int
-  known: int
-  explained: list[Word] | None
+  std: float | list[float] | None
+  agree: int | None
+  words: int | None
+  known: int | None
+  explained: Explained | None
 
 
 def answers(
-  ensembles: dict[str, Ensemble], texts: Sequence[str], explain: bool = False, first: int = 1
+  ensembles: dict[str, Ensemble], examples: Sequence[Any], explain: bool = False, first: int = 1
 ) -> Iterator[Answer]:
-  """Asks each ensemble for each text, and yields its answers text by text.
+  """Asks each ensemble for each example, and yields its answers example by example.
 
   ensembles: by the names of their settings.
-  texts: one or more of them.
-  explain: whether an answer has the words with their weights.
-  first: the number of the first text.
+  examples: one or more of them.
+  explain: whether an answer has the words, or the steps, with their weights.
+  first: the number of the first example.
   """
-  encoded = encode([member for of in ensembles.values() for member in of.members], texts)
-  each = {name: probabilities(of.members, encoded) for name, of in ensembles.items()}
-  for i, words in enumerate(texts):
+  made = {name: _asked(of, examples) for name, of in ensembles.items()}
+  for i, example in enumerate(examples):
     for name, ensemble in ensembles.items():
-      found = each[name][:, i]
-      probability = float(found.mean())
-      ids = encoded[ensemble.members[0].vocabulary][i]
+      columns, std, agree, counts = made[name]
+      words, known = counts[i] if counts else (None, None)
       yield Answer(
         number=first + i,
-        text=words,
+        text=_shown(example),
         setting=name,
-        label=label(probability),
-        probability=probability,
-        seeds=len(found),
-        std=float(found.std(ddof=1)) if len(found) > 1 else None,
-        agree=int(((found > 0.5) == (probability > 0.5)).sum()),
-        words=len(ids) - 1,
-        known=len(ids) - 1 - ids.count(text.UNKNOWN),
-        explained=ensemble.explain(words) if explain else None,
+        columns={column: plain(values[i]) for column, values in columns.items()},
+        sure='probability' if 'probability' in columns else '',
+        seeds=len(ensemble.members),
+        std=None if std is None else plain(std[i]),
+        agree=None if agree is None else int(agree[i]),
+        words=words,
+        known=known,
+        explained=_explained(ensemble, example) if explain else None,
       )
+
+
+def _asked(ensemble, examples):
+  """The columns of an ensemble's answers, how much its seeds differ, and the words of texts."""
+  check(ensemble.members)
+  member = ensemble.members[0]
+  outputs = member.outputs
+  examples = listed(member, examples)
+  each = probabilities(ensemble.members, examples)
+  mean = each.mean(axis=0)
+  columns = decoded(member, mean, examples)
+  std = agree = None
+  if len(each) > 1 and not outputs.steps:
+    std = each.std(axis=0, ddof=1)
+    if outputs.kind == 'classes':
+      std = np.take_along_axis(std, mean.argmax(axis=1)[:, None], axis=1)[:, 0]
+  if outputs.kind != 'values':
+    said = list(columns.values())[0]
+    by_each = [list(decoded(member, of_one, examples).values())[0] for of_one in each]
+    agree = [sum(plain(a[i]) == plain(said[i]) for a in by_each) for i in range(len(examples))]
+  counts = None
+  if is_text(member) and not outputs.steps:
+    ids = text.encode(examples, member.vocabulary)
+    counts = [(len(of) - 1, len(of) - 1 - of.count(text.UNKNOWN)) for of in ids]
+  return columns, std, agree, counts
+
+
+def _shown(example):
+  if isinstance(example, str):
+    return example
+  return ' '.join(example) if all(isinstance(token, str) for token in example) else ''
+
+
+def _explained(ensemble, example):
+  outputs = ensemble.members[0].outputs
+  if outputs.kind == 'values' and len(outputs.names) > 1:
+    return {name: ensemble.explain(example, name) for name in outputs.names}
+  return ensemble.explain(example)
+
+
+def plain(value: Any) -> Any:
+  """A value of NumPy as one of Python, lists within lists included."""
+  if isinstance(value, np.ndarray | np.generic):
+    return value.tolist()
+  return [plain(of) for of in value] if isinstance(value, list | tuple) else value
 
 
 def as_json(answer: Answer) -> str:
   """An answer as a JSON object on one line."""
-  fields = answer._asdict()
-  del fields['text']
+  fields = {'number': answer.number, 'setting': answer.setting} | dict(answer.columns)
+  fields |= {'seeds': answer.seeds, 'std': answer.std, 'agree': answer.agree}
+  fields |= {'words': answer.words, 'known': answer.known}
   if not answer.setting:
-    del fields['setting'], fields['seeds'], fields['std'], fields['agree']
-  fields['probability'] = round(answer.probability, 6)
-  if answer.explained is None:
-    del fields['explained']
-  else:
-    fields['explained'] = [[w.text, round(w.weight, 6), w.known] for w in answer.explained]
+    for name in ('setting', 'seeds', 'std', 'agree'):
+      del fields[name]
+  for name in ('agree', 'words', 'known'):
+    if fields.get(name, 0) is None:
+      del fields[name]
+  for name, value in answer.columns.items():
+    fields[name] = _rounded(value)
+  if answer.explained is not None:
+    fields['explained'] = _as_lists(answer.explained)
   return json.dumps(fields)
 
 
+def _rounded(value):
+  """Probabilities, which are below 1, to 6 places, and larger values as float32 has them."""
+  if isinstance(value, list):
+    return [_rounded(of) for of in value]
+  if isinstance(value, float):
+    return round(value, 6) if abs(value) <= 1 else float(f'{value:.7g}')
+  return value
+
+
+def _as_lists(explained):
+  if isinstance(explained, dict):
+    return {name: _as_lists(of) for name, of in explained.items()}
+  if isinstance(explained, np.ndarray):
+    return [[round(float(w), 6) for w in step] for step in explained]
+  return [[w.text, round(w.weight, 6), w.known] for w in explained]
+
+
+def head(answer: Answer) -> dict[str, Any]:
+  """The columns for which there is room on a line: the answer and how sure it is, or all values."""
+  if not answer.sure:
+    return dict(answer.columns)
+  first = next(iter(answer.columns))
+  return {name: answer.columns[name] for name in (first, answer.sure)}
+
+
 def as_tsv(answer: Answer) -> str:
-  """An answer as fields between tabs: label, probability; of a sweep std, agree, setting; words."""
-  fields = [answer.label, f'{answer.probability:.6f}']
+  """An answer as fields between tabs: the answer, its probability; of a sweep std, agree, setting.
+
+  With an explanation, of texts, words and weights in a last one.
+  """
+  fields = [_field(value) for value in head(answer).values()]
   if answer.setting:
-    std = '' if answer.std is None else f'{answer.std:.6f}'
-    fields += [std, f'{answer.agree}/{answer.seeds}', answer.setting]
+    agree = '' if answer.agree is None else f'{answer.agree}/{answer.seeds}'
+    fields += ['' if answer.std is None else _field(answer.std), agree, answer.setting]
   if answer.explained is not None:
-    fields.append(' '.join(f'{_printable(w.text)}:{w.weight:+.3f}' for w in answer.explained))
+    many = isinstance(answer.explained, dict)
+    for explained in answer.explained.values() if many else [answer.explained]:
+      if isinstance(explained, list):
+        fields.append(' '.join(f'{_printable(w.text)}:{w.weight:+.3f}' for w in explained))
+      else:
+        fields.append(json.dumps(_as_lists(explained)))
   return '\t'.join(fields)
+
+
+def _field(value):
+  if isinstance(value, list):
+    return ' '.join(map(_field, value))
+  return f'{value:.6f}' if isinstance(value, float) else _printable(str(value))
 
 
 def as_text(answer: Answer, colours: bool) -> rich.text.Text:
   """An answer for people; without colours a number after a word shows its weight."""
-  colour = COLOURS[answer.label == 'positive']
-  line = rich.text.Text.assemble((f'{answer.label:8}', f'bold {colour}'))
-  line.append(f'  {answer.probability:.3f}')
+  (name, said), *_ = answer.columns.items()
+  line = rich.text.Text()
+  if answer.sure:
+    # Of two classes the probability is the second's, and so below a half for the first.
+    probability = answer.columns[answer.sure]
+    colour = COLOURS[isinstance(probability, float) and probability > 0.5]
+    line.append(f'{_field(said):8}', f'bold {colour}')
+    line.append(f'  {probability:.3f}' if isinstance(probability, float) else '')
+  else:
+    shown = [f'{_number(value)}' for value in answer.columns.values()]
+    line.append('  '.join(shown), 'bold')
   if answer.setting:
     if answer.std is not None:
-      line.append(f' ± {answer.std:.3f}, {answer.agree} of {answer.seeds} seeds')
+      stds = answer.std if isinstance(answer.std, list) else [answer.std]
+      line.append(' ± ' + ', '.join(f'{s:.3f}' if answer.sure else _number(s) for s in stds))
+      if answer.agree is not None:
+        line.append(f', {answer.agree} of {answer.seeds} seeds')
     line.append(f', {answer.setting}')
-  if not answer.known:
+  if answer.known == 0:
     line.append('  no words' if not answer.words else '  no word that the model knows')
   if answer.explained is None:
     line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}', 'dim')
     return line
-  line.append('\n ')
-  most = max([abs(word.weight) for word in answer.explained], default=0) or 1
-  for word in answer.explained:
+  many = answer.explained if isinstance(answer.explained, dict) else {'': answer.explained}
+  for name, explained in many.items():
+    line.append(f'\n {name}{":" if name else ""}')
+    if isinstance(explained, list):
+      _append_words(line, explained, colours)
+    else:
+      _append_series(line, explained, colours)
+  return line
+
+
+def _append_words(line, words, colours):
+  most = max([abs(word.weight) for word in words], default=0) or 1
+  for word in words:
     share = abs(word.weight) / most
     colour = COLOURS[word.weight > 0]
     style = f'bold {colour}' if share > 0.5 else colour if share > 0.1 else 'dim'
@@ -128,7 +244,34 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
     line.append(_printable(word.text), style if colours else '')
     if not colours and share > 0.1:
       line.append(f'({word.weight:+.2f})')
-  return line
+
+
+def _append_series(line, weights, colours):
+  """A bar for each step, or for each of several together, of the channels that moved it most."""
+  steps, channels = weights.shape
+  wide = -(-steps // COLUMNS) or 1
+  starts = np.arange(0, steps, wide)
+  binned = np.add.reduceat(weights, starts, axis=0) if steps else weights
+  most = np.abs(binned).max(initial=0) or 1
+  order = np.argsort(-np.abs(weights).sum(axis=0), kind='stable')[:CHANNELS]
+  for channel in sorted(order):
+    line.append(f'\n  channel {channel + 1:<3} ')
+    for weight in binned[:, channel]:
+      bar = BARS[int(np.ceil(abs(weight) / most * (len(BARS) - 1)))]
+      line.append(bar, COLOURS[weight > 0] if colours else '')
+    if steps:
+      step = int(np.abs(weights[:, channel]).argmax())
+      line.append(
+        f' {weights[:, channel].sum():+.2f}, most by step {step + 1}: {weights[step, channel]:+.2f}'
+      )
+  if channels > CHANNELS:
+    line.append(f'\n  and {channels - CHANNELS} channels that moved it less')
+
+
+def _number(value):
+  if isinstance(value, list):
+    return ' '.join(map(_number, value))
+  return f'{value:.6g}' if isinstance(value, float) else _printable(str(value))
 
 
 def _printable(words):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rnnlab.data import batching, text
 from rnnlab.machine import disk
 from rnnlab.predict import forward
-from rnnlab.predict.predictor import Ensemble, Predictor, check
+from rnnlab.predict.predictor import Ensemble, Predictor, check, reading
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
@@ -30,22 +30,25 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
   """
   members = predictor.members
   check(members)
-  if len({member.vocabulary for member in members}) > 1:
+  if len({reading(member)[1:] for member in members}) > 1:
     raise ValueError('these runs have different vocabularies: export one of them')
-  data = members[0].config.data
+  member = members[0]
+  outputs, data = member.outputs, member.config.data
+  if outputs.steps:
+    raise ValueError('a model that answers at each step cannot be exported here')
   # Under a trace a NumPy array cannot be indexed.
   both = [(member, jax.tree.map(jnp.asarray, member.params)) for member in members]
 
   @jax.jit
   def function(ids):
-    found = [forward.probabilities(member.model, params, ids) for member, params in both]
+    found = [forward.answers(member.model, outputs, params, ids) for member, params in both]
     return sum(found) / len(found)
 
   (batch,) = jax.export.symbolic_shape('batch')
   shape = jax.ShapeDtypeStruct((batch, data.max_len), jnp.int32)
   exported = jax.export.export(function, platforms=PLATFORMS)(shape).serialize()
-  fields = ('max_len', 'padding', 'truncation')
-  encoding = {field: data[field] for field in fields} | {'words': members[0].vocabulary}
+  encoding = {field: data[field] for field in ('max_len', 'padding', 'truncation')}
+  encoding |= {'words': member.vocabulary, 'kind': outputs.kind, 'names': outputs.names}
   here = pathlib.Path(__file__).parent
   with io.BytesIO() as buffer:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:

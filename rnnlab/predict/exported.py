@@ -40,16 +40,30 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[str]], np.ndarray]:
     with zipfile.ZipFile(content) as archive:
       function = jax.export.deserialize(bytearray(archive.read('function.stablehlo')))
       encoding = json.loads(archive.read('text.json'))
-    words = encoding.pop('words')
+    words, kind, names = (encoding.pop(name) for name in ('words', 'kind', 'names'))
   except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
     raise ValueError(f'{path} is damaged, or no exported model: {error}') from error
 
   def predict(texts):
     ids = batching.pad(text.encode(text.listed(texts), words), **encoding)
     found = [function.call(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
-    return np.concatenate([np.zeros(0, np.float32), *found])
+    empty = np.zeros(0, np.float32) if kind == 'binary' else np.zeros((0, len(names)), np.float32)
+    return np.concatenate([empty, *found])
 
+  predict.kind, predict.names = kind, names
   return predict
+
+
+def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
+  """An answer as fields between tabs, as `python -m rnnlab.predict` writes them."""
+  if kind == 'binary':
+    return f'{names[int(answer > 0.5)]}\t{answer:.6f}'
+  if kind == 'classes':
+    return f'{names[int(answer.argmax())]}\t{answer.max():.6f}'
+  if kind == 'labels':
+    found = [f'{names[i]}:{answer[i]:.6f}' for i in np.flatnonzero(answer > 0.5)]
+    return ' '.join(found)
+  return '\t'.join(f'{value:.6f}' for value in np.atleast_1d(answer))
 
 
 def main() -> None:
@@ -57,8 +71,8 @@ def main() -> None:
   try:
     predict = load(pathlib.Path(__file__).parent)
     given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
-    for probability in predict(map(text.decode, given)):
-      print(f'{"positive" if probability > 0.5 else "negative"}\t{probability:.6f}')
+    for answer in predict(map(text.decode, given)):
+      print(line(answer, predict.kind, predict.names))
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`
     os._exit(0)

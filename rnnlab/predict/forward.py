@@ -1,7 +1,7 @@
-"""The forward pass of a trained classifier over batches of token ids, and its gradient."""
+"""The forward pass of a trained model over batches of encoded examples, and its gradient."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -10,43 +10,61 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rnnlab.data import batching
+from rnnlab.tasks.base import Outputs
 
-ROWS = 64  # in a batch, or fewer, so that a batch has no more ids than
-IDS = 2**16
-NARROWEST = (
-  32  # the fewest columns to which a batch of masked ids is trimmed, unless max_len is less
-)
+ROWS = 64  # in a batch, or fewer, so that a batch has no more steps than
+STEPS = 2**16
+NARROWEST = 32  # the fewest columns to which masked steps are trimmed, unless there are fewer
 
 
-def batches(
-  data: ConfigDict, sequences: Sequence[Sequence[int]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Cuts sequences into padded batches of few shapes.
+def batches(data: ConfigDict, inputs: Any) -> Iterator[tuple[Any, np.ndarray, slice]]:
+  """Cuts encoded examples into batches of few shapes.
 
-  How many rows and columns a sequence's batch has depends on that sequence alone, and so its
-  probability does, to the bit.
+  How many rows and columns an example's batch has depends on that example alone, and so its answer
+  does, to the bit.
 
-  data: the data part of a run's config: max_len, mask, padding, truncation.
-  sequences: token ids.
+  data: the data part of a run's config: of ids mask, padding.
+  inputs: as a task's `encode` gives them: ids int32 `[N, T]`, or a dict of 'xs' float32 `[N, T, D]`
+    and 'lengths' int32 `[N]`.
 
-  Yields ids int32 `[B, T]`, and the index in `sequences` of each of the first rows, int `[n]`; the
-  rows after these pad the batch.
+  Yields the inputs of a batch, the index among the examples of each of its first rows, int `[n]`
+  (the rows after these fill it up), and which of all steps its columns are.
   """
-  widths = _widths(data)
-  needed = np.searchsorted(widths, [min(len(ids), data.max_len) for ids in sequences])
+  series = isinstance(inputs, dict)
+  xs, lengths = (inputs['xs'], inputs['lengths']) if series else (inputs, used(data, inputs))
+  widths = _widths(series, data, xs.shape[1])
+  needed = np.searchsorted(widths, lengths)
   for i, width in enumerate(widths):
-    rows = max(1, min(ROWS, IDS // width))
+    rows = max(1, min(ROWS, STEPS // width))
+    columns = slice(0, width)
+    if not series and data.padding == 'pre':
+      columns = slice(xs.shape[1] - width, xs.shape[1])
     places = np.flatnonzero(needed == i)
     for start in range(0, len(places), rows):
       here = places[start : start + rows]
-      filled = [sequences[place] for place in here] + [[]] * (rows - len(here))
-      yield batching.pad(filled, width, data.padding, data.truncation), here
+      taken = xs[here, columns]
+      batch = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
+      batch[: len(here), : taken.shape[1]] = taken
+      if series:
+        filled = np.zeros(rows, np.int32)
+        filled[: len(here)] = lengths[here]
+        batch = {'xs': batch, 'lengths': filled}
+      yield batch, here, columns
 
 
-def _widths(data):
+def used(data: ConfigDict, ids: np.ndarray) -> np.ndarray:
+  """How many columns each row of ids needs, int `[N]`: all of them where padding is not masked."""
+  return (ids != 0).sum(axis=1) if data.mask else np.full(len(ids), ids.shape[1])
+
+
+def _widths(series, data, steps):
   """The widths of batches, ascending: padding is cut only where the model does not see it."""
-  widths = [data.max_len]
+  if series:  # whose padding is as long as the longest beside it
+    widths = [NARROWEST]
+    while widths[-1] < steps:
+      widths.append(2 * widths[-1])
+    return widths
+  widths = [steps]
   while data.mask and widths[0] >= 2 * NARROWEST:
     widths.insert(0, -(-widths[0] // 2))
   return widths
@@ -60,35 +78,72 @@ def portable(model: nn.Module) -> nn.Module:
   return model.clone(cell=model.cell._replace(fused=None), remat=False, truncate=None)
 
 
-def probabilities(model: nn.Module, params: Any, ids: jax.Array) -> jax.Array:
-  """The probability of the positive class for each row of `ids` int32 `[B, T]`, float32 `[B]`."""
-  logits: Any = portable(model).apply({'params': params}, ids)
-  return jax.nn.sigmoid(logits)
+def answers(model: nn.Module, outputs: Outputs, params: Any, inputs: Any) -> jax.Array:
+  """Probabilities, or values in the unit of the targets, for a batch of inputs: float32 `[B, ...]`.
 
-
-compiled = functools.partial(jax.jit, static_argnums=0)(probabilities)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradient_times_input(model: nn.Module, params: Any, ids: jax.Array) -> jax.Array:
-  """How much each step moves the logit, to first order.
-
-  A step's embedding times the gradient of the logit with respect to it (Shrikumar et al. 2016),
-  summed over the embedding's features.
-
-  ids: one text, int32 `[T]`.
-
-  Returns float32 `[T]`.
+  outputs: what the model's outputs are. Of two classes the probability is that of the second.
   """
+  found: Any = portable(model).apply({'params': params}, inputs)
+  if outputs.kind == 'classes':
+    return jax.nn.softmax(found)
+  if outputs.kind == 'values':
+    return found * jnp.float32(outputs.std) + jnp.float32(outputs.mean)
+  return jax.nn.sigmoid(found)
+
+
+compiled = functools.partial(jax.jit, static_argnums=(0, 1))(answers)
+
+
+def as_outputs(answers: np.ndarray, outputs: Outputs) -> np.ndarray:
+  """The outputs of a model that gives these answers, float64 `[N, ...]`: `answers` inverted."""
+  found = np.asarray(answers, np.float64)
+  if outputs.kind == 'values':
+    return (found - np.array(outputs.mean)) / np.array(outputs.std)
+  with np.errstate(divide='ignore'):
+    return np.log(found) if outputs.kind == 'classes' else np.log(found) - np.log1p(-found)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def gradient_times_input(
+  model: nn.Module, outputs: Outputs, of: int, params: Any, inputs: Any
+) -> jax.Array:
+  """How much each step of an example moves its answer, to first order.
+
+  An input of the recurrence times the gradient of the answer with respect to it (Shrikumar et al.
+  2016). The answer is the log-odds of a class or a label, or a value in its unit.
+
+  of: which of `outputs.names` is asked for.
+  inputs: one example, in a batch of one: ids int32 `[1, T]`, or 'xs' float32 `[1, T, D]` with
+    'lengths'.
+
+  Returns, for ids, the sums over the features of each step's embedding, float32 `[T]`; for series
+  float32 `[T, D]`.
+  """
+  model = portable(model)
+
+  def answer(found):
+    if outputs.kind == 'binary':
+      return found if of else -found
+    if not found.ndim:
+      return found * jnp.float32(outputs.std)
+    if outputs.kind == 'classes':
+      return found[of] - jax.nn.logsumexp(jnp.delete(found, of))
+    return found[of] * jnp.broadcast_to(jnp.float32(outputs.std), found.shape)[of]
+
+  if isinstance(inputs, dict):
+    xs = inputs['xs']
+    moved = jax.grad(lambda xs: answer(model.apply({'params': params}, inputs | {'xs': xs})[0]))
+    return (moved(xs) * xs)[0]
+  ids = inputs[0]
   steps = len(ids)
   table = params['Embed_0']['embedding']
   # Each step looks up an embedding of its own, in a table of this text's steps.
-  model = portable(model).clone(vocab_size=steps + 1)
+  model = model.clone(vocab_size=steps + 1)
   places = jnp.where(ids != 0, jnp.arange(1, steps + 1), 0)
 
-  def logit(xs):
+  def of_embeddings(xs):
     own = {'Embed_0': {'embedding': jnp.concatenate([table[:1], xs])}}
-    return model.apply({'params': params | own}, places[None])[0]
+    return answer(model.apply({'params': params | own}, places[None])[0])
 
   xs = table[ids]
-  return (jax.grad(logit)(xs) * xs).sum(axis=-1)
+  return (jax.grad(of_embeddings)(xs) * xs).sum(axis=-1)

@@ -1,23 +1,32 @@
-"""Trained classifiers of texts: one, and an ensemble of several that differ in the seed."""
+"""Trained models with all that they need to answer: one, and an ensemble of several seeds."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
+from rnnlab import tasks
+from rnnlab.console.words import near
 from rnnlab.data import text
 from rnnlab.machine import provenance
 from rnnlab.predict import forward
+from rnnlab.tasks.base import Outputs, Task
+
+if TYPE_CHECKING:
+  import pandas as pd
+
+CHUNK = 4096  # examples that are encoded at a time
 
 
 class Word(NamedTuple):
-  """A word of a text, and by how much it moved the log-odds of the text's being positive.
+  """A word of a text, and by how much it moved the answer.
 
   text: the word, in lower case.
-  weight: positive where the word speaks for a positive text; see `Predictor.explain`.
+  weight: positive where the word speaks for what was asked for; see `Predictor.explain`.
   known: whether the word is of the vocabulary; the model reads all others as one and the same.
   """
 
@@ -27,12 +36,14 @@ class Word(NamedTuple):
 
 
 class Predictor(NamedTuple):
-  """A trained classifier, with all that it needs to read a text.
+  """A trained model, with all that it needs to read an example and to say what it answers.
 
   config: the config of its run.
   model: the Flax module.
   params: its params, those that the run reports.
-  vocabulary: the words that it knows, in the order of their ids; the first has id 4.
+  vocabulary: the words that it knows, in the order of their ids; the first has id 4. Empty for a
+    model of series.
+  encoding: what else its run kept of the data, as the names of classes; see `rnnlab.data.base`.
 
   >>> (ensemble,) = rnnlab.load_ensembles('runs/imdb').values()
   >>> (predictor,) = ensemble.members
@@ -44,33 +55,71 @@ class Predictor(NamedTuple):
   model: nn.Module
   params: Any
   vocabulary: tuple[str, ...]
+  encoding: Mapping[str, Any] = {}
 
   @property
   def members(self) -> tuple['Predictor', ...]:
     """Itself alone, as the members of an `Ensemble` of one."""
     return (self,)
 
-  def predict(self, texts: Sequence[str]) -> np.ndarray:
-    """The probability that each text is positive, float32 `[N]`.
+  @property
+  def task(self) -> Task:
+    """The task of its run."""
+    return tasks.find(self.config.task.name)
 
-    A text's probability does not depend on the other texts, to the bit. Raises TypeError, naming
-    the first, for texts that are not str; ValueError for a model of several classes and for one
-    whose answer is NaN.
+  @property
+  def outputs(self) -> Outputs:
+    """What its outputs are."""
+    assert self.task.outputs
+    return self.task.outputs(self.encoding)
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """The names of the classes or the labels, or of the values, in the order of `predict`'s."""
+    return self.outputs.names
+
+  def predict(self, examples: Sequence[Any]) -> np.ndarray:
+    """What the model answers for each example, in numbers.
+
+    For two classes the probability of the second, float32 `[N]`; for C classes or labels the
+    probability of each, `[N, C]`; for regression the values in the unit of the targets, `[N]` or
+    `[N, V]`. For an answer at each step there is an axis T after N, of the most steps that an
+    example has; what is beyond an example's end means nothing.
+
+    An example's answer does not depend on the other examples, to the bit.
+
+    examples: N texts, arrays `[T, D]` or lists of tokens, as the task takes them. Raises TypeError,
+    naming the first, for texts that are not str; ValueError for a model whose answer is NaN.
     """
-    return probabilities(self.members, encode(self.members, texts))[0]
+    return Ensemble((self,)).each(examples)[0]
 
-  def explain(self, text: str) -> list[Word]:
-    """The words that the model reads of a text, each with its weight in the log-odds.
+  def answers(self, examples: Sequence[Any]) -> 'pd.DataFrame':
+    """What the model answers for each example, for people: a row each.
 
-    A word's weight is its embedding times the gradient of the log-odds with respect to it, summed
+    The first column has the answer itself, as 'label'; further ones say how sure it is.
+    """
+    return Ensemble((self,)).answers(examples)
+
+  def explain(self, example: Any, of: str | None = None) -> list[Word] | np.ndarray:
+    """What of an example moved the answer: the words of a text, or the steps of a series.
+
+    A word's weight is its embedding times the gradient of the answer with respect to it, summed
     over the features (Shrikumar et al. 2016) and taken through all steps: to first order, by how
-    much the log-odds would fall if the embedding were 0.
+    much the answer would fall if the embedding were 0. A series has such a weight for each step and
+    channel, float32 `[T, D]`; a scaled input of 0 is the mean of the train split.
+
+    The answer is the log-odds of a class or a label, or a value in the unit of the targets.
+
+    of: the class, label or value asked for, one of `classes`. Without it: of two classes the
+      second, of several the one answered, of values the first.
+
+    Raises ValueError for a model that answers at each step.
     """
-    return _explain(self, text)
+    return Ensemble((self,)).explain(example, of)
 
 
 class Ensemble(NamedTuple):
-  """Trained classifiers of one setting, which differ in the seed.
+  """Trained models of one setting, which differ in the seed.
 
   members: one or more of them.
 
@@ -81,48 +130,63 @@ class Ensemble(NamedTuple):
 
   members: tuple[Predictor, ...]
 
-  def each(self, texts: Sequence[str]) -> np.ndarray:
-    """The probabilities by each of the M members, float32 `[M, N]`."""
-    return probabilities(self.members, encode(self.members, texts))
+  def each(self, examples: Sequence[Any]) -> np.ndarray:
+    """The numbers of `Predictor.predict` by each of the M members, float32 `[M, N, ...]`."""
+    check(self.members)
+    return probabilities(self.members, listed(self.members[0], examples))
 
-  def predict(self, texts: Sequence[str]) -> np.ndarray:
-    """The mean of the members' probabilities, float32 `[N]`."""
-    return self.each(texts).mean(axis=0)
+  def predict(self, examples: Sequence[Any]) -> np.ndarray:
+    """The mean of the members' probabilities or values, float32 `[N, ...]`."""
+    return self.each(examples).mean(axis=0)
 
-  def explain(self, text: str) -> list[Word]:
-    """The words of a text with the mean of the members' weights; see `Predictor.explain`."""
+  def answers(self, examples: Sequence[Any]) -> 'pd.DataFrame':
+    """What the mean of the members' numbers says, for people; see `Predictor.answers`."""
+    import pandas as pd  # takes half a second, which only this needs
+
+    check(self.members)
+    examples = listed(self.members[0], examples)
+    found = probabilities(self.members, examples).mean(axis=0)
+    return pd.DataFrame(decoded(self.members[0], found, examples))
+
+  def explain(self, example: Any, of: str | None = None) -> list[Word] | np.ndarray:
+    """The mean of the members' weights for an example; see `Predictor.explain`."""
+    check(self.members)
+    (example,) = listed(self.members[0], [example])
+    which = _asked(self, example, of)
+    found = [_weights(member, example, which) for member in self.members]
+    if not isinstance(example, str):
+      return np.mean(found, axis=0)
+    weights = np.mean([weights for weights, _ in found], axis=0).tolist()
+    known = found[0][1]
+    words = _read(self.members[0], example)
     return [
-      Word(words[0].text, float(np.mean([word.weight for word in words])), words[0].known)
-      for words in zip(*(_explain(member, text) for member in self.members), strict=True)
+      Word(word, weight, yes)
+      for word, weight, yes in zip(words, weights, known, strict=True)
+      if word is not None
     ]
 
 
-Encoded = dict[tuple[str, ...], list[list[int]]]  # the same texts as ids, by vocabulary
-
-
-def encode(members: Sequence[Predictor], texts: Iterable[str]) -> Encoded:
-  """The ids of texts by each vocabulary that one of `members` has.
-
-  Raises TypeError for texts that are not str, and ValueError where `check` does.
-  """
-  check(members)
-  texts = text.listed(texts)
-  return {words: text.encode(texts, words) for words in {m.vocabulary: None for m in members}}
-
-
 def check(members: Sequence[Predictor]) -> None:
-  """Raises ValueError for no members, and for one of several classes or of another vocabulary."""
+  """Raises ValueError for no members, for members of several classes, and for a wrong vocabulary.
+
+  So for classes of other names than the encoding has, and for members that differ in them.
+  """
   if not members:
     raise ValueError('an ensemble needs at least one member')
+  if len({member.outputs for member in members}) > 1:
+    raise ValueError('these runs answer with different classes or values: ask one of them')
   for member in members:
-    if (classes := getattr(member.model, 'classes', 1)) != 1:
+    outputs = member.outputs
+    classes = getattr(member.model, 'classes', 1)
+    named = 1 if outputs.kind == 'binary' else len(outputs.names)
+    if classes != named:
       raise ValueError(
-        f'a model of {classes} classes cannot be asked or exported here: what it says must be'
-        ' whether a text is positive (classes=1). Its logits are `model.apply({"params": params},'
-        ' ids)`'
+        f'a model of {classes} classes, and an encoding that names {len(outputs.names)}:'
+        f' {", ".join(outputs.names)}. Give a Predictor the encoding of the data that it was'
+        ' trained on'
       )
     ids = len(member.vocabulary) + text.FIRST_WORD
-    if ids > getattr(member.model, 'vocab_size', ids):
+    if member.vocabulary and ids > (getattr(member.model, 'vocab_size', None) or ids):
       raise ValueError(
         f'a vocabulary of {len(member.vocabulary):,} words has ids below {ids:,}, and the model an'
         f' embedding of {member.model.vocab_size:,}: this is not the vocabulary that it was'
@@ -130,28 +194,42 @@ def check(members: Sequence[Predictor]) -> None:
       )
 
 
-def probabilities(members: Sequence[Predictor], encoded: Encoded) -> np.ndarray:
-  """The probabilities of the texts that `encode` encoded, by each of M members.
+def is_text(member: Predictor) -> bool:
+  """Whether a model reads ids of tokens, and no series."""
+  return bool(getattr(member.model, 'vocab_size', None))
 
-  Returns float32 `[M, N]`. Raises ValueError where one is NaN.
+
+def listed(member: Predictor, examples: Any) -> list[Any]:
+  """Examples as a list. Raises TypeError for texts that are no str, naming the first."""
+  if is_text(member) and not member.outputs.steps:
+    return text.listed(examples)
+  if isinstance(examples, str | bytes | Mapping):
+    raise TypeError(f'give a list of examples, not {type(examples).__name__}')
+  return list(examples)
+
+
+def encode(member: Predictor, examples: Sequence[Any]) -> Any:
+  """The inputs of a model for examples."""
+  assert member.task.encode
+  return member.task.encode(examples, member.config.data, member.encoding, member.vocabulary)
+
+
+def probabilities(members: Sequence[Predictor], examples: Sequence[Any]) -> np.ndarray:
+  """The probabilities or values for examples, by each of M members: float32 `[M, N, ...]`.
+
+  Raises ValueError where one is NaN.
   """
-  found = np.zeros((len(members), len(encoded[members[0].vocabulary])), np.float32)
-
-  def compute(job):
-    row, ids, places = job
-    return row, places, np.asarray(forward.compiled(members[row].model, members[row].params, ids))
-
-  jobs = (
-    (row, ids, places)
-    for row, member in enumerate(members)
-    for ids, places in forward.batches(member.config.data, encoded[member.vocabulary])
-  )
-  # XLA runs the steps of a batch on one core.
-  with futures.ThreadPoolExecutor(len(provenance.cores())) as pool:
-    for row, places, of_batch in pool.map(compute, jobs):
-      found[row, places] = of_batch[: len(places)]
-  for member, row in zip(members, found, strict=True):
-    if np.isnan(row).any():
+  parts = [
+    _of_chunk(members, examples[start : start + CHUNK])
+    for start in range(0, max(1, len(examples)), CHUNK)
+  ]
+  steps = max(part.shape[2] if part.ndim > 2 else 0 for part in parts)
+  if members[0].outputs.steps:
+    rest = [(0, 0)] * (parts[0].ndim - 3)
+    parts = [np.pad(p, [(0, 0), (0, 0), (0, steps - p.shape[2]), *rest]) for p in parts]
+  found = np.concatenate(parts, axis=1)
+  for member, of_member in zip(members, found, strict=True):
+    if np.isnan(of_member).any():
       raise ValueError(
         f'the model of {member.config.model.cell}, seed {member.config.seed}, answers NaN, which is'
         ' no probability: its training has diverged. Leave this run out'
@@ -159,13 +237,106 @@ def probabilities(members: Sequence[Predictor], encoded: Encoded) -> np.ndarray:
   return found
 
 
-def _explain(predictor, words):
+def _of_chunk(members, examples):
+  outputs = members[0].outputs
+  encoded = {}  # the same examples, by how they are read
+  for member in members:
+    if (key := reading(member)) not in encoded:
+      encoded[key] = encode(member, examples)
+  of_first = encoded[reading(members[0])]
+  shape = of_first['xs'].shape if isinstance(of_first, dict) else of_first.shape
+  names = () if outputs.kind == 'binary' or _scalar(members[0]) else (len(outputs.names),)
+  found = np.zeros(
+    (len(members), len(examples), *(shape[1:2] if outputs.steps else ()), *names), np.float32
+  )
+
+  def compute(job):
+    row, inputs, places, columns = job
+    member = members[row]
+    answered = forward.compiled(member.model, outputs, member.params, inputs)
+    return row, places, columns, np.asarray(answered)[: len(places)]
+
+  jobs = (
+    (row, *batch)
+    for row, member in enumerate(members)
+    for batch in forward.batches(member.config.data, encoded[reading(member)])
+  )
+  # XLA runs the steps of a batch on one core.
+  with futures.ThreadPoolExecutor(len(provenance.cores())) as pool:
+    for row, places, columns, of_batch in pool.map(compute, jobs):
+      if outputs.steps:
+        found[row, places, columns] = of_batch[:, : found[row, :1, columns].shape[1]]
+      else:
+        found[row, places] = of_batch
+  return found
+
+
+def _scalar(member):
+  """Whether an output is a number, and no vector of one."""
+  return member.outputs.kind == 'values' and getattr(member.model, 'classes', 1) == 1
+
+
+def reading(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
+  """What says how a model reads examples: models for which it is the same read them alike."""
+  data = json.dumps(member.config.data.to_dict(), sort_keys=True, default=list)
+  return data, json.dumps(member.encoding, sort_keys=True, default=list), member.vocabulary
+
+
+def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> dict[str, Any]:
+  """The columns that a task makes of probabilities or values `[N, ...]` for examples.
+
+  An answer at each step is a list as long as the example, or as what the model sees of it.
+  """
+  assert member.task.decode
+  outputs = member.outputs
+  columns = member.task.decode(forward.as_outputs(answers, outputs), member.encoding)
+  if not outputs.steps:
+    return columns
+  behind = getattr(member.config.data, 'padding', 'post') == 'post'
+
+  def cut(of_steps, length):
+    return list(of_steps[:length] if behind else of_steps[max(0, len(of_steps) - length) :])
+
+  lengths = [len(example) for example in examples]
+  return {
+    name: [cut(of_steps, length) for of_steps, length in zip(column, lengths, strict=True)]
+    for name, column in columns.items()
+  }
+
+
+def _asked(ensemble, example, of):
+  """The place of the class or value that an explanation is of."""
+  outputs = ensemble.members[0].outputs
+  if outputs.steps:
+    raise ValueError('a model that answers at each step cannot be explained here')
+  if of is not None:
+    if of not in outputs.names:
+      raise ValueError(f'there is no {of!r}{near(of, outputs.names)}: {", ".join(outputs.names)}')
+    return outputs.names.index(of)
+  if outputs.kind in ('binary', 'values'):
+    return int(outputs.kind == 'binary')
+  return int(ensemble.predict([example])[0].argmax())
+
+
+def _weights(predictor, example, of):
+  """The weights of what the model reads of an example, and, of a text, which of it is known."""
+  inputs = encode(predictor, [example])
+  ((batch, _, _),) = forward.batches(predictor.config.data, inputs)
+  if isinstance(batch, dict):
+    one = {name: array[:1] for name, array in batch.items()}
+    found = _gradient(predictor, of, one)
+    return np.asarray(found)[: one['lengths'][0]]
+  weights = np.asarray(_gradient(predictor, of, batch[:1]))
+  return weights[batch[0] != 0], (batch[0][batch[0] != 0] != text.UNKNOWN).tolist()
+
+
+def _gradient(predictor, of, inputs):
+  given = predictor.model, predictor.outputs, of, predictor.params, inputs
+  return forward.gradient_times_input(*given)
+
+
+def _read(predictor, words):
+  """The start, as None, and the words of a text, cut as its ids are."""
   data = predictor.config.data
-  (sequences,) = encode([predictor], [words]).values()
-  ((ids, _),) = forward.batches(data, sequences)
-  weights = np.asarray(forward.gradient_times_input(predictor.model, predictor.params, ids[0]))
-  # The ids of a row are those of the start and of the words in order, cut as the words are here.
   read = [None, *text.tokenize(words)]
-  read = read[-data.max_len :] if data.truncation == 'pre' else read[: data.max_len]
-  found = zip(read, weights[ids[0] != 0], ids[0][ids[0] != 0], strict=True)
-  return [Word(word, float(weight), bool(i != text.UNKNOWN)) for word, weight, i in found if word]
+  return read[-data.max_len :] if data.truncation == 'pre' else read[: data.max_len]

@@ -22,6 +22,8 @@ from rnnlab.training.train import TrainState
 ODD = {*'*?[]\\'}  # characters in a folder's name that Orbax or TensorStore misread
 # Errors that say that a file cannot be read now, not that it is damaged.
 PASSING = errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE
+# What Orbax says of a state that is whole, and not of the form or the shapes that are wanted.
+OTHER = 'structures do not match', 'not compatible with the stored shape'
 SLACK = 2**20  # bytes that a checkpoint takes at most beside its arrays
 FILES = 64  # files and folders that it has at most
 
@@ -111,12 +113,14 @@ def _hush():
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:
   """The last state that can be read, with its log; None where there is none.
 
-  checkpoints: from `manager`. like: a state with the same shapes and dtypes. A damaged checkpoint
-  is deleted with a warning, and the one before it is taken. Raises OSError or MemoryError where a
-  checkpoint cannot be read for another reason than damage.
+  checkpoints: from `manager`. like: a state with the same shapes and dtypes. A checkpoint that is
+  damaged, or whose state has another form, is deleted with a warning, and the one before it is
+  taken. Raises OSError or MemoryError where a checkpoint cannot be read for another reason.
   """
   _hush()
-  for step in sorted(checkpoints.all_steps(), reverse=True):
+  steps = sorted(checkpoints.all_steps())
+  while steps:
+    step = steps.pop()
     try:
       abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
       restored = checkpoints.restore(
@@ -133,7 +137,11 @@ def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[Train
         raise
       if any(word in reason for word in ('PERMISSION_DENIED', 'RESOURCE_EXHAUSTED')):
         raise OSError(f'cannot read {folder}: {reason}') from error
-      logging.warning('%s is damaged (%s); going on from the one before it', folder, reason[:120])
+      what = 'is damaged'
+      if any(words in reason for words in OTHER):
+        what = 'has another form: rnnlab, the data or the cell are not those that wrote it'
+      then = 'going on from the one before it' if steps else 'the run begins again'
+      logging.warning('%s %s (%s); %s', folder, what, reason[:120], then)
       with contextlib.suppress(OSError):
         shutil.rmtree(folder)
       checkpoints.reload()

@@ -57,15 +57,23 @@ def present(config: dict) -> dict:
   """A config of a run of an older version as it is now; one of this version as it is.
 
   What was `data.name='imdb'`, the only one there was, and then the task text_classification, is the
-  task classification.
+  task classification. A field that there was not yet is as it is by default.
   """
   data = config.get('data')
   if config.get('task') == {'name': 'text_classification'}:
-    return config | {'task': {'name': 'classification'}}
-  if 'task' in config or not isinstance(data, dict) or data.get('name') != 'imdb':
+    config = config | {'task': {'name': 'classification'}}
+  if 'task' not in config and isinstance(data, dict) and data.get('name') == 'imdb':
+    data = {name: value for name, value in data.items() if name != 'name'}
+    config = config | {'task': {'name': 'classification'}, 'data': data}
+  task = config.get('task')
+  if not isinstance(task, dict) or task.get('name') not in tasks.names():
     return config
-  data = {name: value for name, value in data.items() if name != 'name'}
-  return config | {'task': {'name': 'classification'}, 'data': data}
+  config = {name: dict(of) if isinstance(of, dict) else of for name, of in config.items()}
+  for name, of in fields(task['name']).items():
+    part, _, last = name.rpartition('.')
+    if isinstance(config.get(part), dict):
+      config[part].setdefault(last, of.default)
+  return config
 
 
 def specify(config: ConfigDict, overrides: dict | None = None, command: str = '') -> RunSpec:
@@ -254,6 +262,7 @@ def _run(given):
   """The config of these fields, which together have to describe a run."""
   taken = _fields(given)
   config = ConfigDict(nested(taken))
+  _check_metric(config.task)
   if check_task := tasks.find(config.task.name).check:
     check_task(taken)
   if taken['train.patience'] and not selects(config):
@@ -268,6 +277,15 @@ def _run(given):
   check_room(taken, {'model.hidden_size model.layers': weights})
   _make_cell(config.model)
   return config
+
+
+def _check_metric(task):
+  names = [metric.name for metric in tasks.find(task.name).metrics]
+  if task.metric and task.metric not in names:
+    raise ValueError(
+      f'--config.task.metric={task.metric}: the task {task.name} has the metrics'
+      f' {", ".join(names)}{near(task.metric, names)}'
+    )
 
 
 def selects(config: ConfigDict) -> bool:

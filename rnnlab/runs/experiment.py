@@ -29,6 +29,7 @@ class Result(NamedTuple):
   model's outputs `[N, ...]` by the last parameters, final, and by the best, best, where there are
   such.
   vocabulary: the words that the model knows, in id order; empty where it reads none.
+  encoding: what else is needed to read new examples and to say what outputs mean.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -43,6 +44,7 @@ class Result(NamedTuple):
   best_params: Any
   predictions: dict[str, np.ndarray]
   vocabulary: tuple[str, ...]
+  encoding: dict[str, Any]
 
 
 class Memory:
@@ -146,6 +148,8 @@ class Folder(Memory):
     """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
     params = done.best_params if done.result['best'] else done.params
     files.save(self._path / run_files.PARAMS, params)
+    if done.encoding:
+      run_files.write_encoding(self._path, done.encoding)
     if done.vocabulary:
       vocabulary = '\n'.join(done.vocabulary) + '\n'
       disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
@@ -164,12 +168,12 @@ def finish(
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
   task, dataset = shared.task, shared.dataset
   of_test = dataset.splits['test']
-  whole = {**of_test, 'weights': np.ones(train.examples(of_test), np.float32)}
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    return metrics.means('test', task.loss(outputs, whole), task.metrics)
+    sums = metrics.of_split(task.loss, task.score, task.metrics, outputs, of_test)
+    return metrics.means('test', sums, task.metrics)
 
   best = None
   if shared.program.selects:
@@ -196,7 +200,9 @@ def finish(
     **_history(spec, state, rows, seconds),
   }
   params = state.params, state.best_params
-  return Result(result, rows, model, *params, predictions, dataset.vocabulary)
+  return Result(
+    result, rows, model, *params, predictions, dataset.vocabulary, dict(dataset.encoding)
+  )
 
 
 def _history(spec, state, rows, seconds):
@@ -221,11 +227,11 @@ def _history(spec, state, rows, seconds):
 
 def say(task: Task, row: dict, epochs: int) -> str:
   """An epoch's row in words."""
-  *others, loss = task.metrics
-  train = f'loss {row["train_loss"]:{loss.format}}' + ''.join(
-    f' {metric.name} {metric.shown(row[f"train_{metric.name}"])}' for metric in others
-  )
   first = task.metrics[0]
+  loss = next(metric for metric in task.metrics if metric.name == 'loss')
+  train = f'loss {row["train_loss"]:{loss.format}}'
+  if first != loss and f'train_{first.name}' in row:
+    train += f' {first.name} {first.shown(row[f"train_{first.name}"])}'
   value = first.shown(row[f'validation_{first.name}'])
   return f'epoch {row["epoch"]}/{epochs}: train {train}, validation {first.name} {value}'
 

@@ -2,7 +2,7 @@
 
 A workdir holds sweep.json, and a folder for each run, named by the run's id. A run first writes
 config.json, then its checkpoints, and a row of metrics.jsonl for each epoch; when it ends it writes
-its parameters, vocabulary and predictions, and result.json last. A run that fails leaves
+its parameters, vocabulary, encoding and predictions, and result.json last. A run that fails leaves
 error.json. Other modules import this one as `run_files`, since `folder` is what they call the path
 of a run.
 """
@@ -32,11 +32,19 @@ RESULT = 'result.json'
 ERROR = 'error.json'
 PARAMS = 'params.safetensors'  # of the best epoch by validation, else of the last
 VOCABULARY = 'vocabulary.txt'  # a word a line, in the order of their ids
+ENCODING = 'encoding.json'  # what else it takes to read examples and to say what outputs mean
 PREDICTIONS = 'predictions.npz'
 CHECKPOINTS = 'checkpoints'  # a folder
 SWEEP = 'sweep.json'  # in the workdir
 INDEX = '.files'  # in a mirror of a remote workdir: digests of what the remote had when both agreed
-READ = (CONFIG, METRICS, PARAMS, VOCABULARY, PREDICTIONS)  # of which result.json holds digests
+READ = (
+  CONFIG,
+  METRICS,
+  PARAMS,
+  VOCABULARY,
+  ENCODING,
+  PREDICTIONS,
+)  # of which result.json holds digests
 LOCK = '.lock'
 QUICK = 2**20  # bytes: a quick check does not read larger files
 
@@ -163,6 +171,11 @@ def read_metrics(folder) -> list[dict[str, float]]:
 def write_metrics(folder, rows: list[dict[str, float]]) -> None:
   """Writes a run's metrics.jsonl, one row an epoch."""
   disk.write_rows(pathlib.Path(folder) / METRICS, rows)
+
+
+def write_encoding(folder, encoding: dict[str, Any]) -> None:
+  """Writes a run's encoding.json: see `rnnlab.data.base.Dataset`."""
+  disk.write_json(pathlib.Path(folder) / ENCODING, encoding)
 
 
 def read_result(folder, form=None) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ def prepare(config: ConfigDict) -> Shared:
 
   Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
   """
-  task = tasks.find(config.task.name)
+  task = tasks.of(config)
   shape, _ = configs.split(config)
   data = data_of(config)
   dataset = _load(task.load, data)
@@ -84,6 +84,7 @@ def prepare(config: ConfigDict) -> Shared:
     shape.train.batch_size,
     dataset.widths,
     selects='validation' in dataset.splits,
+    score=task.score,
   )
   return Shared(task, program, dataset, splits)
 

@@ -45,6 +45,11 @@ FIELDS = {
     Kind(_is_task, lambda: f'one of {", ".join(tasks.names())}', tasks.names),
     'any file in rnnlab/tasks/',
   ),
+  'task.metric': Field(
+    '',
+    Kind(lambda value: isinstance(value, str), lambda: "the name of one of its metrics, or ''"),
+    "the primary metric, which chooses epochs and makes headlines; '': the task's first",
+  ),
   'model.cell': Field('lstm', choice(_cells), 'any file in rnnlab/cells/'),
   'model.hidden_size': Field(64, SIZE),
   'model.layers': Field(1, whole(1, 1000)),

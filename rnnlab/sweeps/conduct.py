@@ -70,6 +70,7 @@ def conduct(
   """
   devices.use_cores()
   devices.keep_programs()
+  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command)
   failed, said = {}, set()
 
   def say(line):
@@ -78,7 +79,7 @@ def conduct(
     said.add(line)
 
   for stage in itertools.count():
-    plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
+    plan = sweep.plan_of(request, workdir)
     sweep.record(workdir, asked, plan)
     before = {} if retry_failed else sweep.failures(plan.todo, workdir)
     failed = before | {run.id: failed[run.id] for run in plan.todo if run.id in failed}
@@ -96,7 +97,8 @@ def conduct(
       return plan, failed
     if not stage:
       data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
-      console.print(f'{data.title}\n  {data.line}', soft_wrap=True)  # what the figures will be of
+      told = '\n  '.join((data.title, data.line, *data.notes))
+      console.print(told, soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)

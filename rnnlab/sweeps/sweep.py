@@ -34,6 +34,34 @@ class Plan(NamedTuple):
   searches: list[dict[str, Any]]
 
 
+class Request(NamedTuple):
+  """What a config and its sweep ask for, checked: runs, and searches without pinned fields."""
+
+  config: ConfigDict
+  pinned: tuple[str, ...]
+  command: str
+  runs: list[RunSpec]
+  searches: list[searching.Search]
+
+
+def ask(
+  config: ConfigDict,
+  sweep: Callable | None = None,
+  pinned: tuple[str, ...] = (),
+  command: str = '',
+) -> Request:
+  """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
+
+  `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. Fields in `pinned`,
+  those set on the command line, keep their value.
+  Raises ValueError for a config or a sweep that describes no run.
+  """
+  specify = functools.partial(_specify, config, pinned, command)
+  runs, searches = _asked(sweep, config, specify, pinned) if sweep else ([specify({})], [])
+  return Request(config, pinned, command, runs, searches)
+
+
 def plan(
   config: ConfigDict,
   sweep: Callable | None = None,
@@ -41,34 +69,36 @@ def plan(
   pinned: tuple[str, ...] = (),
   command: str = '',
 ) -> Plan:
-  """The runs of `sweep` over `config`, each checked; without a sweep, the one run of `config`.
+  """What `ask` asks for, planned by `plan_of`. Raises as `ask`."""
+  return plan_of(ask(config, sweep, pinned, command), workdir)
 
-  `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. A search's trials
-  come first; what follows from them is there once their results are in `workdir`, and the
-  same results give the same plan. Fields in `pinned`, those set on the command line, keep their
-  value. Runs of equal config are one run, under the name of the first, or under which it is in
-  `workdir` already.
-  Raises ValueError for a config or a sweep that describes no run.
+
+def plan_of(request: Request, workdir=None) -> Plan:
+  """The plan of what was asked for, by the results in `workdir` so far.
+
+  A search's trials come first; what follows from them is there once their results are in `workdir`,
+  and the same results give the same plan. Runs of equal config are one run, under the name of the
+  first, or under which it is in `workdir` already.
   """
+  config, pinned, command, *_ = request
   known = _known(workdir)
 
-  def specify(override):
-    spec = _specify(config, pinned, command, override)
+  def named(spec):
     return spec._replace(id=known.setdefault(run_files.canonical(spec.config.to_dict()), spec.id))
 
-  specs, searches = _asked(sweep, config, specify, pinned)
-  if not sweep:
-    specs = [specify({})]
+  def specify(override):
+    return named(_specify(config, pinned, command, override))
+
+  specs = [named(spec) for spec in request.runs]
   score = functools.partial(_score, workdir)
   records = []
-  for search in searches:
+  for search in request.searches:
     whole = [type(_field(config, name)) is int for name in search.ranges]
 
     def setting(point, search=search, whole=whole):
       values = map(searching.value, search.ranges.values(), point, whole)
-      named = zip(search.ranges, values, strict=True)
-      return {name: value for name, value in named if name not in pinned}
+      drawn = zip(search.ranges, values, strict=True)
+      return {name: value for name, value in drawn if name not in pinned}
 
     followed = searching.follow(search, specify, setting, score)
     for arm in followed:
@@ -77,8 +107,8 @@ def plan(
   runs = {}
   for spec in specs:
     # A run that is asked for twice goes as far as the farther, and is compared if either is.
-    known = runs.get(spec.id, spec)
-    runs[spec.id] = max(known, spec, key=lambda s: (s.until or math.inf, not s.stage))
+    before = runs.get(spec.id, spec)
+    runs[spec.id] = max(before, spec, key=lambda s: (s.until or math.inf, not s.stage))
 
   def is_open(spec):
     # That a trial diverges is an answer; that its worker died is not.
@@ -114,7 +144,7 @@ def findings(plan: Plan) -> list[str]:
     states = [trial['state'] for trial in trials]
     for trial in trials:
       if trial['id'] == arm['best']:
-        metric = tasks.find(arm['task']).metrics[0]
+        metric = next(m for m in tasks.find(arm['task']).metrics if f'validation_{m.name}' in trial)
         name = f'validation_{metric.name}'
         lines.append(
           f'{words}: best of {len(trials)} trials by validation {metric.name},'
@@ -231,7 +261,7 @@ def _asked(sweep, config, specify, pinned):
 
   add.search = search
   try:
-    returned = sweep(add) if sweep else None
+    returned = sweep(add)
   except ValueError as error:
     _blame(config, error)
     raise
@@ -240,7 +270,7 @@ def _asked(sweep, config, specify, pinned):
       'the sweep must call add(overrides) for each run, and return nothing, but it returns'
       f' {configs.words(returned)}' + ': take `yield` out' * inspect.isgenerator(returned)
     )
-  if sweep and not specs and not searches:
+  if not specs and not searches:
     raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
   return specs, searches
 

@@ -15,7 +15,7 @@ from rnnlab.tasks import base
 from rnnlab.tasks.base import Metric, Task
 from rnnlab.tasks.fields import Field
 
-__all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'primary']
+__all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'of', 'primary']
 
 DEFAULT = 'classification'
 _PARTS = ('base', 'fields')  # files here that are no tasks
@@ -97,10 +97,21 @@ def _of_file(name):
   return base.check(task)
 
 
+def of(config) -> Task:
+  """The task of a run's config, with its primary metric first: that which task.metric names.
+
+  >>> rnnlab.tasks.of(rnnlab.runs.configs.default()).metrics[0].name
+  'accuracy'
+  """
+  task, name = find(config.task.name), config.task.metric
+  first = [metric for metric in task.metrics if metric.name == name]
+  return task._replace(metrics=(*first, *(m for m in task.metrics if m not in first)))
+
+
 def primary(config) -> Metric:
   """The metric by which the epochs of a run of this config are chosen, and runs compared.
 
   >>> rnnlab.tasks.primary(rnnlab.runs.configs.default()).name
   'accuracy'
   """
-  return find(config.task.name).metrics[0]
+  return of(config).metrics[0]

@@ -48,6 +48,7 @@ def load(config) -> Dataset:
     spec=Texts(config.vocab_size, config.mask),
     widths=widths,
     vocabulary=data.vocabulary,
+    encoding={'classes': CLASSES},
   )
 
 

@@ -18,19 +18,41 @@ def zeros(metrics: Sequence[Metric]) -> Sums:
 
 
 def of(loss, metrics: Sequence[Metric], outputs: Array, batch: Mapping[str, Any]) -> Sums:
-  """The sums of a batch, by a task's `loss`; raises ValueError unless they are its metrics'."""
-  sums = loss(outputs, batch)
-  if {*sums} != {metric.name for metric in metrics}:
+  """The sums of a batch, by a task's `loss`: of those of `metrics` that are means.
+
+  Raises ValueError where there is no sum of 'loss', or one of no metric.
+  """
+  sums, known = loss(outputs, batch), {metric.name for metric in metrics}
+  if 'loss' not in sums or not {*sums} <= known:
     raise ValueError(
-      f"the task's loss gives the sums {sorted(sums)}, and its metrics are"
-      f' {sorted(metric.name for metric in metrics)}'
+      f"the task's loss gives the sums {sorted(sums)}: there must be that of 'loss', and no other"
+      f' than of its metrics {sorted(known)}'
     )
   return sums
 
 
-def add(a: Sums, b: Sums) -> Sums:
-  """The sums of two disjoint sets of examples together."""
-  return jax.tree.map(jnp.add, a, b)
+def of_split(
+  loss, score, metrics: Sequence[Metric], outputs: Array, split: Mapping[str, Any]
+) -> Sums:
+  """The sums of a whole split, each example counted once, for each of `metrics`.
+
+  A metric that the task's `score` gives is its own sum, of weight 1. Raises ValueError for a metric
+  that neither `loss` nor `score` gives, or both do.
+  """
+  weights = jnp.ones(len(jax.tree.leaves(split)[0]), jnp.float32)
+  sums = of(loss, metrics, outputs, {**split, 'weights': weights})
+  scores = score(outputs, split) if score else {}
+  if {*sums} & {*scores} or {*sums, *scores} != {metric.name for metric in metrics}:
+    raise ValueError(
+      f"of the task's metrics {sorted(metric.name for metric in metrics)} each must be given either"
+      f' by its loss, which gives {sorted(sums)}, or by its score, which gives {sorted(scores)}'
+    )
+  return sums | {name: (value, jnp.ones((), jnp.float32)) for name, value in scores.items()}
+
+
+def add(sums: Sums, more: Sums) -> Sums:
+  """The sums of two disjoint sets of examples together; `more` may have fewer metrics."""
+  return sums | {name: jax.tree.map(jnp.add, sums[name], more[name]) for name in more}
 
 
 def names(metrics: Sequence[Metric]) -> list[str]:
@@ -39,5 +61,9 @@ def names(metrics: Sequence[Metric]) -> list[str]:
 
 
 def means(split: str, sums: Sums, metrics: Sequence[Metric]) -> dict[str, float]:
-  """`{'<split>_loss': a mean, '<split>_<metric>': a mean, ...}` as Python floats."""
-  return {f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in names(metrics)}
+  """`{'<split>_loss': a mean, '<split>_<metric>': a mean, ...}` as Python floats.
+
+  A metric that was never added up, as one of whole splits in training, is left out.
+  """
+  given = [name for name in names(metrics) if name in sums and sums[name][1]]
+  return {f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in given}

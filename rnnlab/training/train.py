@@ -23,7 +23,8 @@ class Program(NamedTuple):
   build: `values -> (model, tx)`, a linen module of a split's inputs and an optax chain. values is
   a dict of numbers, traced within the program. Runs of one program may differ only in values, key
   and data.
-  loss, metrics: those of the task, see `rnnlab.tasks.base`; the first metric chooses the epoch.
+  loss, metrics, score: those of the task, see `rnnlab.tasks.base`; the first metric chooses the
+  epoch.
   widths, ascending, are for a model of ids `[N, T]` that masks its padding (id 0): batches are made
   of rows of like length, and with `trim` a batch is trimmed to the narrowest width that holds it,
   or takes all T columns.
@@ -37,6 +38,7 @@ class Program(NamedTuple):
   widths: tuple[int, ...] = ()
   trim: bool = True
   selects: bool = True
+  score: Callable[[Array, Mapping[str, Array]], dict[str, Array]] | None = None
 
 
 class TrainState(NamedTuple):
@@ -254,8 +256,7 @@ def end_epoch(
   of validation. Idempotent.
   """
   outputs = predict(program, state.params, values, split['inputs'])
-  batch = {**split, 'weights': jnp.ones(examples(split), jnp.float32)}
-  sums = metrics.of(program.loss, program.metrics, outputs, batch)
+  sums = metrics.of_split(program.loss, program.score, program.metrics, outputs, split)
   primary = program.metrics[0]
   total, weight = sums[primary.name]
   score = total / weight

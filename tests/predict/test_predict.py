@@ -22,7 +22,7 @@ import rnnlab
 from experiments import imdb
 from rnnlab.data import sources, text
 from rnnlab.machine import disk
-from rnnlab.predict import answers, exported
+from rnnlab.predict import exported
 from rnnlab.predict.answers import Answer, as_text
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
@@ -50,6 +50,10 @@ def made(seed=0, scale=10.0, **fields):
   params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= scale
   return rnnlab.Predictor(config, model, params, WORDS)
+
+
+def label_of(probability):
+  return 'positive' if probability > 0.5 else 'negative'
 
 
 @pytest.fixture(scope='module')
@@ -267,7 +271,10 @@ def test_an_ensemble_of_none_is_refused_in_words():
 
 
 def test_markup_in_a_text_or_a_setting_is_text():
-  answer = Answer(1, '[red]good[/x]', '[bold]', 'positive', 0.9, 1, None, 1, 1, 1, None)
+  columns = {'label': 'positive', 'probability': 0.9}
+  answer = Answer(
+    1, '[red]good[/x]', '[bold]', columns, 'probability', 1, None, 1, 1, 1, explained=None
+  )
   assert as_text(answer, True).plain == 'positive  0.900, [bold]  [red]good[/x]'
 
 
@@ -453,7 +460,7 @@ def test_each_line_of_standard_input_has_a_line_whatever_it_holds(
   plain = ['good fine good', 'bad', '', 'xyzzy plugh', 'good ' * 60, 'good ? fine', 'good fine']
   expected = rnnlab.load(folder).predict([*plain[:5], 'good xyzzy fine', *plain[6:], 'fine'])
   assert_allclose([float(row[1]) for row in rows], expected, atol=2e-6)
-  assert [row[0] for row in rows] == [answers.label(p) for p in expected]
+  assert [row[0] for row in rows] == [label_of(p) for p in expected]
   assert {row[0] for row in rows} == {'positive', 'negative'}
   assert '1 of 8, text 3: no words' in said
   assert '1 of 8, text 4: no word that the model knows' in said
@@ -626,5 +633,5 @@ def test_an_exported_model_works_where_rnnlab_is_not(trained, run_predict, envir
 
   assert_allclose(json.loads(alone('-c', ALONE, stdin=json.dumps(texts))), expected, atol=1e-6)
   rows = [line.split('\t') for line in alone('model.zip', stdin='\n'.join(texts)).splitlines()]
-  assert [row[0] for row in rows] == [answers.label(p) for p in expected]
+  assert [row[0] for row in rows] == [label_of(p) for p in expected]
   assert_allclose([float(row[1]) for row in rows], expected, atol=2e-6)

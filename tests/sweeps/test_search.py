@@ -248,6 +248,17 @@ def test_optuna_s_later_trials_are_better_than_its_random_first(seed):
   assert len(told) == 32 and np.mean(told[16:]) > np.mean(told[:8])
 
 
+def test_optuna_s_failed_trials_are_the_worst_where_lower_values_are_better_too():
+  """Scores are then negative: one that failed must not come before those that did not."""
+  pytest.importorskip('optuna')
+  ranges, told = {'a': ('uniform', 0, 1), 'b': ('uniform', 0, 1)}, []
+  asked = search.Search([{}], ranges, 48, [100], 'optuna')
+  while len(points := search.ask(asked, told)):
+    told += [-math.inf if a > 0.5 else -100 * (1 + abs(a - 0.3)) for a, _ in points]
+  failed = [score == -math.inf for score in told]
+  assert sum(failed[:16]) > 6 and sum(failed[-16:]) < 4
+
+
 def test_a_trial_that_failed_is_the_worst_and_does_not_stop_the_search(tmp_path):
   over = asks(trials=4)
   doomed = max(sweep.expand(config(), over)[:4], key=lambda run: objective(run, 8)).id

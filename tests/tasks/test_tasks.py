@@ -108,7 +108,7 @@ def test_what_is_no_task_is_told(change, words):
 def test_a_config_has_the_fields_of_its_task_and_no_other():
   config = read().config
   assert configs.check(config).data.to_dict() == {'steps': 6, 'noise': 0.1, 'draw': 0}
-  assert [*configs.fields('series')][:3] == ['seed', 'task.name', 'model.cell']
+  assert [*configs.fields('series')][:4] == ['seed', 'task.name', 'task.metric', 'model.cell']
   for wrong, words in (
     ({'data.vocab_size': 9}, "no field 'data.vocab_size'"),
     ({'data.stps': 9}, r"no field 'data.stps' \(did you mean 'data.steps'\?\)"),

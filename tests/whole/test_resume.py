@@ -13,6 +13,7 @@ import time
 import types
 
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 from programs import ROOT, SWEEP, finals, read_until
 
@@ -219,6 +220,34 @@ def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
   assert done.stdout == '1\n' and done.returncode == 0, done.stderr
   assert f'{tmp_path}/checkpoints/2 is damaged' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+  'changed',
+  [
+    lambda state: {'steps': state.step},
+    lambda state: state._replace(params=state.params | {'more': jnp.zeros(1)}),
+    lambda state: state._replace(params={'w': jnp.zeros(4)}),
+  ],
+  ids=['another form', 'more parameters', 'another shape'],
+)
+def test_a_checkpoint_of_another_version_is_not_called_damaged(changed, tmp_path, monkeypatch):
+  """All of them go, and the run begins again."""
+  state = train.TrainState(*[jnp.zeros((), jnp.int32)] * 9)._replace(params={'w': jnp.zeros(3)})
+  with checkpoint.manager(tmp_path) as checkpoints:
+    for step in (1, 2):
+      args = ocp.args.Composite(
+        state=ocp.args.StandardSave(changed(state)), log=ocp.args.JsonSave({})
+      )
+      checkpoints.save(step, args=args)
+  said = []
+  monkeypatch.setattr(checkpoint.logging, 'warning', lambda text, *words: said.append(text % words))
+  with checkpoint.manager(tmp_path) as checkpoints:
+    assert checkpoint.restore(checkpoints, state) is None
+  last, first = said
+  assert last.startswith(f'{tmp_path}/2 has another form: rnnlab, the data or the cell')
+  assert last.endswith('going on from the one before it')
+  assert first.endswith('the run begins again') and not [*tmp_path.glob('[12]')]
 
 
 @pytest.mark.parametrize(
