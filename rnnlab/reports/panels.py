@@ -11,6 +11,7 @@ from absl import logging
 from rnnlab import tasks
 from rnnlab.machine import disk
 from rnnlab.results import predictions
+from rnnlab.runs import folder as run_files
 from rnnlab.tasks.base import Panel
 
 MOST_POINTS = 2000  # of a scatter: more hide each other, and make a page slow
@@ -48,7 +49,7 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
     kept = [predictions.read(folder) for folder in folders]
     if not all(kept):
       continue
-    encoding = disk.read_json(folders[0] / 'encoding.json', dict) or {}
+    encoding = disk.read_json(folders[0] / run_files.ENCODING, dict) or {}
     for panel in panels(kept, encoding):
       entry = group, part['model.cell'].iloc[0], panel
       found.setdefault((panel.kind, panel.title), []).append(entry)

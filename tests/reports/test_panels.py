@@ -56,6 +56,14 @@ def shown(tmp_path_factory):
     best = labels.copy()
     best[: seed + 1] = 1 if cell == 'lstm' else 2  # 1 + 2 + 3 of 'a' are taken for another
     np.savez(folder / 'predictions.npz', labels=labels, final=labels, best=best)
+    # Example 3 is hard for every seed, 4 for two, and each seed has one of its own.
+    hard = {3: 0.5 + seed, 10 + seed: 9.0} | ({4: 0.7} if seed else {})
+    entries = [
+      {'row': row, 'loss': loss, 'true': 'a <b>', 'predicted': NAMES[1 + seed % 2]}
+      | {'shown': [[0, 1, 0.5], [2, 2, 2]] if row == 4 else f'text {row} <i>'}
+      for row, loss in hard.items()
+    ]
+    (folder / 'hardest.json').write_text(json.dumps({'examples': entries}))
   yield path, report.write(path)
   patch.undo()
 
@@ -75,6 +83,19 @@ def test_a_panel_is_of_all_seeds_of_a_setting(shown):
   page = Page(path / 'report.html')
   assert 'Rows are true.' in page.text and 'How sure, and how often right.' in page.text
   assert said in [value for name, value in page.attributes if name == 'aria-label']
+
+
+def test_the_hardest_examples_are_those_that_most_seeds_find_hard(shown):
+  path, told = shown
+  (title, group, examples), (_, other, _) = told.hardest
+  assert {group, other} == {'LSTM', 'GRU'} and title == told.blocks[0].title
+  assert [(e.row, e.seeds) for e in examples] == [(4, 3), (5, 2), (11, 1), (12, 1), (13, 1)]
+  first, second, *_ = examples
+  assert first.loss == pytest.approx(1.5) and first.predicted == '$c$ / d'
+  assert second.lines == ['0.0,26.0 80.0,14.0 160.0,20.0', '0.0,2.0 80.0,2.0 160.0,2.0']
+  page = Page(path / 'report.html')
+  assert page.text.count('text 3 <i>') == 2 and 'a <b>' in page.text
+  assert (path / 'report.html').read_text().count('<polyline') == 4
 
 
 def test_a_matrix_shows_counts_and_shares_of_rows(shown):
