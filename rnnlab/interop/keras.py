@@ -205,7 +205,8 @@ def export_classifier(
   params: its params, float32.
 
   Raises ValueError for a cell that Keras does not have, for pooling='concat', for pooling='max'
-  with a mask, for a precision other than 'float32', and for params that are not the model's.
+  with a mask, for a precision other than 'float32', for a model of series or with an answer at
+  each step, and for params that are not the model's.
 
   >>> import jax
   >>> cell = rnnlab.cells.get('lstm', hidden_size=4)
@@ -221,6 +222,8 @@ def export_classifier(
       f"the model has precision={model.precision!r}, not 'float32': Keras's bfloat16 rounds other"
       ' things. Export with float32'
     )
+  if model.vocab_size is None or model.steps:
+    raise ValueError('only a model of ids with an answer a row can be exported to Keras')
   if model.pooling != 'last':
     keras_config.keras_pooling(model)
   recurrent = [f'Recurrent_{i}' for i in range(model.layers)]

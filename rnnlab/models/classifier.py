@@ -1,4 +1,6 @@
-"""A classifier of sequences of token ids, in Flax linen."""
+"""The model of sequences: of token ids or of numbers, with an answer a row or at each step."""
+
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from rnnlab.recurrence import checks
 
 
 class SequenceClassifier(nn.Module):
-  """Token ids -> embedding -> layers of a cell -> pooling -> logits.
+  """Token ids -> embedding -> layers of a cell -> pooling -> logits; or series -> layers -> ...
 
   `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
   the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
@@ -19,6 +21,12 @@ class SequenceClassifier(nn.Module):
   An id outside 0 .. vocab_size - 1 is a ValueError where it is known; traced, it makes the logits
   of its row NaN.
 
+  Without a vocab_size the input is a dict of series: 'xs', float `[B, T, D]`, padded behind, and
+  'lengths', int `[B]`, whose padding never takes part. There is no embedding then, and
+  embed_dropout acts on 'xs'.
+  steps: whether there are logits at each step, `[B, T]` or `[B, T, classes]`, in place of pooling.
+  Where logits are taken for numbers, `classes` is how many.
+
   >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
   >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
   >>> logits.shape, sorted(variables['params'])
@@ -26,8 +34,8 @@ class SequenceClassifier(nn.Module):
   """
 
   cell: Cell
-  vocab_size: int
-  embed_size: int
+  vocab_size: int | None = None
+  embed_size: int | None = None
   layers: int = 1
   bidirectional: bool = False
   pooling: str = 'last'
@@ -42,19 +50,24 @@ class SequenceClassifier(nn.Module):
   remat: bool = False
   truncate: tuple[int, int] | None = None
   convention: str = 'keras'
+  steps: bool = False
 
   @nn.compact
-  def __call__(self, ids: Array, deterministic: bool = True) -> Array:
-    ids = checks.ids(ids, self.vocab_size)
-    mask = ids != 0 if self.mask else None
+  def __call__(self, inputs: Array | Mapping[str, Array], deterministic: bool = True) -> Array:
     start = initial.get(self.convention)
-    embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
-    if deterministic:
-      xs = Lookup(embed.embedding, ids)
+    if self.vocab_size is None:
+      xs, mask = _series(inputs)
+      xs = Dropout(self.embed_dropout)(xs, deterministic)
     else:
-      # Of an id below 0 nn.Embed would take a row from the table's end, of one above it takes NaN.
-      known = jnp.where(ids < 0, self.vocab_size, ids)
-      xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
+      ids = checks.ids(inputs, self.vocab_size)
+      mask = ids != 0 if self.mask else None
+      embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
+      if deterministic:
+        xs = Lookup(embed.embedding, ids)
+      else:
+        # Of an id below 0 nn.Embed takes a row from the table's end, of one above it NaN.
+        known = jnp.where(ids < 0, self.vocab_size, ids)
+        xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
     for _ in range(self.layers):
       xs = Recurrent(
         self.cell,
@@ -66,8 +79,18 @@ class SequenceClassifier(nn.Module):
         self.remat,
         self.truncate,
       )(xs, mask, deterministic)
-    pooled = pool(xs, mask, self.pooling, self.bidirectional)
+    pooled = xs if self.steps else pool(xs, mask, self.pooling, self.bidirectional)
     pooled = Dropout(self.output_dropout)(pooled, deterministic=deterministic)
     kernel_init, bias_init = start.head(pooled.shape[-1])
     logits = nn.Dense(self.classes, kernel_init=kernel_init, bias_init=bias_init)(pooled)
-    return logits[:, 0] if self.classes == 1 else logits
+    return logits[..., 0] if self.classes == 1 else logits
+
+
+def _series(inputs):
+  """The series, and which of their steps are real."""
+  if not isinstance(inputs, Mapping) or {*inputs} != {'xs', 'lengths'}:
+    raise TypeError(
+      "a model without a vocab_size takes a dict of 'xs', float [B, T, D], and 'lengths', int [B]"
+    )
+  xs = checks.xs(inputs['xs'])
+  return xs, jnp.arange(xs.shape[1]) < inputs['lengths'][:, None]

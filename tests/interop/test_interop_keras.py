@@ -515,6 +515,7 @@ def test_a_classifier_that_keras_has_not_is_refused():
     ({'pooling': 'concat'}, "pooling='concat', for which Keras has no layer"),
     ({'pooling': 'max', 'mask': True}, 'with a mask no weights make'),
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
+    ({'steps': True}, 'an answer a row'),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
     ({'cell': make('lstm')}, 'has b_hn'),
     ({'cell': make('gru-before')}, "of a gru of reset='after'"),

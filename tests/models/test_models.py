@@ -273,3 +273,46 @@ def test_an_id_outside_the_vocabulary_is_refused_or_seen(wrong):
     apply = jax.jit(functools.partial(model.apply, deterministic=deterministic))
     logits = apply(variables, ids)
     assert np.isnan(logits).tolist() == [False, True, False], deterministic
+
+
+SERIES = {
+  'xs': np.random.default_rng(1).normal(size=(4, 5, 3)).astype(np.float32),
+  'lengths': np.array([5, 3, 1, 0], np.int32),
+}
+
+
+@pytest.mark.parametrize('bidirectional', [False, True])
+@pytest.mark.parametrize('steps', [False, True])
+def test_a_series_has_the_answers_it_has_alone_whatever_pads_it(steps, bidirectional):
+  model = classifier(
+    vocab_size=None, embed_size=None, steps=steps, bidirectional=bidirectional, layers=2, classes=2
+  )
+  params = init(model, SERIES)
+  assert sorted(params) == ['Dense_0', 'Recurrent_0', 'Recurrent_1']
+  found = model.apply({'params': params}, SERIES)
+  assert found.shape == ((4, 5, 2) if steps else (4, 2))
+  for i, length in enumerate(SERIES['lengths'][:3]):
+    alone = {'xs': SERIES['xs'][i : i + 1, :length], 'lengths': SERIES['lengths'][i : i + 1]}
+    expected = model.apply({'params': params}, alone)[0]
+    np.testing.assert_allclose(found[i, :length] if steps else found[i], expected, atol=1e-6)
+  other = SERIES | {'xs': np.where(SERIES['xs'] == SERIES['xs'][3], 1e3, SERIES['xs'])}
+  np.testing.assert_allclose(model.apply({'params': params}, other)[3], found[3], atol=1e-6)
+
+
+def test_steps_of_tokens_are_those_of_the_layers_and_a_head():
+  model = classifier(mask=True, steps=True)
+  params = init(model, IDS)
+  found = model.apply({'params': params}, IDS)
+  xs = params['Embed_0']['embedding'][IDS]
+  cell = cells.get('lstm', hidden_size=4)
+  ys = recurrence.unroll(cell, params['Recurrent_0']['cell'], xs, mask=IDS != 0)[1]
+  expected = ys @ params['Dense_0']['kernel'][:, 0] + params['Dense_0']['bias']
+  assert found.shape == IDS.shape
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_model_of_series_says_what_it_takes():
+  model = classifier(vocab_size=None)
+  for wrong in (IDS, {'xs': SERIES['xs']}):
+    with pytest.raises(TypeError, match="takes a dict of 'xs'"):
+      model.init(jax.random.key(0), wrong)
