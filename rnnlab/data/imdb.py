@@ -1,23 +1,21 @@
 """The IMDB reviews as arrays of token ids, encoded once and then read from a cache on disk."""
 
-import hashlib
 import itertools
-import json
 import math
 import os
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
-from rnnlab.data import DataError, batching, text
+from rnnlab.data import DataError, batching, cache, cut, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
-from rnnlab.machine import cache
 
 TEST_FRACTION = 0.2  # of a source that has no test split
+SETTINGS = (  # that the arrays depend on
+  *('vocab_size', 'max_len', 'padding', 'truncation'),
+  *('validation_fraction', 'split_seed', 'max_examples'),
+)
 
 
 class Split(NamedTuple):
@@ -47,14 +45,14 @@ def load(data_config: ConfigDict) -> Dataset:
   _check(data_config)
   source = resolve(data_config)
   path = SOURCES[source].locate(data_config.dir)
-  cache = _cache_path(data_config, source, path)
-  arrays = _read_cache(cache)
+  kept = _cache_path(data_config, source, path)
+  arrays = cache.read(kept)
   if arrays is None:
     title, reviews = SOURCES[source].read(path)
     splits = _cut(reviews, data_config)
     _check_memory(splits, data_config)
     arrays = _encode(title, splits, data_config)
-    _write_cache(cache, arrays)
+    cache.write(kept, arrays)
   splits = {
     name: Split(arrays[f'{name}_ids'], arrays[f'{name}_labels'])
     for name in ('train', 'validation', 'test')
@@ -125,25 +123,9 @@ def _cut(reviews, config):
 
 
 def _draw(reviews, size, seed):
-  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides.
-
-  The draw orders texts by a hash of seed and text, so it depends neither on the order that a
-  source has nor on a library's random stream.
-  """
+  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides."""
   texts, labels = reviews
-  size = min(size, len(texts))
-  counts = np.bincount(labels, minlength=2)
-  quota, remainder = np.divmod(size * counts, len(texts))
-  quota[np.argsort(-remainder, kind='stable')[: size - quota.sum()]] += 1
-  hashes = [hashlib.sha256(f'{seed} {words}'.encode()).digest() for words in texts]
-  drawn = np.zeros(len(texts), bool)
-  order = sorted(range(len(texts)), key=hashes.__getitem__)
-  for _, group in itertools.groupby(order, key=hashes.__getitem__):
-    group = list(group)
-    label = labels[group[0]]
-    if len(group) <= quota[label]:
-      quota[label] -= len(group)
-      drawn[group] = True
+  drawn = cut.draw(texts, labels, size, seed)
   return tuple(
     Reviews(list(itertools.compress(texts, side)), labels[side]) for side in (drawn, ~drawn)
   )
@@ -159,57 +141,10 @@ def _encode(title, splits, config):
       text.encode(texts, words), config.max_len, config.padding, config.truncation
     )
     arrays[f'{name}_labels'] = labels
-  return {**arrays, 'title': np.array(title), 'fingerprint': np.array(_fingerprint(arrays))}
-
-
-def _fingerprint(arrays):
-  digest = hashlib.sha256()
-  for name in sorted(arrays.keys() - {'title', 'fingerprint'}):
-    digest.update(f'{name} {arrays[name].dtype} {arrays[name].shape}\n'.encode())
-    digest.update(arrays[name].data)
-  return digest.hexdigest()
+  return {**arrays, 'title': np.array(title), 'fingerprint': np.array(cache.fingerprint(arrays))}
 
 
 def _cache_path(config, source, path):
-  """A file named by all that its content depends on: settings, data, and this room's code."""
-  elsewhere = (
-    'dir',
-    'mask',
-    'buckets',
-    'label_noise',
-  )  # in `identity`, or the business of model and training
-  settings = {name: value for name, value in config.items() if name not in elsewhere}
-  code = [file.read_text('utf-8') for file in sorted(Path(__file__).parent.glob('*.py'))]
-  made_of = json.dumps([{**settings, 'source': source}, identity(source, path), code])
-  return cache.root() / f'imdb-{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.npz'
-
-
-def _read_cache(path):
-  try:
-    with np.load(path) as file:
-      arrays = dict(file)
-    if str(arrays['fingerprint']) != _fingerprint(arrays):
-      raise ValueError('its content does not match its digest')
-    return arrays
-  except (FileNotFoundError, NotADirectoryError):
-    return None
-  except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds on damaged bytes
-    logging.warning('Cached data %s are damaged (%s): encoding anew.', path, error)
-    return None
-
-
-def _write_cache(path, arrays):
-  """Writes whole or not at all, as other processes may read or write the same file."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
-      try:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(file.name, path)
-      except BaseException:
-        os.unlink(file.name)
-        raise
-  except OSError as error:
-    logging.warning('Cannot keep the encoded data in %s (%s): going on without.', path, error)
+  # `identity` says what `dir` holds; the others are the business of model and training.
+  settings = {name: config[name] for name in SETTINGS}
+  return cache.path('imdb', settings | {'source': source}, identity(source, path))

@@ -1,12 +1,13 @@
-"""Text to token ids, as Keras's preprocessing and its IMDB dataset have them.
+"""Text to token ids. Those of words are as Keras's preprocessing and its IMDB dataset have them.
 
 Id 0 pads, 1 starts a text, 2 stands for a word out of vocabulary, 3 is unused; the word of rank r
 (1 is the most frequent) has id r + 3.
 """
 
 import codecs
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 START, UNKNOWN, FIRST_WORD = 1, 2, 4
 
@@ -17,6 +18,41 @@ def tokenize(text: str) -> list[str]:
   """The lower-case words of a text; punctuation but the apostrophe parts them, as a space does."""
   # Split on spaces alone, as Keras: some reviews have other white space (U+0085) inside words.
   return [word for word in text.lower().translate(_SPACED).split(' ') if word]
+
+
+def characters(text: str) -> list[str]:
+  """The characters of a text in Unicode's composed form (NFC); any white space is one space."""
+  return list(unicodedata.normalize('NFC', ' '.join(text.split())))
+
+
+def utf8(text: str) -> list[str]:
+  """The bytes of a text in UTF-8, each as two hexadecimal digits."""
+  return [f'{byte:02x}' for byte in text.encode(errors='replace')]
+
+
+TOKENS = {'words': tokenize, 'characters': characters, 'bytes': utf8}
+
+
+def tokenizer(tokens: str) -> Callable[[str], list[str]]:
+  """What takes a text apart.
+
+  tokens: a name in TOKENS, or the JSON text of a tokeniser of Hugging Face's `tokenizers`. Raises
+  ValueError for another name, for a text that is none, and where the library is not installed.
+  """
+  if tokens in TOKENS:
+    return TOKENS[tokens]
+  try:
+    import tokenizers
+  except ImportError:
+    raise ValueError(
+      'a tokeniser of Hugging Face needs their library: pip install tokenizers'
+    ) from None
+  try:
+    made = tokenizers.Tokenizer.from_str(tokens)
+  except Exception as error:  # the library raises Exception itself
+    raise ValueError(f'it is no file of a tokeniser of Hugging Face: {error}') from error
+  # A vocabulary is kept a token a line.
+  return lambda text: [token.replace('\n', '\\n') for token in made.encode(text).tokens]
 
 
 def listed(texts: Iterable[str]) -> list[str]:
@@ -58,18 +94,18 @@ def decode(line: bytes) -> str:
   return line.decode(errors='replace')
 
 
-def vocabulary(texts: Iterable[str], size: int) -> tuple[str, ...]:
-  """The most frequent words in id order, as many as have ids below `size`: at most size - 4.
+def vocabulary(texts: Iterable[str], size: int, tokens: str = 'words') -> tuple[str, ...]:
+  """The most frequent tokens in id order, as many as have ids below `size`: at most size - 4.
 
-  Words of equal count rank by first appearance.
+  Tokens of equal count rank by first appearance. tokens: see `tokenizer`.
   """
-  counts = Counter()
+  counts, split = Counter(), tokenizer(tokens)
   for text in texts:
-    counts.update(tokenize(text))
+    counts.update(split(text))
   return tuple(word for word, _ in counts.most_common(max(size - FIRST_WORD, 0)))
 
 
-def encode(texts: Iterable[str], words: Sequence[str]) -> list[list[int]]:
-  """Each text as the start id and its words' ids, where `words` is a vocabulary in id order."""
-  id_of = {word: i for i, word in enumerate(words, FIRST_WORD)}
-  return [[START, *(id_of.get(word, UNKNOWN) for word in tokenize(text))] for text in texts]
+def encode(texts: Iterable[str], words: Sequence[str], tokens: str = 'words') -> list[list[int]]:
+  """Each text as the start id and its tokens' ids, where `words` is a vocabulary in id order."""
+  id_of, split = {word: i for i, word in enumerate(words, FIRST_WORD)}, tokenizer(tokens)
+  return [[START, *[id_of.get(word, UNKNOWN) for word in split(text)]] for text in texts]

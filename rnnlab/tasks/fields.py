@@ -76,6 +76,7 @@ FLAG = Kind(lambda value: type(value) is bool, lambda: 'True or False')
 PATH = Kind(
   lambda value: isinstance(value, str) and '\0' not in value, lambda: "a path, or '' for none"
 )
+TEXT = Kind(lambda value: isinstance(value, str), lambda: 'a text')
 RATE = number(lambda rate: 0 <= rate < 1, 'a number, at least 0 and below 1')
 SHARE = number(lambda share: 0 <= share <= 0.5, 'a number from 0 to 0.5')
 ABOVE_0 = number(lambda x: x > 0, 'a number above 0')

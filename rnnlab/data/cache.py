@@ -1,0 +1,76 @@
+"""Arrays kept on disk, so that data are read and encoded once."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from rnnlab.machine import cache
+
+UNSIGNED = 'title', 'fingerprint'  # arrays that say something of the others
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
+  """A digest of the arrays' names, types, shapes and content, hex; of all but those in UNSIGNED."""
+  digest = hashlib.sha256()
+  for name in sorted(arrays.keys() - {*UNSIGNED}):
+    digest.update(f'{name} {arrays[name].dtype} {arrays[name].shape}\n'.encode())
+    digest.update(np.ascontiguousarray(arrays[name]).data)
+  return digest.hexdigest()
+
+
+def path(kind: str, *made_of: Any) -> Path:
+  """A file named by all that its content depends on: `made_of`, and the code of this wing.
+
+  kind: how the file's name begins. made_of: JSON, as settings and what tells data from others.
+  """
+  code = [file.read_text('utf-8') for file in sorted(Path(__file__).parent.glob('*.py'))]
+  digest = hashlib.sha256(json.dumps([*made_of, code]).encode()).hexdigest()
+  return cache.root() / f'{kind}-{digest[:32]}.npz'
+
+
+def identity(file: Path) -> list[Any]:
+  """What tells a file from any other: where it is, its size and its time of change."""
+  found = file.stat()
+  return [str(file.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def read(path: Path) -> dict[str, np.ndarray] | None:
+  """The arrays that `write` wrote; None where there is no file or, with a warning, a damaged one."""
+  try:
+    with np.load(path) as file:
+      arrays = dict(file)
+    if str(arrays['fingerprint']) != fingerprint(arrays):
+      raise ValueError('its content does not match its digest')
+    return arrays
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds on damaged bytes
+    logging.warning('Cached data %s are damaged (%s): encoding anew.', path, error)
+    return None
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays, one of which is their fingerprint; whole or not at all, as others may read them.
+
+  Where that fails a warning says so.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
+      try:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(file.name, path)
+      except BaseException:
+        os.unlink(file.name)
+        raise
+  except OSError as error:
+    logging.warning('Cannot keep the encoded data in %s (%s): going on without.', path, error)

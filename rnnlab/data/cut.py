@@ -1,0 +1,42 @@
+"""Which examples are for training, which choose an epoch, and which are tested on."""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def draw(keys: Sequence[str], labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+  """Draws `size` of N examples, as many of each label as it has a share of all.
+
+  Examples of equal keys are drawn together or not at all, so that there may be a few less. The draw
+  orders keys by a hash of seed and key, so it depends neither on the order that a source has nor
+  on a library's random stream.
+
+  keys: what is never on both sides, as a text, or a group's name. labels: int `[N]`, from 0.
+
+  Returns whether each is drawn, bool `[N]`.
+  """
+  size = min(size, len(keys))
+  counts = np.bincount(labels, minlength=2)
+  quota, remainder = np.divmod(size * counts, max(len(keys), 1))
+  quota[np.argsort(-remainder, kind='stable')[: size - quota.sum()]] += 1
+  hashes = [hashlib.sha256(f'{seed} {key}'.encode(errors='surrogatepass')).digest() for key in keys]
+  drawn = np.zeros(len(keys), bool)
+  order = sorted(range(len(keys)), key=hashes.__getitem__)
+  for _, group in itertools.groupby(order, key=hashes.__getitem__):
+    group = list(group)
+    label = labels[group[0]]
+    if len(group) <= quota[label]:
+      quota[label] -= len(group)
+      drawn[group] = True
+  return drawn
+
+
+def last(times: np.ndarray, size: int) -> np.ndarray:
+  """Whether each of N examples is among the `size` latest, bool `[N]`; of equal times by order."""
+  drawn = np.zeros(len(times), bool)
+  if size:
+    drawn[np.argsort(times, kind='stable')[-size:]] = True
+  return drawn

@@ -1,0 +1,136 @@
+"""A user's own examples: read by what a config's `data` part says, cut, and told of."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnlab.data import DataError, arrays, columns, cut, sets, table
+from rnnlab.data.base import Examples
+
+SPLITS = 'train', 'validation', 'test'
+FORMATS = 'table', 'arrays', 'columns'
+
+
+def source(config) -> str:
+  """What data.source is; 'auto' by the ending of data.path. Raises DataError where nothing says."""
+  if config.source != 'auto':
+    return config.source
+  if not config.path:
+    raise DataError(
+      'which data? Give a file, --config.data.path=FILE, or a set by its name,'
+      f' --config.data.source={next(iter(sets.SETS))}'
+    )
+  ending = pathlib.Path(config.path).suffix.lower()
+  if ending in table.READERS:
+    return 'table'
+  if ending == '.npz':
+    return 'arrays'
+  if ending in ('.conll', '.bio', '.iob', '.txt'):
+    return 'columns'
+  raise DataError(
+    f'{config.path}: of which format is it? Give --config.data.source={", ".join(FORMATS)}'
+  )
+
+
+def read(
+  config, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
+) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]]]:
+  """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
+
+  of_table: gives the examples of a table's file, and the group of each (or what else must not be
+    parted).
+
+  Returns a title, and of each split the examples and their groups.
+  """
+  kind = source(config)
+  if kind in sets.SETS:
+    found = sets.SETS[kind]
+    return found.title, {name: (one, _keys(one)) for name, one in found.load().items()}
+  given = {}
+  for name, path in files(config).items():
+    if kind == 'table':
+      given[name] = of_table(path)
+      continue
+    parts = {'': columns.read(path)} if kind == 'columns' else arrays.read(path)
+    if name != 'train' and [*parts] != ['']:
+      raise DataError(f'{path}: a file of one split has x and y, and not x_train or x_test.')
+    for part, one in parts.items():
+      if (part or name) in given:
+        raise DataError(f'{path}: the {part or name} split is given twice.')
+      given[part or name] = one, _keys(one)
+  if 'train' not in given:
+    raise DataError(f'{config.path} has no train split.')
+  return pathlib.Path(config.path).name, given
+
+
+def files(config) -> dict[str, pathlib.Path]:
+  """The files that a config gives, by their splits. Raises DataError where there is none."""
+  if not config.path:
+    raise DataError('which file? --config.data.path=FILE')
+  paths = {'train': config.path, 'validation': config.validation_path, 'test': config.test_path}
+  return {name: pathlib.Path(path).expanduser() for name, path in paths.items() if path}
+
+
+def _keys(examples):
+  """What tells examples apart: their content."""
+  return [
+    one.tobytes().hex() if isinstance(one, np.ndarray) else '\n'.join(one) if isinstance(one, list)
+    else one
+    for one in examples.inputs
+  ]  # fmt: skip
+
+
+def split(
+  config,
+  given: Mapping[str, tuple[Examples, Sequence[Any]]],
+  strata: np.ndarray | None = None,
+) -> tuple[dict[str, Examples], list[str]]:
+  """The splits: test and validation are drawn from train unless they are given.
+
+  Examples that are the same, or of one group, are never on both sides of a cut; such as are in two
+  of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`.
+  Returns the splits in their order, and lines for people. Raises DataError where one is empty.
+  """
+  parts, keys = ({name: pair[i] for name, pair in given.items()} for i in (0, 1))
+  notes = []
+  seen = {*keys['train']}
+  if repeated := len(keys['train']) - len(seen):
+    notes.append(f'{repeated:,} of the {len(keys["train"]):,} train rows are the same as another')
+  for name in ('validation', 'test'):
+    if name in parts and (count := sum(key in seen for key in keys[name])):
+      notes.append(f'{count:,} of the {len(keys[name]):,} {name} rows are in train too')
+  total, left = len(keys['train']), np.arange(len(keys['train']))
+  strata = np.zeros(total, int) if strata is None else strata
+  for name, fraction in (
+    ('test', config.test_fraction),
+    ('validation', config.validation_fraction),
+  ):
+    if name in parts or not fraction:
+      continue
+    size = max(1, round(fraction * total))
+    drawn = cut.draw([keys['train'][i] for i in left], strata[left], size, config.split_seed)
+    parts[name] = take(parts['train'], left[drawn])
+    left = left[~drawn]
+  parts['train'] = take(parts['train'], left)
+  if 'test' not in parts:
+    raise DataError('there is no test split: give --config.data.test_path or data.test_fraction')
+  if config.max_examples:
+    parts = {name: take(one, slice(config.max_examples)) for name, one in parts.items()}
+  for name, one in parts.items():
+    if not len(one.rows):
+      raise DataError(f'there are no rows left for {name}: there were {total:,} to cut from')
+  return {name: parts[name] for name in SPLITS if name in parts}, notes
+
+
+def take(examples: Examples, rows) -> Examples:
+  """Some of the examples: those at `rows`, ints or a slice."""
+  places = np.arange(len(examples.rows))[rows]
+  inputs, targets = ([of[i] for i in places] for of in examples[:2])
+  return Examples(inputs, targets, examples.rows[places])
+
+
+def line(parts: Mapping[str, Examples], what: str = 'rows') -> str:
+  """How many examples there are, for people."""
+  return ', '.join(f'{len(one.rows):,} {name}' for name, one in parts.items()) + f' {what}'

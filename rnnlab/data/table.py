@@ -1,0 +1,244 @@
+"""Tables of a user's own: CSV, TSV, JSON Lines and Parquet, read by pandas, checked row by row.
+
+A row is counted as a spreadsheet does: that of the header is row 1. Of JSON Lines and Parquet, which
+have no header, the first is row 1.
+"""
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rnnlab.console.words import near
+from rnnlab.data import DataError
+
+SHOWN = 5  # rows that an error names
+
+
+def read(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+  """A table, and the number of each of its rows, int `[N]`.
+
+  Cells of CSV and TSV are texts as they are written, '' where there is nothing; those of JSON Lines
+  and Parquet have the types of the file, None where there is nothing. Raises DataError, with the
+  row, for what is no table.
+  """
+  ending = path.suffix.lower()
+  if ending not in READERS:
+    raise DataError(
+      f'{path}: a file of examples ends in {", ".join(READERS)}, by which it is read, not in'
+      f' {ending or "nothing"!r}.'
+    )
+  if not path.exists():
+    raise DataError(f'{path}: no such file.')
+  if not path.is_file():
+    raise DataError(f'{path} is a folder: give a file of it.')
+  if not path.stat().st_size:
+    raise DataError(f'{path} is empty.')
+  try:
+    frame = READERS[ending](path)
+  except OSError as error:
+    raise DataError(f'{path} cannot be read: {error.strerror or error}.') from error
+  if not len(frame):
+    raise DataError(f'{path} has no rows: {", ".join(map(str, frame)) or "nothing"} alone.')
+  first = 2 if ending in ('.csv', '.tsv', '.tab') else 1
+  return frame, np.arange(first, first + len(frame))
+
+
+def _separated(separator):
+  def read(path):
+    content, encoding = text_of(path)
+    header = next(csv.reader(io.StringIO(content[: 2**20], newline=''), delimiter=separator), [])
+    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+      raise DataError(f'{path}, row 1: the column {twice[0]!r} is there twice.')
+    if any(not name.strip() for name in header):
+      raise DataError(f'{path}, row 1: a column has no name; is it a header: {header!r:.100}?')
+    try:
+      frame = pd.read_csv(
+        io.StringIO(content, newline=''),
+        sep=separator,
+        dtype=str,
+        keep_default_na=False,
+        na_values=[],
+        index_col=False,
+        skip_blank_lines=True,
+      )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+      raise DataError(f'{path}: {_words(error)}') from error
+    short = frame[frame.columns[-1]].isna().to_numpy()
+    if short.any():
+      row = int(np.argmax(short)) + 2
+      raise DataError(
+        f'{path}, row {row}: it has fewer fields than the {len(header)} of the header'
+        f' ({", ".join(header)}).'
+      )
+    return frame
+
+  return read
+
+
+def _words(error):
+  """pandas's words on a file that it cannot parse, with rows counted from 1."""
+  said = ' '.join(str(error).split())
+  if found := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', said):
+    wanted, row, seen = found.groups()
+    return (
+      f'row {row} has {seen} fields, and the header {wanted}: a text that holds the separator must'
+      ' stand between quotation marks (").'
+    )
+  if found := re.search(r'EOF inside string starting at row (\d+)', said):
+    return f'row {int(found[1]) + 1}: a quotation mark (") is opened and never closed.'
+  return f'it cannot be read: {said}.'
+
+
+def text_of(path):
+  """The content of a file of text, and how it is encoded: UTF-8, or UTF-16 where its mark says so."""
+  content = path.read_bytes()
+  if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    encoding = 'utf-16'
+  else:
+    encoding = 'utf-8-sig'
+    if (place := content.find(b'\0')) >= 0:
+      line = content.count(b'\n', 0, place) + 1
+      raise DataError(f'{path}, line {line}: there is a zero byte: this is no file of text.')
+  try:
+    return content.decode(encoding), encoding
+  except UnicodeDecodeError as error:
+    line = content.count(b'\n', 0, error.start) + 1
+    raise DataError(
+      f'{path}, line {line}: byte {content[error.start]:#04x} is not {encoding[:6].upper()}. If the'
+      ' file has another encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
+    ) from None
+
+
+def _json_lines(path):
+  content, _ = text_of(path)
+  rows = []
+  for number, line in enumerate(content.split('\n'), start=1):
+    if not line.strip():
+      if line or content[-1:] != '\n' or number <= content.count('\n'):
+        raise DataError(f'{path}, line {number}: it is empty; each line must be a JSON object.')
+      continue
+    try:
+      row = json.loads(line)
+    except ValueError as error:
+      raise DataError(f'{path}, line {number}: it is no JSON: {error}.') from None
+    if not isinstance(row, dict):
+      raise DataError(
+        f'{path}, line {number}: each line must be a JSON object, as {{"text": ..., "label": ...}},'
+        f' and this is a {type(row).__name__}.'
+      )
+    if rows and row.keys() != rows[0].keys():
+      other = next(iter(row.keys() ^ rows[0].keys()))
+      where = 'and no other line before it' if other in row else 'as the lines before it have'
+      verb = 'has' if other in row else 'does not have'
+      raise DataError(f'{path}, line {number}: it {verb} the entry {other!r}, {where}.')
+    rows.append(row)
+  return pd.DataFrame(rows, dtype=object)
+
+
+def _parquet(path):
+  try:
+    return pd.read_parquet(path)
+  except ImportError:
+    raise DataError(f'{path}: Parquet needs pyarrow: pip install pyarrow.') from None
+  except Exception as error:  # pyarrow's own, of a dozen kinds
+    said = ' '.join(str(error).split())
+    raise DataError(f'{path} is damaged, or no Parquet: {said:.200}.') from error
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+  '.csv': _separated(','),
+  '.tsv': _separated('\t'),
+  '.tab': _separated('\t'),
+  '.jsonl': _json_lines,
+  '.parquet': _parquet,
+}
+
+
+def column(frame: pd.DataFrame, name: str, field: str, path: Path) -> pd.Series:
+  """The column of a table that a field of the config names; raises DataError if there is none."""
+  if name in frame:
+    return frame[name]
+  there = [str(column) for column in frame]
+  raise DataError(
+    f'{path} has no column {name!r}{near(name, there)}; it has {", ".join(there)}. Say which it is'
+    f' by --config.{field}=COLUMN.'
+  )
+
+
+def texts(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> list[str]:
+  """A column's cells as texts, '' where there is nothing; raises DataError for what is none."""
+  found = []
+  for value, row in zip(values, rows, strict=True):
+    if value is None or value is pd.NA or isinstance(value, float) and np.isnan(value):
+      value = ''
+    if not isinstance(value, str):
+      raise DataError(
+        f'{path}, row {row}: {name} must be a text, not {value!r:.60} ({type(value).__name__}).'
+      )
+    found.append(value)
+  return found
+
+
+def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> list[str]:
+  """A column's cells as names of classes, without the spaces around them.
+
+  Whole numbers are names as they are written, and so is True. Raises DataError, with the rows, for
+  an empty cell, and for a column of numbers some of which are not whole, which are no classes.
+  """
+  found, missing = [], []
+  for value, row in zip(values, rows, strict=True):
+    label = '' if value is None or value is pd.NA else str(value).strip()
+    if isinstance(value, list | dict):
+      raise DataError(f'{path}, row {row}: {name} must be a label, not {value!r:.60}.')
+    if label.lower() in ('', 'nan', 'none', 'null', '<na>'):
+      missing.append(row)
+    found.append(label)
+  if missing:
+    raise DataError(f'{path}: {name} is missing in {some_rows(missing)}. Leave these rows out.')
+  broken = [(label, row) for label, row in zip(found, rows, strict=True) if _is_fraction(label)]
+  if broken and all(_is_number(label) for label in {*found}):
+    raise DataError(
+      f'{path}, row {broken[0][1]}: {name} is {broken[0][0]}, which is no class but a number. To'
+      " predict numbers take the task regression (config.task.name = 'regression'); if they are"
+      ' classes write them without a point.'
+    )
+  return found
+
+
+def numbers(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> np.ndarray:
+  """A column's cells as finite numbers, float64 `[N]`; raises DataError, with the row, for others."""
+  try:
+    found = np.asarray(values, np.float64)
+    if np.isfinite(found).all():
+      return found
+  except (TypeError, ValueError):
+    pass
+  for value, row in zip(values, rows, strict=True):
+    if isinstance(value, list | dict | bool) or not _is_number(str(value).strip()):
+      raise DataError(f'{path}, row {row}: {name} must be a number, not {value!r:.60}.')
+  return np.array([float(str(value).strip()) for value in values])
+
+
+def some_rows(rows: Sequence[int]) -> str:
+  """Rows in words: the first few, and how many there are."""
+  shown = ', '.join(map(str, rows[:SHOWN])) + (', ...' if len(rows) > SHOWN else '')
+  return f'row {shown}' if len(rows) == 1 else f'{len(rows):,} rows ({shown})'
+
+
+def _is_number(label):
+  try:
+    return bool(np.isfinite(float(label)))
+  except ValueError:
+    return False
+
+
+def _is_fraction(label):
+  return _is_number(label) and not re.fullmatch(r'[+-]?\d+', label)

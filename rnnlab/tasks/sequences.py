@@ -1,0 +1,238 @@
+"""What tasks of texts and of series share: the model, the fields, and inputs as arrays.
+
+A text, or a list of tokens, becomes ids, int32 `[N, T]`, 0 where padded; series, float `[T, D]`,
+become {'xs': float32 `[N, T, D]`, padded behind, 'lengths': int32 `[N]`}.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.data import DataError, batching, own, series, sets, text
+from rnnlab.data.base import Examples
+from rnnlab.tasks import fields
+from rnnlab.tasks.fields import Field
+
+GIVEN = 'given'  # tokens as they are, in place of a text that is taken apart
+
+
+class Spec(NamedTuple):
+  """What the model has to know of the data.
+
+  vocab_size: ids are below it; None for series. mask: id 0 takes no part. size: how many numbers
+  the model puts out. steps: whether it does so at each step.
+  """
+
+  vocab_size: int | None
+  mask: bool
+  size: int
+  steps: bool
+
+
+def model(config, spec: Spec):
+  """The model that the `model` part of a config describes."""
+  from rnnlab import models
+  from rnnlab.models import initial
+
+  options = dict(getattr(config, config.cell, {}))
+  return models.SequenceClassifier(
+    cell=initial.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
+    vocab_size=spec.vocab_size,
+    embed_size=config.embed_size,
+    layers=config.layers,
+    bidirectional=config.bidirectional,
+    pooling=getattr(config, 'pooling', 'last'),
+    mask=spec.mask,
+    classes=spec.size,
+    embed_dropout=config.embed_dropout,
+    dropout=config.dropout,
+    recurrent_dropout=config.recurrent_dropout,
+    dropout_per_gate=config.dropout_per_gate,
+    output_dropout=config.output_dropout,
+    precision=config.precision,
+    remat=config.remat,
+    truncate=config.truncate or None,
+    convention=config.init,
+    steps=spec.steps,
+  )
+
+
+def spec(config, encoding: Mapping[str, Any], size: int, steps: bool) -> Spec:
+  """What the model has to know of data of this encoding."""
+  vocab_size = None if 'features' in encoding else config.vocab_size
+  return Spec(vocab_size, config.mask, size, steps)
+
+
+_ENDS = fields.choice(lambda: ('pre', 'post'))
+
+MODEL = {
+  'model.embed_size': Field(128, fields.SIZE, 'of a token; series have no embedding'),
+  'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
+  'model.output_dropout': Field(0.0, fields.RATE, traced=True),
+}
+
+POOLING = Field(
+  'last', fields.choice(fields.of('models', 'POOLINGS')), 'last | mean | max | concat'
+)
+
+
+def data_fields(end: str = 'pre') -> dict[str, Field]:
+  """The fields of the data; end: where padding goes, and what is too long is cut."""
+  return {
+    'data.source': Field(
+      'auto',
+      fields.choice(lambda: ('auto', *own.FORMATS, *sets.SETS)),
+      "auto (by data.path's ending) | table | arrays | columns | a set's name",
+    ),
+    'data.path': Field('', fields.PATH, 'one file, to be cut, or that of the train split'),
+    'data.validation_path': Field('', fields.PATH, "'': cut from train"),
+    'data.test_path': Field('', fields.PATH, "'': cut from train"),
+    'data.text': Field('text', fields.TEXT, 'the column of the text'),
+    'data.label': Field('label', fields.TEXT, 'the column of what is to be predicted'),
+    'data.tokens': Field(
+      'words', fields.choice(lambda: tuple(text.TOKENS)), 'words | characters | bytes'
+    ),
+    'data.scale': Field(True, fields.FLAG, 'of series: each feature by its mean and std in train'),
+    'data.vocab_size': Field(10_000, fields.whole(5, why=': ids 0 to 3 are not words')),
+    'data.max_len': Field(200, fields.whole(1), 'steps; of longer ones the rest is dropped'),
+    'data.padding': Field(end, _ENDS, 'pre | post; that of series is always behind'),
+    'data.truncation': Field(end, _ENDS, 'pre | post'),
+    'data.mask': Field(True, fields.FLAG, 'the padding of texts takes no part'),
+    'data.validation_fraction': Field(
+      0.2, fields.SHARE, 'of train; 0: the test split is the validation split'
+    ),
+    'data.test_fraction': Field(0.2, fields.SHARE, 'of all, where there is no test split'),
+    'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
+    'data.max_examples': Field(0, fields.whole(0), 'in each split; 0: all'),
+  }
+
+
+def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tuple[str, ...]]:
+  """How inputs are read: an encoding, JSON, and the vocabulary, both from train alone.
+
+  Of series {'features', 'mean', 'std'}; of tokens {'tokens': data.tokens, or GIVEN}. Raises
+  DataError, with the row, where series have different features.
+  """
+  inputs, rows = parts['train'].inputs, parts['train'].rows
+  if isinstance(inputs[0], np.ndarray):
+    features = inputs[0].shape[-1]
+    for name, part in parts.items():
+      for row, one in zip(part.rows, part.inputs, strict=True):
+        if one.shape[-1] != features:
+          raise DataError(
+            f'{name} row {row} has {one.shape[-1]} features, and train row {rows[0]} {features}'
+          )
+    mean, std = series.scale_of(inputs) if config.scale else (np.zeros(features), np.ones(features))
+    return {'features': features, 'mean': mean.tolist(), 'std': std.tolist()}, ()
+  how = config.tokens if isinstance(inputs[0], str) else GIVEN
+  size = config.vocab_size
+  if how == GIVEN:
+    counts = Counter(itertools.chain.from_iterable(inputs))
+    vocabulary = tuple(token for token, _ in counts.most_common(size - text.FIRST_WORD))
+  else:
+    vocabulary = text.vocabulary(inputs, size, how)
+  if not vocabulary:
+    raise DataError(f'there is no word in the {len(inputs):,} texts to train on')
+  return {'tokens': how}, vocabulary
+
+
+def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
+  """New examples as the model takes them; see `Task.encode`.
+
+  Raises TypeError for texts that are none, and ValueError for series of other features.
+  """
+  if 'features' in encoding:
+    scaled = [scale(one, encoding, i) for i, one in enumerate(examples)]
+    steps = min(max(map(len, scaled), default=1), config.max_len)
+    return series.pad(scaled, max(steps, 1), config.truncation)
+  if encoding['tokens'] == GIVEN:
+    id_of = {token: i for i, token in enumerate(vocabulary, text.FIRST_WORD)}
+    ids = [[id_of.get(token, text.UNKNOWN) for token in tokens] for tokens in examples]
+    width = min(max(map(len, ids), default=1), config.max_len)
+  else:
+    ids = text.encode(text.listed(examples), vocabulary, encoding['tokens'])
+    width = config.max_len
+  return batching.pad(ids, max(width, 1), config.padding, config.truncation)
+
+
+def scale(one: Any, encoding, place: int) -> np.ndarray:
+  """A series, float32 `[T, D]`, by the mean and std of train; place: which it is, from 0."""
+  one = np.asarray(one, np.float64)
+  features = encoding['features']
+  one = one[:, None] if one.ndim == 1 and features == 1 else one
+  if one.ndim != 2 or one.shape[1] != features or not np.isfinite(one).all():
+    raise ValueError(
+      f'the series at position {place}, counted from 0, is of shape {list(one.shape)}: it must be'
+      f' finite numbers [T, {features}]'
+    )
+  return ((one - encoding['mean']) / encoding['std']).astype(np.float32)
+
+
+def inputs(
+  parts: Mapping[str, Examples], config, encoding, vocabulary
+) -> tuple[dict[str, Any], list[str]]:
+  """The inputs of each split, and a line on their lengths."""
+  arrays = {name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()}
+  given = parts['train'].inputs
+  if encoding.get('tokens', GIVEN) != GIVEN:
+    given = text.encode(given, vocabulary, encoding['tokens'])
+  lengths = np.array([*map(len, given)])
+  note = (
+    f'lengths in train: median {int(np.median(lengths)):,}, 95 % up to'
+    f' {int(np.quantile(lengths, 0.95)):,}, longest {lengths.max():,}'
+  )
+  if share := (lengths > config.max_len).mean():
+    note += f'; {share:.1%} are longer than data.max_len={config.max_len} and cut'
+  return arrays, [note]
+
+
+def real(arrays: Any) -> np.ndarray:
+  """Which steps of inputs are no padding, bool `[N, T]`."""
+  if isinstance(arrays, dict):
+    return np.arange(arrays['xs'].shape[1]) < arrays['lengths'][:, None]
+  return arrays != 0
+
+
+def aligned(values: Iterable[np.ndarray], arrays: Any, config, fill: Any, dtype: Any) -> np.ndarray:
+  """What there is at each step of an example, cut and padded as its inputs are: `[N, T, ...]`."""
+  where, values = real(arrays), list(values)
+  found = np.full((*where.shape, *np.shape(values[0])[1:]), fill, dtype)
+  for row, steps, of in zip(found, where, values, strict=True):
+    count = int(steps.sum())
+    row[steps] = of[len(of) - count :] if config.truncation == 'pre' else of[:count]
+  return found
+
+
+def digest(splits: Mapping[str, Mapping[str, Any]]) -> str:
+  """A digest of all arrays, hex."""
+  found = hashlib.sha256()
+  for name, split in splits.items():
+    for key, value in split.items():
+      of = value if isinstance(value, dict) else {'': value}
+      for part, array in of.items():
+        found.update(f'{name} {key} {part} {array.dtype} {array.shape}\n'.encode())
+        found.update(np.ascontiguousarray(array).data)
+  return found.hexdigest()
+
+
+def settle(config) -> dict[str, Any]:
+  """Which source the data are of, for data.source='auto'."""
+  return {'source': own.source(config)}
+
+
+def check(given: dict[str, Any]) -> None:
+  """Raises ValueError for fields that need more memory than there is."""
+  embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
+  deeper = (given['model.layers'] - 1) * hidden_size
+  fields.check_room(
+    given,
+    {
+      'data.vocab_size model.embed_size': 2 * given['data.vocab_size'] * embed_size,
+      'model.hidden_size model.layers': 2 * hidden_size * (hidden_size + deeper),
+      'train.batch_size model.hidden_size': given['train.batch_size'] * hidden_size,
+    },
+  )
