@@ -11,7 +11,7 @@ import numpy as np
 
 from rnnlab.data import batching, imdb, sources, text
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import fields
+from rnnlab.tasks import fields, panels
 from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
@@ -225,4 +225,5 @@ task = Task(
   decode=decode,
   outputs=outputs,
   spec=spec,
+  panels=lambda predictions, encoding: panels.of_classes(predictions, outputs(encoding).names),
 )
