@@ -143,8 +143,8 @@ def _styles(groups, colours):
 def _bars(ax, x, counts, number, groups, colour):
   """How many each point is of: bars of the groups beside each other."""
   room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=0.1) if len(x) > 1 else 0.1
-  width = 0.8 * room / groups
-  places = x + (number - (groups - 1) / 2) * width
+  width = 0.55 * room / groups
+  places = x + (number - (groups - 1) / 2) * 1.25 * width  # apart, as the groups' x differ a little
   ax.bar(places, counts, width, color=colour, alpha=0.75)
   ax.set_ylabel('Examples')
   ax.yaxis.set_major_locator(_few())
@@ -164,7 +164,7 @@ def _reference(ax, shown):
     both = [np.ravel(panel.data[name]) for _, _, panel in shown.groups for name in 'xy']
     ends = [np.nanmin(np.concatenate(both)), np.nanmax(np.concatenate(both))]
     if shown.kind == 'curve' and 0 <= ends[0] and ends[1] <= 1:
-      ends = [0, 1]
+      ends = [np.floor(10 * ends[0]) / 10, 1]
     ax.plot(ends, ends, color=MUTED, linewidth=1, linestyle='--', zorder=1)
   elif reference == 'zero':
     ax.axhline(0, color=MUTED, linewidth=1, linestyle='--', zorder=1)
