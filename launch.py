@@ -1,4 +1,4 @@
-"""Trains recurrent networks: `python launch.py --help` says how. The program is rnnlab/launch.py."""
+"""Trains recurrent networks: `python launch.py --help` says how. The code is rnnlab/launch.py."""
 
 from rnnlab import launch
 

@@ -354,13 +354,13 @@ def check_executor():
 def check_cells(runs):
   """Raises ValueError for a cell or a task that the executor's workers would not know."""
   for run in runs:
-    if run.source and flags.FLAGS.executor == 'ray':
+    if run.source and flags.FLAGS.executor == 'ray' and flags.FLAGS.ray_address:
       cell, task, (file, _) = run.config.model.cell, run.config.task.name, run.source
       is_task = tasks.added(task)
       what, where = ('task', f'tasks/{task}') if is_task else ('cell', f'cells/{cell}')
       raise ValueError(
-        f'--executor=ray: its workers do not read {file}, which adds the {what}'
-        f' {task if is_task else cell}: put it in rnnlab/{where}.py'
+        f'--executor=ray: workers on other machines do not read {file}, which adds the {what}'
+        f' {task if is_task else cell}: put it in rnnlab/{where}.py, or in a package that they have'
       )
 
 
@@ -405,4 +405,6 @@ def run() -> None:
   """The program: what `python launch.py` and the command `rnnlab` do."""
   # Where nothing has begun yet Ctrl-C ends the program as it does others, not in a traceback.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())  # of packages of cells and tasks, where there are some
   app.run(main, flags_parser=parse)
