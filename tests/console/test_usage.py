@@ -13,7 +13,7 @@ from rnnlab.console import usage
 from rnnlab.runs import configs
 from rnnlab.sweeps import executors
 
-LAUNCH = (ROOT / 'launch.py').read_text()
+LAUNCH = (ROOT / 'rnnlab' / 'launch.py').read_text()
 IMDB = ROOT / 'experiments' / 'imdb.py'
 
 

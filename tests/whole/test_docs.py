@@ -19,7 +19,7 @@ import pytest
 from absl import flags
 from programs import ROOT
 
-import launch
+from rnnlab import launch
 import rnnlab
 from experiments import imdb
 from rnnlab import cells, tasks
