@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from predictors import NAMES, TEXTS, WORDS, logits_of, series, softmax, three
+from predictors import NAMES, TAGS, TEXTS, WORDS, logits_of, series, softmax, tagger, three
 
 import rnnlab
 from rnnlab.data import text
@@ -228,3 +228,44 @@ def test_several_labels_have_a_probability_each(tmp_path):
     == 'height weight\t0.750000 0.875000'
   )
   assert exported.line(np.array([0.25, 0.125]), found.kind, found.names) == '\t'
+
+
+def sentences(count=70):
+  draw = np.random.default_rng(0)
+  return [[*draw.choice([*WORDS, 'unheard'], n)] for n in draw.integers(1, 40, count)]
+
+
+def tags_by_hand(predictor, tokens):
+  """The probabilities of the tags of one sentence alone, without any padding: `[T, C]`."""
+  ids = [WORDS.index(t) + text.FIRST_WORD if t in WORDS else text.UNKNOWN for t in tokens]
+  return softmax(predictor.model.apply({'params': predictor.params}, np.array([ids]))[0])
+
+
+@pytest.mark.parametrize('padding', ['pre', 'post'])
+def test_each_token_has_a_tag_whatever_other_sentences_there_are(padding):
+  given = sentences()
+  ensemble = rnnlab.Ensemble(tuple(tagger(seed, **{'data.padding': padding}) for seed in (0, 1)))
+  table = ensemble.answers(given)
+  for tokens, tags, probabilities in zip(given, table['tags'], table['probability'], strict=True):
+    mean = np.mean([tags_by_hand(member, tokens) for member in ensemble.members], axis=0)
+    assert tags == [TAGS[i] for i in mean.argmax(axis=1)]
+    assert_allclose(probabilities, mean.max(axis=1), atol=1e-5)
+  assert {tag for tags in table['tags'] for tag in tags} == {*TAGS}
+  alone = [ensemble.members[0].answers([tokens])['probability'][0] for tokens in given[:5]]
+  together = ensemble.members[0].answers(given)['probability'][:5]
+  for one, same in zip(alone, together, strict=True):
+    assert_array_equal(one, same)
+  first, *_ = answers({'lstm': ensemble}, given)
+  row = json.loads(as_json(first))
+  assert (row['tags'], row['agree'] <= 2) == (table['tags'][0], True)
+  assert as_tsv(first).split('\t')[0] == ' '.join(row['tags'])
+
+
+@pytest.mark.parametrize('end', ['pre', 'post'])
+def test_tokens_that_are_cut_off_have_no_tag(end):
+  tokens = ['w1', 'w2', 'w3', 'w4', 'w5']
+  fields = {'data.max_len': 3, 'data.truncation': end, 'data.padding': end}
+  (tags,) = tagger(**fields).answers([tokens])['tags']
+  seen = tokens[2:] if end == 'pre' else tokens[:3]
+  expected = [TAGS[i] for i in tags_by_hand(tagger(**fields), seen).argmax(axis=1)]
+  assert tags == ([None, None, *expected] if end == 'pre' else [*expected, None, None])
