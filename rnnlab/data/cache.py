@@ -42,7 +42,7 @@ def identity(file: Path) -> list[Any]:
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-  """The arrays that `write` wrote; None where there is no file or, with a warning, a damaged one."""
+  """The arrays that `write` wrote; None where no file is or, with a warning, a damaged one."""
   try:
     with np.load(path) as file:
       arrays = dict(file)

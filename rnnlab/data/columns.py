@@ -19,7 +19,7 @@ def read(path: Path, labelled: bool = True) -> Examples:
     raise DataError(f'{path}: no such file.')
   if not path.is_file():
     raise DataError(f'{path} is a folder: give a file of it.')
-  content, _ = table.text_of(path)
+  content = table.text_of(path)
   tokens, tags, rows, width, began = [], [], [], 0, False
   for number, line in enumerate(content.split('\n'), start=1):
     line = line.rstrip('\r')

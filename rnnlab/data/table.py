@@ -1,7 +1,7 @@
 """Tables of a user's own: CSV, TSV, JSON Lines and Parquet, read by pandas, checked row by row.
 
-A row is counted as a spreadsheet does: that of the header is row 1. Of JSON Lines and Parquet, which
-have no header, the first is row 1.
+A row is counted as a spreadsheet does: that of the header is row 1. Of JSON Lines and Parquet,
+which have no header, the first is row 1.
 """
 
 import codecs
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
 
 def _separated(separator):
   def read(path):
-    content, encoding = text_of(path)
+    content = text_of(path)
     header = next(csv.reader(io.StringIO(content[: 2**20], newline=''), delimiter=separator), [])
     if twice := [name for i, name in enumerate(header) if name in header[:i]]:
       raise DataError(f'{path}, row 1: the column {twice[0]!r} is there twice.')
@@ -97,8 +97,11 @@ def _words(error):
   return f'it cannot be read: {said}.'
 
 
-def text_of(path):
-  """The content of a file of text, and how it is encoded: UTF-8, or UTF-16 where its mark says so."""
+def text_of(path: Path) -> str:
+  """The content of a file of text, in UTF-8, or in UTF-16 where a mark says so.
+
+  Raises DataError, with the line, for what is not that.
+  """
   content = path.read_bytes()
   if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     encoding = 'utf-16'
@@ -108,7 +111,7 @@ def text_of(path):
       line = content.count(b'\n', 0, place) + 1
       raise DataError(f'{path}, line {line}: there is a zero byte: this is no file of text.')
   try:
-    return content.decode(encoding), encoding
+    return content.decode(encoding)
   except UnicodeDecodeError as error:
     line = content.count(b'\n', 0, error.start) + 1
     raise DataError(
@@ -118,7 +121,7 @@ def text_of(path):
 
 
 def _json_lines(path):
-  content, _ = text_of(path)
+  content = text_of(path)
   rows = []
   for number, line in enumerate(content.split('\n'), start=1):
     if not line.strip():
@@ -214,7 +217,10 @@ def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> li
 
 
 def numbers(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> np.ndarray:
-  """A column's cells as finite numbers, float64 `[N]`; raises DataError, with the row, for others."""
+  """A column's cells as finite numbers, float64 `[N]`.
+
+  Raises DataError, with the row, for others.
+  """
   try:
     found = np.asarray(values, np.float64)
     if np.isfinite(found).all():

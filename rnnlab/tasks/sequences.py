@@ -5,15 +5,18 @@ become {'xs': float32 `[N, T, D]`, padded behind, 'lengths': int32 `[N]`}.
 """
 
 import hashlib
+import inspect
 import itertools
+import json
+import pathlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import DataError, batching, own, series, sets, text
-from rnnlab.data.base import Examples
+from rnnlab.data import DataError, batching, cache, own, series, sets, text
+from rnnlab.data.base import Dataset, Examples
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field
 
@@ -236,3 +239,41 @@ def check(given: dict[str, Any]) -> None:
       'train.batch_size model.hidden_size': given['train.batch_size'] * hidden_size,
     },
   )
+
+
+def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
+  """What `load` gives for a config's `data` part, from the disk cache where it is there.
+
+  The cache knows the files that the config names by their size and time of change.
+  """
+  source = own.source(config)
+  files = {} if source in sets.SETS else own.files(config)
+  there = {name: cache.identity(path) for name, path in files.items() if path.exists()}
+  settings = {name: value for name, value in config.items() if name not in ('mask', 'buckets')}
+  code = [pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept)]
+  path = cache.path('own', settings | {'source': source}, there, code)
+  found = cache.read(path)
+  if found is None:
+    made = load(config)
+    arrays = {
+      f'{split}/{name}{"/" * bool(part)}{part}': array
+      for split, of in made.splits.items()
+      for name, value in of.items()
+      for part, array in (value.items() if isinstance(value, dict) else [('', value)])
+    }
+    said = made._replace(splits={}, spec=None)._asdict()
+    arrays['said'] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    cache.write(path, arrays | {'fingerprint': np.array(cache.fingerprint(arrays))})
+    return made
+  said = json.loads(found.pop('said').tobytes())
+  said |= {name: tuple(said[name]) for name in ('vocabulary', 'notes', 'widths')}
+  del found['fingerprint']
+  splits: dict[str, dict[str, Any]] = {}
+  for name, array in found.items():
+    split, key, *parts = name.split('/')
+    place = splits.setdefault(split, {})
+    if parts:
+      place.setdefault(key, {})[parts[0]] = array
+    else:
+      place[key] = array
+  return Dataset(**said | {'splits': splits})

@@ -22,10 +22,10 @@ from rnnlab import cells, models
 from rnnlab.cells import base
 from rnnlab.models import initial as conventions
 from rnnlab.runs import configs
-from rnnlab.tasks import classification
+from rnnlab.tasks import sequences
 
 VOCABULARY, INPUTS, HIDDEN, DRAWS = 50, 24, 16, 256
-TEXTS = classification.Texts(VOCABULARY, False)
+TEXTS = sequences.Spec(VOCABULARY, False, 1, False)
 GATES = {'elman': '.', 'lstm': 'ifgo', 'gru': 'rzn'}
 
 every_cell = pytest.mark.parametrize('name', GATES)
@@ -53,7 +53,7 @@ def draws_of(init, seed=0):
 @functools.cache
 def drawn(init, name):
   """What DRAWS runs start from, by part: each [DRAWS, ...]."""
-  model = classification.model(FrozenConfigDict(config_of(init, name).model), TEXTS)
+  model = sequences.model(FrozenConfigDict(config_of(init, name).model), TEXTS)
   ids = jnp.zeros((1, 2), int)
   params = draws_of(lambda key: model.init(key, ids)['params'])
   cell = params['Recurrent_0']['cell']
@@ -270,7 +270,7 @@ def test_the_default_is_keras_s_as_it_was_to_the_bit(name):
   if name == 'gru':
     expected['b_hn'] = np.zeros(HIDDEN, 'float32')
   assert imdb.get_config().model.init == 'keras'
-  model = classification.model(FrozenConfigDict(config_of('keras', name).model), TEXTS)
+  model = sequences.model(FrozenConfigDict(config_of('keras', name).model), TEXTS)
   for cell in (cells.get(name, hidden_size=HIDDEN), model.cell):
     jax.tree.map(assert_array_equal, cell.init(key, INPUTS), expected)
   embed = conventions.get(model.convention).embed(key, (VOCABULARY, INPUTS))
@@ -284,7 +284,7 @@ def test_the_default_is_keras_s_as_it_was_to_the_bit(name):
 def test_a_value_in_the_config_goes_before_the_convention_s():
   def cell(init, name, **options):
     model = FrozenConfigDict(config_of(init, name, **options).model)
-    return classification.model(model, TEXTS).cell
+    return sequences.model(model, TEXTS).cell
 
   variants = {init: cell(init, 'gru').fused for init in conventions.NAMES}
   assert variants == {init: 'gru-after' for init in conventions.NAMES} | {'haiku': 'gru-before'}

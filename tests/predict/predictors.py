@@ -32,7 +32,7 @@ def three(seed=0, **fields):
   config = imdb.get_config('smoke')
   config.update_from_flattened_dict({'data.vocab_size': 24, 'data.max_len': 12} | fields)
   configs.check(config)
-  model = classification.model(config.model, classification.Texts(24, config.data.mask))
+  model = sequences.model(config.model, sequences.Spec(24, config.data.mask, 1, False))
   model = model.clone(classes=3)
   params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= 10

@@ -27,7 +27,7 @@ from rnnlab.predict.answers import Answer, as_text
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, sweep
-from rnnlab.tasks import classification
+from rnnlab.tasks import sequences
 
 WORDS = tuple(f'w{i}' for i in range(20))
 
@@ -45,8 +45,8 @@ def made(seed=0, scale=10.0, **fields):
   """A model that was never trained, with embeddings large enough to make it decided."""
   config = config_of(**{'data.vocab_size': 24, 'data.max_len': 12} | fields)
   configs.check(config)
-  texts = classification.Texts(config.data.vocab_size, config.data.mask)
-  model = classification.model(config.model, texts)
+  texts = sequences.Spec(config.data.vocab_size, config.data.mask, 1, False)
+  model = sequences.model(config.model, texts)
   params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= scale
   return rnnlab.Predictor(config, model, params, WORDS)
@@ -649,6 +649,7 @@ json.dump([float(p) for p in predict(json.load(sys.stdin))], sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_an_exported_model_works_where_rnnlab_is_not(trained, run_predict, environment, tmp_path):
   workdir, _ = trained
   done = run_predict(workdir, '--setting=gru', f'--export={tmp_path}/model.zip')

@@ -38,7 +38,7 @@ from rnnlab import cells, models, recurrence
 from rnnlab.recurrence import bidirectional, stacked, unroll
 from rnnlab.recurrence.kernels import gpu
 from rnnlab.runs import configs
-from rnnlab.tasks import classification
+from rnnlab.tasks import sequences
 
 # Every file in rnnlab/cells/, and options of those here that are other equations.
 CELLS = OPTIONS | {
@@ -323,6 +323,6 @@ def test_a_config_chooses_them():
 
 
 def made(config):
-  texts = classification.Texts(10, False)
-  model = classification.model(FrozenConfigDict(config.model), texts)
+  texts = sequences.Spec(10, False, 1, False)
+  model = sequences.model(FrozenConfigDict(config.model), texts)
   return model.precision, model.remat, model.truncate

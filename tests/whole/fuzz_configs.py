@@ -400,14 +400,14 @@ def traced(config):
 
   from rnnlab import cells, tasks
   from rnnlab.runs import configs, program
-  from rnnlab.tasks import classification
+  from rnnlab.tasks import sequences
   from rnnlab.training import train
 
   if config.model.layers > 3:
     return
   shape, values = configs.split(config)
   task, cell = tasks.find(shape.task.name), cells.find(shape.model.cell)
-  spec = classification.Texts(shape.data.vocab_size, shape.data.mask)
+  spec = sequences.Spec(shape.data.vocab_size, shape.data.mask, 1, False)
   build = program._build(shape, 2, spec, task.model, cell)
   compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
   key, ids = jax.random.key(config.seed), jax.numpy.zeros((1, 2), int)

@@ -1,0 +1,108 @@
+"""The labels of a user's own examples: read, checked, counted, and as numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnlab.data import DataError, table
+from rnnlab.data.base import Examples
+
+MOST = 20  # classes that few rows may have
+
+
+def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
+  """A table's texts and labels as they are written, and what must not be parted."""
+  frame, rows = table.read(path)
+  column = table.column(frame, config.text, 'data.text', path)
+  texts = table.texts(column.tolist(), rows, config.text, path)
+  given = table.column(frame, config.label, 'data.label', path).tolist()
+  if config.separator:
+    labels = [_parted(label, config.separator) for label in given]
+  else:
+    labels = [(label,) for label in table.labels(given, rows, config.label, path)]
+  groups = texts
+  if config.group:
+    groups = table.column(frame, config.group, 'data.group', path).astype(str).tolist()
+  return Examples(texts, labels, rows), groups
+
+
+def _parted(label, separator):
+  """The labels of a row: parted by the separator, or a list of JSON."""
+  parts = label if isinstance(label, list) else str('' if label is None else label).split(separator)
+  return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+def labelled(name: str, examples: Examples) -> Examples:
+  """The examples with tuples of labels as targets; name: of the split, for errors."""
+  if isinstance(examples.targets[0], tuple):
+    return examples
+  labels = []
+  for row, target in zip(examples.rows, examples.targets, strict=True):
+    if isinstance(target, list | np.ndarray) and np.ndim(target):
+      flags = np.asarray(target)
+      if flags.ndim != 1 or not np.isin(flags, (0, 1)).all():
+        raise DataError(
+          f'{name} row {row}: several labels are a row of 0 and 1, one for each; not {flags!r:.60}'
+        )
+      labels.append(tuple(f'{i + 1}' for i in np.flatnonzero(flags)))
+      continue
+    if isinstance(target, float | np.floating) and not float(target).is_integer():
+      raise DataError(
+        f'{name} row {row}: {target} is no class but a number: for numbers take the task regression'
+      )
+    labels.append((str(int(target)) if isinstance(target, np.number) else str(target).strip(),))
+  return examples._replace(targets=labels)
+
+
+def has_several(examples: Examples, config: Any) -> bool:
+  """Whether a row may have several labels, or none."""
+  return bool(config.separator) or any(len(labels) != 1 for labels in examples.targets)
+
+
+def classes(examples: Examples, config: Any) -> list[str]:
+  """The names of the classes, in the order of numbers if they are such, else of the alphabet.
+
+  Raises DataError where there is nothing to tell apart, or hardly any row like another.
+  """
+  names = {label for labels in examples.targets for label in labels}
+  rows = len(examples.rows)
+  least = 1 if has_several(examples, config) else 2
+  if len(names) < least:
+    only = f'only one class, {next(iter(names))!r}' if names else 'no label'
+    raise DataError(f'the {rows:,} rows have {only}: there is nothing to tell apart')
+  if len(names) > max(MOST, rows // 2):
+    raise DataError(
+      f'data.label={config.label}: the {rows:,} rows have {len(names):,} different labels, so that'
+      ' hardly one is there twice: is it the right column?'
+    )
+  is_number = all(name.lstrip('+-').isdecimal() for name in names)
+  return sorted(names, key=(lambda name: (int(name), name)) if is_number else None)
+
+
+def counts(parts: Mapping[str, Examples], code: Mapping[str, int]) -> dict[str, int]:
+  """How many rows of train have each class. Raises DataError for one that train lacks."""
+  found = dict.fromkeys(code, 0)
+  for labels in parts['train'].targets:
+    for label in labels:
+      found[label] += 1
+  for name, part in parts.items():
+    for row, labels in zip(part.rows, part.targets, strict=True):
+      for label in labels:
+        if not found.get(label):
+          raise DataError(
+            f'{name} row {row} has the class {label!r}, of which there is no row in train: leave it'
+            ' out, or give more rows of it'
+          )
+  return found
+
+
+def coded(part: Examples, code: Mapping[str, int], several: bool) -> np.ndarray:
+  """Labels as numbers, int32 `[N]`; or several as float32 `[N, C]`, 1 where a row has it."""
+  if not several:
+    return np.array([code[label] for (label,) in part.targets], np.int32)
+  flags = np.zeros((len(part.rows), len(code)), np.float32)
+  for row, labels in zip(flags, part.targets, strict=True):
+    row[[code[label] for label in labels]] = 1
+  return flags
