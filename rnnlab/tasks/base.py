@@ -186,9 +186,9 @@ class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
   kind: 'matrix', 'curve' or 'scatter'. title: a line. caption: what is seen, in whole sentences.
-  data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y', and
-    'reference', 'diagonal' or None; of a scatter 'x', 'y' and 'reference'; with 'x_label' and
-    'y_label'.
+  data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
+    each point is of several examples, 'counts'; of a scatter 'x' and 'y'; of both 'reference', a
+    line to see them beside: 'diagonal', 'zero' or None. All may have 'x_label' and 'y_label'.
   """
 
   kind: str

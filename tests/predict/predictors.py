@@ -14,7 +14,7 @@ from rnnlab.data import batching, text
 from rnnlab.data import series as data_series
 from rnnlab.models import layers
 from rnnlab.runs import configs
-from rnnlab.tasks import classification
+from rnnlab.tasks import sequences
 from rnnlab.tasks.base import Outputs
 
 WORDS = tuple(f'w{i}' for i in range(20))
