@@ -222,12 +222,27 @@ def test_several_labels_have_a_probability_each(tmp_path):
   rnnlab.export(ensemble, tmp_path / 'model.zip')
   found = exported.load(tmp_path / 'model.zip')
   assert_allclose(found(SERIES), expected, atol=1e-6)
-  assert exported.line(np.array([0.25, 0.75]), found.kind, found.names) == 'weight\t0.750000'
-  assert (
-    exported.line(np.array([0.75, 0.875]), found.kind, found.names)
-    == 'height weight\t0.750000 0.875000'
-  )
-  assert exported.line(np.array([0.25, 0.125]), found.kind, found.names) == '\t'
+  for given, line in (
+    ([0.25, 0.75], 'weight\t0.250000\t0.750000'),
+    ([0.75, 0.875], 'height, weight\t0.750000\t0.875000'),
+    ([0.25, 0.125], '\t0.250000\t0.125000'),
+  ):
+    assert exported.line(np.array(given), found.kind, found.names) == line
+
+
+def test_one_label_that_a_row_may_have_is_a_column_too(tmp_path):
+  predictor = three()._replace(encoding={'classes': ['spam'], 'several': True})
+  model = predictor.model.clone(classes=1)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  predictor = predictor._replace(model=model, params=params)
+  expected = 1 / (1 + np.exp(-logits_of(predictor, TEXTS)))
+  assert_allclose(predictor.predict(TEXTS), expected, atol=1e-6)
+  assert_allclose(predictor.answers(TEXTS)['probability_spam'], expected, atol=1e-6)
+  assert predictor.explain('w1 w2')[0].text == 'w1'
+  rnnlab.export(predictor, tmp_path / 'model.zip')
+  found = exported.load(tmp_path / 'model.zip')
+  assert_allclose(found(TEXTS), expected, atol=1e-6)
+  assert exported.line(found(['w1'])[0], found.kind, found.names).count('\t') == 1
 
 
 def sentences(count=70):
