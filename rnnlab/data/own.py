@@ -13,7 +13,7 @@ SPLITS = 'train', 'validation', 'test'
 FORMATS = 'table', 'arrays', 'columns'
 
 
-def source(config) -> str:
+def source(config: Any) -> str:
   """What data.source is; 'auto' by the ending of data.path. Raises DataError where nothing says."""
   if config.source != 'auto':
     return config.source
@@ -35,7 +35,7 @@ def source(config) -> str:
 
 
 def read(
-  config, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
+  config: Any, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
 ) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]]]:
   """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
 
@@ -65,7 +65,7 @@ def read(
   return pathlib.Path(config.path).name, given
 
 
-def files(config) -> dict[str, pathlib.Path]:
+def files(config: Any) -> dict[str, pathlib.Path]:
   """The files that a config gives, by their splits. Raises DataError where there is none."""
   if not config.path:
     raise DataError('which file? --config.data.path=FILE')
@@ -83,7 +83,7 @@ def _keys(examples):
 
 
 def split(
-  config,
+  config: Any,
   given: Mapping[str, tuple[Examples, Sequence[Any]]],
   strata: np.ndarray | None = None,
 ) -> tuple[dict[str, Examples], list[str]]:
@@ -93,7 +93,8 @@ def split(
   of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`.
   Returns the splits in their order, and lines for people. Raises DataError where one is empty.
   """
-  parts, keys = ({name: pair[i] for name, pair in given.items()} for i in (0, 1))
+  parts = {name: examples for name, (examples, _) in given.items()}
+  keys = {name: of for name, (_, of) in given.items()}
   notes = []
   seen = {*keys['train']}
   if repeated := len(keys['train']) - len(seen):
@@ -110,7 +111,9 @@ def split(
     if name in parts or not fraction:
       continue
     size = max(1, round(fraction * total))
-    drawn = cut.draw([keys['train'][i] for i in left], strata[left], size, config.split_seed)
+    drawn = cut.draw(
+      [keys['train'][i] for i in left.tolist()], strata[left], size, config.split_seed
+    )
     parts[name] = take(parts['train'], left[drawn])
     left = left[~drawn]
   parts['train'] = take(parts['train'], left)
@@ -124,7 +127,7 @@ def split(
   return {name: parts[name] for name in SPLITS if name in parts}, notes
 
 
-def take(examples: Examples, rows) -> Examples:
+def take(examples: Examples, rows: Any) -> Examples:
   """Some of the examples: those at `rows`, ints or a slice."""
   places = np.arange(len(examples.rows))[rows]
   inputs, targets = ([of[i] for i in places] for of in examples[:2])

@@ -50,7 +50,7 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[str]], np.ndarray]:
     empty = np.zeros(0, np.float32) if kind == 'binary' else np.zeros((0, len(names)), np.float32)
     return np.concatenate([empty, *found])
 
-  predict.kind, predict.names = kind, names
+  predict.kind, predict.names = kind, names  # type: ignore[attr-defined]
   return predict
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     predict = load(pathlib.Path(__file__).parent)
     given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
     for answer in predict(map(text.decode, given)):
-      print(line(answer, predict.kind, predict.names))
+      print(line(answer, predict.kind, predict.names))  # type: ignore[attr-defined]
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`
     os._exit(0)

@@ -43,7 +43,7 @@ def batches(data: ConfigDict, inputs: Any) -> Iterator[tuple[Any, np.ndarray, sl
     for start in range(0, len(places), rows):
       here = places[start : start + rows]
       taken = xs[here, columns]
-      batch = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
+      batch: Any = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
       batch[: len(here), : taken.shape[1]] = taken
       if series:
         filled = np.zeros(rows, np.int32)
