@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnlab.interop import files
 from rnnlab.machine import disk, provenance
-from rnnlab.runs import checkpoint, configs, trackers
+from rnnlab.runs import checkpoint, configs, hardest, trackers
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.program import Shared
@@ -31,6 +31,7 @@ class Result(NamedTuple):
   such.
   vocabulary: the words that the model knows, in id order; empty where it reads none.
   encoding: what else is needed to read new examples and to say what outputs mean.
+  hardest: the test examples of the highest loss, see `rnnlab.runs.hardest`.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -46,6 +47,7 @@ class Result(NamedTuple):
   predictions: dict[str, np.ndarray]
   vocabulary: tuple[str, ...]
   encoding: dict[str, Any]
+  hardest: list[dict[str, Any]]
 
 
 class Memory:
@@ -154,6 +156,7 @@ class Folder(Memory):
     if done.vocabulary:
       vocabulary = '\n'.join(done.vocabulary) + '\n'
       disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
+    run_files.write_hardest(self._path, done.hardest)
     predictions = io.BytesIO()
     np.savez(predictions, **done.predictions)  # type: ignore[arg-type]
     disk.write_atomic(self._path / run_files.PREDICTIONS, predictions.getvalue())
@@ -205,9 +208,17 @@ def finish(
     'best': best,
     **_history(spec, state, rows, seconds),
   }
-  params = state.params, state.best_params
+  hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
   return Result(
-    result, rows, model, *params, predictions, dataset.vocabulary, dict(dataset.encoding)
+    result,
+    rows,
+    model,
+    state.params,
+    state.best_params,
+    predictions,
+    dataset.vocabulary,
+    dict(dataset.encoding),
+    hard,
   )
 
 

@@ -35,6 +35,7 @@ PARAMS = 'params.safetensors'  # of the best epoch by validation, else of the la
 VOCABULARY = 'vocabulary.txt'  # a word a line, in the order of their ids
 ENCODING = 'encoding.json'  # what else it takes to read examples and to say what outputs mean
 PREDICTIONS = 'predictions.npz'
+HARDEST = 'hardest.json'  # the test examples of the highest loss: see `rnnlab.runs.hardest`
 CHECKPOINTS = 'checkpoints'  # a folder
 SWEEP = 'sweep.json'  # in the workdir
 INDEX = '.files'  # in a mirror of a remote workdir: digests of what the remote had when both agreed
@@ -45,6 +46,7 @@ READ = (
   VOCABULARY,
   ENCODING,
   PREDICTIONS,
+  HARDEST,
 )  # of which result.json holds digests
 LOCK = '.lock'
 QUICK = 2**20  # bytes: a quick check does not read larger files
@@ -172,6 +174,19 @@ def read_metrics(folder: AnyPath) -> list[dict[str, float]]:
 def write_metrics(folder: AnyPath, rows: list[dict[str, float]]) -> None:
   """Writes a run's metrics.jsonl, one row an epoch."""
   disk.write_rows(pathlib.Path(folder) / METRICS, rows)
+
+
+def read_hardest(folder: AnyPath) -> list[dict[str, Any]]:
+  """The entries of a run's hardest.json; none where it is missing or damaged."""
+  form = {'row': int, 'loss': disk.NUMBER, 'shown': (str, list), 'true': str, 'predicted': str}
+  return (disk.read_json(pathlib.Path(folder) / HARDEST, {'examples': [form]}) or {}).get(
+    'examples', []
+  )
+
+
+def write_hardest(folder: AnyPath, examples: list[dict[str, Any]]) -> None:
+  """Writes a run's hardest.json: see `rnnlab.runs.hardest`."""
+  disk.write_json(pathlib.Path(folder) / HARDEST, {'examples': examples})
 
 
 def write_encoding(folder: AnyPath, encoding: dict[str, Any]) -> None:
