@@ -24,7 +24,7 @@ def shown(dataset: Dataset, rows: np.ndarray) -> list[Any]:
     pairs = zip(inputs['xs'][rows], inputs['lengths'][rows], strict=True)
     return [_series(np.asarray(xs)[:length]) for xs, length in pairs]
   if dataset.vocabulary and getattr(inputs, 'ndim', 0) == 2:
-    between = ' ' if dataset.encoding.get('tokens', 'words') == 'words' else ''
+    between = '' if dataset.encoding.get('tokens') in ('characters', 'bytes') else ' '
     return [_text(ids, dataset.vocabulary, between) for ids in inputs[rows]]
   return [''] * len(rows)
 
