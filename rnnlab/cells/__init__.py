@@ -7,6 +7,8 @@ a notebook is made known by `add`.
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
+from typing import Any
 
 from rnnlab.cells.base import Cell, made
 from rnnlab.console.words import near
@@ -36,7 +38,7 @@ def _files():
   return [m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base']
 
 
-def add(factory):
+def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
   For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a
@@ -64,7 +66,7 @@ def add(factory):
   return factory
 
 
-def find(name: str):
+def find(name: str) -> Callable[..., Cell]:
   """The factory called `name`: that of a file here, or one that was added.
 
   Raises ValueError for an unknown name, naming the near match.
@@ -85,7 +87,7 @@ def find(name: str):
   return factory
 
 
-def get(name: str, **options) -> Cell:
+def get(name: str, **options: Any) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 
   An option that is a list is given as a tuple, since a run's config.json has lists for both.

@@ -4,6 +4,7 @@ import collections
 import os
 import sys
 import time
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -20,11 +21,11 @@ class Unheard(BrokenPipeError):
 class Console(rich.console.Console):
   """A Rich console that raises Unheard where Rich itself would end the program."""
 
-  def on_broken_pipe(self):
+  def on_broken_pipe(self) -> None:
     raise Unheard('nobody reads the output any more')
 
 
-def plain_console(**options) -> rich.console.Console:
+def plain_console(**options: Any) -> rich.console.Console:
   """A Console that shows text as it is, without Rich's markup, emoji or highlighting.
 
   options: those of rich.console.Console.
@@ -77,9 +78,10 @@ class Display:
     self._console = console
     self._every = every
     self._start = self._said = time.monotonic()
-    self._first = None  # the time of the first Event
+    self._first: float | None = None  # the time of the first Event
     self._begun = {}  # the fraction of each run that was done at its first Event
-    self._bar = self._cell = None
+    self._bar: rich.progress.Progress | None = None
+    self._cell: Any = None  # of a notebook
     self._in_notebook = console.is_jupyter and not console.quiet
     self._texts = collections.deque(maxlen=10)  # what a notebook shows above the bar
     if self._in_notebook or _is_live(console):
@@ -109,7 +111,7 @@ class Display:
     elif self._bar:
       self._bar.stop()
 
-  def update(self, event) -> None:
+  def update(self, event: Any) -> None:
     """Shows an Event."""
     now = time.monotonic()
     self._first = self._first or now

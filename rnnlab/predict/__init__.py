@@ -25,7 +25,7 @@ from rnnlab.data import text
 from rnnlab.interop import files
 from rnnlab.machine import disk
 from rnnlab.predict.archive import export
-from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, is_text
+from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, features, is_text
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 
@@ -137,7 +137,7 @@ def _encoding(path):
 
 def _shapes(empty):
   """The shape of each parameter of a model, by its path."""
-  example = '' if is_text(empty) else np.zeros((1, empty.model.features), np.float32)
+  example = '' if is_text(empty) else np.zeros((1, features(empty)), np.float32)
   inputs = encode(empty, [example])
   variables = jax.eval_shape(empty.model.init, jax.random.key(0), inputs)
   return _flat_shapes(variables['params'])

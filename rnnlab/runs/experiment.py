@@ -6,6 +6,7 @@ import io
 import math
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -123,7 +124,7 @@ class Folder(Memory):
       self.rows = log['rows']
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
     run_files.write_metrics(self._path, self.rows)
-    writers = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
+    writers: list[Any] = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
     self._boards = [
       self._stack.enter_context(
         contextlib.closing(writer(self._path, self._spec.config.to_dict(), self.rows))
@@ -157,7 +158,7 @@ class Folder(Memory):
       disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
     run_files.write_hardest(self._path, done.hardest)
     predictions = io.BytesIO()
-    np.savez(predictions, **done.predictions)
+    np.savez(predictions, **done.predictions)  # type: ignore[arg-type]
     disk.write_atomic(self._path / run_files.PREDICTIONS, predictions.getvalue())
     tested = {name: v for name, v in done.result['final'].items() if name.startswith('test')}
     for board in self._boards:
@@ -166,7 +167,12 @@ class Folder(Memory):
 
 
 def finish(
-  spec: RunSpec, shared: Shared, state: train.TrainState, rows: list[dict], outputs, seconds: float
+  spec: RunSpec,
+  shared: Shared,
+  state: train.TrainState,
+  rows: list[dict],
+  outputs: Sequence[Any],
+  seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
   task, dataset = shared.task, shared.dataset

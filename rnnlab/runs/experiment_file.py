@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import tasks
+from rnnlab.machine.disk import AnyPath
 
 _read = []  # (file, preset) of the experiments that this process has read
 
@@ -36,7 +37,7 @@ class Experiment(NamedTuple):
   references: Callable[[], Any]
 
 
-def read(path, preset: str | None = None) -> Experiment:
+def read(path: AnyPath, preset: str | None = None) -> Experiment:
   """The experiment in the file `path`; preset: None where none was asked for.
 
   Raises ValueError, with the file and the line, for a file that is none.
@@ -74,7 +75,7 @@ def read(path, preset: str | None = None) -> Experiment:
   )
 
 
-def execute(path) -> types.ModuleType:
+def execute(path: AnyPath) -> types.ModuleType:
   """Executes a file as a module of its own. Raises ValueError, with the file and the line."""
   path = pathlib.Path(path)
   module = types.ModuleType(f'experiment_file_{path.stem}')
@@ -101,7 +102,7 @@ def know(cell: str, task: str, source: tuple[str, str | None] | None) -> None:
 
 
 @contextlib.contextmanager
-def blamed(path) -> Iterator[None]:
+def blamed(path: AnyPath) -> Iterator[None]:
   """Code of the file `path` is at work: its folder is on the path, its errors say where."""
   folder = pathlib.Path(path).resolve().parent
   sys.path.insert(0, str(folder))

@@ -133,7 +133,9 @@ class Task(NamedTuple):
     the program that ends an epoch. The train split, which is never seen whole, has no such metric.
   encode: `(examples, data config, encoding, vocabulary) -> inputs`: new examples, a list of texts,
     of arrays `[T, D]` or of lists of tokens, as the model takes them. encoding and vocabulary are
-    those of the dataset that the model was trained on.
+    those of the dataset that the model was trained on. Of series the encoding has 'features', the
+    number D, and, where they are scaled, 'mean' and 'std', D numbers each; of tokens it has
+    'tokens', as `rnnlab.data.text.tokenizer` takes them, or 'given' where examples are lists.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
