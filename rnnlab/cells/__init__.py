@@ -1,12 +1,14 @@
 """Recurrent cells, one file each, found by file name: a new cell is one new file here.
 
 A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`. A factory of
-a notebook is made known by `add`.
+a notebook is made known by `add`; one of another package is called 'package.module:name'.
 """
 
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
+from typing import Any
 
 from rnnlab.cells.base import Cell, made
 from rnnlab.console.words import near
@@ -36,7 +38,7 @@ def _files():
   return [m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base']
 
 
-def add(factory):
+def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
   For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a
@@ -64,8 +66,8 @@ def add(factory):
   return factory
 
 
-def find(name: str):
-  """The factory called `name`: that of a file here, or one that was added.
+def find(name: str) -> Callable[..., Cell]:
+  """The factory called `name`: that of a file here, one that was added, or 'package.module:name'.
 
   Raises ValueError for an unknown name, naming the near match.
 
@@ -74,6 +76,8 @@ def find(name: str):
   """
   if name in _added:
     return _added[name]
+  if ':' in name:
+    return _elsewhere(name)
   if name not in names():
     raise ValueError(
       f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}. One that an'
@@ -85,7 +89,19 @@ def find(name: str):
   return factory
 
 
-def get(name: str, **options) -> Cell:
+def _elsewhere(name):
+  """The factory of another package."""
+  module, _, attribute = name.partition(':')
+  try:
+    factory = getattr(importlib.import_module(module), attribute)
+    if 'hidden_size' not in inspect.signature(factory).parameters:
+      raise TypeError('it must be a function that takes hidden_size')
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    raise ValueError(f'there is no cell {name!r}: {error}') from error
+  return factory
+
+
+def get(name: str, **options: Any) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 
   An option that is a list is given as a tuple, since a run's config.json has lists for both.

@@ -16,6 +16,7 @@ Array = jax.Array
 Params = dict[str, Array]
 Carry = Any  # an array, or a NamedTuple of arrays
 Dot = Callable[[Array, Array], Array]
+Init = Callable[[Array, tuple[int, ...]], Array]  # draws an array from a key and its shape
 
 
 class Made(NamedTuple):
@@ -104,7 +105,7 @@ def factory(make: Callable[..., Cell]) -> Callable[..., Cell]:
   return cell
 
 
-def made(factory: Callable[..., Cell], /, *args, **options) -> Cell:
+def made(factory: Callable[..., Cell], /, *args: Any, **options: Any) -> Cell:
   """`factory(*args, **options)`, the same object for the same options, with its name and options.
 
   Raises ValueError where that is no Cell, and what the factory raises.
@@ -158,7 +159,7 @@ class Lookup(NamedTuple):
     return *self.ids.shape, self.table.shape[1]
 
   @property
-  def dtype(self):
+  def dtype(self) -> jnp.dtype:
     return self.table.dtype
 
   def rows(self) -> Array:
@@ -189,7 +190,13 @@ bias_init = jax.nn.initializers.zeros
 
 
 def weights(
-  key: Array, input_size: int, hidden_size: int, gates: int, kernel_init, recurrent_init, bias_init
+  key: Array,
+  input_size: int,
+  hidden_size: int,
+  gates: int,
+  kernel_init: Init,
+  recurrent_init: Init | None,
+  bias_init: Init,
 ) -> tuple[Array, Array, Array, Array]:
   """Draws w_x `[D, G * H]`, w_h `[H, G * H]`, and a bias `[G * H]` of the product of each.
 

@@ -13,9 +13,9 @@ def elman(
   hidden_size: int,
   *,
   activation: str = 'tanh',
-  kernel_init=base.kernel_init,
-  recurrent_init=base.recurrent_init,
-  bias_init=base.bias_init,
+  kernel_init: base.Init = base.kernel_init,
+  recurrent_init: base.Init = base.recurrent_init,
+  bias_init: base.Init = base.bias_init,
 ) -> base.Cell:
   """h_t = tanh(W_x x_t + W_h h_{t-1} + b) (Elman 1990, with tanh). The carry is h `[B, H]`.
 

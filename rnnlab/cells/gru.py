@@ -11,9 +11,9 @@ def gru(
   hidden_size: int,
   *,
   reset: str = 'after',
-  kernel_init=base.kernel_init,
-  recurrent_init=base.recurrent_init,
-  bias_init=base.bias_init,
+  kernel_init: base.Init = base.kernel_init,
+  recurrent_init: base.Init = base.recurrent_init,
+  bias_init: base.Init = base.bias_init,
 ) -> base.Cell:
   """GRU (Cho et al. 2014); `reset` says where the reset gate acts on the candidate n.
 

@@ -25,9 +25,9 @@ def lstm(
   hidden_size: int,
   *,
   forget_bias: float = 1.0,
-  kernel_init=base.kernel_init,
-  recurrent_init=base.recurrent_init,
-  bias_init=base.bias_init,
+  kernel_init: base.Init = base.kernel_init,
+  recurrent_init: base.Init = base.recurrent_init,
+  bias_init: base.Init = base.bias_init,
 ) -> base.Cell:
   """LSTM (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000), no peepholes.
 

@@ -4,6 +4,7 @@ import collections
 import os
 import sys
 import time
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -20,11 +21,11 @@ class Unheard(BrokenPipeError):
 class Console(rich.console.Console):
   """A Rich console that raises Unheard where Rich itself would end the program."""
 
-  def on_broken_pipe(self):
+  def on_broken_pipe(self) -> None:
     raise Unheard('nobody reads the output any more')
 
 
-def plain_console(**options) -> rich.console.Console:
+def plain_console(**options: Any) -> rich.console.Console:
   """A Console that shows text as it is, without Rich's markup, emoji or highlighting.
 
   options: those of rich.console.Console.
@@ -50,14 +51,19 @@ def consoles(quiet: bool = False, json: bool = False) -> tuple[Console, Console]
 
 
 def watch(runs: list, progress: bool | None = None) -> 'Display':
-  """A Display of `runs` for a caller in Python, on standard error or in the notebook.
+  """A Display of `runs` for a caller in Python; progress: as of `console_of`."""
+  return Display(runs, console_of(progress))
 
-  runs: as for Display. progress: whether it shows anything; None: only in a notebook or a terminal.
+
+def console_of(progress: bool | None = None) -> Console:
+  """Where a caller in Python sees how far work is: on standard error or in the notebook.
+
+  progress: whether anything is shown; None: only in a notebook or a terminal.
   """
   console = plain_console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
-  return Display(runs, console if progress else rich.console.Console(quiet=True))
+  return console if progress else rich.console.Console(quiet=True)
 
 
 class Display:
@@ -77,9 +83,10 @@ class Display:
     self._console = console
     self._every = every
     self._start = self._said = time.monotonic()
-    self._first = None  # the time of the first Event
+    self._first: float | None = None  # the time of the first Event
     self._begun = {}  # the fraction of each run that was done at its first Event
-    self._bar = self._cell = None
+    self._bar: rich.progress.Progress | None = None
+    self._cell: Any = None  # of a notebook
     self._in_notebook = console.is_jupyter and not console.quiet
     self._texts = collections.deque(maxlen=10)  # what a notebook shows above the bar
     if self._in_notebook or _is_live(console):
@@ -109,7 +116,7 @@ class Display:
     elif self._bar:
       self._bar.stop()
 
-  def update(self, event) -> None:
+  def update(self, event: Any) -> None:
     """Shows an Event."""
     now = time.monotonic()
     self._first = self._first or now

@@ -1,6 +1,7 @@
 """What `launch.py --help` says of an experiment: its docstring, and the fields of its config."""
 
 import ast
+import os
 import pathlib
 import re
 import shlex
@@ -10,7 +11,7 @@ from typing import Any
 FIELD = re.compile(r'^\s*config\.([\w.]+) = .*?(?:\s# (.*))?$', re.MULTILINE)
 
 
-def page(path, fields: dict[str, Any], helps: dict[str, str]) -> str:
+def page(path: str | os.PathLike, fields: dict[str, Any], helps: dict[str, str]) -> str:
   """The docstring of an experiment's file, and a line for each field: the flag that sets it.
 
   path: of the experiment's file. fields: {dotted name: value}, as the file and the command line

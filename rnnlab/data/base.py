@@ -1,6 +1,6 @@
 """What every source of data gives: named splits of arrays, and what is known of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ class Dataset(NamedTuple):
     classes or the mean of each feature; all of it JSON. Kept with each run, as encoding.json.
   notes: what was read, a line each for people, told before training begins: classes and their
     counts, lengths, duplicates, what was left out.
+  shown: `(rows) -> texts`, the examples of the test split at these rows, int `[K]`, as the source
+    has them; None: they are read back from their ids or values (see `rnnlab.data.shown`).
   """
 
   splits: dict[str, dict[str, np.ndarray]]
@@ -36,6 +38,7 @@ class Dataset(NamedTuple):
   vocabulary: tuple[str, ...] = ()
   encoding: Mapping[str, Any] = {}
   notes: tuple[str, ...] = ()
+  shown: Callable[[np.ndarray], Sequence[str]] | None = None
 
 
 class Examples(NamedTuple):

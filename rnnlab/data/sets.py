@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.data import DataError, mnist1d, wheels
+from rnnlab.data import DataError, wheels
 from rnnlab.data.base import Examples
 
 
@@ -89,6 +89,8 @@ def digits() -> dict[str, Examples]:
 
 def mnist_1d() -> dict[str, Examples]:
   """Ten shapes as series of 40 steps of one value; 4,000 to train on, 1,000 to test."""
+  from rnnlab.data import mnist1d  # where it is used, as it loads SciPy
+
   xs, labels = mnist1d.generate()
   splits = {'train': slice(None, mnist1d.TRAIN), 'test': slice(mnist1d.TRAIN, None)}
   return {

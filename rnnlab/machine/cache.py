@@ -12,6 +12,7 @@ import os
 import pathlib
 import stat
 import tempfile
+from collections.abc import Iterator
 
 import platformdirs
 from absl import logging
@@ -21,7 +22,7 @@ from rnnlab.machine import disk
 try:
   import fcntl
 except ImportError:  # Windows
-  fcntl = None
+  fcntl = None  # type: ignore[assignment]
 
 
 def root() -> pathlib.Path:
@@ -101,7 +102,7 @@ def write(path: pathlib.Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: pathlib.Path):
+def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time into the `with` block for a file; if it dies, the next gets in."""
   with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError):  # where no lock can be had, each does the work for itself

@@ -12,6 +12,8 @@ rounding.
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,7 @@ def use_cores() -> None:
   ('batch',)
   """
   count = len(provenance.cores())
-  if jax.config.jax_num_cpu_devices != count:
+  if jax.config.jax_num_cpu_devices != count:  # type: ignore[attr-defined]
     try:
       jax.config.update('jax_num_cpu_devices', count)
     except RuntimeError:
@@ -61,7 +63,7 @@ def keep_programs() -> None:
 
   They are kept elsewhere if JAX_COMPILATION_CACHE_DIR says so.
   """
-  if not jax.config.jax_compilation_cache_dir:
+  if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     jax.config.update('jax_compilation_cache_dir', str(cache.root() / 'programs'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
@@ -95,7 +97,7 @@ def mesh() -> Mesh:
   return jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def place(tree):
+def place(tree: Any) -> Any:
   """Puts a tree of arrays on the devices of the current mesh, or without a mesh on one device.
 
   A large array of floats is split along its last axis, so that of an embedding each device holds,
@@ -118,7 +120,7 @@ def place(tree):
   return jax.tree.map(put, tree)
 
 
-def over_batch(function, arguments, axes, out_axes):
+def over_batch(function: Callable, arguments: tuple, axes: tuple, out_axes: Any) -> Any:
   """`function(*arguments)`, computed on each device of the current mesh for its part of the batch.
 
   arguments: trees of arrays. axes, out_axes: for each argument and each result, the axis of the

@@ -9,14 +9,16 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 from absl import logging
 
 FULL = errno.ENOSPC, errno.EDQUOT  # the disk, its table of files, or the user's quota is full
+AnyPath = str | os.PathLike
 NUMBER = (int, float)  # as a form of `fits`
 
 
-def write_atomic(path, content: str | bytes) -> None:
+def write_atomic(path: AnyPath, content: str | bytes) -> None:
   """Writes a file so that a reader, or a crash, sees all of the old content or all of the new."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,7 @@ def write_atomic(path, content: str | bytes) -> None:
     raise
 
 
-def write_json(path, value) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
   """Writes `value` as indented JSON, atomically.
 
   value: anything that JSON has, and NumPy's numbers and arrays, which become numbers and lists.
@@ -44,7 +46,7 @@ def write_json(path, value) -> None:
   write_atomic(path, json.dumps(value, indent=2, default=plain) + '\n')
 
 
-def plain(value):
+def plain(value: Any) -> Any:
   """The number or the nested list that a NumPy number or array holds, as json.dumps's `default`.
 
   Raises ValueError for any other object.
@@ -55,7 +57,7 @@ def plain(value):
   raise ValueError(f'{str(value)[:100]!r} cannot be written down: JSON has no {kind}')
 
 
-def read_json(path, form=None) -> dict | None:
+def read_json(path: AnyPath, form: Any = None) -> dict | None:
   """The JSON object in a file, or None where the file is missing.
 
   form: what the object must look like, as `fits` takes it; None: any object. A file that cannot be
@@ -76,7 +78,7 @@ def read_json(path, form=None) -> dict | None:
   return None
 
 
-def parse(path):
+def parse(path: AnyPath) -> Any:
   """The JSON value in a file. Raises OSError, and ValueError where the file is not JSON."""
   try:
     return json.loads(pathlib.Path(path).read_bytes())
@@ -84,7 +86,7 @@ def parse(path):
     raise ValueError('its brackets are too deep') from None
 
 
-def fits(value, form) -> bool:
+def fits(value: Any, form: Any) -> bool:
   """Whether a JSON value has a form.
 
   form: a type, or a tuple of types of which one must fit; [form] of a list whose items all have
@@ -104,12 +106,12 @@ def fits(value, form) -> bool:
   return isinstance(value, form) and not (isinstance(value, int) and abs(value) >= 2**63)
 
 
-def write_rows(path, rows: list[dict]) -> None:
+def write_rows(path: AnyPath, rows: list[dict]) -> None:
   """Writes `rows` as JSON lines, atomically."""
   write_atomic(path, ''.join(json.dumps(row, default=plain) + '\n' for row in rows))
 
 
-def read_rows(path) -> list[dict]:
+def read_rows(path: AnyPath) -> list[dict]:
   """The rows of a file of JSON lines, each {name: number}; none where the file is missing.
 
   A damaged line is left out with a warning.

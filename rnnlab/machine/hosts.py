@@ -6,6 +6,7 @@ done once, such as writing files, the first process does. A process that is alon
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-def first(function: Callable, *arguments):
+def first(function: Callable, *arguments: Any) -> Any:
   """`function(*arguments)`, called in the first process alone; all processes get its result.
 
   If it raises an exception, that is raised in all processes. Both are sent by pickle.
@@ -31,12 +32,12 @@ def first(function: Callable, *arguments):
     message = pickle.dumps((result, error))
   # Padded to a power of two, as the broadcast is compiled anew for each size.
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message)))).bit_length()
-  message = np.frombuffer(message.ljust(1 << size, b'\0'), np.uint8)
-  message = multihost_utils.broadcast_one_to_all(message)
+  padded = np.frombuffer(message.ljust(1 << size, b'\0'), np.uint8)
+  padded = multihost_utils.broadcast_one_to_all(padded)
   if jax.process_index() > 0:
-    result, error = pickle.loads(message.tobytes())
+    result, error = pickle.loads(padded.tobytes())
   if error:
-    error.common = True
+    error.common = True  # type: ignore[attr-defined]
     raise error
   return result
 
@@ -53,7 +54,7 @@ def agree(flag: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
-def fetch(tree):
+def fetch(tree: Any) -> Any:
   """The arrays of `tree` in this process's memory, whole, where each process may hold a part."""
   if jax.distributed.is_initialized():
     tree = jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), P()))

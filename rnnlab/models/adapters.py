@@ -4,6 +4,7 @@ Flax's scan runs it a step at a time: what `recurrence.unroll` makes fast, `mode
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -84,7 +85,9 @@ class NNXCell(nnx.RNNCellBase):
     params = {name: getattr(self, name)[...] for name in self.names}
     return _step(self.cell, params, carry, inputs)
 
-  def initialize_carry(self, input_shape: tuple[int, ...], rngs=None, carry_init=None) -> Carry:
+  def initialize_carry(
+    self, input_shape: tuple[int, ...], rngs: Any = None, carry_init: Any = None
+  ) -> Carry:
     """The first carry for inputs of `input_shape [..., D]`.
 
     carry_init: an initialiser of each array of it, in place of the cell's own start; it needs rngs,

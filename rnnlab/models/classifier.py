@@ -1,6 +1,7 @@
 """The model of sequences: of token ids or of numbers, with an answer a row or at each step."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -56,12 +57,14 @@ class SequenceClassifier(nn.Module):
   def __call__(self, inputs: Array | Mapping[str, Array], deterministic: bool = True) -> Array:
     start = initial.get(self.convention)
     if self.vocab_size is None:
+      xs: Any
       xs, mask = _series(inputs)
       xs = Dropout(self.embed_dropout)(xs, deterministic)
     else:
       ids = checks.ids(inputs, self.vocab_size)
       mask = ids != 0 if self.mask else None
-      embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
+      size: Any = self.embed_size  # None where there is no vocabulary
+      embed = nn.Embed(self.vocab_size, size, embedding_init=start.embed)
       if deterministic:
         xs = Lookup(embed.embedding, ids)
       else:

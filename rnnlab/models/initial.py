@@ -115,7 +115,7 @@ def get(name: str) -> Convention:
   return CONVENTIONS[name]
 
 
-def cell(convention: str, name: str, *, hidden_size: int, **options) -> base.Cell:
+def cell(convention: str, name: str, *, hidden_size: int, **options: Any) -> base.Cell:
   """The cell called `name` as the library `convention`, one of NAMES, would make it.
 
   An option that is given goes before the convention's, unless it is None. A convention chooses the

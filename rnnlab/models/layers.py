@@ -1,5 +1,7 @@
 """Layers in Flax linen: a cell over time, dropout at a rate that may be traced, pooling."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -66,7 +68,7 @@ class Recurrent(nn.Module):
       )
       return params, masks if batch else tuple(m if m is None else m[..., 0, :] for m in masks)
 
-    options = {
+    options: dict[str, Any] = {
       'mask': mask,
       'resets': resets,
       'dtype': None if self.precision == 'float32' else self.precision,

@@ -21,11 +21,11 @@ from ml_collections import ConfigDict
 from rnnlab import tasks
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
-from rnnlab.data import text
+from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import disk
 from rnnlab.predict.archive import export
-from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, is_text
+from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, features, is_text
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 
@@ -82,6 +82,8 @@ def _read(folder, config):
     config.model.truncate = tuple(config.model.truncate)
     model = task.model(config.model, task.spec(config.data, encoding, vocabulary))
     empty = Predictor(config, model, {}, vocabulary, encoding)
+    if is_text(empty):
+      batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
     needed = _shapes(empty)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
@@ -137,7 +139,7 @@ def _encoding(path):
 
 def _shapes(empty):
   """The shape of each parameter of a model, by its path."""
-  example = '' if is_text(empty) else np.zeros((1, empty.model.features), np.float32)
+  example = '' if is_text(empty) else np.zeros((1, features(empty)), np.float32)
   inputs = encode(empty, [example])
   variables = jax.eval_shape(empty.model.init, jax.random.key(0), inputs)
   return _flat_shapes(variables['params'])

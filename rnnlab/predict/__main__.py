@@ -2,9 +2,10 @@
 
     python -m rnnlab.predict RUN_DIR "text" ...
 
-For each text, or each line of standard input, it prints a line: the text's label and the
-probability that it is positive. Given the folder of a sweep, it prints a line for each setting, of
-the ensemble of its seeds.
+For each text, or each line of standard input, or each row of the file --input, it prints a line: of
+two classes the label and the probability of the second, of several the label and its probability,
+and else the values. Given the folder of a sweep, it prints a line for each setting, of the ensemble
+of its seeds. With --out it writes the input again, with the predictions in further columns.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from rnnlab.console import progress
 from rnnlab.console.words import describe_error
 from rnnlab.data import text
 from rnnlab.machine import devices
-from rnnlab.predict import Ensemble, export, load, load_ensembles
-from rnnlab.predict.answers import answers, as_json, as_text, as_tsv
+from rnnlab.predict import Ensemble, export, load, load_ensembles, reading, writing
+from rnnlab.predict.answers import answers, as_json, as_text, as_tsv, columns
+from rnnlab.predict.predictor import is_text, reads_texts
 from rnnlab.runs import experiment_file
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import storage
@@ -41,10 +43,13 @@ def main() -> None:
     if given.config:
       file, is_file, preset = given.config.rpartition('.py:')
       experiment_file.read(*((f'{file}.py', preset) if is_file else (given.config,)))
+    _check(given)
     ensembles = _loaded(given.run_dir, given.setting)
     if given.export:
       _export(ensembles, given.export)
-    if given.texts or not given.export:
+    if given.out:
+      _write(ensembles, given)
+    elif given.texts or given.input or not given.export:
       _answer(ensembles, given)
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`
@@ -71,12 +76,23 @@ def _parser():
   add = parser.add_argument
   add('run_dir', metavar='RUN_DIR', help='the folder of a run, or of a sweep: a path or a URL')
   add('texts', metavar='TEXT', nargs='*', help='default: the lines of standard input')
-  add('--explain', action='store_true', help='show the words that moved it, green to positive')
+  add('--input', metavar='FILE', help='instead: a .csv, .tsv, .jsonl, .parquet, .npz or .conll')
+  add('--column', metavar='NAME', default='', help="of the text; default: the run's, or text")
+  add('--out', metavar='FILE', help='write the input again, with the predictions added')
+  add('--explain', action='store_true', help='show what moved the answer, green towards it')
   add('--json', action='store_true', help='a JSON object a line')
   add('--config', metavar='FILE.py[:PRESET]', help="the experiment that adds the run's own cell")
   add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
   add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
   return parser
+
+
+def _check(given):
+  if given.input and given.texts:
+    raise ValueError('give texts or --input, not both')
+  for name in ('out', 'column'):
+    if getattr(given, name) and not given.input:
+      raise ValueError(f'--{name} needs --input, the file that it is about')
 
 
 def _loaded(run_dir, setting):
@@ -101,7 +117,23 @@ def _export(ensembles, path):
     raise ValueError(f'--export is of one setting: give --setting, of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
   export(ensemble, path)
-  print(f'wrote {path}; to use it: python {path} "text"', file=sys.stderr)
+  given = '"text"' if is_text(ensemble.members[0]) else 'FILE.npz'
+  print(f'wrote {path}; to use it: python {path} {given}', file=sys.stderr)
+
+
+def _write(ensembles, given):
+  """Writes the input with the predictions of one setting added."""
+  if len(ensembles) > 1:
+    raise ValueError(f'--out is of one setting: give --setting, of {", ".join(ensembles)}')
+  (ensemble,) = ensembles.values()
+  count = 0
+  with writing.writing(given.out, given.input) as write:
+    for block in reading.blocks(given.input, ensemble.members[0], given.column):
+      none = [None] * (len(block.rows) - len(block.examples))
+      found = columns(ensemble, block.examples)
+      write(block, {name: [*none, *values] for name, values in found.items()})
+      count += len(block.rows)
+  print(f'wrote {given.out}: {count:,} rows', file=sys.stderr)
 
 
 def _answer(ensembles, given):
@@ -109,17 +141,9 @@ def _answer(ensembles, given):
   people = console.is_terminal and not given.json
   if people:
     console.print(_heading(ensembles), style='dim', highlight=False)
-  if not given.texts and sys.stdin is None:
-    raise ValueError('no texts: standard input is closed')
   count, notes = 0, collections.defaultdict(list)
-  blocks = [map(os.fsencode, given.texts)] if given.texts else _lines(sys.stdin.fileno())
-  for block in blocks:
-    texts = []
-    for line in block:
-      texts.append(text.decode(line))
-      if '\ufffd' in texts[-1] and line.decode(errors='ignore').encode() != line:
-        notes['not UTF-8: each broken byte is read as \ufffd'].append(count + len(texts))
-    for answer in answers(ensembles, texts, given.explain, count + 1):
+  for examples in _examples(ensembles, given, notes):
+    for answer in answers(ensembles, examples, given.explain, count + 1):
       if people:
         console.print(
           as_text(answer, colours=not console.no_color),
@@ -129,11 +153,11 @@ def _answer(ensembles, given):
         )
       else:
         print(as_json(answer) if given.json else as_tsv(answer))
-      if not answer.known:
+      if answer.known == 0:
         which = 'no word that the model knows' if answer.words else 'no words'
         notes[f'{which}: answered as an empty text would be'].append(answer.number)
     sys.stdout.flush()
-    count += len(texts)
+    count += len(examples)
   if not count:
     print('rnnlab.predict: no texts: standard input was empty', file=sys.stderr)
   for what, numbers in notes.items():
@@ -143,10 +167,34 @@ def _answer(ensembles, given):
     print(f'rnnlab.predict: {len(numbers)} of {count}, {of}: {what}', file=sys.stderr)
 
 
+def _examples(ensembles, given, notes):
+  """What is to be answered, in blocks; notes: where it is noted which of it was not UTF-8."""
+  member = next(iter(ensembles.values())).members[0]
+  if given.input:
+    for block in reading.blocks(given.input, member, given.column):
+      yield block.examples
+    return
+  if not is_text(member):
+    raise ValueError('this model reads series: give --input=FILE')
+  if not given.texts and sys.stdin is None:
+    raise ValueError('no texts: standard input is closed')
+  count = 0
+  for block in [map(os.fsencode, given.texts)] if given.texts else _lines(sys.stdin.fileno()):
+    texts = []
+    for line in block:
+      texts.append(text.decode(line))
+      if '\ufffd' in texts[-1] and line.decode(errors='ignore').encode() != line:
+        notes['not UTF-8: each broken byte is read as \ufffd'].append(count + len(texts))
+    count += len(texts)
+    yield texts if reads_texts(member) else [words.split() for words in texts]
+
+
 def _heading(ensembles):
   outputs = next(iter(ensembles.values())).members[0].outputs
   if outputs.kind == 'binary':
     return f'label     P({outputs.names[1]})'
+  if outputs.kind == 'labels':
+    return '  '.join(['labels', *(f'P({name})' for name in outputs.names)])
   return 'label     P(label)' if outputs.kind == 'classes' else '  '.join(outputs.names)
 
 

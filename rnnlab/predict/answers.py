@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.text
 
-from rnnlab.data import text
 from rnnlab.predict.predictor import (
   Ensemble,
   Word,
   check,
   decoded,
-  is_text,
   listed,
   probabilities,
+  reads_texts,
+  split,
 )
 
 COLOURS = 'red', 'green'  # of what speaks against the answer, or for the first class, and for it
@@ -105,10 +105,25 @@ def _asked(ensemble, examples):
     by_each = [list(decoded(member, of_one, examples).values())[0] for of_one in each]
     agree = [sum(plain(a[i]) == plain(said[i]) for a in by_each) for i in range(len(examples))]
   counts = None
-  if is_text(member) and not outputs.steps:
-    ids = text.encode(examples, member.vocabulary)
-    counts = [(len(of) - 1, len(of) - 1 - of.count(text.UNKNOWN)) for of in ids]
+  if reads_texts(member):
+    known = {*member.vocabulary}
+    words = [split(member, example) for example in examples]
+    counts = [(len(of), sum(word in known for word in of)) for of in words]
   return columns, std, agree, counts
+
+
+def columns(ensemble: Ensemble, examples: Sequence[Any]) -> dict[str, Sequence[Any]]:
+  """The columns of an ensemble's answers, N values each; of several seeds std and agree too.
+
+  The probability of two classes, which is the second's, is called so: probability_NAME.
+  """
+  found, std, agree, _ = _asked(ensemble, examples)
+  outputs = ensemble.members[0].outputs
+  if outputs.kind == 'binary' and not outputs.steps:
+    name = f'probability_{outputs.names[1]}'
+    found = {name if column == 'probability' else column: of for column, of in found.items()}
+  differing = {'std': std, 'agree': agree if len(ensemble.members) > 1 else None}
+  return found | {name: of for name, of in differing.items() if of is not None}
 
 
 def _shown(example):
@@ -196,6 +211,8 @@ def as_tsv(answer: Answer) -> str:
 def _field(value):
   if isinstance(value, list):
     return ' '.join(map(_field, value))
+  if value is None:  # of a step that the model has not seen
+    return '_'
   return f'{value:.6f}' if isinstance(value, float) else _printable(str(value))
 
 
@@ -221,12 +238,15 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
     line.append(f', {answer.setting}')
   if answer.known == 0:
     line.append('  no words' if not answer.words else '  no word that the model knows')
+  if answer.words is None:
+    line.append(f'  row {answer.number}', 'dim')
   if answer.explained is None:
-    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}', 'dim')
+    line.append(f'  {_printable(" ".join(answer.text[:SHOWN].split()))}' * bool(answer.text), 'dim')
     return line
   many = answer.explained if isinstance(answer.explained, dict) else {'': answer.explained}
   for name, explained in many.items():
-    line.append(f'\n {name}{":" if name else ""}')
+    if name or isinstance(explained, list):
+      line.append(f'\n {name}{":" if name else ""}')
     if isinstance(explained, list):
       _append_words(line, explained, colours)
     else:
@@ -258,7 +278,7 @@ def _append_series(line, weights, colours):
     line.append(f'\n  channel {channel + 1:<3} ')
     for weight in binned[:, channel]:
       bar = BARS[int(np.ceil(abs(weight) / most * (len(BARS) - 1)))]
-      line.append(bar, COLOURS[weight > 0] if colours else '')
+      line.append(bar, COLOURS[int(weight > 0)] if colours else '')
     if steps:
       step = int(np.abs(weights[:, channel]).argmax())
       line.append(

@@ -2,11 +2,17 @@
 
     python MODEL.zip "text" ...
 
-For each text, or each line of standard input, it prints the label, a tab, and the probability that
-the text is positive. In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
+For each text, or each line of standard input, it prints a line, with tabs between the fields: of
+two classes the label and the probability of the second, of several the label and its probability,
+of labels those that are likelier than not and the probability of each, and else the values. A model
+of series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
+`[N, T, D]` and perhaps their lengths `[N]`, or x `[sum T, D]`, their steps one after another.
 
-`function.stablehlo` is what `jax.export.deserialize` takes, ids int32 `[B, max_len]` ->
-probabilities float32 `[B]`; `text.json` says how a text becomes ids, and `text.py` does it.
+In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
+
+`function.stablehlo` is what `jax.export.deserialize` takes: ids int32 `[B, max_len]`, or series
+float32 `[B, T, D]` with their lengths int32 `[B]`, -> probabilities or values float32 `[B, ...]`.
+`model.json` says how an example becomes these, and what the numbers are.
 """
 
 import io
@@ -16,6 +22,7 @@ import pathlib
 import sys
 import zipfile
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax.export
 import numpy as np
@@ -29,29 +36,82 @@ else:  # in the zip, beside this file
 BATCH = 64
 
 
-def load(path: str | os.PathLike) -> Callable[[Iterable[str]], np.ndarray]:
-  """Loads the model of a zip, as a function from N texts to their probabilities, float32 `[N]`.
+def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
+  """Loads the model of a zip, as a function from N examples to what it answers.
 
-  A probability is that of the text's being positive. Raises ValueError for a file that is damaged
-  or of another kind. The function raises TypeError, naming the text, for one that is no str.
+  The function takes texts, or series as arrays `[T, D]`, and gives what `Predictor.predict` does:
+  probabilities of the second of two classes, float32 `[N]`, or of each, `[N, C]`; or values. Its
+  attributes kind and names say what these are. It raises TypeError, naming the text, for one that
+  is no str, and ValueError for series of another D, of no steps, or with what is no finite number.
+
+  Raises ValueError for a file that is damaged or of another kind.
   """
   content = io.BytesIO(pathlib.Path(path).read_bytes())
   try:
     with zipfile.ZipFile(content) as archive:
       function = jax.export.deserialize(bytearray(archive.read('function.stablehlo')))
-      encoding = json.loads(archive.read('text.json'))
-    words, kind, names = (encoding.pop(name) for name in ('words', 'kind', 'names'))
+      says = json.loads(archive.read('model.json'))
+    kind, names, scalar = (says[name] for name in ('kind', 'names', 'scalar'))
+    batches = _texts(says['texts']) if 'texts' in says else _series(**says['series'])
   except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
     raise ValueError(f'{path} is damaged, or no exported model: {error}') from error
 
-  def predict(texts):
-    ids = batching.pad(text.encode(text.listed(texts), words), **encoding)
-    found = [function.call(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
-    empty = np.zeros(0, np.float32) if kind == 'binary' else np.zeros((0, len(names)), np.float32)
-    return np.concatenate([empty, *found])
+  def predict(examples):
+    empty = np.zeros((0,) if scalar else (0, len(names)), np.float32)
+    return np.concatenate([empty, *(function.call(*inputs) for inputs in batches(examples))])
 
-  predict.kind, predict.names = kind, names
-  return predict
+  answering: Any = predict
+  answering.kind, answering.names, answering.of_texts = kind, names, 'texts' in says
+  return answering
+
+
+def _texts(encoding):
+  """A function that cuts texts into the inputs of batches."""
+  words, tokens = encoding.pop('words'), encoding.pop('tokens')
+  text.tokenizer(tokens)  # raises where it is of a library that is not here
+
+  def batches(examples):
+    ids = batching.pad(text.encode(text.listed(examples), words, tokens), **encoding)
+    return ((ids[start : start + BATCH],) for start in range(0, len(ids), BATCH))
+
+  return batches
+
+
+def _series(features, mean, std, max_len, truncation):
+  """A function that cuts series into the inputs of batches, scaled as the train split was."""
+
+  def batches(examples):
+    examples = [np.asarray(xs) for xs in examples]
+    for i, xs in enumerate(examples):
+      if xs.ndim != 2 or xs.shape[1] != features or not len(xs) or not np.isfinite(xs).all():
+        raise ValueError(
+          f'the series at position {i}, counted from 0, is of shape {list(xs.shape)}: each must be'
+          f' [T, {features}], of at least a step and of finite numbers'
+        )
+    for start in range(0, len(examples), BATCH):
+      some = [
+        xs[-max_len:] if truncation == 'pre' else xs[:max_len]
+        for xs in examples[start : start + BATCH]
+      ]
+      lengths = np.array([len(xs) for xs in some], np.int32)
+      filled = np.zeros((len(some), 1 << max(5, int(lengths.max() - 1).bit_length()), features))
+      for row, xs in zip(filled, some, strict=True):
+        row[: len(xs)] = (xs - np.array(mean)) / np.array(std)
+      yield filled.astype(np.float32), lengths
+
+  return batches
+
+
+def series(path: str | os.PathLike) -> list[np.ndarray]:
+  """The series of an .npz, arrays `[T, D]`. Raises OSError, and ValueError for what has none."""
+  with np.load(path, allow_pickle=False) as file:
+    if 'x' not in file:
+      raise ValueError(f'{path} has no array x, but {", ".join(file)}')
+    x, lengths = file['x'], file['lengths'] if 'lengths' in file else None
+  if x.ndim == 2 and lengths is not None and lengths.sum() == len(x):
+    return np.split(x, np.cumsum(lengths)[:-1])
+  x = x[..., None] if x.ndim == 2 else x
+  return [*x] if lengths is None else [xs[:n] for xs, n in zip(x, lengths, strict=True)]
 
 
 def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
@@ -60,18 +120,23 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
     return f'{names[int(answer > 0.5)]}\t{answer:.6f}'
   if kind == 'classes':
     return f'{names[int(answer.argmax())]}\t{answer.max():.6f}'
-  if kind == 'labels':
-    found = [f'{names[i]}:{answer[i]:.6f}' for i in np.flatnonzero(answer > 0.5)]
-    return ' '.join(found)
-  return '\t'.join(f'{value:.6f}' for value in np.atleast_1d(answer))
+  values = np.atleast_1d(answer)
+  likely = [', '.join(names[i] for i in np.flatnonzero(values > 0.5))] if kind == 'labels' else []
+  return '\t'.join([*likely, *(f'{value:.6f}' for value in values)])
 
 
 def main() -> None:
-  """Predicts the texts of the command line or, without any, of standard input."""
+  """Predicts what the command line gives or, without any texts, the lines of standard input."""
   try:
-    predict = load(pathlib.Path(__file__).parent)
-    given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
-    for answer in predict(map(text.decode, given)):
+    predict: Any = load(pathlib.Path(__file__).parent)
+    if predict.of_texts:
+      given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
+      examples: Any = map(text.decode, given)
+    else:
+      if not sys.argv[1:]:
+        raise ValueError('this model reads series: give the path of an .npz')
+      examples = [xs for path in sys.argv[1:] for xs in series(path)]
+    for answer in predict(examples):
       print(line(answer, predict.kind, predict.names))
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rnnlab.cells.base import Cell
 from rnnlab.tasks.base import Outputs
 
 ROWS = 64  # in a batch, or fewer, so that a batch has no more steps than
@@ -17,56 +18,71 @@ STEPS = 2**16
 NARROWEST = 32  # the fewest columns to which masked steps are trimmed, unless there are fewer
 
 
-def batches(data: ConfigDict, inputs: Any) -> Iterator[tuple[Any, np.ndarray, slice]]:
+class Batch(NamedTuple):
+  """Some examples that a model answers at once.
+
+  inputs: as the model takes them. places: the index among all examples of each of the first rows,
+  int `[n]`; the rows after these fill it up. columns: which of all steps it holds. there: where
+  among its own.
+  """
+
+  inputs: Any
+  places: np.ndarray
+  columns: slice
+  there: slice
+
+
+def batches(data: ConfigDict, inputs: Any) -> Iterator[Batch]:
   """Cuts encoded examples into batches of few shapes.
 
   How many rows and columns an example's batch has depends on that example alone, and so its answer
   does, to the bit.
 
-  data: the data part of a run's config: of ids mask, padding.
+  data: the data part of a run's config: of ids max_len, mask, padding.
   inputs: as a task's `encode` gives them: ids int32 `[N, T]`, or a dict of 'xs' float32 `[N, T, D]`
     and 'lengths' int32 `[N]`.
-
-  Yields the inputs of a batch, the index among the examples of each of its first rows, int `[n]`
-  (the rows after these fill it up), and which of all steps its columns are.
   """
   series = isinstance(inputs, dict)
   xs, lengths = (inputs['xs'], inputs['lengths']) if series else (inputs, used(data, inputs))
-  widths = _widths(series, data, xs.shape[1])
+  steps = xs.shape[1]
+  widths = _series_widths(steps) if series else _widths(data)
   needed = np.searchsorted(widths, lengths)
+  in_front = not series and data.padding == 'pre'
   for i, width in enumerate(widths):
     rows = max(1, min(ROWS, STEPS // width))
-    columns = slice(0, width)
-    if not series and data.padding == 'pre':
-      columns = slice(xs.shape[1] - width, xs.shape[1])
     places = np.flatnonzero(needed == i)
+    some = min(width, steps)
+    columns = slice(steps - some, steps) if in_front else slice(0, some)
+    there = slice(width - some, width) if in_front else slice(0, some)
     for start in range(0, len(places), rows):
       here = places[start : start + rows]
-      taken = xs[here, columns]
-      batch = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
-      batch[: len(here), : taken.shape[1]] = taken
+      batch: Any = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
+      batch[: len(here), there] = xs[here, columns]
       if series:
         filled = np.zeros(rows, np.int32)
         filled[: len(here)] = lengths[here]
         batch = {'xs': batch, 'lengths': filled}
-      yield batch, here, columns
+      yield Batch(batch, here, columns, there)
 
 
 def used(data: ConfigDict, ids: np.ndarray) -> np.ndarray:
   """How many columns each row of ids needs, int `[N]`: all of them where padding is not masked."""
-  return (ids != 0).sum(axis=1) if data.mask else np.full(len(ids), ids.shape[1])
+  return (ids != 0).sum(axis=1) if data.mask else np.full(len(ids), data.max_len)
 
 
-def _widths(series, data, steps):
+def _widths(data):
   """The widths of batches, ascending: padding is cut only where the model does not see it."""
-  if series:  # whose padding is as long as the longest beside it
-    widths = [NARROWEST]
-    while widths[-1] < steps:
-      widths.append(2 * widths[-1])
-    return widths
-  widths = [steps]
+  widths = [data.max_len]
   while data.mask and widths[0] >= 2 * NARROWEST:
     widths.insert(0, -(-widths[0] // 2))
+  return widths
+
+
+def _series_widths(steps):
+  """The same for series, whose padding no model sees."""
+  widths = [NARROWEST]
+  while widths[-1] < steps:
+    widths.append(2 * widths[-1])
   return widths
 
 
@@ -75,7 +91,10 @@ def portable(model: nn.Module) -> nn.Module:
 
   It is quick to compile, exports as nothing but StableHLO, and its gradients are not truncated.
   """
-  return model.clone(cell=model.cell._replace(fused=None), remat=False, truncate=None)
+  plain: dict[str, Any] = {'remat': False, 'truncate': None}
+  if isinstance(cell := getattr(model, 'cell', None), Cell):
+    plain['cell'] = cell._replace(fused=None)
+  return model.clone(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 
 def answers(model: nn.Module, outputs: Outputs, params: Any, inputs: Any) -> jax.Array:
@@ -99,8 +118,10 @@ def as_outputs(answers: np.ndarray, outputs: Outputs) -> np.ndarray:
   found = np.asarray(answers, np.float64)
   if outputs.kind == 'values':
     return (found - np.array(outputs.mean)) / np.array(outputs.std)
+  if outputs.kind == 'classes':  # where all are 0 nothing was answered: a step of padding
+    return np.log(np.maximum(found, np.finfo(float).tiny))
   with np.errstate(divide='ignore'):
-    return np.log(found) if outputs.kind == 'classes' else np.log(found) - np.log1p(-found)
+    return np.log(found) - np.log1p(-found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

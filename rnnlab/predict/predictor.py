@@ -19,13 +19,14 @@ from rnnlab.tasks.base import Outputs, Task
 if TYPE_CHECKING:
   import pandas as pd
 
+GIVEN = 'given'  # as an encoding's tokens: examples are lists of tokens
 CHUNK = 4096  # examples that are encoded at a time
 
 
 class Word(NamedTuple):
   """A word of a text, and by how much it moved the answer.
 
-  text: the word, in lower case.
+  text: the word as the model reads it, in lower case, or the character or other token.
   weight: positive where the word speaks for what was asked for; see `Predictor.explain`.
   known: whether the word is of the vocabulary; the model reads all others as one and the same.
   """
@@ -199,9 +200,27 @@ def is_text(member: Predictor) -> bool:
   return bool(getattr(member.model, 'vocab_size', None))
 
 
+def reads_texts(member: Predictor) -> bool:
+  """Whether it takes them as texts, and not as lists of tokens."""
+  return is_text(member) and member.encoding.get('tokens') != GIVEN
+
+
+def split(member: Predictor, words: str) -> list[str]:
+  """The tokens that a model reads of a text."""
+  return text.tokenizer(member.encoding.get('tokens', 'words'))(words)
+
+
+def features(member: Predictor) -> int:
+  """How many channels the series have that a model reads. Raises ValueError where nothing says."""
+  found = member.encoding.get('features')
+  if not isinstance(found, int):
+    raise ValueError(f'the encoding of a model of series must have features, an int: {found!r}')
+  return found
+
+
 def listed(member: Predictor, examples: Any) -> list[Any]:
   """Examples as a list. Raises TypeError for texts that are no str, naming the first."""
-  if is_text(member) and not member.outputs.steps:
+  if reads_texts(member):
     return text.listed(examples)
   if isinstance(examples, str | bytes | Mapping):
     raise TypeError(f'give a list of examples, not {type(examples).__name__}')
@@ -241,42 +260,42 @@ def _of_chunk(members, examples):
   outputs = members[0].outputs
   encoded = {}  # the same examples, by how they are read
   for member in members:
-    if (key := reading(member)) not in encoded:
+    if (key := how_read(member)) not in encoded:
       encoded[key] = encode(member, examples)
-  of_first = encoded[reading(members[0])]
+  of_first = encoded[how_read(members[0])]
   shape = of_first['xs'].shape if isinstance(of_first, dict) else of_first.shape
-  names = () if outputs.kind == 'binary' or _scalar(members[0]) else (len(outputs.names),)
+  names = () if _scalar(members[0]) else (len(outputs.names),)
   found = np.zeros(
     (len(members), len(examples), *(shape[1:2] if outputs.steps else ()), *names), np.float32
   )
 
   def compute(job):
-    row, inputs, places, columns = job
+    row, batch = job
     member = members[row]
-    answered = forward.compiled(member.model, outputs, member.params, inputs)
-    return row, places, columns, np.asarray(answered)[: len(places)]
+    answered = forward.compiled(member.model, outputs, member.params, batch.inputs)
+    return row, batch, np.asarray(answered)[: len(batch.places)]
 
   jobs = (
-    (row, *batch)
+    (row, batch)
     for row, member in enumerate(members)
-    for batch in forward.batches(member.config.data, encoded[reading(member)])
+    for batch in forward.batches(member.config.data, encoded[how_read(member)])
   )
   # XLA runs the steps of a batch on one core.
   with futures.ThreadPoolExecutor(len(provenance.cores())) as pool:
-    for row, places, columns, of_batch in pool.map(compute, jobs):
+    for row, batch, answered in pool.map(compute, jobs):
       if outputs.steps:
-        found[row, places, columns] = of_batch[:, : found[row, :1, columns].shape[1]]
+        found[row, batch.places, batch.columns] = answered[:, batch.there]
       else:
-        found[row, places] = of_batch
+        found[row, batch.places] = answered
   return found
 
 
 def _scalar(member):
   """Whether an output is a number, and no vector of one."""
-  return member.outputs.kind == 'values' and getattr(member.model, 'classes', 1) == 1
+  return member.outputs.kind != 'classes' and getattr(member.model, 'classes', 1) == 1
 
 
-def reading(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
+def how_read(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
   """What says how a model reads examples: models for which it is the same read them alike."""
   data = json.dumps(member.config.data.to_dict(), sort_keys=True, default=list)
   return data, json.dumps(member.encoding, sort_keys=True, default=list), member.vocabulary
@@ -285,17 +304,21 @@ def reading(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
 def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> dict[str, Any]:
   """The columns that a task makes of probabilities or values `[N, ...]` for examples.
 
-  An answer at each step is a list as long as the example, or as what the model sees of it.
+  An answer at each step is a list as long as the example, with None for what was cut off it.
   """
   assert member.task.decode
   outputs = member.outputs
   columns = member.task.decode(forward.as_outputs(answers, outputs), member.encoding)
   if not outputs.steps:
     return columns
-  behind = getattr(member.config.data, 'padding', 'post') == 'post'
+  data = member.config.data
+  behind = not is_text(member) or data.padding == 'post'
 
   def cut(of_steps, length):
-    return list(of_steps[:length] if behind else of_steps[max(0, len(of_steps) - length) :])
+    seen = min(length, data.max_len)
+    kept = list(of_steps[:seen] if behind else of_steps[len(of_steps) - seen :])
+    rest = [None] * (length - seen)
+    return rest + kept if data.truncation == 'pre' else kept + rest
 
   lengths = [len(example) for example in examples]
   return {
@@ -321,7 +344,7 @@ def _asked(ensemble, example, of):
 def _weights(predictor, example, of):
   """The weights of what the model reads of an example, and, of a text, which of it is known."""
   inputs = encode(predictor, [example])
-  ((batch, _, _),) = forward.batches(predictor.config.data, inputs)
+  ((batch, *_),) = forward.batches(predictor.config.data, inputs)
   if isinstance(batch, dict):
     one = {name: array[:1] for name, array in batch.items()}
     found = _gradient(predictor, of, one)
@@ -338,5 +361,5 @@ def _gradient(predictor, of, inputs):
 def _read(predictor, words):
   """The start, as None, and the words of a text, cut as its ids are."""
   data = predictor.config.data
-  read = [None, *text.tokenize(words)]
+  read = [None, *split(predictor, words)]
   return read[-data.max_len :] if data.truncation == 'pre' else read[: data.max_len]

@@ -8,7 +8,8 @@ traced and concrete arrays are treated alike; where values are read too, the doc
 
 import contextlib
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,13 @@ from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params
 _shapes = weakref.WeakKeyDictionary()  # by a cell's function: its results by the arguments
 
 
-def said(a) -> str:
+def said(a: Any) -> str:
   """An array as an error names it, such as float32[32, 64]."""
   return f'{a.dtype.name}{list(a.shape)}'
 
 
 @contextlib.contextmanager
-def within(where: str):
+def within(where: str) -> Iterator[None]:
   """Puts `where` before the message of an error that is raised inside."""
   try:
     yield
@@ -34,7 +35,7 @@ def within(where: str):
     raise
 
 
-def array(name: str, value) -> Array:
+def array(name: str, value: Any) -> Array:
   """`value` as a JAX array; TypeError for what is no array, as a list or a table of pandas."""
   if isinstance(value, jax.Array):
     return value
@@ -44,7 +45,7 @@ def array(name: str, value) -> Array:
   raise TypeError(f'{name} must be an array, not {type(value).__name__}')
 
 
-def cell(value) -> Cell:
+def cell(value: Any) -> Cell:
   """A cell, as `rnnlab.lstm(64)` is and `rnnlab.lstm` is not."""
   if isinstance(value, Cell):
     return value
@@ -56,7 +57,7 @@ def called(cell: Cell) -> str:
   return f'the cell {cell}' if cell.name else 'this cell'
 
 
-def each(name: str, values, count: int, of_what: str) -> Sequence:
+def each(name: str, values: Any, count: int, of_what: str) -> Sequence:
   """`values`, a list or tuple of `count` items; None stands for None `count` times."""
   if values is None:
     return [None] * count
@@ -91,7 +92,7 @@ def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
   return found
 
 
-def ids(value: Array, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
+def ids(value: Any, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
   """Integers from 0 to rows - 1, which is looked at where they are known (not traced).
 
   real: bool, as ids, True at those that count; None for all.
@@ -153,17 +154,19 @@ def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> 
   return tree.unflatten(leaves)
 
 
-def kind(params: Params, xs: Array | Lookup):
+def kind(params: Params, xs: Array | Lookup) -> jnp.dtype:
   """The dtype that a carry has beside these: what they are promoted to."""
   with within('params and xs'):
     return jnp.result_type(xs.dtype, *jax.tree.leaves(params))
 
 
-def carry(cell: Cell, value: Carry, batch: tuple, kind, name: str = 'initial_carry') -> Carry:
+def carry(
+  cell: Cell, value: Carry, batch: tuple, kind: jnp.dtype, name: str = 'initial_carry'
+) -> Carry:
   """A carry as `cell.initial_carry(batch, kind)` is one, by structure, shapes and dtypes."""
   given = batch, jnp.dtype(kind)
   wanted = _known(cell.initial_carry, given, lambda: cell.initial_carry(*given))
-  if jax.tree.structure(value) != jax.tree.structure(wanted):
+  if jax.tree.structure(value) != jax.tree.structure(wanted):  # type: ignore[operator]
     raise TypeError(
       f'{name} must be {_form(wanted)}, the carry of {called(cell)}, not {_form(value)}'
     )
@@ -197,7 +200,7 @@ def _hint(leaf, batch, name):
   return hint
 
 
-def mask(lengths, value, batch: tuple, steps: int) -> Array | None:
+def mask(lengths: Any, value: Any, batch: tuple, steps: int) -> Array | None:
   """The bool mask `[B, T]` that `lengths` or `mask` stand for, or None.
 
   Raises ValueError too for lengths outside 0..T, where they are known (not traced).
@@ -221,7 +224,7 @@ def mask(lengths, value, batch: tuple, steps: int) -> Array | None:
   return jnp.arange(steps) < lengths[..., None]
 
 
-def flags(name: str, value, batch: tuple, steps: int, where: str) -> Array:
+def flags(name: str, value: Any, batch: tuple, steps: int, where: str) -> Array:
   """bool `[B, T]`."""
   value = array(name, value)
   if value.shape != (*batch, steps) or value.dtype != bool:
@@ -229,7 +232,7 @@ def flags(name: str, value, batch: tuple, steps: int, where: str) -> Array:
   return value
 
 
-def dropout(value, products: Sequence, batch: tuple, kind) -> tuple:
+def dropout(value: Any, products: Sequence, batch: tuple, kind: jnp.dtype) -> tuple:
   """A mask or None for each of a step's products: `[B, K]`, or `[G, B, K]` for one a gate."""
   if not isinstance(value, list | tuple):
     raise TypeError(f'dropout must be a tuple of masks, not {_form(value)}')
@@ -268,7 +271,7 @@ def step(before: Sequence, after: Sequence) -> None:
     )
 
 
-def float_dtype(value):
+def float_dtype(value: Any) -> jnp.dtype | None:
   """`dtype` of `unroll`: a float dtype, or None."""
   if value is None:
     return None

@@ -1,7 +1,7 @@
 """Dropout of a recurrence: the masks of variational dropout, and dropout between layers."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def dropout_masks(
   rate: float,
   recurrent_rate: float,
   per_gate: bool = False,
-  dtype=jnp.float32,
+  dtype: Any = jnp.float32,
 ) -> Masks:
   """Draws the masks of variational dropout (Gal & Ghahramani 2016) for `unroll`'s `dropout`.
 
@@ -85,18 +85,18 @@ def dropout_masks(
   return tuple(masks)
 
 
-def is_off(rate) -> bool:
+def is_off(rate: float | Array) -> bool:
   """Whether a rate is known to be 0, so that what it is of is left out; a traced one is not."""
-  return not isinstance(rate, jax.core.Tracer) and rate == 0
+  return not isinstance(rate, jax.core.Tracer) and bool(rate == 0)
 
 
-def check_rate(name: str, rate) -> None:
+def check_rate(name: str, rate: float | Array) -> None:
   """Raises ValueError unless `rate` is in [0, 1), or traced."""
   if not isinstance(rate, jax.core.Tracer) and not 0 <= rate < 1:
     raise ValueError(f'{name} must be at least 0 and below 1, not {rate}')
 
 
-def drop(key: Array, xs: Array, rate) -> Array:
+def drop(key: Array, xs: Array, rate: float | Array) -> Array:
   """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate)."""
   kept = jax.random.bernoulli(key, 1 - rate, xs.shape)
   return jnp.where(kept, xs / (1 - rate), 0)

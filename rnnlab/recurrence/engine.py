@@ -21,11 +21,13 @@ reverse loop. Forward mode, vmap, checkpoint and higher derivatives work as with
 A step that can't be taken apart, as its weights change from step to step, is scanned as it is.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rnnlab.cells.base import Array, Carry, Params
 from rnnlab.recurrence.product import product
 from rnnlab.recurrence.rule import Loop, hold, renewed, scan_parts
 from rnnlab.recurrence.split import take_apart
@@ -39,9 +41,18 @@ class Resets(NamedTuple):
 
 
 def scan(
-  step, params, carry, xs, *, real=None, resets=None, masks=None, reverse=False, dtype=None,
-  every=False,
-):  # fmt: skip
+  step: Callable,
+  params: Params,
+  carry: Carry,
+  xs: Array,
+  *,
+  real: Array | None = None,
+  resets: Resets | None = None,
+  masks: Sequence[Array | None] | None = None,
+  reverse: bool = False,
+  dtype: Any = None,
+  every: bool = False,
+) -> tuple[Carry, Any]:
   """Scans `step`, a `Cell`'s, over time: `xs [T, B, D]` -> the last carry and `ys [T, B, H]`.
 
   real: bool `[T, B]` or None. Where it is False the carry stays, y is 0 and xs must be finite.

@@ -1,6 +1,7 @@
 """Both directions, and layers over each other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ def bidirectional(
   *,
   initial_carry: tuple[Carry, Carry] | None = None,
   dropout: tuple[Masks | None, Masks | None] | None = None,
-  **options,
+  **options: Any,
 ) -> tuple[tuple[Carry, Carry], Array]:
   """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
 
@@ -61,7 +62,7 @@ def stacked(
   dropout: Sequence | None = None,
   layer_dropout: float = 0.0,
   key: Array | None = None,
-  **options,
+  **options: Any,
 ) -> tuple[list, Array]:
   """Runs layers of cells, each over the outputs of the one before.
 
@@ -96,12 +97,13 @@ def stacked(
   drops = not is_off(layer_dropout)
   if drops and key is None:
     raise ValueError('layer_dropout needs a key, as jax.random.key(0)')
-  carries = []
+  carries: list[Carry] = []
+  ys: Any = xs
   for i, layer in enumerate(params):
-    if drops and i:
-      xs = drop(jax.random.fold_in(key, i), xs, layer_dropout)
+    if key is not None and drops and i:
+      ys = drop(jax.random.fold_in(key, i), ys, layer_dropout)
     run = bidirectional if isinstance(layer, list | tuple) else unroll
     with checks.within(f'layer {i}'):
-      carry, xs = run(cells[i], layer, xs, initial_carry=starts[i], dropout=masks[i], **options)
+      carry, ys = run(cells[i], layer, ys, initial_carry=starts[i], dropout=masks[i], **options)
     carries.append(carry)
-  return carries, xs
+  return carries, ys

@@ -4,14 +4,18 @@ Both wrap a `scan(carry, inputs) -> carry, outputs` over time-major inputs.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rnnlab.cells.base import Carry
+
 TRUNCATION = '(k1, k2), steps from 1 up, with k2 a multiple of k1'
 
 
-def is_truncation(value) -> bool:
+def is_truncation(value: Any) -> bool:
   """Whether `value` is a `truncate` of `unroll`."""
   return (
     isinstance(value, tuple | list)
@@ -21,7 +25,7 @@ def is_truncation(value) -> bool:
   )
 
 
-def checkpointed(scan, reverse, carry, inputs):
+def checkpointed(scan: Callable, reverse: bool, carry: Carry, inputs: Any) -> tuple[Carry, Any]:
   """`scan(carry, inputs)` in chunks of sqrt(T) steps, each of which is kept as its first carry."""
   steps = len(inputs[0])
   size = max(1, math.ceil(math.sqrt(steps)))
@@ -46,7 +50,9 @@ def checkpointed(scan, reverse, carry, inputs):
   return carry, jax.tree.map(lambda *a: jnp.concatenate(a), ys_left, ys_right)
 
 
-def truncated(scan, reverse, k1, k2, carry, inputs):
+def truncated(
+  scan: Callable, reverse: bool, k1: int, k2: int, carry: Carry, inputs: Any
+) -> tuple[Carry, Any]:
   """`scan(carry, inputs)` by windows of k2 steps, each giving the ys of its last k1.
 
   A window starts at the carry of k2 steps before its end, through which no gradient goes; those

@@ -1,22 +1,28 @@
 """The products of a step's operands with its weights, with their masks, as the scan takes them."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rnnlab.cells.base import Array
 
-def product(w, v, mask=None, dtype=None):
+
+def product(w: Array, v: Array, mask: Array | None = None, dtype: Any = None) -> Array:
   """`v [..., B, K] @ w [K, M]`, v times a mask: `[B, K]`, or `[G, B, K]`, one a block of M."""
   return joined(products(blocks_of(w, mask), v, mask, dtype))
 
 
-def blocks_of(w, mask):
+def blocks_of(w: Array, mask: Array | None) -> list[Array]:
   """The columns of `w` in a block for each mask; or all of them, where they share one."""
   return [w] if mask is None or mask.ndim == 2 else jnp.split(w, len(mask), axis=1)
 
 
-def products(blocks, v, mask, dtype, transposed=False):
+def products(
+  blocks: Sequence[Array], v: Array, mask: Array | None, dtype: Any, transposed: bool = False
+) -> list[Array]:
   """`product` as a list, from the blocks of w, or from each block's transpose."""
 
   def matmul(w, v):
@@ -35,7 +41,7 @@ def products(blocks, v, mask, dtype, transposed=False):
   return [matmul(w, v * m) for w, m in zip(blocks, masks, strict=True)]
 
 
-def joined(blocks):
+def joined(blocks: Sequence[Array]) -> Array:
   return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=-1)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from rnnlab.cells.base import Array
 from rnnlab.recurrence.product import blocks_of, joined, products
 from rnnlab.recurrence.split import Parts, Values, variables
 
 
-def hold(real, new, old):
+def hold(real: Array | None, new: list[Array], old: list[Array]) -> list[Array]:
   """`new` at real steps, `old` at others; lists of arrays."""
   if real is None:
     return new
@@ -22,7 +24,7 @@ def hold(real, new, old):
   ]
 
 
-def renewed(where, new, carry):
+def renewed(where: Array | None, new: list[Array], carry: list[Array]) -> list[Array]:
   """`carry`, but `new` at the rows that begin anew."""
   return carry if where is None else hold(where, new, carry)
 
@@ -36,7 +38,7 @@ class Loop(NamedTuple):
   every: bool
 
 
-def scan_parts(loop: Loop):
+def scan_parts(loop: Loop) -> Callable:
   """`run(invariants, carry, xs, real, resets, masks) -> carry, ys, carries`, with its jvp rule.
 
   The carry is a list of arrays; carries, those after every step, are None unless `loop.every`.
@@ -52,7 +54,7 @@ def scan_parts(loop: Loop):
 
 def _weights(parts, invariants, masks):
   """Each product's blocks of weights; cut outside of loops, as XLA would cut at each step."""
-  weights = [invariants[parts.index(w)] for w in parts.weights]
+  weights = [invariants[parts.place(w)] for w in parts.weights]
   return [d if _is_zero(d) else blocks_of(d, mask) for d, mask in zip(weights, masks, strict=True)]
 
 
@@ -95,7 +97,7 @@ def _forward(loop, invariants, carry, xs, real, resets, masks, keep):
     before = _linear_values(
       parts,
       lambda k: products(w[k], values.read(parts.operands[k]), masks[k], loop.dtype),
-      lambda var: invariants[parts.index(var)],
+      lambda var: invariants[parts.place(var)],
     )
     values = _rest_values(parts, invariants, carry, x, before)
     for equation in parts.rest:
@@ -134,9 +136,9 @@ def _jvp(loop, primals, tangents):
   in_rest = set(variables([*of_rest, *parts.new, parts.y]))
   floats = [i for i, v in enumerate(parts.carry) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
   moved = [
-    v for v in parts.invariants if v in in_rest and not _is_zero(d_invariants[parts.index(v)])
+    v for v in parts.invariants if v in in_rest and not _is_zero(d_invariants[parts.place(v)])
   ]
-  d_moved = [d_invariants[parts.index(v)] for v in moved]
+  d_moved = [d_invariants[parts.place(v)] for v in moved]
   d_x_rest = None if parts.x not in in_rest or _is_zero(d_xs) else d_xs
   # Transposed here, once: on the way back the loop then multiplies by them as they lie.
   w_t = [[block.T for block in blocks] for blocks in _weights(parts, invariants, masks)]
@@ -192,7 +194,7 @@ def _d_kept(loop, primals, tangents, saved):
 
   def at_a_step(d_products):
     d = _linear_values(
-      parts, d_products.__getitem__, lambda var: _dense(d_invariants[parts.index(var)], var)
+      parts, d_products.__getitem__, lambda var: _dense(d_invariants[parts.place(var)], var)
     )
     return [d(v) for v in parts.kept]
 
@@ -224,7 +226,7 @@ def _d_step(loop, invariants, masks, w_t, moved, floats, d_moved, d_carry, x, d_
       values.run(equation)
     return [values.read(parts.new[i]) for i in floats], values.read(parts.y)
 
-  moved_values = [invariants[parts.index(v)] for v in moved]
+  moved_values = [invariants[parts.place(v)] for v in moved]
   at = moved_values, [saved.carry[i] for i in floats], x, saved.kept
   return jax.jvp(replay, at, (d_moved, d_carry, _dense(d_x, parts.x), d_kept))[1]
 

@@ -1,11 +1,13 @@
 """A step taken apart: what of it depends on parameters alone, what is linear, and the rest."""
 
 import collections
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import Literal
 
+from rnnlab.cells.base import Array
 from rnnlab.recurrence import checks
 from rnnlab.recurrence.product import product
 
@@ -27,11 +29,11 @@ class Parts(NamedTuple):
   kept: list  # those of products and linear that the rest uses: the pre-activations
   rest: list  # equations
 
-  def index(self, var):
+  def place(self, var: Any) -> int:
     """The place of an invariant among all."""
     return self.invariants.index(var)
 
-  def source(self, k):
+  def source(self, k: int) -> str | int | None:
     """Where product k's operand is found: 'x', the index of an array of the carry, or None."""
     v = self.operands[k]
     return 'x' if v is self.x else self.carry.index(v) if v in self.carry else None
@@ -48,10 +50,10 @@ class Values(dict):
     self[var] = value = self.missing(var)
     return value
 
-  def read(self, atom):
+  def read(self, atom: Any) -> Any:
     return atom.val if isinstance(atom, Literal) else self[atom]
 
-  def run(self, equation):
+  def run(self, equation: Any) -> None:
     primitive = equation.primitive
     params = primitive.get_bind_params(equation.params)
     with equation.ctx.manager:
@@ -59,12 +61,19 @@ class Values(dict):
     self.update(zip(equation.outvars, out if primitive.multiple_results else [out], strict=True))
 
 
-def variables(atoms):
+def variables(atoms: Iterable[Any]) -> list[Any]:
   """Those of a jaxpr's atoms that are no literals."""
   return [a for a in atoms if not isinstance(a, Literal)]
 
 
-def take_apart(step, params, carry, xs, masks, dtype):
+def take_apart(
+  step: Callable,
+  params: Any,
+  carry: list[Array],
+  xs: Array,
+  masks: Sequence[Array | None] | None,
+  dtype: Any,
+) -> tuple[Parts, list[Array], Sequence[Array | None]] | None:
   """`Parts`, the values of its invariants and the masks; None where the step can't be.
 
   step: `(params, carry, x, dot) -> carry, y`, with carries as lists of arrays; the others as

@@ -30,7 +30,7 @@ def unroll(
   resets: Array | None = None,
   return_carries: bool = False,
   dropout: Masks | None = None,
-  dtype=None,
+  dtype: Any = None,
   remat: bool = False,
   truncate: tuple[int, int] | None = None,
   backend: str = 'auto',
@@ -83,8 +83,8 @@ def unroll(
   """
   checks.cell(cell)
   xs = checks.xs(xs)
-  *batch, steps, input_size = xs.shape
-  batch = tuple(batch)
+  *leading, steps, input_size = xs.shape
+  batch = tuple(leading)
   params = checks.params(cell, params, input_size)
   kind = checks.kind(params, xs)
   mask = checks.mask(lengths, mask, batch, steps)

@@ -48,12 +48,18 @@ def caption(
   )
   if metric.better == 'lower':
     text += f' Lower {metric.words} is better.'
-  if shown < of:
-    text += (
-      f' Shown are {shown} of {of} {what}: those of best {word} {metric.words}'
-      f'{", of each cell alike" * (what == "groups")}; the tables have all.'
-    )
-  return text
+  return text + selected(runs, shown, of, what)
+
+
+def selected(runs: pd.DataFrame, shown: int, of: int, what: str = 'groups') -> str:
+  """Which groups of `runs` a figure shows, where it does not show them all."""
+  if shown >= of:
+    return ''
+  metric = measures.metrics_of(runs)[0]
+  return (
+    f' Shown are {shown} of {of} {what}: those of best {watched(runs)} {metric.words}'
+    f'{", of each cell alike" * (what == "groups")}; the tables have all.'
+  )
 
 
 def watched(frame: pd.DataFrame) -> str:
@@ -63,7 +69,11 @@ def watched(frame: pd.DataFrame) -> str:
 
 def alternative(name: str, *frames: pd.DataFrame) -> str:
   """What figure `name` of these frames shows, for those who do not see it: its kind and numbers."""
-  kind, *said = ALTERNATIVES[name](*frames)
+  return sentences(*ALTERNATIVES[name](*frames))
+
+
+def sentences(kind: str, *said: str) -> str:
+  """The kind of a figure and what it shows, of which the first MOST_TOLD are told."""
   if len(said) > MOST_TOLD:
     said = [*said[:MOST_TOLD], f'{len(said) - MOST_TOLD} more are in the tables']
   return ' '.join(f'{sentence}.' for sentence in (kind, *said))

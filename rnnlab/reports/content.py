@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from rnnlab import results
+from rnnlab.reports.hardest import Hard
 from rnnlab.results import measures
 from rnnlab.tasks.base import Metric
 
@@ -34,6 +35,10 @@ SEARCH = (
   'Each arm was given the same trials; what was best by validation {metric} was run again with '
   'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
   'Values here are the best of the epochs that a trial was given.'
+)
+HARDEST = (
+  'Of each setting, the test examples that are among the hundred of highest loss for most of its '
+  'seeds; of as many seeds, those of the highest mean loss first.'
 )
 VERDICTS = 'supported', 'refuted', 'undecided'
 MAX_SAID = 12  # a log of more comparisons than this has none
@@ -83,8 +88,8 @@ class Report(NamedTuple):
 
   summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
   trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
-  figures. missing: as results.missing_runs gives it. made_by: what made the numbers, as name ->
-  lines.
+  figures. hardest: (data, group, examples as hardest.of_group gives them) of each setting that has
+  some. missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
   """
 
   title: str
@@ -95,6 +100,7 @@ class Report(NamedTuple):
   blocks: list[Block]
   trials: list[pd.DataFrame]
   drawings: list[Drawing]
+  hardest: list[tuple[str, str, list[Hard]]]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from rnnlab import results
 from rnnlab.machine import disk
-from rnnlab.reports import captions
+from rnnlab.reports import captions, panels
 from rnnlab.reports.content import Block, Drawing, by_task, of_cells, where
 from rnnlab.results import measures
 
@@ -30,8 +30,11 @@ def draw(
     of_task = [block for block in blocks if block.runs['task'].iloc[0] == task]
     of_task = [block for block in of_task if block.runs['metrics'].iloc[0] == metrics]
     note = '\n'.join(block.caption for block in of_task)
-    prefix = re.sub(r'[^\w.-]+', '_', task) + '_' if several else ''
+    prefix = f'{_slug(task)}_' if several else ''
     yield from _of_runs(workdir, prefix, note, part, summed, paired)
+    for number, block in enumerate(of_task, 1):
+      ends = f'_{number}' * (len(of_task) > 1)
+      yield from _of_panels(workdir, prefix, ends, task, block)
   several = trials['metrics'].nunique() > 1
   for metrics, part in trials.dropna(subset='y').groupby('metrics', sort=False):
     prefix = f'{measures.from_json(metrics)[0].name}_' if several else ''
@@ -75,6 +78,27 @@ def _of_runs(workdir, prefix, note, runs, summary, pairs):
   answered = runs.assign(y=runs[f'best_{name}'].fillna(runs[name])).dropna(subset='y')
   if results.many_valued(answered):
     yield draw('response', answered)
+
+
+def _of_panels(workdir, prefix, ends, task, block):
+  """The figures of what a task has to show of the test split, of the runs of one block."""
+  from rnnlab.reports import figures
+
+  chosen = figures.select(block.summary, figures.MAX_OVERLAID)
+  which = captions.selected(block.runs, len(chosen), len(block.summary))
+  keys = [*results.DATA, *results.settings(chosen)]
+  runs = block.runs.merge(chosen[[*keys, 'group']], on=keys)
+  for shown in panels.of_task(workdir, task, runs):
+    caption = panels.caption(shown) + which
+    alternative = captions.sentences(*panels.alternative(shown))
+    png, svg = figures.render(figures.panels, shown, note=f'{caption}\n{block.title}')
+    name = prefix + _slug(shown.title) + ends
+    disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
+    yield Drawing(name, caption, alternative, svg, False)
+
+
+def _slug(words):
+  return re.sub(r'[^\w.-]+', '_', words.lower())
 
 
 def _of_search(workdir, prefix, trials):

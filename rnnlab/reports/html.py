@@ -7,7 +7,7 @@ import urllib.parse
 import jinja2
 
 from rnnlab.reports import tables
-from rnnlab.reports.content import NOTES, Report, search_words
+from rnnlab.reports.content import HARDEST, NOTES, Report, search_words
 from rnnlab.runs import folder as run_files
 
 
@@ -32,5 +32,10 @@ def page(told: Report, workdir: pathlib.Path) -> str:
     ]
 
   return templates.get_template('report.html').render(
-    told=told, tables=tables, notes=NOTES, search_words=search_words, links=links
+    told=told,
+    tables=tables,
+    notes=NOTES,
+    hardest_notes=HARDEST,
+    search_words=search_words,
+    links=links,
   )

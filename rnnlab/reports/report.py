@@ -8,7 +8,7 @@ import pandas as pd
 
 from rnnlab import results
 from rnnlab.machine import disk
-from rnnlab.reports import content, drawings, html, latex, markdown, search, terminal
+from rnnlab.reports import content, drawings, hardest, html, latex, markdown, search, terminal
 from rnnlab.reports.content import Report
 from rnnlab.reports.made_by import made_by
 from rnnlab.results import statistics
@@ -50,6 +50,7 @@ def write(workdir) -> Report:
     blocks,
     [part for _, part in trials.groupby('metrics', sort=False)],
     list(drawings.draw(workdir, runs, summary, pairs, trials, blocks)),
+    list(_hardest(workdir, blocks)),
     missing,
     made_by(workdir, every, sweep),
   )
@@ -70,6 +71,16 @@ def record(told: Report | None) -> dict[str, str | list[dict[str, Any]]]:
   names = 'summary', 'comparisons', 'claims'
   tables = {name: _records(getattr(told, name)) if told else [] for name in names}
   return {'finding': told.finding if told else ''} | tables
+
+
+def _hardest(workdir, blocks):
+  """(data, group, its hardest examples) of the settings of each block that have some."""
+  for block in blocks:
+    keys = [*results.DATA, *results.settings(block.summary)]
+    runs = block.runs.merge(block.summary[[*keys, 'group']], on=keys)
+    for group, part in runs.groupby('group', sort=False):
+      if found := hardest.of_group(workdir, part):
+        yield block.title, group, found
 
 
 def _summary_and_pairs(runs, workdir):

@@ -3,11 +3,15 @@
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from ml_collections import ConfigDict
 
 from rnnlab.console.words import near
+from rnnlab.machine.disk import AnyPath
 from rnnlab.results import measures, statistics
 from rnnlab.results.groups import side_words
 from rnnlab.results.load import (
@@ -27,7 +31,11 @@ SAYS = ('b > a', 'b < a', 'b = a', 'b >= a', 'b <= a')
 NEEDS_MARGIN = ('b = a', 'b >= a', 'b <= a')
 
 
-def check_claims(claims, config=None, metrics=measures.OLD_METRICS):
+def check_claims(
+  claims: Any,
+  config: ConfigDict | None = None,
+  metrics: Sequence[measures.Metric] = measures.OLD_METRICS,
+) -> list[dict[str, Any]]:
   """The claims in plain Python; raises ValueError, for people, unless they can be tested.
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
@@ -103,7 +111,7 @@ def _side(where, side, overrides, take):
   return checked
 
 
-def claims(workdir, runs):
+def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
 
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;

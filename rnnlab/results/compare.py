@@ -2,17 +2,21 @@
 
 import itertools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from rnnlab.machine.disk import AnyPath
 from rnnlab.results import measures, predictions, statistics
 from rnnlab.results.load import DATA, settings
 
 MOST_VALUES = 8  # of a setting, to compare each with each
 
 
-def compare(runs, workdir=None, over=('model.cell',)):
+def compare(
+  runs: pd.DataFrame, workdir: AnyPath | None = None, over: Sequence[str] = ('model.cell',)
+) -> pd.DataFrame:
   """A row per pair of groups that differ in one setting of `over` alone, and per epoch.
 
   `over=settings(runs)` compares every pair of settings. Of a setting that takes more than
@@ -53,8 +57,8 @@ def compare(runs, workdir=None, over=('model.cell',)):
         a, b = pair
         what = {'setting': name, 'a': a, 'b': b, 'metric': column, 'primary': column == primary}
         rows.append(shared | what | _compared(x, y, *map(resampled.get, sides)))
-  columns = 'setting a b metric primary difference low high items_low items_high p_greater'
-  columns = [*columns.split(), 'p_greater_low', 'p_greater_high', 'p', 'seeds_needed', 'n_a', 'n_b']
+  words = 'setting a b metric primary difference low high items_low items_high p_greater'
+  columns = [*words.split(), 'p_greater_low', 'p_greater_high', 'p', 'seeds_needed', 'n_a', 'n_b']
   found = pd.DataFrame(rows, columns=[*DATA, *names, *columns]).astype({'primary': bool})
   p_holm = found.groupby('primary')['p'].transform(statistics.holm)
   found.insert(found.columns.get_loc('p') + 1, 'p_holm', p_holm)

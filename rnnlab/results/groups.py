@@ -1,5 +1,8 @@
 """Groups of runs, which share data and every setting but the seed: their means and their names."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -11,7 +14,7 @@ MAX_SETTINGS = 8  # whose response is drawn at most
 SOME = 4  # a setting of more values than this has a response to be drawn
 
 
-def summarise(runs):
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
   """A row per group of runs, which share task, data and every setting but the seed.
 
   Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
@@ -40,7 +43,7 @@ def summarise(runs):
   return summary
 
 
-def label(frame):
+def label(frame: pd.DataFrame) -> pd.Series:
   """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
   frame = measures.of_now(frame)
   varying = [
@@ -71,17 +74,17 @@ def label(frame):
   )
 
 
-def cell_name(name):
+def cell_name(name: str) -> str:
   """A cell\'s name for people."""
   return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(str(name), str(name))
 
 
-def value_words(value):
+def value_words(value: Any) -> str:
   """A setting\'s value for people."""
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def side_words(overrides):
+def side_words(overrides: Mapping[str, Any]) -> str:
   """Overrides for people, as 'GRU hidden_size=64'."""
   return ' '.join(
     cell_name(value) if name == 'model.cell' else f'{name.rpartition(".")[2]}={value_words(value)}'
@@ -89,12 +92,12 @@ def side_words(overrides):
   )
 
 
-def many_valued(runs):
+def many_valued(runs: pd.DataFrame) -> list[str]:
   """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
   counts = {
     name: runs[name].nunique()
     for name in settings(runs)
     if pd.api.types.is_numeric_dtype(runs[name]) and not pd.api.types.is_bool_dtype(runs[name])
   }
-  most = sorted(counts, key=counts.get, reverse=True)[:MAX_SETTINGS]
+  most = sorted(counts, key=counts.__getitem__, reverse=True)[:MAX_SETTINGS]
   return [name for name in counts if name in most and counts[name] > SOME]

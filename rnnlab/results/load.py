@@ -3,12 +3,15 @@
 import json
 import pathlib
 import shlex
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from absl import logging
 
 from rnnlab.machine import disk
+from rnnlab.machine.disk import AnyPath
 from rnnlab.results import measures
 from rnnlab.runs import configs as configuration
 from rnnlab.runs import folder as run_files
@@ -34,7 +37,7 @@ RESULT = {
 NO_RESULT = 'no result, or a damaged one; launch again to do it'
 
 
-def load_runs(workdir):
+def load_runs(workdir: AnyPath) -> pd.DataFrame:
   """A DataFrame with a row per finished run of `workdir`, in the order of its sweep.
 
   Columns: id; settings under dotted names (model.cell and every config field that was swept or
@@ -92,7 +95,7 @@ def load_runs(workdir):
   return pd.concat([rows[['id']], configs, rows.drop(columns='id')], axis=1)
 
 
-def load_metrics(workdir):
+def load_metrics(workdir: AnyPath) -> pd.DataFrame:
   """A DataFrame with a row per epoch of each finished run: id, settings, seed, data, metrics.
 
   A damaged line of a metrics.jsonl is left out with a warning. Raises as `load_runs`.
@@ -105,7 +108,7 @@ def load_metrics(workdir):
   return epochs_of(workdir, load_runs(workdir))
 
 
-def epochs_of(workdir, runs):
+def epochs_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   """`load_metrics`, for runs that have been read already."""
   rows = [
     row | {'id': run}
@@ -124,12 +127,12 @@ def epochs_of(workdir, runs):
   return runs[names].merge(metrics.dropna(subset='epoch'), on='id')
 
 
-def settings(frame):
+def settings(frame: pd.DataFrame) -> list[str]:
   """The columns that hold settings: they, and they alone, have a dot in their name."""
   return [name for name in frame if '.' in name]
 
 
-def missing_runs(workdir, finished):
+def missing_runs(workdir: AnyPath, finished: Collection[str]) -> list[tuple[str, str, str]]:
   """(id, error, traceback) of each run that the sweep names, or that failed, and has no result.
 
   Trials that a search left behind are not missing.
@@ -145,25 +148,25 @@ def missing_runs(workdir, finished):
   return missing
 
 
-def sweep_of(workdir):
+def sweep_of(workdir: AnyPath) -> dict[str, Any]:
   """sweep.json, with nothing in it where it is missing or damaged."""
   return run_files.read_sweep(workdir)
 
 
-def config_of(folder, form=None):
+def config_of(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
   """A run's config in the words of this version; None where it is damaged or not of the form."""
   config = run_files.read_config(folder, form)
   return config and configuration.present(config)
 
 
-def flatten(configs):
+def flatten(configs: Iterable[dict[str, Any] | None]) -> pd.DataFrame:
   """Nested configs as rows under dotted names; lists as JSON, so that values compare and hash."""
   return pd.json_normalize(list(map(legible, configs))).map(
     lambda value: json.dumps(value) if isinstance(value, (list, dict)) else value
   )
 
 
-def legible(value):
+def legible(value: Any) -> Any:
   """A value of JSON whose texts can be written as UTF-8, which paths on a disk need not be."""
   if isinstance(value, dict):
     return {name: legible(v) for name, v in value.items()}
@@ -229,7 +232,7 @@ def _value(final, name):
   return float(final.get(name, np.nan) if name.startswith('train_') else final[name])
 
 
-def check_references(references) -> list:
+def check_references(references: Any) -> list:
   """The published figures that an experiment gives; raises ValueError, for people, of another form.
 
   A reference is a sentence, or a dict: says, the sentence; and title, how the title of the data
@@ -250,7 +253,7 @@ def check_references(references) -> list:
   return list(references)
 
 
-def references_of(sweep) -> list:
+def references_of(sweep: Mapping[str, Any]) -> list:
   """The references that sweep.json has; none, with a warning, where they are of another form."""
   try:
     return check_references(sweep.get('references') or [])
@@ -259,7 +262,7 @@ def references_of(sweep) -> list:
     return []
 
 
-def reference_for(reference, runs) -> str:
+def reference_for(reference: str | Mapping[str, Any], runs: pd.DataFrame) -> str:
   """What a reference says, where it is of the data of all these runs; '' otherwise."""
   if isinstance(reference, str):
     return reference

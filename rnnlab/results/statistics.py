@@ -5,11 +5,13 @@ estimated is of b against a: a difference is b's mean less a's. All intervals ar
 that hold no value, or one that is not finite, every answer is NaN.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
 
+Values = Sequence[float] | np.ndarray
 TAIL = 0.975  # what lies below the upper end of a 95% interval
 Z = special.ndtri(TAIL)
 DRAWS = 2000  # of a bootstrap: the chance in them moves an end by some 2% of the interval
@@ -38,21 +40,21 @@ class Resampled(NamedTuple):
   draws: np.ndarray
 
 
-def welch(a, b, null: float = 0.0) -> Estimate:
+def welch(a: Values, b: Values, null: float = 0.0) -> Estimate:
   """The difference in mean, Welch's t interval, and p of the two-sided test against `null`.
 
   Welch 1947. No interval and no p where a group has one run, or neither has any spread.
   """
   if not _are_known(a, b):
     return Estimate(*[np.nan] * 3)
-  difference = np.mean(b) - np.mean(a)
+  difference: Any = np.mean(b) - np.mean(a)
   error, degrees = _satterthwaite(*map(_of_mean, (a, b)))
   half = special.stdtrit(degrees, TAIL) * error
   p = 2 * special.stdtr(degrees, -abs(difference - null) / error)
   return Estimate(difference, difference - half, difference + half, p)
 
 
-def equivalence(a, b, margin: float) -> Estimate:
+def equivalence(a: Values, b: Values, margin: float) -> Estimate:
   """As `welch`, with p of two one-sided tests (TOST): small where |difference| is below `margin`.
 
   Schuirmann 1987, with Welch's error. p < 5% is the 90% interval lying within the margin, which
@@ -65,7 +67,7 @@ def equivalence(a, b, margin: float) -> Estimate:
   return found._replace(p=special.stdtr(degrees, (abs(found.value) - margin) / error))
 
 
-def noninferiority(a, b, margin: float) -> Estimate:
+def noninferiority(a: Values, b: Values, margin: float) -> Estimate:
   """As `welch`, with p of the two-sided test against -`margin`.
 
   Where p is small, b is not worse than a by as much as `margin` if the difference is above
@@ -75,7 +77,7 @@ def noninferiority(a, b, margin: float) -> Estimate:
   return welch(a, b, -margin)
 
 
-def holm(p) -> np.ndarray:
+def holm(p: Values) -> np.ndarray:
   """The p-values of a family, adjusted so that all hold at once; NaN is no test. Holm 1979."""
   p = np.asarray(p, float)
   order = np.argsort(p)  # NaN goes last
@@ -86,7 +88,7 @@ def holm(p) -> np.ndarray:
   return adjusted
 
 
-def probability_greater(a, b) -> Estimate:
+def probability_greater(a: Values, b: Values) -> Estimate:
   """P(b > a) for a run of each, ties counted half, and its interval.
 
   The interval is method 5 of Newcombe 2006 (Statistics in Medicine 25:559), a score interval on
@@ -115,7 +117,7 @@ def probability_greater(a, b) -> Estimate:
   return Estimate(value, end(0.0), end(1.0))
 
 
-def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
+def seeds_needed(a: Values, b: Values, difference: float, power: float = 0.8) -> float:
   """How many runs a group Welch's test at 5% needs to tell `difference` with `power`.
 
   The spreads are those of a and b, and the answer is no surer than they are. inf where the
@@ -145,7 +147,7 @@ def seeds_needed(a, b, difference: float, power: float = 0.8) -> float:
   return float(n)
 
 
-def resample(groups, seed: int = 0) -> list[Resampled]:
+def resample(groups: Sequence[np.ndarray], seed: int = 0) -> list[Resampled]:
   """Each group's bootstrap, of runs and of test items; the items drawn are the same for all.
 
   groups are bool arrays `[R, N]`: whether a run is right on an item, the same N items in all.
@@ -201,7 +203,7 @@ def two_way(a: Resampled, b: Resampled) -> Estimate:
   return Estimate(difference, low, high, 2 * special.stdtr(degrees, -abs(difference) / error))
 
 
-def bootstrap_difference(correct_a, correct_b, seed: int = 0) -> Estimate:
+def bootstrap_difference(correct_a: Values, correct_b: Values, seed: int = 0) -> Estimate:
   """`two_way` of bool arrays `[R_a, N]` and `[R_b, N]`: is a run right on a test item, the same N.
 
   No interval where a group has one run, or neither's shares have any spread.
@@ -209,7 +211,9 @@ def bootstrap_difference(correct_a, correct_b, seed: int = 0) -> Estimate:
   return two_way(*resample([np.asarray(correct_a), np.asarray(correct_b)], seed))
 
 
-def expected_maximum(values, replace: bool = False):
+def expected_maximum(
+  values: Values, replace: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """The best value that a search of n trials is to be expected to find, for n of 1 to N.
 
   values `[N]`: a metric of N independent trials. Returns mean, low, high, each `[N]`. Trials are
@@ -229,7 +233,7 @@ def expected_maximum(values, replace: bool = False):
   return mean, low, high
 
 
-def expected_best(values, sign: int):
+def expected_best(values: Values, sign: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """`expected_maximum` where higher values are better, `sign` 1; -1: the expected minimum."""
   mean, low, high = (sign * part for part in expected_maximum(sign * np.asarray(values, float)))
   return (mean, low, high) if sign > 0 else (mean, high, low)

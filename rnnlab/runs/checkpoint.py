@@ -17,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from rnnlab.machine.disk import AnyPath
 from rnnlab.training.train import TrainState
 
 ODD = {*'*?[]\\'}  # characters in a folder's name that Orbax or TensorStore misread
@@ -29,7 +30,7 @@ FILES = 64  # files and folders that it has at most
 
 
 @contextlib.contextmanager
-def manager(folder) -> Iterator[ocp.CheckpointManager]:
+def manager(folder: AnyPath) -> Iterator[ocp.CheckpointManager]:
   """Opens a run's folder of checkpoints, numbered by step, of which the last two are kept.
 
   A state holds both the last parameters and the best by validation, so one checkpoint would do: the

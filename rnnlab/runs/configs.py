@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,15 +145,15 @@ def check_fields(config: ConfigDict) -> ConfigDict:
   return ConfigDict(nested(_fields(flat(config))))
 
 
-def check_options(names, cells: Sequence[str]) -> None:
+def check_options(names: Iterable[str], cells: Sequence[str]) -> None:
   """Raises ValueError for an option among `names` of a cell that is none of `cells`."""
   for name in names:
-    _, cell, *option = (*name.split('.'), '')
-    if any(option) and cell not in cells:
+    _, cell, option, *_ = (*name.split('.', 2), '', '')
+    if option and cell not in cells:
       raise ValueError(f'{name} is read by the cell {cell} alone, and here is no run of it')
 
 
-def take(name: str, value, task: str = tasks.DEFAULT) -> Any:
+def take(name: str, value: Any, task: str = tasks.DEFAULT) -> Any:
   """What a field keeps of a value: plain Python, and float where that is meant.
 
   task: the name of the config's task. Raises ValueError for a field that there is not, or that may
@@ -202,7 +202,7 @@ def parse(name: str, text: str, task: str = tasks.DEFAULT) -> Any:
     return take(name, text, task)  # which says what it must be, or has a text where it may be one
 
 
-def plain(value) -> Any:
+def plain(value: Any) -> Any:
   """A value in plain Python: of NumPy's scalars what they hold; a list as a tuple.
 
   Raises ValueError for what is no number, text, truth, None, nor a list of such, as an array.
@@ -219,7 +219,7 @@ def plain(value) -> Any:
   raise ValueError(f'{words(value)} is a {type(value).__name__}: must be a number, text or truth')
 
 
-def flat(config) -> dict[str, Any]:
+def flat(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
   """The values of a config, or of a nested dict, by dotted name."""
   if isinstance(config, ConfigDict | FrozenConfigDict):
     config = config.to_dict()

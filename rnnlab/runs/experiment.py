@@ -6,6 +6,7 @@ import io
 import math
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import numpy as np
 
 from rnnlab.interop import files
 from rnnlab.machine import disk, provenance
-from rnnlab.runs import checkpoint, configs, trackers
+from rnnlab.runs import checkpoint, configs, hardest, trackers
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.program import Shared
@@ -30,6 +31,7 @@ class Result(NamedTuple):
   such.
   vocabulary: the words that the model knows, in id order; empty where it reads none.
   encoding: what else is needed to read new examples and to say what outputs mean.
+  hardest: the test examples of the highest loss, see `rnnlab.runs.hardest`.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -45,6 +47,7 @@ class Result(NamedTuple):
   predictions: dict[str, np.ndarray]
   vocabulary: tuple[str, ...]
   encoding: dict[str, Any]
+  hardest: list[dict[str, Any]]
 
 
 class Memory:
@@ -121,7 +124,7 @@ class Folder(Memory):
       self.rows = log['rows']
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
     run_files.write_metrics(self._path, self.rows)
-    writers = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
+    writers: list[Any] = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
     self._boards = [
       self._stack.enter_context(
         contextlib.closing(writer(self._path, self._spec.config.to_dict(), self.rows))
@@ -153,8 +156,9 @@ class Folder(Memory):
     if done.vocabulary:
       vocabulary = '\n'.join(done.vocabulary) + '\n'
       disk.write_atomic(self._path / run_files.VOCABULARY, vocabulary.encode())
+    run_files.write_hardest(self._path, done.hardest)
     predictions = io.BytesIO()
-    np.savez(predictions, **done.predictions)
+    np.savez(predictions, **done.predictions)  # type: ignore[arg-type]
     disk.write_atomic(self._path / run_files.PREDICTIONS, predictions.getvalue())
     tested = {name: v for name, v in done.result['final'].items() if name.startswith('test')}
     for board in self._boards:
@@ -163,7 +167,12 @@ class Folder(Memory):
 
 
 def finish(
-  spec: RunSpec, shared: Shared, state: train.TrainState, rows: list[dict], outputs, seconds: float
+  spec: RunSpec,
+  shared: Shared,
+  state: train.TrainState,
+  rows: list[dict],
+  outputs: Sequence[Any],
+  seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
   task, dataset = shared.task, shared.dataset
@@ -199,9 +208,17 @@ def finish(
     'best': best,
     **_history(spec, state, rows, seconds),
   }
-  params = state.params, state.best_params
+  hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
   return Result(
-    result, rows, model, *params, predictions, dataset.vocabulary, dict(dataset.encoding)
+    result,
+    rows,
+    model,
+    state.params,
+    state.best_params,
+    predictions,
+    dataset.vocabulary,
+    dict(dataset.encoding),
+    hard,
   )
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import tasks
+from rnnlab.machine.disk import AnyPath
 
 _read = []  # (file, preset) of the experiments that this process has read
 
@@ -36,13 +37,15 @@ class Experiment(NamedTuple):
   references: Callable[[], Any]
 
 
-def read(path, preset: str | None = None) -> Experiment:
+def read(path: AnyPath, preset: str | None = None) -> Experiment:
   """The experiment in the file `path`; preset: None where none was asked for.
 
   Raises ValueError, with the file and the line, for a file that is none.
   """
   _read.append((str(pathlib.Path(path).resolve()), preset))
   names = vars(execute(path))
+  if (folder := str(pathlib.Path(path).resolve().parent)) not in sys.path:
+    sys.path.append(folder)  # where a cell called 'package.module:name' is found, by workers too
   wanted = 'get_config', 'sweep', 'claims', 'references'
   found = {name: _function(path, names, name) for name in wanted}
   if not found['get_config']:
@@ -74,7 +77,7 @@ def read(path, preset: str | None = None) -> Experiment:
   )
 
 
-def execute(path) -> types.ModuleType:
+def execute(path: AnyPath) -> types.ModuleType:
   """Executes a file as a module of its own. Raises ValueError, with the file and the line."""
   path = pathlib.Path(path)
   module = types.ModuleType(f'experiment_file_{path.stem}')
@@ -101,7 +104,7 @@ def know(cell: str, task: str, source: tuple[str, str | None] | None) -> None:
 
 
 @contextlib.contextmanager
-def blamed(path) -> Iterator[None]:
+def blamed(path: AnyPath) -> Iterator[None]:
   """Code of the file `path` is at work: its folder is on the path, its errors say where."""
   folder = pathlib.Path(path).resolve().parent
   sys.path.insert(0, str(folder))

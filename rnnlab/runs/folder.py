@@ -20,11 +20,12 @@ from typing import Any
 from absl import logging
 
 from rnnlab.machine import disk
+from rnnlab.machine.disk import AnyPath
 
 try:
   import fcntl
 except ImportError:  # Windows
-  fcntl = None
+  fcntl = None  # type: ignore[assignment]
 
 CONFIG = 'config.json'
 METRICS = 'metrics.jsonl'
@@ -34,6 +35,7 @@ PARAMS = 'params.safetensors'  # of the best epoch by validation, else of the la
 VOCABULARY = 'vocabulary.txt'  # a word a line, in the order of their ids
 ENCODING = 'encoding.json'  # what else it takes to read examples and to say what outputs mean
 PREDICTIONS = 'predictions.npz'
+HARDEST = 'hardest.json'  # the test examples of the highest loss: see `rnnlab.runs.hardest`
 CHECKPOINTS = 'checkpoints'  # a folder
 SWEEP = 'sweep.json'  # in the workdir
 INDEX = '.files'  # in a mirror of a remote workdir: digests of what the remote had when both agreed
@@ -44,6 +46,7 @@ READ = (
   VOCABULARY,
   ENCODING,
   PREDICTIONS,
+  HARDEST,
 )  # of which result.json holds digests
 LOCK = '.lock'
 QUICK = 2**20  # bytes: a quick check does not read larger files
@@ -71,7 +74,7 @@ SWEEP_FORM = {
 # A workdir.
 
 
-def read_sweep(workdir) -> dict[str, Any]:
+def read_sweep(workdir: AnyPath) -> dict[str, Any]:
   """A workdir's sweep.json, with empty entries where the file is missing or damaged.
 
   Damage is told in a warning.
@@ -85,12 +88,12 @@ def read_sweep(workdir) -> dict[str, Any]:
   return empty | {'claims_after': 0} | found
 
 
-def write_sweep(workdir, content: dict[str, Any]) -> None:
+def write_sweep(workdir: AnyPath, content: dict[str, Any]) -> None:
   """Writes a workdir's sweep.json with a digest of its content."""
   disk.write_json(pathlib.Path(workdir) / SWEEP, seal(content))
 
 
-def folders(workdir, having: str = CONFIG) -> list[pathlib.Path]:
+def folders(workdir: AnyPath, having: str = CONFIG) -> list[pathlib.Path]:
   """The folders in a workdir that have a file of that name, sorted by name.
 
   CONFIG is in every run's folder, RESULT in those of runs that have ended, ERROR in those of runs
@@ -102,17 +105,17 @@ def folders(workdir, having: str = CONFIG) -> list[pathlib.Path]:
 # A run's folder.
 
 
-def is_run(folder) -> bool:
+def is_run(folder: AnyPath) -> bool:
   """Whether a run was begun in a folder: whether there is a config.json."""
   return (pathlib.Path(folder) / CONFIG).exists()
 
 
-def has_ended(folder) -> bool:
+def has_ended(folder: AnyPath) -> bool:
   """Whether a run came to its end: whether there is a result.json, be it damaged."""
   return (pathlib.Path(folder) / RESULT).exists()
 
 
-def is_done(folder, epochs: int) -> bool:
+def is_done(folder: AnyPath, epochs: int) -> bool:
   """Whether a run has ended and all of its files are whole, by their digests.
 
   epochs: how many rows metrics.jsonl must have if the result does not say.
@@ -132,7 +135,7 @@ def has_all_rows(result: dict | None, rows: list[dict], epochs: int) -> bool:
   return counted and len(rows) == result.get('epochs', epochs)
 
 
-def failure(folder) -> dict[str, Any] | None:
+def failure(folder: AnyPath) -> dict[str, Any] | None:
   """A run's error.json, or None where the run left no error.
 
   Its entries are error: what went wrong, in words; again: whether a launch does the run again
@@ -142,48 +145,61 @@ def failure(folder) -> dict[str, Any] | None:
   return None if error is None else {'error': 'no words', 'again': True} | error
 
 
-def write_failure(folder, error: str, again: bool, traceback: str) -> None:
+def write_failure(folder: AnyPath, error: str, again: bool, traceback: str) -> None:
   """Writes a run's error.json, with the entries that `failure` gives."""
   content = {'error': error, 'again': again, 'traceback': traceback}
   disk.write_json(pathlib.Path(folder) / ERROR, content)
 
 
-def forget_failure(folder) -> None:
+def forget_failure(folder: AnyPath) -> None:
   """Removes a run's error.json where there is one."""
   (pathlib.Path(folder) / ERROR).unlink(missing_ok=True)
 
 
-def read_config(folder, form=None) -> dict[str, Any] | None:
+def read_config(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
   """A run's config.json; None where it is missing, or does not have the form: see `disk.fits`."""
   return disk.read_json(pathlib.Path(folder) / CONFIG, form)
 
 
-def write_config(folder, config: dict[str, Any]) -> None:
+def write_config(folder: AnyPath, config: dict[str, Any]) -> None:
   """Writes a run's config.json."""
   disk.write_json(pathlib.Path(folder) / CONFIG, config)
 
 
-def read_metrics(folder) -> list[dict[str, float]]:
+def read_metrics(folder: AnyPath) -> list[dict[str, float]]:
   """The rows of a run's metrics.jsonl, one an epoch, without those that are damaged."""
   return disk.read_rows(pathlib.Path(folder) / METRICS)
 
 
-def write_metrics(folder, rows: list[dict[str, float]]) -> None:
+def write_metrics(folder: AnyPath, rows: list[dict[str, float]]) -> None:
   """Writes a run's metrics.jsonl, one row an epoch."""
   disk.write_rows(pathlib.Path(folder) / METRICS, rows)
 
 
-def write_encoding(folder, encoding: dict[str, Any]) -> None:
+def read_hardest(folder: AnyPath) -> list[dict[str, Any]]:
+  """The entries of a run's hardest.json; none where it is missing or damaged."""
+  form = {'row': int, 'loss': disk.NUMBER, 'shown': (str, list), 'true': str, 'predicted': str}
+  return (disk.read_json(pathlib.Path(folder) / HARDEST, {'examples': [form]}) or {}).get(
+    'examples', []
+  )
+
+
+def write_hardest(folder: AnyPath, examples: list[dict[str, Any]]) -> None:
+  """Writes a run's hardest.json: see `rnnlab.runs.hardest`."""
+  disk.write_json(pathlib.Path(folder) / HARDEST, {'examples': examples})
+
+
+def write_encoding(folder: AnyPath, encoding: dict[str, Any]) -> None:
   """Writes a run's encoding.json: see `rnnlab.data.base.Dataset`."""
   disk.write_json(pathlib.Path(folder) / ENCODING, encoding)
 
 
-def read_result(folder, form=None) -> dict[str, Any] | None:
+def read_result(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
   """A run's result.json; None where it is missing, or does not have the form: see `disk.fits`."""
   return disk.read_json(pathlib.Path(folder) / RESULT, form)
 
 
-def write_result(folder, result: dict[str, Any]) -> None:
+def write_result(folder: AnyPath, result: dict[str, Any]) -> None:
   """Writes a run's result.json, which says that the run has ended: so all else is written before.
 
   With digests of the files in `READ` as they are now, and one of the result itself; see `verify`.
@@ -220,13 +236,13 @@ def is_sealed(value: dict) -> bool:
   return len(rest) == len(value) or seal(rest)['digest'] == value['digest']
 
 
-def digests(folder) -> dict[str, str]:
+def digests(folder: AnyPath) -> dict[str, str]:
   """{name: its SHA-256, in hexadecimal} of those files in `READ` that are in a run's folder."""
   folder = pathlib.Path(folder)
   return {name: _digest(folder / name) for name in READ if (folder / name).exists()}
 
 
-def verify(folder, quick: bool = False) -> list[str]:
+def verify(folder: AnyPath, quick: bool = False) -> list[str]:
   """The names of a run's files that are damaged or missing; none where the run has not ended.
 
   quick: whether files above 1 MiB need only be there. Results of older versions have no digests,
@@ -286,7 +302,7 @@ class Busy(Exception):
 
 
 @contextlib.contextmanager
-def lock(folder, busy: str, wait: float = 5.0) -> Iterator[None]:
+def lock(folder: AnyPath, busy: str, wait: float = 5.0) -> Iterator[None]:
   """Holds a run's folder, or a workdir, for this process; the system drops the lock if it dies.
 
   busy: what to say where another process holds it. wait: seconds to wait for that one first, as
@@ -310,7 +326,7 @@ def lock(folder, busy: str, wait: float = 5.0) -> Iterator[None]:
     yield
 
 
-def holder(folder) -> str | None:
+def holder(folder: AnyPath) -> str | None:
   """The number of the process that holds `folder` by `lock`; None where none does."""
   try:
     f = open(pathlib.Path(folder) / LOCK)

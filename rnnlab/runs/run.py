@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rnnlab.console.progress import watch
 from rnnlab.machine import hosts
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import configs, experiment_file
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Folder, Memory, Result, finish, say, say_result
@@ -31,7 +32,7 @@ class Event(NamedTuple):
   text: str = ''
 
 
-def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Result:
+def run(config: ConfigDict, workdir: AnyPath | None = None, progress: bool | None = None) -> Result:
   """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
 
   In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir=None, progress: bool | None = None) -> Resul
 
 
 def events(
-  spec: RunSpec, workdir=None, folder_of: Callable[..., Memory] | None = None
+  spec: RunSpec, workdir: AnyPath | None = None, folder_of: Callable[..., Memory] | None = None
 ) -> Generator[Event, None, Result | None]:
   """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
 

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import functools
-import itertools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from rnnlab import tasks
 from rnnlab.console import progress
 from rnnlab.machine import devices, disk
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import folder as run_files
 from rnnlab.runs import program
 from rnnlab.sweeps import executors, storage, sweep
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
   references: Sequence[Any] = ()
 
 
-def claim(workdir) -> None:
+def claim(workdir: AnyPath) -> None:
   """Makes the folder; raises ValueError where it can't be written to."""
   try:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def claim(workdir) -> None:
 
 def conduct(
   asked: Asked,
-  workdir,
+  workdir: AnyPath,
   url: str,
   console: rich.console.Console,
   stop: Callable[[], bool],
@@ -71,14 +71,14 @@ def conduct(
   devices.use_cores()
   devices.keep_programs()
   request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command)
-  failed, said = {}, set()
+  failed, said, first = {}, set(), True
 
   def say(line):
     if line not in said:
       console.print(line, soft_wrap=True)
     said.add(line)
 
-  for stage in itertools.count():
+  while True:
     plan = sweep.plan_of(request, workdir)
     sweep.record(workdir, asked, plan)
     before = {} if retry_failed else sweep.failures(plan.todo, workdir)
@@ -86,7 +86,7 @@ def conduct(
     todo = [run._replace(wandb=wandb) for run in plan.todo if run.id not in failed]
     for line in sweep.findings(plan):
       say(line)
-    if todo or not stage:
+    if todo or first:
       words = f'{workdir}: {len(plan.runs)} runs, {len(plan.runs) - len(plan.todo)} done'
       words += f', {len(failed)} failed before' if failed else ''
       say(words + sweep.ahead(plan, todo))
@@ -95,7 +95,7 @@ def conduct(
         say(f'{run.id}: {", ".join(damaged)} damaged or missing: done again')
     if not todo:
       return plan, failed
-    if not stage:
+    if first:
       data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
       told = '\n  '.join((data.title, data.line, *data.notes))
       console.print(told, soft_wrap=True)  # what the figures will be of
@@ -104,6 +104,7 @@ def conduct(
     execute = functools.partial(executors.get(name), todo, workdir, **options)
     with jax.enable_x64(False):  # the bits of a run are not those of the environment
       failed |= _follow(execute, progress.Display(todo, console), stop, workdir, url)
+    first = False
 
 
 def _follow(execute, display, stop, workdir, url):
@@ -130,7 +131,7 @@ def _follow(execute, display, stop, workdir, url):
   return failed
 
 
-def failures(plan: Plan, failed: dict[str, str], workdir) -> list[str]:
+def failures(plan: Plan, failed: dict[str, str], workdir: AnyPath) -> list[str]:
   """What there is to say of what `conduct` did not bring to an end, if anything."""
   lines = []
   if failed:

@@ -184,7 +184,7 @@ def _check_seeds(search, pinned):
   )
 
 
-def value(given: tuple, u: float, whole: bool = False):
+def value(given: tuple, u: float, whole: bool = False) -> Any:
   """The value at `u` from 0 to 1 of a range, in four digits, which keeps ids short."""
   kind, *values = given
   if kind == 'choice':
@@ -249,12 +249,11 @@ def halve(
     ahead = [spec._replace(until=rung) for spec in ahead]
     now = {spec.id: Trial(spec, score(spec)) for spec in ahead}
     trials |= now
-    if any(trial.score is None for trial in now.values()):
+    scores = {run: trial.score for run, trial in now.items() if trial.score is not None}
+    if len(scores) < len(now):
       return trials
-    alive = sorted(
-      (spec for spec in ahead if now[spec.id].score > -math.inf),
-      key=lambda spec: -now[spec.id].score,
-    )
+    alive = [spec for spec in ahead if scores[spec.id] > -math.inf]
+    alive.sort(key=lambda spec: -scores[spec.id])
     better = alive[: math.ceil(len(ahead) / 2)] if rung else alive
     states = {spec.id: 'failed' for spec in ahead}
     states |= {spec.id: 'left' for spec in alive}

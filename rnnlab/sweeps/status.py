@@ -14,6 +14,7 @@ import rich.table
 import rich.text
 
 from rnnlab.console import progress
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import folder as run_files
 
 STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
@@ -44,7 +45,7 @@ class Run(NamedTuple):
   again: bool = True  # whether a launch does it again without --retry_failed
 
 
-def load(workdir) -> list[Run]:
+def load(workdir: AnyPath) -> list[Run]:
   """The runs that a workdir's sweep.json names, then any others that have a folder there.
 
   Raises FileNotFoundError where there is no such folder, ValueError where there is no run in it.
@@ -66,7 +67,7 @@ def seconds_left(runs: list[Run]) -> float | None:
   else the median of the runs of the same settings, else the median of all. The processes that are
   at work, or one, share the runs evenly, but it takes no less than the longest run does.
   """
-  paces = collections.defaultdict(list)
+  paces = collections.defaultdict[str | None, list[float]](list)
   for run in runs:
     if run.pace is not None:
       paces[group(run)].append(run.pace)
@@ -92,12 +93,13 @@ def group(run: Run) -> str:
   return progress.label({name: v for name, v in run.overrides.items() if name != 'seed'})
 
 
-def show(workdir, console: rich.console.Console) -> None:
+def show(workdir: AnyPath, console: rich.console.Console) -> None:
   """Prints how far the sweep of a workdir is. Raises what `load` raises."""
 
   def say(words):
     console.print(words, highlight=False, markup=False, soft_wrap=True)
 
+  workdir = pathlib.Path(workdir)
   runs = load(workdir)
   by_state = {state: [run for run in runs if run.state == state] for state in STATES}
   counts = ', '.join(
@@ -122,7 +124,7 @@ def show(workdir, console: rich.console.Console) -> None:
     _say_left(workdir, runs, say)
 
 
-def record(workdir) -> dict[str, Any]:
+def record(workdir: AnyPath) -> dict[str, Any]:
   """What `show` prints, for a program, as a dict that JSON can hold.
 
   Its entries are workdir; counts: {state: how many runs}; seconds_left: None if not known; launch:

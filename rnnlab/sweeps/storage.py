@@ -20,13 +20,14 @@ from absl import logging
 
 from rnnlab.console.words import describe_error
 from rnnlab.machine import cache, disk
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, is_run
 
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
 READABLE = 150  # of a name that would be longer
 
 
-def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
+def read(folder: AnyPath, checkpoints: bool = True) -> dict[str, bytes]:
   """{relative path: content} of the files in a folder, without locks and half-written files.
 
   All are of one moment, even where a run is at work there.
@@ -41,7 +42,7 @@ def read(folder, checkpoints: bool = True) -> dict[str, bytes]:
         return files
 
 
-def write(folder, files: dict[str, bytes]) -> None:
+def write(folder: AnyPath, files: dict[str, bytes]) -> None:
   """Writes {relative path: content} into a folder, so that at each moment a run could have left it.
 
   A checkpoint is replaced as a whole, so `files` must have all of its files. The result, which says
@@ -62,7 +63,7 @@ def write(folder, files: dict[str, bytes]) -> None:
       disk.write_atomic(folder / name, files[name])
 
 
-def prune(folder, names: Collection[str]) -> None:
+def prune(folder: AnyPath, names: Collection[str]) -> None:
   """Removes the files of a folder that are not among `names`, and the folders left empty."""
   folder = pathlib.Path(folder)
   for name in set(_names(folder)) - set(names):
@@ -129,14 +130,14 @@ def local(workdir: str) -> tuple[pathlib.Path, str]:
   return cache.root() / 'workdirs' / name, url
 
 
-def home(path) -> pathlib.Path:
+def home(path: AnyPath) -> pathlib.Path:
   """A path with `~` replaced by the home folder; unchanged for a user without one."""
   with contextlib.suppress(RuntimeError):
     return pathlib.Path(path).expanduser()
   return pathlib.Path(path)
 
 
-def pull(url: str, workdir, params: bool = False) -> None:
+def pull(url: str, workdir: AnyPath, params: bool = False) -> None:
   """Brings the mirror in `workdir` up to date with the remote workdir at `url`.
 
   params: whether to fetch the parameters of finished runs too. Their checkpoints are never fetched.
@@ -183,7 +184,7 @@ def _pull(url, workdir, params):
     disk.write_json(target / INDEX, index)
 
 
-def push(workdir, url: str, name: str) -> None:
+def push(workdir: AnyPath, url: str, name: str) -> None:
   """Sends what is new in the file or folder `name` of a mirror to the remote workdir at `url`.
 
   workdir: the mirror. Raises OSError, in words for people, where the remote cannot be written to.
@@ -213,7 +214,7 @@ def _push(workdir, url, name):
   disk.write_json(source / INDEX, index)
 
 
-def push_report(workdir, url: str) -> None:
+def push_report(workdir: AnyPath, url: str) -> None:
   """Sends the sweep's record, tables, report and figures, and what runs could not send before."""
   for path in pathlib.Path(workdir).iterdir():
     sent = is_run(path) and _is_sent(path)
@@ -227,7 +228,7 @@ def _is_sent(folder):
   return RESULT in sent or not changed(digests(read(folder)), sent)
 
 
-def pushing(events: Iterator, workdir, url: str) -> Iterator:
+def pushing(events: Iterator, workdir: AnyPath, url: str) -> Iterator:
   """Passes on `events`; one that tells of new files in a run's folder only once these are sent."""
   behind = set()
   try:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from rnnlab import tasks
 from rnnlab.console import progress
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
@@ -65,7 +66,7 @@ def ask(
 def plan(
   config: ConfigDict,
   sweep: Callable | None = None,
-  workdir=None,
+  workdir: AnyPath | None = None,
   pinned: tuple[str, ...] = (),
   command: str = '',
 ) -> Plan:
@@ -73,7 +74,7 @@ def plan(
   return plan_of(ask(config, sweep, pinned, command), workdir)
 
 
-def plan_of(request: Request, workdir=None) -> Plan:
+def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
   """The plan of what was asked for, by the results in `workdir` so far.
 
   A search's trials come first; what follows from them is there once their results are in `workdir`,
@@ -168,7 +169,7 @@ def ahead(plan: Plan, todo: list[RunSpec]) -> str:
   return '; now ' + ', '.join(f'{count} {words}' for words, count in counts.items())
 
 
-def is_done(spec: RunSpec, workdir) -> bool:
+def is_done(spec: RunSpec, workdir: AnyPath) -> bool:
   """Whether the run's result and all its epochs' rows are there, whole; or those to `until`."""
   folder = pathlib.Path(workdir) / spec.id
   if spec.until:
@@ -178,13 +179,13 @@ def is_done(spec: RunSpec, workdir) -> bool:
   return run_files.is_done(folder, spec.config.train.epochs)
 
 
-def failures(runs: list[RunSpec], workdir) -> dict[str, str]:
+def failures(runs: list[RunSpec], workdir: AnyPath) -> dict[str, str]:
   """Id -> error of each of `runs` that failed for a reason of its own, and so would again."""
   found = {run.id: run_files.failure(pathlib.Path(workdir) / run.id) for run in runs}
   return {run: error['error'] for run, error in found.items() if error and not error['again']}
 
 
-def record(workdir, asked, plan: Plan) -> None:
+def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
   """Writes sweep.json: a `conduct.Asked`, its plan's runs and those recorded there before.
 
   Of a search, only the runs that it stands by now are compared: the trials and the best settings

@@ -133,7 +133,9 @@ class Task(NamedTuple):
     the program that ends an epoch. The train split, which is never seen whole, has no such metric.
   encode: `(examples, data config, encoding, vocabulary) -> inputs`: new examples, a list of texts,
     of arrays `[T, D]` or of lists of tokens, as the model takes them. encoding and vocabulary are
-    those of the dataset that the model was trained on.
+    those of the dataset that the model was trained on. Of series the encoding has 'features', the
+    number D, and, where they are scaled, 'mean' and 'std', D numbers each; of tokens it has
+    'tokens', as `rnnlab.data.text.tokenizer` takes them, or 'given' where examples are lists.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
@@ -184,9 +186,9 @@ class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
   kind: 'matrix', 'curve' or 'scatter'. title: a line. caption: what is seen, in whole sentences.
-  data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y', and
-    'reference', 'diagonal' or None; of a scatter 'x', 'y' and 'reference'; with 'x_label' and
-    'y_label'.
+  data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
+    each point is of several examples, 'counts'; of a scatter 'x' and 'y'; of both 'reference', a
+    line to see them beside: 'diagonal', 'zero' or None. All may have 'x_label' and 'y_label'.
   """
 
   kind: str

@@ -31,7 +31,7 @@ def load(config) -> Dataset:
 
 
 def _load(config):
-  title, parts, names, notes = (_windowed if config.window else _whole)(config)
+  title, parts, names, notes, more = (_windowed if config.window else _whole)(config)
   values = {name: _values(name, part, config.target) for name, part in parts.items()}
   size = values['train'][0].shape[-1]
   names = names or (('value',) if size == 1 else tuple(f'{i + 1}' for i in range(size)))
@@ -41,7 +41,7 @@ def _load(config):
   flat = [one.reshape(-1, size) for one in values['train']]
   mean, std = series.scale_of(flat)
   encoding, vocabulary = sequences.encodings(parts, config)
-  encoding |= {'values': list(names), 'target': config.target}
+  encoding |= {'values': list(names), 'target': config.target} | more
   encoding |= {'target_mean': mean.tolist(), 'target_std': std.tolist()}
   arrays, lines = sequences.inputs(parts, config, encoding, vocabulary)
   splits = {}
@@ -81,7 +81,7 @@ def _whole(config):
 
   title, given = own.read(config, of_table)
   parts, notes = own.split(config, given)
-  return title, parts, names if own.source(config) == 'table' else (), notes
+  return title, parts, names if own.source(config) == 'table' else (), notes, {}
 
 
 def _windowed(config):
@@ -89,7 +89,11 @@ def _windowed(config):
   if own.source(config) != 'table':
     raise DataError('data.window is for a table of numbers, a row a step')
   names = _listed(config.label)
-  found = {name: _steps(path, names, config) for name, path in own.files(config).items()}
+  found, features = {}, _listed(config.features)
+  for name, path in own.files(config).items():
+    frame, rows = table.read(path)
+    features = features or tuple(column for column in frame if column != config.time)
+    found[name] = _steps(frame, rows, path, features, names, config)
   fractions = {name: config[f'{name}_fraction'] for name in ('validation', 'test')}
   fractions = {name: f for name, f in fractions.items() if f and name not in found}
   if 'test' not in fractions.keys() | found.keys():
@@ -107,13 +111,11 @@ def _windowed(config):
         f' what is {config.horizon} on'
       )
     parts[name] = own.take(made, slice(config.max_examples or None))
-  return pathlib.Path(config.path).name, parts, names, []
+  return pathlib.Path(config.path).name, parts, names, [], {'columns': list(features)}
 
 
-def _steps(path, names, config):
+def _steps(frame, rows, path, features, names, config):
   """The inputs, the targets and the rows of a table's steps, in the order of time."""
-  frame, rows = table.read(path)
-  features = _listed(config.features) or [name for name in frame if name != config.time]
   inputs = _numbers(frame, features, 'data.features', rows, path)
   targets = _numbers(frame, names, 'data.label', rows, path)
   if not config.time:
@@ -270,7 +272,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
         'scatter',
         f'Errors of {name}',
         f'{caption} The error is what was predicted less what is true.',
-        {'x': x, 'y': y - x, 'reference': None, 'x_label': 'true', 'y_label': 'error'},
+        {'x': x, 'y': y - x, 'reference': 'zero', 'x_label': 'true', 'y_label': 'error'},
       )
     )
   return made

@@ -262,8 +262,11 @@ def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
   The cache knows the files that the config names by their size and time of change.
   """
   source = own.source(config)
-  files = {} if source in sets.SETS else own.files(config)
-  there = {name: cache.identity(path) for name, path in files.items() if path.exists()}
+  if source in sets.SETS:
+    there = {'set': [sets.SETS[source].title]}
+  else:
+    files = own.files(config).items()
+    there = {name: cache.identity(path) for name, path in files if path.exists()}
   settings = {name: value for name, value in config.items() if name not in ('mask', 'buckets')}
   code = [pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept)]
   path = cache.path('own', settings | {'source': source}, there, code)

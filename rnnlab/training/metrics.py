@@ -1,6 +1,6 @@
 """Metrics as weighted sums, added up over a split and divided once at the end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,12 @@ def zeros(metrics: Sequence[Metric]) -> Sums:
   return {m.name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for m in metrics}
 
 
-def of(loss, metrics: Sequence[Metric], outputs: Array, batch: Mapping[str, Any]) -> Sums:
+def of(
+  loss: Callable[[Any, Mapping[str, Any]], Sums],
+  metrics: Sequence[Metric],
+  outputs: Array,
+  batch: Mapping[str, Any],
+) -> Sums:
   """The sums of a batch, by a task's `loss`: of those of `metrics` that are means.
 
   Raises ValueError where there is no sum of 'loss', or one of no metric.
@@ -32,7 +37,11 @@ def of(loss, metrics: Sequence[Metric], outputs: Array, batch: Mapping[str, Any]
 
 
 def of_split(
-  loss, score, metrics: Sequence[Metric], outputs: Array, split: Mapping[str, Any]
+  loss: Callable[[Any, Mapping[str, Any]], Sums],
+  score: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None,
+  metrics: Sequence[Metric],
+  outputs: Array,
+  split: Mapping[str, Any],
 ) -> Sums:
   """The sums of a whole split, each example counted once, for each of `metrics`.
 

@@ -13,7 +13,7 @@ OPTIMIZERS = ('adam', 'nadam', 'rmsprop', 'adagrad', 'sgd', 'momentum')
 SCHEDULES = ('constant', 'linear', 'cosine')
 
 
-def schedule(config, total_steps) -> optax.Schedule:
+def schedule(config: Any, total_steps: int | Array) -> optax.Schedule:
   """The learning rate by step: a linear warm-up, then constant or falling to 0 at `total_steps`.
 
   `config` is that of `optimizer`. Its numbers may be traced, which those of optax's may not.
@@ -33,7 +33,7 @@ def schedule(config, total_steps) -> optax.Schedule:
   return rate
 
 
-def optimizer(config, total_steps) -> optax.GradientTransformation:
+def optimizer(config: Any, total_steps: int | Array) -> optax.GradientTransformation:
   """Clip the gradient's global norm, scale it by `config.name`, decay weights, then the rate.
 
   `config` has the fields of an experiment's `optim`, whose numbers may be traced, as total_steps.
@@ -59,7 +59,7 @@ def optimizer(config, total_steps) -> optax.GradientTransformation:
 class NadamState(NamedTuple):
   """The steps so far, the product of their momenta, and the means of gradients and squares."""
 
-  count: Array
+  count: Array  # type: ignore[assignment]  # which a tuple has a method of
   product: Array
   mean: Any
   square: Any

@@ -13,7 +13,7 @@ has blocks of one.
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def stack(
   return Group(program, lanes, mesh, jax.tree.map(put, *states), jax.tree.map(put, *fixed))
 
 
-def member(stacked, i: int):
+def member(stacked: Any, i: int) -> Any:
   """What is a member's in a tree of stacked arrays, which are on the host."""
   return jax.tree.map(lambda a: np.asarray(a[i]), stacked)
 
@@ -110,7 +110,7 @@ def fit(
   group: Group,
   split: Mapping[str, Array],
   validation: Mapping[str, Array],
-  test_inputs,
+  test_inputs: Any,
   *,
   epochs: list[int],
   until: list[int],

@@ -78,7 +78,7 @@ class NonFiniteLoss(Exception):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState:
+def init_state(program: Program, values: dict, key: Array, inputs: Any) -> TrainState:
   """The state before the first step; parameters drawn from `key`.
 
   inputs: as the model takes them, of one example, of which only shapes and dtypes matter.
@@ -99,7 +99,7 @@ def init_state(program: Program, values: dict, key: Array, inputs) -> TrainState
   )
 
 
-def examples(split: Mapping[str, Array]) -> int:
+def examples(split: Mapping[str, Any]) -> int:
   """How many examples a split has."""
   return len(jax.tree.leaves(split['inputs'])[0])
 
@@ -183,7 +183,7 @@ def advance(
   values: dict,
   key: Array,
   split: Mapping[str, Array],
-  count,
+  count: int | Array,
 ) -> TrainState:
   """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
@@ -218,7 +218,7 @@ def advance(
   return jax.lax.fori_loop(0, count, body, state)
 
 
-def predict(program: Program, params, values: dict, inputs) -> Array:
+def predict(program: Program, params: Any, values: dict, inputs: Any) -> Array:
   """The model's outputs, `[N, ...]`, of a whole split's inputs, without dropout."""
   model, _ = program.build(values)
   widths, size = program.widths, examples({'inputs': inputs})
@@ -234,21 +234,21 @@ def predict(program: Program, params, values: dict, inputs) -> Array:
   return jnp.zeros_like(outputs).at[order].set(outputs)
 
 
-def test(program: Program, state: TrainState, values: dict, inputs) -> tuple[Array, Array]:
+def test(program: Program, state: TrainState, values: dict, inputs: Any) -> tuple[Array, ...]:
   """`predict` by the last parameters, and by the best."""
   return tuple(
     predict(program, params, values, inputs) for params in (state.params, state.best_params)
   )
 
 
-def is_better(metric: Metric, value, best):
+def is_better(metric: Metric, value: Array, best: Array) -> Array:
   """Whether a metric's value is better than the best so far; of any value, if that is NaN."""
   better = value > best if metric.better == 'higher' else value < best
   return better | (best != best)
 
 
 def end_epoch(
-  program: Program, state: TrainState, values: dict, split: Mapping[str, Array], epoch
+  program: Program, state: TrainState, values: dict, split: Mapping[str, Array], epoch: int | Array
 ) -> tuple[TrainState, tuple[metrics.Sums, metrics.Sums], Array]:
   """The state that `epoch` (from 1) leaves to the next, sums, and the validation split's outputs.
 

@@ -591,11 +591,48 @@ def test_a_mistake_is_a_line_and_exit_status_2(trained, run_predict, tmp_path):
     ([tmp_path / 'nowhere', 'good'], 'nowhere: no such folder'),
     ([workdir, '--setting=gur', 'good'], "--setting=gur (did you mean 'gru'?)"),
     ([workdir, f'--export={tmp_path}/model.zip'], '--export is of one setting: give --setting'),
+    ([workdir, '--out=x.csv', 'good'], '--out needs --input'),
+    ([workdir, '--input=x.csv', 'good'], 'give texts or --input, not both'),
+    ([workdir, '--setting=gru', f'--input={tmp_path}/no.csv'], 'no.csv'),
   ):
     done = run_predict(*words)
     assert done.returncode == 2 and not done.stdout
     assert expected in done.stderr.decode() and 'Traceback' not in done.stderr.decode()
   assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_answered_line_by_line_or_written_again_with_the_answers(
+  trained, run_predict, tmp_path
+):
+  workdir, folders = trained
+  source, out = tmp_path / 'in.csv', tmp_path / 'out.csv'
+  texts = ['good, fine', 'bad', 'dull\n"bad"']
+  pd.DataFrame({'review': texts, 'stars': [5, 1, 2]}).to_csv(source, index=False)
+  members = [rnnlab.load(folder) for folder in folders[:2]]
+  each = np.array([member.predict(texts) for member in members])
+
+  done = run_predict(folders[0], f'--input={source}', '--column=review')
+  assert done.returncode == 0, done.stderr
+  rows = [line.split('\t') for line in done.stdout.decode().splitlines()]
+  assert [row[0] for row in rows] == [label_of(p) for p in each[0]]
+  assert_allclose([float(row[1]) for row in rows], each[0], atol=2e-6)
+
+  of_sweep = f'--input={source}', f'--out={out}', '--setting=gru'
+  done = run_predict(workdir, *of_sweep, '--column=review')
+  assert done.returncode == 0 and not done.stdout, done.stderr
+  assert f'wrote {out}: 3 rows' in done.stderr.decode()
+  found = pd.read_csv(out)
+  assert found['review'].tolist() == texts and found['stars'].tolist() == [5, 1, 2]
+  assert found['predicted_label'].tolist() == [label_of(p) for p in each.mean(axis=0)]
+  assert_allclose(found['predicted_probability_positive'], each.mean(axis=0), rtol=1e-5)
+  assert_allclose(found['predicted_std'], each.std(axis=0, ddof=1), atol=1e-6)
+  agree = ((each > 0.5) == (each.mean(axis=0) > 0.5)).sum(axis=0)
+  assert found['predicted_agree'].tolist() == agree.tolist()
+
+  out.unlink()
+  done = run_predict(workdir, *of_sweep)
+  assert done.returncode == 2 and not out.exists()
+  assert b"there is no column 'text', but review, stars" in done.stderr
 
 
 ALONE = """
@@ -612,6 +649,7 @@ json.dump([float(p) for p in predict(json.load(sys.stdin))], sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_an_exported_model_works_where_rnnlab_is_not(trained, run_predict, environment, tmp_path):
   workdir, _ = trained
   done = run_predict(workdir, '--setting=gru', f'--export={tmp_path}/model.zip')

@@ -155,7 +155,7 @@ def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
 def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, launch, tmp_path):
   copy, draw = tmp_path / 'sweep', random.Random(1)
   shutil.copytree(finished[0], copy)
-  damaged = dict(zip(sorted(copy.glob('cell-*')), run_files.READ[1:], strict=False))
+  damaged = dict(zip(sorted(copy.glob('cell-*')), run_files.READ[2:], strict=False))
   for folder, name in damaged.items():
     path = folder / name
     path.write_bytes(flip(path.read_bytes(), draw))

@@ -204,7 +204,7 @@ def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
   jax.clear_caches()
 
   def several(add):
-    for size, seed in ((2, 0), (2, 1), (3, 0), (4, 0), (5, 0), (6, 0)):
+    for size, seed in ((2, 0), (2, 1), (3, 0), (4, 0), (5, 0)):
       add({'model.hidden_size': size, 'seed': seed})
 
   counts = []
@@ -213,7 +213,7 @@ def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
       gc.collect()
       counts.append(len(jax.devices()[0].client.live_executables()))
   one, same, two, *more = counts
-  assert one == same < two and max(more) <= two and len(more) == 3
+  assert one == same < two and max(more) <= two and len(more) == 2
 
 
 def test_what_the_environment_asks_of_jax_changes_no_bit(config, whole, tmp_path):
@@ -234,7 +234,7 @@ def test_an_experiment_file_may_compute(launch, tmp_path):
     'assert jax.device_count() == len(os.sched_getaffinity(0))\n'
   )
   environment = {'JAX_ENABLE_X64': '1', 'JAX_DEBUG_NANS': '1'}
-  words = '--config=computes.py:smoke', '--config.model.cell=gru', '--executor=cores'
+  words = '--config=computes.py:smoke', '--nosweep', '--config.data.buckets=1', '--executor=cores'
   done = launch(*words, '--workdir=out', env=environment, check=0)
   assert done.stderr == ''
 

@@ -81,7 +81,8 @@ def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment
 def test_a_path_is_text_whatever_is_in_it_and_standard_output_may_be_ascii(launch, tmp_path):
   """No markup of Rich, no emoji, no pattern; letters that ASCII lacks are told by others."""
   name = 'x[/y] [run] [old]\\ :smile: é'
-  words = SMOKE, '--nosweep', f'--workdir={name}', '--executor=serial'
+  run = '--nosweep', '--config.data.buckets=1', '--executor=serial'
+  words = SMOKE, *run, f'--workdir={name}'
   ascii = {'PYTHONIOENCODING': 'ascii', 'LC_ALL': 'C', 'COLUMNS': '200'}
   done = launch(*words, env=ascii, check=0)
   assert f'{name[:-1]}?: 1 runs, 0 done' in done.stdout
@@ -229,7 +230,8 @@ def test_no_data_and_no_network_names_the_ways_out(launch, tmp_path):
 def test_auto_without_a_network_says_what_it_took(launch, tmp_path):
   nowhere = {'TFDS_DATA_DIR': str(tmp_path / 'none'), **no_network(tmp_path)}
   words = ['--config.data.source=auto', '--config.data.dir=', '--config.data.max_examples=64']
-  done = launch(SMOKE, *words, '--nosweep', '--config.train.epochs=1', env=nowhere, check=0)
+  words += ['--nosweep', '--config.train.epochs=1', '--config.data.buckets=1']
+  done = launch(SMOKE, *words, env=nowhere, check=0)
   assert 'held-out train reviews, not the official test set' in ' '.join(done.stdout.split())
 
 
@@ -263,7 +265,8 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
     f"  add({{'optim.learning_rate': 1e38}})\n"
     f"  add({{'optim.learning_rate': 1e-3}})\n"
   )
-  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial', '--quiet')
+  words = f'--config={experiment}', '--config.data.buckets=1', '--executor=serial'
+  done = launch(*words, '--workdir=out', '--quiet')
   assert done.returncode == 1
   assert done.stdout.startswith('Data: ') and 'epoch 1/2' not in done.stdout
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
@@ -277,7 +280,7 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   # It would diverge again: a launch only says so, until it is asked to retry.
   assert error['again'] is False
   first = path.stat().st_mtime_ns
-  done = launch(f'--config={experiment}', '--workdir=out', '--executor=serial')
+  done = launch(*words, '--workdir=out')
   assert done.returncode == 1 and path.stat().st_mtime_ns == first
   assert '2 runs, 1 done, 1 failed before' in done.stdout
   assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
@@ -303,6 +306,7 @@ def test_a_cell_in_one_new_file_trains_by_name(launch, tmp_path):
     f'--config={copy}/experiments/imdb.py:smoke',
     f'--config.model.cell={name}',
     '--config.seed=3',
+    '--config.data.buckets=1',
     '--workdir=out',
     root=copy,
     check=0,

@@ -20,6 +20,7 @@ with pytest.MonkeyPatch.context() as patch:
   from experiments.benchmarks.peers import rnnlab as rnnlab_peer
 
 
+@pytest.mark.slow
 def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(environment, tmp_path):
   hide = tmp_path / 'hide'
   hide.mkdir()

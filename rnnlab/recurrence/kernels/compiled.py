@@ -9,9 +9,11 @@ import base64
 import hashlib
 import importlib.metadata
 import json
+import pathlib
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +26,7 @@ _verdicts = {}  # by kernel and digest
 _libraries = []  # whose code must stay where it is
 
 
-def digest(*parts) -> str:
+def digest(*parts: str | bytes | pathlib.Path) -> str:
   """Names a kernel by all that its code depends on; parts: text, bytes, or the paths of sources."""
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')]
   whole = hashlib.sha256(repr(versions).encode())
@@ -149,7 +151,7 @@ def _tried(probe):
   return '', True
 
 
-def compare(actual, desired, tolerance: float) -> None:
+def compare(actual: Any, desired: Any, tolerance: float) -> None:
   """Raises Wrong unless each array is the desired one, to tolerance times its largest value."""
   pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True)
   for a, b in pairs:

@@ -5,15 +5,15 @@ equal to the scan. Time-major `[T, B, ...]`; B rows, T steps, H hidden units, G 
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.cells.base import Array, Cell
+from rnnlab.cells.base import Array, Carry, Cell, Params
 
 # A gate at a time, since Triton has neither split nor concatenate. All of shape [B, H].
 
@@ -132,9 +132,17 @@ class Rows(NamedTuple):
   resets: Array | None  # True at those whose carry is made anew before the step, moved or not
 
 
-def check(cell, params, xs, carry, mask, resets, dropout) -> None:
+def check(
+  cell: Cell,
+  params: Params,
+  xs: Any,
+  carry: Carry,
+  mask: Array | None,
+  resets: Array | None,
+  dropout: Sequence[Array | None] | None,
+) -> None:
   """Raises ValueError for what the kernels would read past, each named with its shape."""
-  gates, states = {'lstm': (4, 2)}.get(cell.fused, (3, 1))
+  gates, states = (4, 2) if cell.fused == 'lstm' else (3, 1)
   if len(xs.shape) != 3:
     raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
   (batch, steps, size), hidden = xs.shape, params['w_h'].shape[0]
@@ -143,7 +151,9 @@ def check(cell, params, xs, carry, mask, resets, dropout) -> None:
   wanted |= {'b_hn': (hidden,)} if cell.fused == 'gru-after' else {}
   if params.keys() != wanted.keys():
     raise ValueError(f'params must be {", ".join(wanted)} of {cell.fused}, not {", ".join(params)}')
-  named = [(f'params[{name!r}]', params[name], [shape], kind) for name, shape in wanted.items()]
+  named: list[tuple] = [
+    (f'params[{name!r}]', params[name], [shape], kind) for name, shape in wanted.items()
+  ]
   leaves = jax.tree.leaves(carry)
   if len(leaves) != states:
     raise ValueError(f'initial_carry must be of {states} arrays, not {len(leaves)}')
@@ -186,12 +196,12 @@ def starts_at_zeros(cell: Cell) -> bool:
   return _zeros[cell.initial_carry]
 
 
-def stacked(drop):
+def stacked(drop: Array | None) -> Array | None:
   """A dropout mask as `[1 or G, B, K]`, or None."""
   return drop[None] if drop is not None and drop.ndim == 2 else drop
 
 
-def stacked_of_state(drops, shape):
+def stacked_of_state(drops: Sequence[Array | None], shape: tuple[int, ...]) -> Array | None:
   """The masks of the recurrent products as one array; two products, each with its own: GRU's."""
   if len(drops) == 1 or all(drop is None for drop in drops):
     return stacked(drops[0])
@@ -204,7 +214,7 @@ def stacked_of_state(drops, shape):
   )
 
 
-def products(w, drop, operands):
+def products(w: Array, drop: Array | None, operands: Sequence[tuple[Array, int]]) -> Array:
   """`[..., G * H]` from `w [K, G * H]` and pairs of an operand and how many gates it serves."""
   if drop is not None and len(drop) > 1:
     each = [v for v, count in operands for _ in range(count)]
@@ -219,14 +229,18 @@ def products(w, drop, operands):
 # One step, of a kernel or of a scan, with what `Rows` says of it, [B, 1] or None each.
 
 
-def step_forward(plan, x, carry, b_hn, dot, rows, anew=0):
+def step_forward(
+  plan: Plan, x: Any, carry: tuple, b_hn: Any, dot: Callable, rows: Rows, anew: Any = 0
+) -> tuple:
   if rows.resets is not None:
     carry = _where(rows.resets, anew or (0,) * len(carry), carry)
   new, kept = plan.cell.step(x, carry, b_hn, dot)
   return _where(rows.real, new, carry), _where(rows.real, new[0], 0), (carry, kept)
 
 
-def step_backward(plan, saved, d_y, d_carry, dot_t, rows):
+def step_backward(
+  plan: Plan, saved: tuple, d_y: Any, d_carry: tuple, dot_t: Callable, rows: Rows
+) -> tuple:
   carry, kept = saved
   d_h, *rest = d_carry
   d_x, d_new = plan.cell.back(carry, kept, (d_h + _where(rows.real, d_y, 0), *rest), dot_t)
@@ -244,7 +258,7 @@ def _where(real, a, b):
   return jnp.where(real, a, b)
 
 
-def gate_dot(weights, drop, masked_first):
+def gate_dot(weights: Callable[[int], Any], drop: Any, masked_first: bool) -> Callable:
   """`(k, v) -> v @ weights(k)` with the mask of gate k before, or after as its transpose has it."""
 
   def dot(k, v):
@@ -260,7 +274,7 @@ def gate_dot(weights, drop, masked_first):
 # from and what the cell keeps, [T, B, H] each. As a scan it is what forward mode differentiates.
 
 
-def scan(plan, rows, inputs, anew=None):
+def scan(plan: Plan, rows: Rows, inputs: Inputs, anew: Any = None) -> tuple:
   """The recurrence as a scan of the plan's equations, in plain JAX; see above.
 
   anew: the states [B, H] that a reset puts in the carry's place, or None for zeros.

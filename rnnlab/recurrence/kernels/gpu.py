@@ -11,6 +11,8 @@ Time-major `[T, B, ...]` inside; G gates, H hidden units.
 
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,14 +51,15 @@ def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   a GPU, and where products may be of TF32 as they are in JAX by default: not where
   jax_default_matmul_precision asks for more.
   """
-  device = jax.config.jax_default_device
+  device = jax.config.jax_default_device  # type: ignore[attr-defined]
+  precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
   platform = getattr(device, 'platform', device) or jax.default_backend()
   return (
     kernel_name(cell) in CELLS
     and platform in ('gpu', 'cuda')
     and params['w_h'].shape[0] in WARPS
     and jnp.result_type(xs.dtype, *params.values()) == jnp.float32
-    and jax.config.jax_default_matmul_precision in (None, 'default', 'tensorfloat32')
+    and precision in (None, 'default', 'tensorfloat32')
     and 0 not in xs.shape
   )
 
@@ -69,7 +72,7 @@ def unroll(
   mask: Array | None = None,
   reverse: bool = False,
   initial_carry: Carry | None = None,
-  dropout=None,
+  dropout: Sequence[Array | None] | None = None,
   resets: Array | None = None,
   must: bool = False,
   interpret: bool = False,
@@ -96,6 +99,7 @@ def unroll(
   xp = products(params['w_x'], stacked(drop_x), [(jnp.swapaxes(xs, 0, 1), gates)]) + params['b']
 
   pad = -batch % ROWS
+  structure: Any
   states, structure = jax.tree.flatten(initial_carry)
   drop = stacked_of_state(drops_h, (batch, hidden))
   inputs = Inputs(
@@ -106,7 +110,7 @@ def unroll(
     drop=None if drop is None else _pad(drop.astype(dtype), 1, pad),
   )
   rows = Rows(*(None if a is None else _pad(a.T, 1, pad) for a in (mask, resets)))
-  plan = Plan(CELLS[cell.fused], reverse, interpret)
+  plan = Plan(CELLS[str(cell.fused)], reverse, interpret)
   if resets is None or starts_at_zeros(cell):
     (carry, ys), _ = kernels.run(_kernels(plan, must), False, rows, inputs)
   else:
@@ -204,7 +208,7 @@ def _write(refs, where, values):
 
 
 WHOLE = -1
-AXES = Inputs(xp=1, w_h=WHOLE, b_hn=WHOLE, carry=0, drop=1)  # of the rows
+AXES: Any = Inputs(1, WHOLE, WHOLE, 0, 1)  # type: ignore[arg-type]  # of the rows
 
 
 def _forward(plan, save, rows, inputs):

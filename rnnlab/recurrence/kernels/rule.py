@@ -7,7 +7,7 @@ and linear_call neither vmap nor a second derivative.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 
-def always(name, inputs):
+def always(name: str, inputs: Any) -> bool:
   return True
 
 
@@ -43,7 +43,7 @@ class Kernels(NamedTuple):
   works: Callable = always
   must: bool = False
 
-  def serve(self, name, inputs) -> bool:
+  def serve(self, name: str, inputs: Any) -> bool:
     """Whether the kernel of this name runs; raises ValueError where it must and can't."""
     found = self.works(name, inputs)
     if self.must and not found:
@@ -55,7 +55,7 @@ class Kernels(NamedTuple):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def run(kernels: Kernels, save: bool, data, inputs):
+def run(kernels: Kernels, save: bool, data: Any, inputs: Any) -> tuple:
   """`outputs, saved`; saved is None unless `save`."""
   if not kernels.serve('forward', inputs):
     return _plain(kernels, save)(data, inputs)

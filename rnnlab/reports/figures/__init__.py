@@ -6,6 +6,7 @@ state behind and needs no display.
 """
 
 from rnnlab.reports.figures.curves import learning_curves, score_vs_time
+from rnnlab.reports.figures.panel import panels
 from rnnlab.reports.figures.scores import frontier, paired_seeds, select, test_scores
 from rnnlab.reports.figures.search import expected_best, response, search_response
 from rnnlab.reports.figures.style import (
@@ -41,6 +42,7 @@ __all__ = [
   'frontier',
   'learning_curves',
   'paired_seeds',
+  'panels',
   'render',
   'response',
   'score_vs_time',

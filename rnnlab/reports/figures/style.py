@@ -3,8 +3,11 @@
 import functools
 import io
 import textwrap
+import warnings
 
 import matplotlib as mpl
+from absl import logging
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#ffffff'
@@ -22,8 +25,25 @@ THEME = {
   **{colour: cell for cell, colour in COLOURS.items()},
   **{colour: f'spare-{i}' for i, colour in enumerate(SPARE_COLOURS[:-1], 1)},
 }
+# For letters that the usual font lacks, as in the names of classes: what of these is installed.
+WIDER_FONTS = (
+  'Noto Sans CJK SC',
+  'Noto Sans CJK JP',
+  'Noto Sans SC',
+  'Source Han Sans SC',
+  'WenQuanYi Micro Hei',
+  'WenQuanYi Zen Hei',
+  'PingFang SC',
+  'Hiragino Sans GB',
+  'Microsoft YaHei',
+  'SimHei',
+  'Arial Unicode MS',
+)
 STYLE = {
-  'font.family': 'sans-serif',
+  'font.family': [
+    'sans-serif',
+    *(name for name in WIDER_FONTS if name in {*font_manager.get_font_names()}),
+  ],
   'font.size': 11,
   'text.color': INK,
   'text.parse_math': False,  # a dollar sign in a user's label is a dollar sign
@@ -71,10 +91,24 @@ def render(draw, *data, note):
   """(png bytes, svg text) of `draw(*data, note=...)`; the note stands in the PNG only.
 
   The SVG has a transparent ground and takes its colours from CSS variables of the page around it.
+  Its words are paths, unless no font here has all letters: then they are left to the browser's.
   """
-  with mpl.rc_context(STYLE):
-    png, svg = io.BytesIO(), io.StringIO()
+  png, svg = io.BytesIO(), io.StringIO()
+  with mpl.rc_context(STYLE), warnings.catch_warnings():
+    missing = []
+
+    def show(message, *of):
+      if 'missing from font' in str(message):
+        missing.append(str(message))
+      else:
+        told(message, *of)
+
+    told, warnings.showwarning = warnings.showwarning, show
+    warnings.filterwarnings('always', 'Glyph .* missing from font', UserWarning)
     draw(*data, note=note).savefig(png, format='png', dpi=160)
+    if missing:
+      _tell_of_fonts(missing[0])
+      mpl.rcParams['svg.fonttype'] = 'none'
     draw(*data, note='').savefig(
       svg,
       format='svg',
@@ -86,6 +120,15 @@ def render(draw, *data, note):
   for colour, name in THEME.items():
     svg = svg.replace(f': {colour}', f': var(--{name}, {colour})')
   return png.getvalue(), svg
+
+
+@functools.cache
+def _tell_of_fonts(missing):
+  logging.warning(
+    'The pictures of the report show boxes for some letters (%s): install a font that has them, as'
+    " Noto Sans CJK, and make the report again. report.html has them in the browser's font",
+    missing,
+  )
 
 
 def new_figure(width, height, note):

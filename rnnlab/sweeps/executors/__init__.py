@@ -9,11 +9,13 @@ free, at once, and what came after the last checkpoint is lost.
 """
 
 import importlib
+from collections.abc import Callable, Generator
+from typing import Any
 
 NAMES = ('serial', 'cores', 'process', 'population', 'distributed', 'ray')
 
 
-def get(name: str):
+def get(name: str) -> Callable[..., Generator[Any, None, None]]:
   """The `execute` function of the executor called `name`.
 
   Raises ValueError for 'ray' where Ray is not installed.

@@ -1,19 +1,20 @@
 """One run after the other, each on all cores: the batch is split over them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import jax
 
 from rnnlab.machine import devices
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 
 
 def execute(
-  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+  runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
   """Does `runs` in order; see `rnnlab.sweeps.executors`. After `devices.use_cores`."""
   mesh = devices.mesh()
   with contextlib.closing(serial.execute(runs, workdir, stop)) as events:

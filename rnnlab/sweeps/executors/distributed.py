@@ -21,12 +21,13 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import jax
 
 from rnnlab.console.words import describe_error
 from rnnlab.machine import devices, hosts
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import experiment, run
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
@@ -40,7 +41,9 @@ _bound = False  # whether the others would wait if this process ended now
 
 
 @contextlib.contextmanager
-def together(coordinator: str = '', processes: int | None = None, process_id: int | None = None):
+def together(
+  coordinator: str = '', processes: int | None = None, process_id: int | None = None
+) -> Iterator[bool]:
   """Joins the processes for the time of a `with`; whether this one leads is what it gives.
 
   The leader does as any launch does, with `execute`, and the others `follow`. Ends in SystemExit.
@@ -79,7 +82,7 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
     yield leads
     code = 0
   except SystemExit as end:
-    code = end.code
+    code = end.code if isinstance(end.code, int) else int(end.code is not None)
   except OSError as error:
     print(f'process {jax.process_index()}: {describe_error(error)}', file=sys.stderr)
     code = 1
@@ -97,8 +100,8 @@ def together(coordinator: str = '', processes: int | None = None, process_id: in
 
 
 def execute(
-  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+  runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
   """Does `runs` in order, in the leader of those `together`; see `rnnlab.sweeps.executors`.
 
   Raises ValueError for a batch that can't be split over all devices, and ConnectionError where

@@ -4,10 +4,11 @@ import collections
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import jax
 
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import configs, experiment, program, run
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event, Step
@@ -18,8 +19,8 @@ MOST = 256  # runs at once: each keeps some files open
 
 
 def execute(
-  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+  runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
   """Does `runs`, group by group; see `rnnlab.sweeps.executors`. After `devices.use_cores`.
 
   A group that is larger than memory is cut. A run's seconds are its share of its group's.

@@ -7,13 +7,15 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
+from typing import cast
 
 import jax
 
 from rnnlab.console.words import plain_warnings
 from rnnlab.machine import devices, provenance
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
@@ -27,8 +29,8 @@ class WorkerDied(Exception):
 
 
 def execute(
-  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+  runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
   """Does `runs`, as many at a time as there are cores; see `rnnlab.sweeps.executors`."""
   if stop():
     raise KeyboardInterrupt
@@ -44,7 +46,7 @@ def execute(
         pending.clear()
         for connection in busy:
           _send(connection, None)
-      for connection in wait(list(busy), timeout=0.2):
+      for connection in cast(list[Connection], wait(list(busy), timeout=0.2)):
         process, core, spec = busy[connection]
         try:
           message = connection.recv()

@@ -35,9 +35,10 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import ray
@@ -48,7 +49,8 @@ from rnnlab import tasks
 from rnnlab.console.words import describe_error, plain_warnings
 from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
-from rnnlab.runs import program
+from rnnlab.machine.disk import AnyPath
+from rnnlab.runs import experiment_file, program
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
 from rnnlab.sweeps import executors, storage
@@ -72,6 +74,7 @@ class Origin(NamedTuple):
   code: dict[str, str]  # digests of rnnlab's files
   commit: str | None
   fingerprints: dict[str, str]  # of each run's data
+  path: tuple[str, ...]  # where it finds modules: not what a worker must have, but may
 
 
 class News(NamedTuple):
@@ -95,11 +98,11 @@ class Group:
 
 def execute(
   runs: list[RunSpec],
-  workdir,
+  workdir: AnyPath,
   stop: Callable[[], bool] = lambda: False,
   address: str = '',
   executor: str = '',
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
   """Does `runs` on the Ray cluster at `address`, or a local one; see `rnnlab.sweeps.executors`.
 
   A worker does one run, by 'serial', or by 'population' those of a program, shared out among the
@@ -109,7 +112,8 @@ def execute(
   if stop():
     raise KeyboardInterrupt
   fingerprints = {spec.id: _fingerprint_of(spec.config) for spec in runs}
-  origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints)
+  path = tuple(filter(os.path.isdir, map(os.path.abspath, sys.path)))
+  origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints, path)
   _connect(address)
   try:
     yield from _execute(runs, pathlib.Path(workdir), stop, executor, origin)
@@ -229,29 +233,40 @@ class Flag:
   def __init__(self):
     self._up = False
 
-  def set(self):
+  def set(self) -> None:
     self._up = True
 
-  def up(self):
+  def up(self) -> bool:
     return self._up
 
 
 # A death is no reason to begin from the start, as Ray would: the launcher says from where.
 @ray.remote(num_returns='streaming', max_retries=0)
-def work(specs, files, executor, origin, stopped, hold):
+def work(
+  specs: list[RunSpec],
+  files: dict[str, dict[str, bytes]],
+  executor: str,
+  origin: Origin,
+  stopped: Any,
+  hold: bool,
+) -> Iterator[str | News]:
   """A worker's task: does `specs`, which have `files` already; yields its host, then News."""
   host = socket.gethostname()
   if hold:
     _hold_to_a_core()
+  sys.path.extend(folder for folder in origin.path if folder not in sys.path)
+  for spec in specs:
+    experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
   _check(specs, origin, host)
-  provenance.commit = lambda: origin.commit  # this copy of the code lies outside of git
+  # This copy of the code lies outside of git.
+  provenance.commit = lambda: origin.commit  # type: ignore[assignment]
   plain_warnings()
   devices.use_cores()
   devices.keep_programs()
   jax.config.update('jax_enable_x64', False)
   yield host
-  with tempfile.TemporaryDirectory(prefix='rnnlab-') as scratch:
-    scratch = pathlib.Path(scratch)
+  with tempfile.TemporaryDirectory(prefix='rnnlab-') as folder:
+    scratch = pathlib.Path(folder)
     known = {run: storage.digests(content) for run, content in files.items()}
     for run, content in files.items():
       storage.write(scratch / run, content)

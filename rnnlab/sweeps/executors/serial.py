@@ -3,9 +3,10 @@
 import contextlib
 import pathlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from rnnlab.console.words import describe_error
+from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import folder as run_files
 from rnnlab.runs import run
 from rnnlab.runs.configs import RunSpec
@@ -14,8 +15,8 @@ from rnnlab.training import train
 
 
 def execute(
-  runs: list[RunSpec], workdir, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+  runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
+) -> Generator[Event, None, None]:
   """Does `runs` in order; see `rnnlab.sweeps.executors`."""
   for spec in runs:
     if stop():
@@ -30,7 +31,7 @@ def execute(
       yield failed(spec, workdir, error)
 
 
-def failed(spec: RunSpec, workdir, error: Exception) -> Event:
+def failed(spec: RunSpec, workdir: AnyPath, error: Exception) -> Event:
   """Records a run's error in its folder and says it.
 
   `again` in error.json: whether a launch does the run again unasked. It does where the reason came

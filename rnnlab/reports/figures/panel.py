@@ -1,0 +1,201 @@
+"""Figures of a task's panels: a matrix of counts as a heat map, a curve, a scatter of points."""
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+from rnnlab.reports.figures.layout import wrap
+from rnnlab.reports.figures.style import (
+  INK,
+  MUTED,
+  PAPER,
+  colours_of,
+  new_figure,
+  styled,
+)
+from rnnlab.reports.panels import MOST_POINTS
+
+COUNTED, WRITTEN = 10, 25  # classes of a matrix, up to which counts, and shares, are in the cells
+ON_CELLS = '#000000'  # of words on the colours of a heat map, which are the same by night
+# How much of a colour there is where a share is next to 0, and where it is 1: words on it keep 4.5
+# to 1. A share of 0 has no colour and no words.
+LEAST, MOST = 0.07, 0.72
+
+
+@styled
+def panels(shown, note=''):
+  """The panels of `shown`, a `rnnlab.reports.panels.Shown`, in one figure."""
+  return {'matrix': _matrices, 'curve': _curves, 'scatter': _scatters}[shown.kind](shown, note)
+
+
+def _matrices(shown, note):
+  """A heat map a group: small ones beside each other, large ones below each other."""
+  classes = max(len(panel.data['labels']) for _, _, panel in shown.groups)
+  columns = min(len(shown.groups), 2 if classes <= 6 else 1)
+  rows = -(-len(shown.groups) // columns)
+  width = 10 / columns
+  height = 1.6 + (0.55 if classes <= COUNTED else 0.3 if classes <= WRITTEN else 0.18) * classes
+  fig = new_figure(10, (height + 0.3) * rows, note)
+  axes = fig.subplots(rows, columns, squeeze=False).ravel()
+  colours = colours_of({cell for _, cell, _ in shown.groups})
+  for ax, (group, cell, panel) in zip(axes, shown.groups, strict=False):
+    ax.set_title(_title(shown, group))
+    _matrix(ax, panel.data, colours[cell], width)
+  for ax in axes[len(shown.groups) :]:
+    ax.set_axis_off()
+  return fig
+
+
+def _title(shown, group):
+  return wrap(f'{shown.title}, {group}' if len(shown.groups) > 1 else shown.title, 40)
+
+
+def _matrix(ax, data, colour, width):
+  """One heat map; width: that of its axes with their labels, in inches."""
+  counts, labels = np.asarray(data['counts'], float), list(map(str, data['labels']))
+  totals, classes = counts.sum(axis=1, keepdims=True), len(labels)
+  shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+  full = to_rgb(MUTED if colour == INK else colour)
+  tints = [[1 - much * (1 - part) for part in full] for much in (LEAST, MOST)]
+  ramp = LinearSegmentedColormap.from_list('shares', tints)
+  ax.pcolormesh(
+    np.ma.masked_equal(shares, 0), cmap=ramp, vmin=0, vmax=1, edgecolors=PAPER, linewidth=1.5
+  )
+  size = 11 if classes <= 6 else 9 if classes <= COUNTED else 7
+  for (row, column), share in np.ndenumerate(shares if classes <= WRITTEN else shares[:0]):
+    if share == 0 or classes > COUNTED and round(100 * share) == 0:
+      continue
+    at = (column + 0.5, row + 0.5)
+    if classes <= COUNTED:
+      style = {'ha': 'center', 'color': ON_CELLS}
+      ax.annotate(_percent(share), at, (0, 0.5), va='bottom', **style, **_points(size))
+      ax.annotate(
+        _count(counts[row, column]), at, (0, -1.5), va='top', **style, **_points(size - 2)
+      )
+    else:
+      ax.text(*at, f'{100 * share:.0f}', ha='center', va='center', color=ON_CELLS, fontsize=size)
+  small = min(10, 260 / classes)
+  shorts = [_short(label, 24 if classes > COUNTED else 16) for label in labels]
+  rows = [f'{short} ({_count(n)})' for short, n in zip(shorts, totals[:, 0], strict=True)]
+  ax.set_yticks(np.arange(classes) + 0.5, rows, fontsize=small)
+  letters = (width - 2.5) / classes * 110 / small  # that there is room for below a column
+  steep = max(map(len, shorts)) > letters
+  turned = {'rotation': 40, 'ha': 'right', 'rotation_mode': 'anchor'} if steep else {}
+  ax.set_xticks(np.arange(classes) + 0.5, shorts, fontsize=small, **turned)
+  ax.tick_params(length=0)
+  ax.set_ylim(classes, 0)
+  _label(ax, data, 'Predicted', 'True')
+  ax.grid(visible=False)
+  ax.spines[:].set_visible(False)
+
+
+def _label(ax, data, x='', y=''):
+  """Labels the axes as a panel's data say, or else by x and y."""
+  for set_label, label in (
+    (ax.set_xlabel, data.get('x_label', x)),
+    (ax.set_ylabel, data.get('y_label', y)),
+  ):
+    set_label(label[:1].upper() + label[1:])
+
+
+def _points(size):
+  return {'textcoords': 'offset points', 'fontsize': size}
+
+
+def _percent(share):
+  """A share that is neither 0 nor 1 is not shown as if it were."""
+  return '<1%' if share < 0.005 else '>99%' if 0.995 <= share < 1 else f'{share:.0%}'
+
+
+def _count(value):
+  return f'{value:,.0f}' if float(value).is_integer() else f'{value:,.1f}'
+
+
+def _short(label, most):
+  return label if len(label) <= most else f'{label[: most - 1]}…'
+
+
+def _curves(shown, note):
+  """A line a group in one set of axes, and where there are counts, how many each point is of."""
+  counted = [panel.data.get('counts') is not None for _, _, panel in shown.groups]
+  fig = new_figure(10 if len(shown.groups) > 1 else 7.5, 5.6 if any(counted) else 4.6, note)
+  heights = {'height_ratios': [3.4, 1]} if any(counted) else {}
+  axes = fig.subplots(1 + any(counted), 1, sharex=True, squeeze=False, gridspec_kw=heights)[:, 0]
+  ax, colours = axes[0], colours_of({cell for _, cell, _ in shown.groups})
+  ax.set_title(shown.title)
+  _reference(ax, shown)
+  styles = _styles(shown.groups, colours)
+  for number, ((group, _, panel), (colour, line)) in enumerate(
+    zip(shown.groups, styles, strict=True)
+  ):
+    x, y = (np.asarray(panel.data[name], float) for name in 'xy')
+    marker = 'o' if len(x) <= 30 else ''
+    ax.plot(x, y, line, marker=marker, color=colour, markeredgecolor=PAPER, label=wrap(group, 40))
+    if counted[number]:
+      _bars(axes[1], x, panel.data['counts'], number, len(shown.groups), colour)
+  _label(ax, shown.groups[0][2].data)
+  axes[-1].set_xlabel(ax.get_xlabel())
+  if any(counted):
+    ax.set_xlabel('')
+  if len(shown.groups) > 1:
+    ax.legend(frameon=False, labelcolor='linecolor', loc='best')
+  return fig
+
+
+def _styles(groups, colours):
+  """(colour, kind of line) of each group: groups of one cell share a colour."""
+  seen = {}
+  for _, cell, _ in groups:
+    seen[cell] = seen.get(cell, -1) + 1
+    yield colours[cell], ('-', '--', ':', '-.')[seen[cell] % 4]
+
+
+def _bars(ax, x, counts, number, groups, colour):
+  """How many each point is of: bars of the groups beside each other."""
+  room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=0.1) if len(x) > 1 else 0.1
+  width = 0.55 * room / groups
+  places = x + (number - (groups - 1) / 2) * 1.25 * width  # apart, as the groups' x differ a little
+  ax.bar(places, counts, width, color=colour, alpha=0.75)
+  ax.set_ylabel('Examples')
+  ax.yaxis.set_major_locator(_few())
+  ax.yaxis.set_major_formatter('{x:,.0f}')
+
+
+def _few():
+  from matplotlib.ticker import MaxNLocator
+
+  return MaxNLocator(3, integer=True)
+
+
+def _reference(ax, shown):
+  """The line to see the points beside."""
+  reference = shown.groups[0][2].data.get('reference')
+  if reference == 'diagonal':
+    both = [np.ravel(panel.data[name]) for _, _, panel in shown.groups for name in 'xy']
+    ends = [np.nanmin(np.concatenate(both)), np.nanmax(np.concatenate(both))]
+    if shown.kind == 'curve' and 0 <= ends[0] and ends[1] <= 1:
+      ends = [np.floor(10 * ends[0]) / 10, 1]
+    ax.plot(ends, ends, color=MUTED, linewidth=1, linestyle='--', zorder=1)
+  elif reference == 'zero':
+    ax.axhline(0, color=MUTED, linewidth=1, linestyle='--', zorder=1)
+
+
+def _scatters(shown, note):
+  """Axes a group, all of one scale."""
+  columns = min(len(shown.groups), 2)
+  rows = -(-len(shown.groups) // columns)
+  fig = new_figure(10 if columns > 1 else 7.5, 4.4 * rows + 0.3, note)
+  axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+  colours = colours_of({cell for _, cell, _ in shown.groups})
+  for ax, (group, cell, panel) in zip(axes, shown.groups, strict=False):
+    x, y = (np.ravel(np.asarray(panel.data[name], float)) for name in 'xy')
+    if len(x) > MOST_POINTS:
+      drawn = np.sort(np.random.default_rng(0).choice(len(x), MOST_POINTS, replace=False))
+      x, y = x[drawn], y[drawn]
+    _reference(ax, shown)
+    ax.plot(x, y, 'o', color=colours[cell], alpha=min(0.7, 20 / len(x) ** 0.5), markersize=4, mew=0)
+    ax.set_title(_title(shown, group))
+    _label(ax, panel.data)
+    ax.grid(visible=True, axis='both')
+  for ax in axes[len(shown.groups) :]:
+    ax.set_axis_off()
+  return fig

@@ -1,0 +1,116 @@
+"""The panels of a task's test split, for a report: what is drawn of each, gathered and in words."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from rnnlab import tasks
+from rnnlab.machine import disk
+from rnnlab.results import predictions
+from rnnlab.runs import folder as run_files
+from rnnlab.tasks.base import Panel
+
+MOST_POINTS = 2000  # of a scatter: more hide each other, and make a page slow
+TOLD = 3  # of the values that stand out, to those who do not see a figure
+
+
+class Shown(NamedTuple):
+  """A panel of each of some groups of runs; all have one kind, title and caption.
+
+  groups: (group, its cell, its panel), in the order of the summary.
+  """
+
+  kind: str
+  title: str
+  caption: str
+  groups: list[tuple[str, str, Panel]]
+
+
+def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Shown]:
+  """The panels of runs of one task, with a column `group`, where their predictions are all there.
+
+  A group's panels are of all its seeds together. Those of several groups that have one title are
+  shown side by side.
+  """
+  found: dict[tuple[str, str], list] = {}
+  try:
+    panels = tasks.find(task).panels
+  except ValueError as error:
+    logging.warning('%s: the report has no panels of its runs', error)
+    return
+  if panels is None:
+    return
+  for group, part in runs.groupby('group', sort=False):
+    folders = [pathlib.Path(workdir) / run for run in part['id']]
+    kept = [predictions.read(folder) for folder in folders]
+    if not all(kept):
+      continue
+    encoding = disk.read_json(folders[0] / run_files.ENCODING, dict) or {}
+    for panel in panels(kept, encoding):
+      entry = group, part['model.cell'].iloc[0], panel
+      found.setdefault((panel.kind, panel.title), []).append(entry)
+  for (kind, title), groups in found.items():
+    yield Shown(kind, title, groups[0][2].caption, groups)
+
+
+def caption(shown: Shown) -> str:
+  """How to read the figure of some panels."""
+  text = shown.caption.strip()
+  most = max(len(np.ravel(panel.data.get('x', ()))) for _, _, panel in shown.groups)
+  if shown.kind == 'scatter' and most > MOST_POINTS:
+    text += f' Drawn are {MOST_POINTS:,} of {most:,} points, at random.'
+  if shown.kind == 'matrix':
+    text += (
+      ' Colours and percentages are shares of a row, whose count stands at its name; below a'
+      ' percentage, where there is room, the count.'
+    )
+  return text
+
+
+def alternative(shown: Shown) -> Iterator[str]:
+  """What kind of figure it is, and then what it shows of each group, for who does not see it."""
+  kinds = {'matrix': 'Heat map', 'curve': 'Line plot', 'scatter': 'Scatter plot'}
+  yield f'{kinds[shown.kind]}: {shown.title}'
+  for group, _, panel in shown.groups:
+    yield f'{group}: {_TOLD[shown.kind](panel.data)}'
+
+
+def _matrix(data):
+  counts = np.asarray(data['counts'], float)
+  totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  shares, labels = counts / totals, list(map(str, data['labels']))
+  right = np.trace(counts) / max(counts.sum(), 1)
+  off = np.where(np.eye(len(counts), dtype=bool), -1, shares)
+  said = [
+    f'{shares[i, j]:.0%} of {labels[i]} as {labels[j]}'
+    for i, j in (np.unravel_index(k, off.shape) for k in np.argsort(-off, axis=None, kind='stable'))
+    if off[i, j] > 0
+  ]
+  most = f'; most often taken for another: {", ".join(said[:TOLD])}' if said else ''
+  return f'{right:.1%} on the diagonal{most}'
+
+
+def _curve(data):
+  x, y = (np.asarray(data[name], float) for name in 'xy')
+  known = np.isfinite(x) & np.isfinite(y)
+  if not known.any():
+    return 'no points'
+  points = [*zip(x[known], y[known], strict=True)]
+  ends = [points[i] for i in sorted({0, len(points) // 2, len(points) - 1})]
+  said = ', '.join(f'{b:.3g} at {a:.3g}' for a, b in ends)
+  return f'{data.get("y_label", "y")} against {data.get("x_label", "x")}: {said}'
+
+
+def _scatter(data):
+  x, y = (np.ravel(np.asarray(data[name], float)) for name in 'xy')
+  said = f'{len(x):,} points, {data.get("y_label", "y")} against {data.get("x_label", "x")}'
+  if len(x) > 1 and np.std(x) > 0 and np.std(y) > 0:
+    said += f', correlation {np.corrcoef(x, y)[0, 1]:.2f}'
+  return said
+
+
+_TOLD = {'matrix': _matrix, 'curve': _curve, 'scatter': _scatter}
