@@ -60,8 +60,9 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
     empty = np.zeros((0,) if scalar else (0, len(names)), np.float32)
     return np.concatenate([empty, *(function.call(*inputs) for inputs in batches(examples))])
 
-  predict.kind, predict.names, predict.of_texts = kind, names, 'texts' in says
-  return predict
+  answering: Any = predict
+  answering.kind, answering.names, answering.of_texts = kind, names, 'texts' in says
+  return answering
 
 
 def _texts(encoding):
@@ -127,10 +128,10 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
 def main() -> None:
   """Predicts what the command line gives or, without any texts, the lines of standard input."""
   try:
-    predict = load(pathlib.Path(__file__).parent)
+    predict: Any = load(pathlib.Path(__file__).parent)
     if predict.of_texts:
       given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
-      examples = map(text.decode, given)
+      examples: Any = map(text.decode, given)
     else:
       if not sys.argv[1:]:
         raise ValueError('this model reads series: give the path of an .npz')

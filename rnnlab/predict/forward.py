@@ -56,7 +56,7 @@ def batches(data: ConfigDict, inputs: Any) -> Iterator[Batch]:
     there = slice(width - some, width) if in_front else slice(0, some)
     for start in range(0, len(places), rows):
       here = places[start : start + rows]
-      batch = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
+      batch: Any = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
       batch[: len(here), there] = xs[here, columns]
       if series:
         filled = np.zeros(rows, np.int32)

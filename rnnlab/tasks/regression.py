@@ -272,7 +272,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
         'scatter',
         f'Errors of {name}',
         f'{caption} The error is what was predicted less what is true.',
-        {'x': x, 'y': y - x, 'reference': None, 'x_label': 'true', 'y_label': 'error'},
+        {'x': x, 'y': y - x, 'reference': 'zero', 'x_label': 'true', 'y_label': 'error'},
       )
     )
   return made

@@ -1,11 +1,14 @@
 """Figures of what was measured at each epoch, against epochs and against time."""
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rnnlab.reports import captions
 from rnnlab.reports.figures.layout import (
   axis_words,
+  heading,
   in_unit,
   label_values,
   name_point,
@@ -18,7 +21,7 @@ from rnnlab.results import measures
 
 
 @styled
-def learning_curves(epochs, note=''):
+def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
   """Every metric against epochs; beyond four groups, the primary one, with a panel for each.
 
   epochs: a row per run and epoch, with the columns of results.load_metrics and `group`.
@@ -43,10 +46,9 @@ def learning_curves(epochs, note=''):
     fig = new_figure(10, 1 + 3.4 * rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, metric in zip(axes, metrics, strict=False):
-      title = metric.words[0].upper() + metric.words[1:]
       ys = [f'{split}_{metric.name}' for split in ('validation', 'train')]
       known = [y for y in ys if epochs[y].notna().any()]
-      ax.set_title(f'{title}: solid {word}{", dashed train" * (ys[1] in known)}')
+      ax.set_title(f'{heading(metric.words)}: solid {word}{", dashed train" * (ys[1] in known)}')
       _overlay(ax, epochs, groups, known)
       ax.set_xlabel('Epoch')
       label_values(ax, metric)
@@ -61,7 +63,7 @@ def learning_curves(epochs, note=''):
 
 
 @styled
-def score_vs_time(epochs, note=''):
+def score_vs_time(epochs: pd.DataFrame, note: str = '') -> Figure:
   """The primary metric on validation against wall time; beyond four groups, a panel for each."""
   # From a lost epoch on the time is not known.
   epochs = epochs[epochs.groupby('id').cumcount() + 1 == epochs['epoch']]
