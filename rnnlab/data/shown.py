@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rnnlab.data.base import Dataset
-from rnnlab.data.text import FIRST_WORD
+from rnnlab.data.text import FIRST_WORD, START
 
 LETTERS, POINTS, FEATURES = 300, 64, 3  # of a text, and of a series, that are shown
 
@@ -24,7 +24,7 @@ def shown(dataset: Dataset, rows: np.ndarray) -> list[Any]:
     pairs = zip(inputs['xs'][rows], inputs['lengths'][rows], strict=True)
     return [_series(np.asarray(xs)[:length]) for xs, length in pairs]
   if dataset.vocabulary and getattr(inputs, 'ndim', 0) == 2:
-    between = ' ' if dataset.encoding.get('tokens', 'words') == 'words' else ''
+    between = '' if dataset.encoding.get('tokens') in ('characters', 'bytes') else ' '
     return [_text(ids, dataset.vocabulary, between) for ids in inputs[rows]]
   return [''] * len(rows)
 
@@ -37,7 +37,7 @@ def _series(xs):
 
 
 def _text(ids, vocabulary, between):
-  known = [int(i) - FIRST_WORD for i in ids if i]
+  known = [int(i) - FIRST_WORD for i in ids if i not in (0, START)]
   words = (vocabulary[i] if 0 <= i < len(vocabulary) else '…' for i in known)
   text = between.join(words)
   return text if len(text) <= LETTERS else text[: LETTERS - 1] + '…'

@@ -4,8 +4,8 @@
 
 For each text, or each line of standard input, it prints a line, with tabs between the fields: of
 two classes the label and the probability of the second, of several the label and its probability,
-of labels those that are likelier than not and their probabilities, and else the values. A model of
-series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
+of labels those that are likelier than not and the probability of each, and else the values. A model
+of series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
 `[N, T, D]` and perhaps their lengths `[N]`, or x `[sum T, D]`, their steps one after another.
 
 In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
@@ -120,11 +120,9 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
     return f'{names[int(answer > 0.5)]}\t{answer:.6f}'
   if kind == 'classes':
     return f'{names[int(answer.argmax())]}\t{answer.max():.6f}'
-  if kind == 'labels':
-    likely = np.flatnonzero(answer > 0.5)
-    said = ' '.join(names[i] for i in likely), ' '.join(f'{answer[i]:.6f}' for i in likely)
-    return '\t'.join(said)
-  return '\t'.join(f'{value:.6f}' for value in np.atleast_1d(answer))
+  values = np.atleast_1d(answer)
+  likely = [', '.join(names[i] for i in np.flatnonzero(values > 0.5))] if kind == 'labels' else []
+  return '\t'.join([*likely, *(f'{value:.6f}' for value in values)])
 
 
 def main() -> None:

@@ -118,8 +118,10 @@ def as_outputs(answers: np.ndarray, outputs: Outputs) -> np.ndarray:
   found = np.asarray(answers, np.float64)
   if outputs.kind == 'values':
     return (found - np.array(outputs.mean)) / np.array(outputs.std)
+  if outputs.kind == 'classes':  # where all are 0 nothing was answered: a step of padding
+    return np.log(np.maximum(found, np.finfo(float).tiny))
   with np.errstate(divide='ignore'):
-    return np.log(found) if outputs.kind == 'classes' else np.log(found) - np.log1p(-found)
+    return np.log(found) - np.log1p(-found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

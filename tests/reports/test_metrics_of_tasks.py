@@ -103,16 +103,16 @@ def test_figures_and_their_words_know_which_way_is_better(series):
   runs = results.load_runs(path)
   epochs = results.load_metrics(path).assign(group=lambda frame: results.label(frame))
   first, second, third, _ = axes_of(figures.learning_curves, epochs)
-  assert (first.get_ylabel(), second.get_ylabel(), third.get_ylabel()) == ('Rmse, °C', '', 'Loss')
+  assert (first.get_ylabel(), second.get_ylabel(), third.get_ylabel()) == ('RMSE, °C', '', 'Loss')
   epochs['train_within'] = np.nan  # as of a metric of a whole split
   _, second, third, _ = axes_of(figures.learning_curves, epochs)
   assert 'dashed train' in third.get_title('left') and len(third.lines) == 4
   assert 'train' not in second.get_title('left') and len(second.lines) == 2
   (ax,) = axes_of(figures.score_vs_time, epochs)
-  assert ax.get_ylabel() == 'Rmse, °C'
+  assert ax.get_ylabel() == 'RMSE, °C'
   runs = runs.assign(group=results.label(runs))
   axes = axes_of(figures.test_scores, runs, results.summarise(runs))
-  assert axes[0].get_xlabel() == 'Test rmse, °C' and '%' not in axes[0].texts[0].get_text()
+  assert axes[0].get_xlabel() == 'Test RMSE, °C' and '%' not in axes[0].texts[0].get_text()
 
 
 def test_the_frontier_of_a_metric_that_should_be_low(series):

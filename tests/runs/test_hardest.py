@@ -38,7 +38,7 @@ def test_the_hardest_are_those_of_the_highest_cross_entropy():
 
 
 def test_an_example_is_shown_as_it_is_read():
-  ids = np.array([[0, 0, 4, 2, 5], [4] * 5])
+  ids = np.array([[0, 1, 4, 2, 5], [4] * 5])
   assert shown(dataset(ids), np.array([0])) == ['good … bad']
   assert shown(dataset(ids, {'tokens': 'characters'}), np.array([0])) == ['good…bad']
   assert len(shown(dataset(np.full((1, 200), 4)), np.array([0]))[0]) == 300

@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from rnnlab.reports import captions
 from rnnlab.reports.figures.layout import (
   axis_words,
+  heading,
   in_unit,
   label_values,
   name_point,
@@ -45,10 +46,9 @@ def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
     fig = new_figure(10, 1 + 3.4 * rows, note)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax, metric in zip(axes, metrics, strict=False):
-      title = metric.words[0].upper() + metric.words[1:]
       ys = [f'{split}_{metric.name}' for split in ('validation', 'train')]
       known = [y for y in ys if epochs[y].notna().any()]
-      ax.set_title(f'{title}: solid {word}{", dashed train" * (ys[1] in known)}')
+      ax.set_title(f'{heading(metric.words)}: solid {word}{", dashed train" * (ys[1] in known)}')
       _overlay(ax, epochs, groups, known)
       ax.set_xlabel('Epoch')
       label_values(ax, metric)

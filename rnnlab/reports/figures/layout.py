@@ -16,6 +16,8 @@ from scipy.optimize import isotonic_regression
 from rnnlab import results
 from rnnlab.tasks.base import Metric
 
+ABBREVIATIONS = 'auroc', 'bleu', 'ece', 'f1', 'mae', 'mse', 'r2', 'rmse'
+
 
 def name_point(ax: Axes, words: str, at: Any, colour: Any, strong: bool = True) -> None:
   """Names a point in the margin, for `place_labels` to move; one that is nowhere has no name."""
@@ -125,11 +127,17 @@ def label_values(ax: Axes, metric: Metric, split: str = '') -> None:
     ax.set_ylabel(axis_words(metric, split))
 
 
+def heading(words: str) -> str:
+  """Words as they stand at the beginning of a line, abbreviations in capitals."""
+  words = ' '.join(part.upper() if part in ABBREVIATIONS else part for part in words.split(' '))
+  return words[:1].upper() + words[1:]
+
+
 def axis_words(metric: Metric, split: str = '') -> str:
   """The label of an axis of a metric; its unit too where the ticks do not carry it."""
   words = f'{split} {metric.words}'.strip()
   unit = f', {metric.unit}' if metric.unit not in ('', '%') else ''
-  return f'{words[0].upper()}{words[1:]}{unit}'
+  return f'{heading(words)}{unit}'
 
 
 def least_span(metric: Metric, limits: Any) -> float:

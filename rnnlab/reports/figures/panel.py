@@ -83,10 +83,18 @@ def _matrix(ax, data, colour, width):
   ax.set_xticks(np.arange(classes) + 0.5, shorts, fontsize=small, **turned)
   ax.tick_params(length=0)
   ax.set_ylim(classes, 0)
-  ax.set_xlabel(data.get('x_label', 'Predicted'))
-  ax.set_ylabel(data.get('y_label', 'True'))
+  _label(ax, data, 'Predicted', 'True')
   ax.grid(visible=False)
   ax.spines[:].set_visible(False)
+
+
+def _label(ax, data, x='', y=''):
+  """Labels the axes as a panel's data say, or else by x and y."""
+  for set_label, label in (
+    (ax.set_xlabel, data.get('x_label', x)),
+    (ax.set_ylabel, data.get('y_label', y)),
+  ):
+    set_label(label[:1].upper() + label[1:])
 
 
 def _points(size):
@@ -124,9 +132,10 @@ def _curves(shown, note):
     ax.plot(x, y, line, marker=marker, color=colour, markeredgecolor=PAPER, label=wrap(group, 40))
     if counted[number]:
       _bars(axes[1], x, panel.data['counts'], number, len(shown.groups), colour)
-  data = shown.groups[0][2].data
-  ax.set_ylabel(data.get('y_label', ''))
-  axes[-1].set_xlabel(data.get('x_label', ''))
+  _label(ax, shown.groups[0][2].data)
+  axes[-1].set_xlabel(ax.get_xlabel())
+  if any(counted):
+    ax.set_xlabel('')
   if len(shown.groups) > 1:
     ax.legend(frameon=False, labelcolor='linecolor', loc='best')
   return fig
@@ -185,8 +194,7 @@ def _scatters(shown, note):
     _reference(ax, shown)
     ax.plot(x, y, 'o', color=colours[cell], alpha=min(0.7, 20 / len(x) ** 0.5), markersize=4, mew=0)
     ax.set_title(_title(shown, group))
-    ax.set_xlabel(panel.data.get('x_label', ''))
-    ax.set_ylabel(panel.data.get('y_label', ''))
+    _label(ax, panel.data)
     ax.grid(visible=True, axis='both')
   for ax in axes[len(shown.groups) :]:
     ax.set_axis_off()
