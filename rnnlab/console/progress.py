@@ -55,7 +55,7 @@ def watch(runs: list, progress: bool | None = None) -> 'Display':
   return Display(runs, console_of(progress))
 
 
-def console_of(progress: bool | None = None) -> Console:
+def console_of(progress: bool | None = None) -> rich.console.Console:
   """Where a caller in Python sees how far work is: on standard error or in the notebook.
 
   progress: whether anything is shown; None: only in a notebook or a terminal.
