@@ -25,7 +25,7 @@ class Console(rich.console.Console):
     raise Unheard('nobody reads the output any more')
 
 
-def plain_console(**options: Any) -> rich.console.Console:
+def plain_console(**options: Any) -> Console:
   """A Console that shows text as it is, without Rich's markup, emoji or highlighting.
 
   options: those of rich.console.Console.
@@ -63,7 +63,7 @@ def console_of(progress: bool | None = None) -> rich.console.Console:
   console = plain_console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
-  return console if progress else rich.console.Console(quiet=True)
+  return console if progress else Console(quiet=True)
 
 
 class Display:
