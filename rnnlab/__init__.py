@@ -19,10 +19,12 @@ _HOMES = {
   'predict': ('Ensemble', 'Predictor', 'export', 'load', 'load_ensembles'),
   'recurrence': ('bidirectional', 'dropout_masks', 'stacked', 'unroll'),
   'results': ('load_metrics', 'load_runs'),
+  'sweeping': ('sweep',),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {
   'cells': 'cells',
+  'configs': 'runs.configs',
   'conventions': 'models.initial',
   'interop': 'interop',
   'tasks': 'tasks',

@@ -28,8 +28,10 @@ from rnnlab.recurrence import stacked as stacked
 from rnnlab.recurrence import unroll as unroll
 from rnnlab.results import load_metrics as load_metrics
 from rnnlab.results import load_runs as load_runs
+from rnnlab.runs import configs as configs
 from rnnlab.runs.experiment import Result as Result
 from rnnlab.runs.run import run as run
+from rnnlab.sweeping import sweep as sweep
 
 __version__: str
 __all__: list[str]

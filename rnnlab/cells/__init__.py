@@ -1,7 +1,7 @@
 """Recurrent cells, one file each, found by file name: a new cell is one new file here.
 
 A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`. A factory of
-a notebook is made known by `add`.
+a notebook is made known by `add`; one of another package is called 'package.module:name'.
 """
 
 import importlib
@@ -67,7 +67,7 @@ def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
 
 
 def find(name: str) -> Callable[..., Cell]:
-  """The factory called `name`: that of a file here, or one that was added.
+  """The factory called `name`: that of a file here, one that was added, or 'package.module:name'.
 
   Raises ValueError for an unknown name, naming the near match.
 
@@ -76,6 +76,8 @@ def find(name: str) -> Callable[..., Cell]:
   """
   if name in _added:
     return _added[name]
+  if ':' in name:
+    return _elsewhere(name)
   if name not in names():
     raise ValueError(
       f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}. One that an'
@@ -84,6 +86,18 @@ def find(name: str) -> Callable[..., Cell]:
   factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
   if factory is None:
     raise ValueError(f'rnnlab/cells/{name}.py must define a function {name}(hidden_size) -> Cell')
+  return factory
+
+
+def _elsewhere(name):
+  """The factory of another package."""
+  module, _, attribute = name.partition(':')
+  try:
+    factory = getattr(importlib.import_module(module), attribute)
+    if 'hidden_size' not in inspect.signature(factory).parameters:
+      raise TypeError('it must be a function that takes hidden_size')
+  except (ImportError, AttributeError, TypeError, ValueError) as error:
+    raise ValueError(f'there is no cell {name!r}: {error}') from error
   return factory
 
 

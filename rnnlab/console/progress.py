@@ -51,14 +51,19 @@ def consoles(quiet: bool = False, json: bool = False) -> tuple[Console, Console]
 
 
 def watch(runs: list, progress: bool | None = None) -> 'Display':
-  """A Display of `runs` for a caller in Python, on standard error or in the notebook.
+  """A Display of `runs` for a caller in Python; progress: as of `console_of`."""
+  return Display(runs, console_of(progress))
 
-  runs: as for Display. progress: whether it shows anything; None: only in a notebook or a terminal.
+
+def console_of(progress: bool | None = None) -> Console:
+  """Where a caller in Python sees how far work is: on standard error or in the notebook.
+
+  progress: whether anything is shown; None: only in a notebook or a terminal.
   """
   console = plain_console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
-  return Display(runs, console if progress else rich.console.Console(quiet=True))
+  return console if progress else rich.console.Console(quiet=True)
 
 
 class Display:

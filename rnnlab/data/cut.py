@@ -25,8 +25,8 @@ def draw(keys: Sequence[str], labels: np.ndarray, size: int, seed: int) -> np.nd
   hashes = [hashlib.sha256(f'{seed} {key}'.encode(errors='surrogatepass')).digest() for key in keys]
   drawn = np.zeros(len(keys), bool)
   order = sorted(range(len(keys)), key=hashes.__getitem__)
-  for _, group in itertools.groupby(order, key=hashes.__getitem__):
-    group = list(group)
+  for _, same in itertools.groupby(order, key=hashes.__getitem__):
+    group = list(same)
     label = labels[group[0]]
     if len(group) <= quota[label]:
       quota[label] -= len(group)

@@ -8,7 +8,6 @@ and sheared, and then sampled at 40 points. The order of the draws is that of th
 import hashlib
 
 import numpy as np
-from scipy import ndimage
 
 from rnnlab.data import DataError
 
@@ -65,6 +64,8 @@ def digest(xs: np.ndarray, digits: np.ndarray) -> str:
 
 
 def _example(template, rng):
+  from scipy import ndimage  # here, as --help loads this module
+
   low, high = _PADDING
   zeros = low + int(rng.rand() * (high - low + 1))
   # A template's own zeros are made tiny, since noise replaces what is 0 exactly.

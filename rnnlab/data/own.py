@@ -13,7 +13,7 @@ SPLITS = 'train', 'validation', 'test'
 FORMATS = 'table', 'arrays', 'columns'
 
 
-def source(config) -> str:
+def source(config: Any) -> str:
   """What data.source is; 'auto' by the ending of data.path. Raises DataError where nothing says."""
   if config.source != 'auto':
     return config.source
@@ -35,7 +35,7 @@ def source(config) -> str:
 
 
 def read(
-  config, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
+  config: Any, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
 ) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]]]:
   """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
 
@@ -65,7 +65,7 @@ def read(
   return pathlib.Path(config.path).name, given
 
 
-def files(config) -> dict[str, pathlib.Path]:
+def files(config: Any) -> dict[str, pathlib.Path]:
   """The files that a config gives, by their splits. Raises DataError where there is none."""
   if not config.path:
     raise DataError('which file? --config.data.path=FILE')
@@ -83,7 +83,7 @@ def _keys(examples):
 
 
 def split(
-  config,
+  config: Any,
   given: Mapping[str, tuple[Examples, Sequence[Any]]],
   strata: np.ndarray | None = None,
 ) -> tuple[dict[str, Examples], list[str]]:
@@ -93,38 +93,53 @@ def split(
   of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`.
   Returns the splits in their order, and lines for people. Raises DataError where one is empty.
   """
-  parts, keys = ({name: pair[i] for name, pair in given.items()} for i in (0, 1))
-  notes = []
-  seen = {*keys['train']}
-  if repeated := len(keys['train']) - len(seen):
-    notes.append(f'{repeated:,} of the {len(keys["train"]):,} train rows are the same as another')
-  for name in ('validation', 'test'):
-    if name in parts and (count := sum(key in seen for key in keys[name])):
-      notes.append(f'{count:,} of the {len(keys[name]):,} {name} rows are in train too')
-  total, left = len(keys['train']), np.arange(len(keys['train']))
+  keys = {name: keys for name, (_, keys) in given.items()}
+  total = len(keys['train'])
   strata = np.zeros(total, int) if strata is None else strata
-  for name, fraction in (
-    ('test', config.test_fraction),
-    ('validation', config.validation_fraction),
-  ):
-    if name in parts or not fraction:
+  rows = {name: np.arange(len(of)) for name, of in keys.items()}
+  source = {name: name for name in given}
+  for name in ('test', 'validation'):
+    fraction = config[f'{name}_fraction']
+    if name in given or not fraction:
       continue
-    size = max(1, round(fraction * total))
-    drawn = cut.draw([keys['train'][i] for i in left], strata[left], size, config.split_seed)
-    parts[name] = take(parts['train'], left[drawn])
-    left = left[~drawn]
-  parts['train'] = take(parts['train'], left)
-  if 'test' not in parts:
+    left, source[name] = rows['train'], 'train'
+    drawn = _draw(keys['train'], strata, left, max(1, round(fraction * total)), config)
+    rows[name], rows['train'] = left[drawn], left[~drawn]
+  if 'test' not in rows:
     raise DataError('there is no test split: give --config.data.test_path or data.test_fraction')
-  if config.max_examples:
-    parts = {name: take(one, slice(config.max_examples)) for name, one in parts.items()}
-  for name, one in parts.items():
-    if not len(one.rows):
+  parts = {}
+  for name in (name for name in SPLITS if name in rows):
+    of = source[name]
+    if config.max_examples:
+      layers = strata if of == 'train' else np.zeros(len(keys[of]), int)
+      rows[name] = rows[name][_draw(keys[of], layers, rows[name], config.max_examples, config)]
+    if not len(rows[name]):
       raise DataError(f'there are no rows left for {name}: there were {total:,} to cut from')
-  return {name: parts[name] for name in SPLITS if name in parts}, notes
+    parts[name] = take(given[of][0], rows[name])
+  return parts, _told(keys, config.get('group', ''))
 
 
-def take(examples: Examples, rows) -> Examples:
+def _told(keys, group):
+  """Lines on what there is more than once."""
+  seen, notes = {*keys['train']}, []
+  total = len(keys['train'])
+  if group:
+    notes.append(f'the {total:,} train rows are of {len(seen):,} groups, by {group}')
+  elif repeated := total - len(seen):
+    notes.append(f'{repeated:,} of the {total:,} train rows are the same as one before')
+  for name in ('validation', 'test'):
+    if count := sum(key in seen for key in keys.get(name, ())):
+      where = 'of a group of train' if group else 'in train too'
+      notes.append(f'{count:,} of the {len(keys[name]):,} {name} rows are {where}')
+  return notes
+
+
+def _draw(keys, strata, rows, size, config):
+  """Which of `rows` are drawn, bool."""
+  return cut.draw([keys[i] for i in rows], strata[rows], size, config.split_seed)
+
+
+def take(examples: Examples, rows: np.ndarray | slice) -> Examples:
   """Some of the examples: those at `rows`, ints or a slice."""
   places = np.arange(len(examples.rows))[rows]
   inputs, targets = ([of[i] for i in places] for of in examples[:2])

@@ -11,18 +11,22 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from rnnlab.console.words import near
 from rnnlab.data import DataError
 
+if TYPE_CHECKING:
+  import pandas as pd
+
+# pandas is imported where it is used: --help and --status answer at once.
+
 SHOWN = 5  # rows that an error names
 
 
-def read(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+def read(path: Path) -> tuple['pd.DataFrame', np.ndarray]:
   """A table, and the number of each of its rows, int `[N]`.
 
   Cells of CSV and TSV are texts as they are written, '' where there is nothing; those of JSON Lines
@@ -53,6 +57,8 @@ def read(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
 
 def _separated(separator):
   def read(path):
+    import pandas as pd
+
     content = text_of(path)
     header = next(csv.reader(io.StringIO(content[: 2**20], newline=''), delimiter=separator), [])
     if twice := [name for i, name in enumerate(header) if name in header[:i]]:
@@ -121,6 +127,8 @@ def text_of(path: Path) -> str:
 
 
 def _json_lines(path):
+  import pandas as pd
+
   content = text_of(path)
   rows = []
   for number, line in enumerate(content.split('\n'), start=1):
@@ -147,6 +155,8 @@ def _json_lines(path):
 
 
 def _parquet(path):
+  import pandas as pd
+
   try:
     return pd.read_parquet(path)
   except ImportError:
@@ -156,7 +166,7 @@ def _parquet(path):
     raise DataError(f'{path} is damaged, or no Parquet: {said:.200}.') from error
 
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+READERS: dict[str, Callable[[Path], 'pd.DataFrame']] = {
   '.csv': _separated(','),
   '.tsv': _separated('\t'),
   '.tab': _separated('\t'),
@@ -165,7 +175,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
-def column(frame: pd.DataFrame, name: str, field: str, path: Path) -> pd.Series:
+def column(frame: 'pd.DataFrame', name: str, field: str, path: Path) -> 'pd.Series':
   """The column of a table that a field of the config names; raises DataError if there is none."""
   if name in frame:
     return frame[name]
@@ -180,7 +190,7 @@ def texts(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> lis
   """A column's cells as texts, '' where there is nothing; raises DataError for what is none."""
   found = []
   for value, row in zip(values, rows, strict=True):
-    if value is None or value is pd.NA or isinstance(value, float) and np.isnan(value):
+    if value is None or _is_na(value) or isinstance(value, float) and np.isnan(value):
       value = ''
     if not isinstance(value, str):
       raise DataError(
@@ -198,7 +208,7 @@ def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> li
   """
   found, missing = [], []
   for value, row in zip(values, rows, strict=True):
-    label = '' if value is None or value is pd.NA else str(value).strip()
+    label = '' if value is None or _is_na(value) else str(value).strip()
     if isinstance(value, list | dict):
       raise DataError(f'{path}, row {row}: {name} must be a label, not {value!r:.60}.')
     if label.lower() in ('', 'nan', 'none', 'null', '<na>'):
@@ -237,6 +247,10 @@ def some_rows(rows: Sequence[int]) -> str:
   """Rows in words: the first few, and how many there are."""
   shown = ', '.join(map(str, rows[:SHOWN])) + (', ...' if len(rows) > SHOWN else '')
   return f'row {shown}' if len(rows) == 1 else f'{len(rows):,} rows ({shown})'
+
+
+def _is_na(value):
+  return type(value).__name__ in ('NAType', 'NaTType')  # pandas's own
 
 
 def _is_number(label):

@@ -35,7 +35,7 @@ def by_time(steps: int, fractions: Mapping[str, float]) -> dict[str, slice]:
   Raises DataError where a part would be empty.
   """
   ends, end = {}, steps
-  for name, fraction in reversed(fractions.items()):
+  for name, fraction in reversed([*fractions.items()]):
     ends[name] = slice(end - round(fraction * steps), end)
     end = ends[name].start
   parts = {'train': slice(0, end), **{name: ends[name] for name in fractions}}

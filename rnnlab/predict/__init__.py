@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from rnnlab import tasks
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
-from rnnlab.data import text
+from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import disk
 from rnnlab.predict.archive import export
@@ -82,6 +82,8 @@ def _read(folder, config):
     config.model.truncate = tuple(config.model.truncate)
     model = task.model(config.model, task.spec(config.data, encoding, vocabulary))
     empty = Predictor(config, model, {}, vocabulary, encoding)
+    if is_text(empty):
+      batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
     needed = _shapes(empty)
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(

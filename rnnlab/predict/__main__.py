@@ -193,6 +193,8 @@ def _heading(ensembles):
   outputs = next(iter(ensembles.values())).members[0].outputs
   if outputs.kind == 'binary':
     return f'label     P({outputs.names[1]})'
+  if outputs.kind == 'labels':
+    return '  '.join(['labels', *(f'P({name})' for name in outputs.names)])
   return 'label     P(label)' if outputs.kind == 'classes' else '  '.join(outputs.names)
 
 

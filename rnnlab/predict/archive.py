@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import zipfile
+from typing import Any
 
 import jax
 import jax.export
@@ -58,7 +59,7 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
     return sum(found) / len(found)
 
   (batch,) = jax.export.symbolic_shape('batch')
-  says = {'kind': outputs.kind, 'names': outputs.names}
+  says: dict[str, Any] = {'kind': outputs.kind, 'names': outputs.names}
   if texts:
     shapes = [jax.ShapeDtypeStruct((batch, data.max_len), jnp.int32)]
     fields = {field: data[field] for field in ('max_len', 'padding', 'truncation')}

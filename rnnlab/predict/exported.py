@@ -4,8 +4,8 @@
 
 For each text, or each line of standard input, it prints a line, with tabs between the fields: of
 two classes the label and the probability of the second, of several the label and its probability,
-of labels those that are likelier than not and their probabilities, and else the values. A model of
-series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
+of labels those that are likelier than not and the probability of each, and else the values. A model
+of series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
 `[N, T, D]` and perhaps their lengths `[N]`, or x `[sum T, D]`, their steps one after another.
 
 In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
@@ -60,8 +60,9 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
     empty = np.zeros((0,) if scalar else (0, len(names)), np.float32)
     return np.concatenate([empty, *(function.call(*inputs) for inputs in batches(examples))])
 
-  predict.kind, predict.names, predict.of_texts = kind, names, 'texts' in says
-  return predict
+  answering: Any = predict
+  answering.kind, answering.names, answering.of_texts = kind, names, 'texts' in says
+  return answering
 
 
 def _texts(encoding):
@@ -119,20 +120,18 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
     return f'{names[int(answer > 0.5)]}\t{answer:.6f}'
   if kind == 'classes':
     return f'{names[int(answer.argmax())]}\t{answer.max():.6f}'
-  if kind == 'labels':
-    likely = np.flatnonzero(answer > 0.5)
-    said = ' '.join(names[i] for i in likely), ' '.join(f'{answer[i]:.6f}' for i in likely)
-    return '\t'.join(said)
-  return '\t'.join(f'{value:.6f}' for value in np.atleast_1d(answer))
+  values = np.atleast_1d(answer)
+  likely = [', '.join(names[i] for i in np.flatnonzero(values > 0.5))] if kind == 'labels' else []
+  return '\t'.join([*likely, *(f'{value:.6f}' for value in values)])
 
 
 def main() -> None:
   """Predicts what the command line gives or, without any texts, the lines of standard input."""
   try:
-    predict = load(pathlib.Path(__file__).parent)
+    predict: Any = load(pathlib.Path(__file__).parent)
     if predict.of_texts:
       given = map(os.fsencode, sys.argv[1:]) if sys.argv[1:] else sys.stdin.buffer
-      examples = map(text.decode, given)
+      examples: Any = map(text.decode, given)
     else:
       if not sys.argv[1:]:
         raise ValueError('this model reads series: give the path of an .npz')

@@ -56,7 +56,7 @@ def batches(data: ConfigDict, inputs: Any) -> Iterator[Batch]:
     there = slice(width - some, width) if in_front else slice(0, some)
     for start in range(0, len(places), rows):
       here = places[start : start + rows]
-      batch = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
+      batch: Any = np.zeros((rows, width, *xs.shape[2:]), xs.dtype)
       batch[: len(here), there] = xs[here, columns]
       if series:
         filled = np.zeros(rows, np.int32)
@@ -118,8 +118,10 @@ def as_outputs(answers: np.ndarray, outputs: Outputs) -> np.ndarray:
   found = np.asarray(answers, np.float64)
   if outputs.kind == 'values':
     return (found - np.array(outputs.mean)) / np.array(outputs.std)
+  if outputs.kind == 'classes':  # where all are 0 nothing was answered: a step of padding
+    return np.log(np.maximum(found, np.finfo(float).tiny))
   with np.errstate(divide='ignore'):
-    return np.log(found) if outputs.kind == 'classes' else np.log(found) - np.log1p(-found)
+    return np.log(found) - np.log1p(-found)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -264,7 +264,7 @@ def _of_chunk(members, examples):
       encoded[key] = encode(member, examples)
   of_first = encoded[how_read(members[0])]
   shape = of_first['xs'].shape if isinstance(of_first, dict) else of_first.shape
-  names = () if outputs.kind == 'binary' or _scalar(members[0]) else (len(outputs.names),)
+  names = () if _scalar(members[0]) else (len(outputs.names),)
   found = np.zeros(
     (len(members), len(examples), *(shape[1:2] if outputs.steps else ()), *names), np.float32
   )
@@ -292,7 +292,7 @@ def _of_chunk(members, examples):
 
 def _scalar(member):
   """Whether an output is a number, and no vector of one."""
-  return member.outputs.kind == 'values' and getattr(member.model, 'classes', 1) == 1
+  return member.outputs.kind != 'classes' and getattr(member.model, 'classes', 1) == 1
 
 
 def how_read(member: Predictor) -> tuple[str, str, tuple[str, ...]]:

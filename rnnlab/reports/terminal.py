@@ -1,12 +1,14 @@
 """A report in a terminal or a log."""
 
+from typing import Any
+
 import pandas as pd
 
 from rnnlab.reports import tables
 from rnnlab.reports.content import Block, sentences
 
 
-def table(blocks: list[Block], claims: pd.DataFrame):
+def table(blocks: list[Block], claims: pd.DataFrame) -> Any:
   """The verdicts of claims and what the runs found, as a rich renderable.
 
   It also reads well in a log 100 columns wide.

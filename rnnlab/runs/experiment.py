@@ -208,10 +208,18 @@ def finish(
     'best': best,
     **_history(spec, state, rows, seconds),
   }
-  params = state.params, state.best_params
   hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
-  kept = predictions, dataset.vocabulary, dict(dataset.encoding), hard
-  return Result(result, rows, model, *params, *kept)
+  return Result(
+    result,
+    rows,
+    model,
+    state.params,
+    state.best_params,
+    predictions,
+    dataset.vocabulary,
+    dict(dataset.encoding),
+    hard,
+  )
 
 
 def _history(spec, state, rows, seconds):

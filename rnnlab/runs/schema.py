@@ -26,6 +26,11 @@ def _cells():
   return cells.names()
 
 
+def _is_cell(value):
+  # One of another package, 'package.module:name', is looked up when a model is made of it.
+  return isinstance(value, str) and (value in _cells() or ':' in value)
+
+
 def _is_truncation(value):
   from rnnlab import recurrence
 
@@ -43,14 +48,18 @@ FIELDS = {
   'task.name': Field(
     tasks.DEFAULT,
     Kind(_is_task, lambda: f'one of {", ".join(tasks.names())}', tasks.names),
-    'any file in rnnlab/tasks/',
+    'any file in rnnlab/tasks/, or package.module:name',
   ),
   'task.metric': Field(
     '',
     Kind(lambda value: isinstance(value, str), lambda: "the name of one of its metrics, or ''"),
     "the primary metric, which chooses epochs and makes headlines; '': the task's first",
   ),
-  'model.cell': Field('lstm', choice(_cells), 'any file in rnnlab/cells/'),
+  'model.cell': Field(
+    'lstm',
+    Kind(_is_cell, lambda: f'one of {", ".join(_cells())}, or package.module:name', _cells),
+    'any file in rnnlab/cells/, or package.module:name',
+  ),
   'model.hidden_size': Field(64, SIZE),
   'model.layers': Field(1, whole(1, 1000)),
   'model.bidirectional': Field(False, FLAG),

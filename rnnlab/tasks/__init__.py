@@ -8,6 +8,7 @@ in a config. Loads no JAX: a task's file imports it where it computes.
 import functools
 import importlib
 import pkgutil
+from typing import Any
 
 from rnnlab.console.words import near
 from rnnlab.data.base import Dataset
@@ -97,7 +98,7 @@ def _of_file(name):
   return base.check(task)
 
 
-def of(config) -> Task:
+def of(config: Any) -> Task:
   """The task of a run's config, with its primary metric first: that which task.metric names.
 
   >>> rnnlab.tasks.of(rnnlab.runs.configs.default()).metrics[0].name
@@ -108,7 +109,7 @@ def of(config) -> Task:
   return task._replace(metrics=(*first, *(m for m in task.metrics if m not in first)))
 
 
-def primary(config) -> Metric:
+def primary(config: Any) -> Metric:
   """The metric by which the epochs of a run of this config are chosen, and runs compared.
 
   >>> rnnlab.tasks.primary(rnnlab.runs.configs.default()).name

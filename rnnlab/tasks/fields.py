@@ -36,7 +36,7 @@ class Field(NamedTuple):
   traced: bool = False
 
 
-def whole(least, most=2**31 - 1, why='') -> Kind:
+def whole(least: int, most: float = 2**31 - 1, why: str = '') -> Kind:
   """Whole numbers from `least` to `most`; why: what `least` comes from, in words."""
   upper = f' and at most {most:,}' if most < math.inf else ''
   return Kind(
@@ -45,7 +45,7 @@ def whole(least, most=2**31 - 1, why='') -> Kind:
   )
 
 
-def number(right, what) -> Kind:
+def number(right: Callable[[Any], Any], what: str) -> Kind:
   """Numbers of which `right` holds in float32; what: these in words."""
 
   def fits(value):
@@ -58,7 +58,7 @@ def number(right, what) -> Kind:
   return Kind(fits, lambda: f'{what}, in float32')
 
 
-def choice(words) -> Kind:
+def choice(words: Callable[[], Sequence[str]]) -> Kind:
   """One of the words that `words()` gives."""
   return Kind(
     lambda value: isinstance(value, str) and value in words(),
@@ -67,7 +67,7 @@ def choice(words) -> Kind:
   )
 
 
-def of(room, name):
+def of(room: str, name: str) -> Callable[[], Any]:
   """A function that gives the attribute `name` of `rnnlab.<room>`, which may load JAX."""
   return lambda: getattr(importlib.import_module(f'rnnlab.{room}'), name)
 
@@ -116,7 +116,7 @@ def size_words(count: int) -> str:
   return f'{count // size:,} {unit}'
 
 
-def words(value) -> str:
+def words(value: Any) -> str:
   """A value in one line, shortened."""
   try:
     line = ' '.join(repr(value).split())

@@ -26,6 +26,11 @@ POINTS = 2000  # of a panel, at most
 
 def load(config) -> Dataset:
   """The dataset that a config's `data` part describes. Raises DataError, for people."""
+  made = sequences.kept(config, _load)
+  return made._replace(spec=spec(config, made.encoding, made.vocabulary))
+
+
+def _load(config):
   title, parts, names, notes, more = (_windowed if config.window else _whole)(config)
   values = {name: _values(name, part, config.target) for name, part in parts.items()}
   size = values['train'][0].shape[-1]
@@ -55,7 +60,6 @@ def load(config) -> Dataset:
     line=own.line(parts, 'windows' if config.window else 'rows'),
     source=own.source(config),
     fingerprint=sequences.digest(splits),
-    spec=spec(config, encoding, vocabulary),
     vocabulary=vocabulary,
     encoding=encoding,
     notes=(*notes, *lines),

@@ -27,6 +27,11 @@ SHOWN = 12  # tags in a line for people, at most
 
 def load(config) -> Dataset:
   """The dataset that a config's `data` part describes. Raises DataError, for people."""
+  made = sequences.kept(config, _load)
+  return made._replace(spec=spec(config, made.encoding, made.vocabulary))
+
+
+def _load(config):
 
   def of_table(path):
     frame, rows = table.read(path)
@@ -62,7 +67,6 @@ def load(config) -> Dataset:
     line=own.line(parts),
     source=own.source(config),
     fingerprint=sequences.digest(splits),
-    spec=spec(config, encoding, vocabulary),
     vocabulary=vocabulary,
     encoding=encoding,
     notes=(*notes, *lines, *_notes(counts)),

@@ -107,3 +107,19 @@ def series(seed=0, steps=False, kind='values', **encoding):
   return rnnlab.Predictor(
     config, model, params, (), {'features': 2, 'steps': steps, 'kind': kind} | encoding
   )
+
+
+TAGS = 'B-PER', 'I-PER', 'O'
+
+
+def tagger(seed=0, **fields):
+  """A model of a tag for each token, that was never trained."""
+  task = tasks.find('tagging')
+  config = configs.default('tagging')
+  config.model.update(cell='lstm', hidden_size=6, embed_size=5)
+  config.update_from_flattened_dict({'data.max_len': 40, 'data.vocab_size': 24} | fields)
+  encoding = {'tokens': 'given', 'tags': list(TAGS)}
+  model = task.model(config.model, task.spec(config.data, encoding, WORDS))
+  params = model.init(jax.random.key(seed), jnp.ones((1, 2), jnp.int32))['params']
+  params['Embed_0']['embedding'] *= 30
+  return rnnlab.Predictor(config, model, params, WORDS, encoding)

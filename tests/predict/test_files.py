@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from predictors import NAMES, TEXTS, series, three
+from predictors import NAMES, TEXTS, series, tagger, three
 
 import rnnlab
 from rnnlab.predict import answers, reading, writing
@@ -220,16 +220,16 @@ def test_what_is_written_is_of_the_input_s_kind_and_never_the_input(texts, tmp_p
 
 
 def test_lines_of_tokens_have_the_answer_of_each_as_a_last_field(tmp_path):
-  source = tmp_path / 'in.conll'
-  source.write_bytes('-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\n\r\n好\tO\n'.encode())
-  member = three()
-  sentences = [*reading._sentences(source)]
-  assert [tokens for _, tokens in sentences] == [['EU', 'rejects'], ['好']]
-  block = reading.Block([lines for lines, _ in sentences], [tokens for _, tokens in sentences])
-  with writing.writing(tmp_path / 'out.conll', source) as write:
-    write(block, {'tags': [['A', 'B'], ['C']]})
-  assert (tmp_path / 'out.conll').read_text() == ('EU NNP B-ORG A\nrejects VBZ O B\n\n好\tO\tC\n\n')
-  assert member
+  source, out = tmp_path / 'in.conll', tmp_path / 'out.conll'
+  source.write_bytes('-DOCSTART- -X- O\n\nw1 NNP B-ORG\nw2 VBZ O\n\n\r\n好\tO\n'.encode())
+  member = tagger(**{'data.max_len': 1})  # the second token is not seen
+  through(member, source, out)
+  (one, _), (other,) = member.answers([['w1', 'w2'], ['好']])['tags']
+  assert out.read_text() == f'w1 NNP B-ORG {one}\nw2 VBZ O _\n\n好\tO\t{other}\n\n'
+  table = tmp_path / 'in.csv'
+  table.write_text('text,id\nw1 w2,7\n')
+  through(member, table, tmp_path / 'out.csv')
+  assert pd.read_csv(tmp_path / 'out.csv')['predicted_tags'].tolist() == [f'{one} _']
 
 
 def test_a_large_table_is_read_in_blocks(texts, tmp_path):

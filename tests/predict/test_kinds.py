@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from predictors import NAMES, TEXTS, WORDS, logits_of, series, softmax, three
+from predictors import NAMES, TAGS, TEXTS, WORDS, logits_of, series, softmax, tagger, three
 
 import rnnlab
 from rnnlab.data import text
@@ -222,9 +222,65 @@ def test_several_labels_have_a_probability_each(tmp_path):
   rnnlab.export(ensemble, tmp_path / 'model.zip')
   found = exported.load(tmp_path / 'model.zip')
   assert_allclose(found(SERIES), expected, atol=1e-6)
-  assert exported.line(np.array([0.25, 0.75]), found.kind, found.names) == 'weight\t0.750000'
-  assert (
-    exported.line(np.array([0.75, 0.875]), found.kind, found.names)
-    == 'height weight\t0.750000 0.875000'
-  )
-  assert exported.line(np.array([0.25, 0.125]), found.kind, found.names) == '\t'
+  for given, line in (
+    ([0.25, 0.75], 'weight\t0.250000\t0.750000'),
+    ([0.75, 0.875], 'height, weight\t0.750000\t0.875000'),
+    ([0.25, 0.125], '\t0.250000\t0.125000'),
+  ):
+    assert exported.line(np.array(given), found.kind, found.names) == line
+
+
+def test_one_label_that_a_row_may_have_is_a_column_too(tmp_path):
+  predictor = three()._replace(encoding={'classes': ['spam'], 'several': True})
+  model = predictor.model.clone(classes=1)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  predictor = predictor._replace(model=model, params=params)
+  expected = 1 / (1 + np.exp(-logits_of(predictor, TEXTS)))
+  assert_allclose(predictor.predict(TEXTS), expected, atol=1e-6)
+  assert_allclose(predictor.answers(TEXTS)['probability_spam'], expected, atol=1e-6)
+  assert predictor.explain('w1 w2')[0].text == 'w1'
+  rnnlab.export(predictor, tmp_path / 'model.zip')
+  found = exported.load(tmp_path / 'model.zip')
+  assert_allclose(found(TEXTS), expected, atol=1e-6)
+  assert exported.line(found(['w1'])[0], found.kind, found.names).count('\t') == 1
+
+
+def sentences(count=70):
+  draw = np.random.default_rng(0)
+  return [[*draw.choice([*WORDS, 'unheard'], n)] for n in draw.integers(1, 40, count)]
+
+
+def tags_by_hand(predictor, tokens):
+  """The probabilities of the tags of one sentence alone, without any padding: `[T, C]`."""
+  ids = [WORDS.index(t) + text.FIRST_WORD if t in WORDS else text.UNKNOWN for t in tokens]
+  return softmax(predictor.model.apply({'params': predictor.params}, np.array([ids]))[0])
+
+
+@pytest.mark.parametrize('padding', ['pre', 'post'])
+def test_each_token_has_a_tag_whatever_other_sentences_there_are(padding):
+  given = sentences()
+  ensemble = rnnlab.Ensemble(tuple(tagger(seed, **{'data.padding': padding}) for seed in (0, 1)))
+  table = ensemble.answers(given)
+  for tokens, tags, probabilities in zip(given, table['tags'], table['probability'], strict=True):
+    mean = np.mean([tags_by_hand(member, tokens) for member in ensemble.members], axis=0)
+    assert tags == [TAGS[i] for i in mean.argmax(axis=1)]
+    assert_allclose(probabilities, mean.max(axis=1), atol=1e-5)
+  assert {tag for tags in table['tags'] for tag in tags} == {*TAGS}
+  alone = [ensemble.members[0].answers([tokens])['probability'][0] for tokens in given[:5]]
+  together = ensemble.members[0].answers(given)['probability'][:5]
+  for one, same in zip(alone, together, strict=True):
+    assert_array_equal(one, same)
+  first, *_ = answers({'lstm': ensemble}, given)
+  row = json.loads(as_json(first))
+  assert (row['tags'], row['agree'] <= 2) == (table['tags'][0], True)
+  assert as_tsv(first).split('\t')[0] == ' '.join(row['tags'])
+
+
+@pytest.mark.parametrize('end', ['pre', 'post'])
+def test_tokens_that_are_cut_off_have_no_tag(end):
+  tokens = ['w1', 'w2', 'w3', 'w4', 'w5']
+  fields = {'data.max_len': 3, 'data.truncation': end, 'data.padding': end}
+  (tags,) = tagger(**fields).answers([tokens])['tags']
+  seen = tokens[2:] if end == 'pre' else tokens[:3]
+  expected = [TAGS[i] for i in tags_by_hand(tagger(**fields), seen).argmax(axis=1)]
+  assert tags == ([None, None, *expected] if end == 'pre' else [*expected, None, None])

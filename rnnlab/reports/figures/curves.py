@@ -1,6 +1,8 @@
 """Figures of what was measured at each epoch, against epochs and against time."""
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rnnlab.reports import captions
@@ -19,7 +21,7 @@ from rnnlab.results import measures
 
 
 @styled
-def learning_curves(epochs, note=''):
+def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
   """Every metric against epochs; beyond four groups, the primary one, with a panel for each.
 
   epochs: a row per run and epoch, with the columns of results.load_metrics and `group`.
@@ -61,7 +63,7 @@ def learning_curves(epochs, note=''):
 
 
 @styled
-def score_vs_time(epochs, note=''):
+def score_vs_time(epochs: pd.DataFrame, note: str = '') -> Figure:
   """The primary metric on validation against wall time; beyond four groups, a panel for each."""
   # From a lost epoch on the time is not known.
   epochs = epochs[epochs.groupby('id').cumcount() + 1 == epochs['epoch']]

@@ -2,8 +2,12 @@
 
 import re
 import textwrap
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator
@@ -15,7 +19,7 @@ from rnnlab.tasks.base import Metric
 ABBREVIATIONS = 'auroc', 'bleu', 'ece', 'f1', 'mae', 'mse', 'r2', 'rmse'
 
 
-def name_point(ax, words, at, colour, strong=True):
+def name_point(ax: Axes, words: str, at: Any, colour: Any, strong: bool = True) -> None:
   """Names a point in the margin, for `place_labels` to move; one that is nowhere has no name."""
   if not np.isfinite(at).all():
     return
@@ -41,7 +45,7 @@ def name_point(ax, words, at, colour, strong=True):
   )
 
 
-def place_labels(fig):
+def place_labels(fig: Figure) -> None:
   """Moves the labels at the lines' ends apart, each as little as can be (least squares)."""
   fig.get_layout_engine().execute(fig)
   fig.set_layout_engine('none')  # keeps the axes where they are now
@@ -60,14 +64,14 @@ def place_labels(fig):
       label.set_position((1.03, y))
 
 
-def log_axis(ax, subs):
+def log_axis(ax: Axes, subs: Any) -> None:
   ax.set_xscale('log')
   ax.xaxis.set_minor_formatter('')
   ax.xaxis.set_major_locator(LogLocator(subs=subs))
   ax.xaxis.set_major_formatter('{x:g}')
 
 
-def cell_legend(ax, cells, colours):
+def cell_legend(ax: Axes, cells: Any, colours: Any) -> None:
   ax.legend(
     [
       Line2D([], [], marker='o', linestyle='', color=colours[cell]) for cell in dict.fromkeys(cells)
@@ -83,40 +87,40 @@ def cell_legend(ax, cells, colours):
   )
 
 
-def spread(count):
+def spread(count: int) -> np.ndarray:
   """`count` places between 0 and 1; the golden ratio keeps neighbours apart, however many."""
   return (np.arange(count) * 0.618 + 0.5) % 1
 
 
-def at_least(set_limits, limits, span):
+def at_least(set_limits: Any, limits: Any, span: float) -> None:
   """Widens an axis: a narrower one than `span` would make much of little."""
   middle, half = np.mean(limits), max(np.ptp(limits), span) / 2
   set_limits(middle - half, middle + half)
 
 
-def time_unit(longest):
+def time_unit(longest: float) -> tuple[str, float]:
   units = (180, 's', 1), (10800, 'min', 60), (np.inf, 'h', 3600)
   return next((unit, scale) for limit, unit, scale in units if not longest > limit)
 
 
-def wrap(group, width=20):
+def wrap(group: str, width: int = 20) -> str:
   """A label in lines of `width`; of a very long one, what a figure has room for."""
   words = re.sub(r'(\S{30})(?=\S)', r'\1 ', group)
   return textwrap.fill(words, width, break_long_words=False, max_lines=4, placeholder=' …')
 
 
-def percent(value, _):
+def percent(value: float, _: Any) -> str:
   """A tick of an axis of shares."""
   return f'{100 * value:g}%'
 
 
-def in_unit(axis, metric: Metric) -> None:
+def in_unit(axis: Axis, metric: Metric) -> None:
   """Writes the ticks of an axis in the unit of a metric, where ticks can carry it."""
   if metric.unit == '%':
     axis.set_major_formatter(percent)
 
 
-def label_values(ax, metric: Metric, split: str = '') -> None:
+def label_values(ax: Axes, metric: Metric, split: str = '') -> None:
   """Says the unit of a metric on the vertical axis: at its ticks, or else in its label."""
   in_unit(ax.yaxis, metric)
   if metric.unit != '%':
@@ -136,6 +140,6 @@ def axis_words(metric: Metric, split: str = '') -> str:
   return f'{heading(words)}{unit}'
 
 
-def least_span(metric: Metric, limits) -> float:
+def least_span(metric: Metric, limits: Any) -> float:
   """The span that an axis of a metric has at least: two points of a share, else 2% of the value."""
   return 0.02 if metric.unit == '%' else 0.02 * abs(np.mean(limits))

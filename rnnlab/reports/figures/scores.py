@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rnnlab import results
@@ -32,7 +33,7 @@ from rnnlab.reports.figures.style import (
 from rnnlab.results import measures
 
 
-def select(summary, most):
+def select(summary: pd.DataFrame, most: int) -> pd.DataFrame:
   """The rows to show where `most` at most can be: the best by validation, of each cell alike."""
   metric = measures.metrics_of(summary)[0]
   name = f'validation_{metric.name}_mean'
@@ -44,7 +45,7 @@ def select(summary, most):
 
 
 @styled
-def test_scores(runs, summary, note=''):
+def test_scores(runs: pd.DataFrame, summary: pd.DataFrame, note: str = '') -> Figure:
   """Each seed's primary metric on test as a dot, with the mean and interval of every group."""
   metrics = measures.metrics_of(summary)
   metric, (best, last) = metrics[0], measures.test_columns(metrics)
@@ -98,7 +99,7 @@ def _short(metric, value):
 
 
 @styled
-def paired_seeds(pairs, seeds, note=''):
+def paired_seeds(pairs: pd.DataFrame, seeds: pd.DataFrame, note: str = '') -> Figure:
   """Runs of two cells, joined where they share seed and settings; their differences beside.
 
   pairs: rows of results.compare of one metric, with `where`, the settings in words, and `pair`, a
@@ -165,7 +166,7 @@ def _differences(ax, x, y, row, metric):
 
 
 @styled
-def frontier(summary, note=''):
+def frontier(summary: pd.DataFrame, note: str = '') -> Figure:
   """The mean primary metric against seconds a run, a dot a group, a panel for each set of data."""
   metric = measures.metrics_of(summary)[0]
   colours = colours_of(summary['model.cell'])

@@ -1,6 +1,8 @@
 """Figures of how the primary metric answers to settings, and of what a search finds."""
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
@@ -20,7 +22,7 @@ from rnnlab.results import measures, statistics
 
 
 @styled
-def response(runs, note=''):
+def response(runs: pd.DataFrame, note: str = '') -> Figure:
   """The primary metric on validation, `y`, of each run against each setting of many values."""
   metric = measures.metrics_of(runs)[0]
   runs = runs.dropna(subset='y')
@@ -65,7 +67,7 @@ search_response = response
 
 
 @styled
-def expected_best(trials, note=''):
+def expected_best(trials: pd.DataFrame, note: str = '') -> Figure:
   """The validation metric to be expected of the best of n trials, against n, for each arm."""
   metric = measures.metrics_of(trials)[0]
   fig = new_figure(10, 3.8, note)

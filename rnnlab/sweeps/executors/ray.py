@@ -35,6 +35,7 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ from rnnlab.console.words import describe_error, plain_warnings
 from rnnlab.data import DataError
 from rnnlab.machine import devices, provenance
 from rnnlab.machine.disk import AnyPath
-from rnnlab.runs import program
+from rnnlab.runs import experiment_file, program
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
 from rnnlab.sweeps import executors, storage
@@ -73,6 +74,7 @@ class Origin(NamedTuple):
   code: dict[str, str]  # digests of rnnlab's files
   commit: str | None
   fingerprints: dict[str, str]  # of each run's data
+  path: tuple[str, ...]  # where it finds modules: not what a worker must have, but may
 
 
 class News(NamedTuple):
@@ -110,7 +112,8 @@ def execute(
   if stop():
     raise KeyboardInterrupt
   fingerprints = {spec.id: _fingerprint_of(spec.config) for spec in runs}
-  origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints)
+  path = tuple(filter(os.path.isdir, map(os.path.abspath, sys.path)))
+  origin = Origin(provenance.versions(), _code(), provenance.commit(), fingerprints, path)
   _connect(address)
   try:
     yield from _execute(runs, pathlib.Path(workdir), stop, executor, origin)
@@ -251,6 +254,9 @@ def work(
   host = socket.gethostname()
   if hold:
     _hold_to_a_core()
+  sys.path.extend(folder for folder in origin.path if folder not in sys.path)
+  for spec in specs:
+    experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
   _check(specs, origin, host)
   # This copy of the code lies outside of git.
   provenance.commit = lambda: origin.commit  # type: ignore[assignment]

@@ -1,0 +1,90 @@
+"""A sweep from Python: what launch.py does with an experiment's file, for a notebook."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from rnnlab import results
+from rnnlab.console import progress as display
+from rnnlab.machine.disk import AnyPath
+from rnnlab.runs import configs, program
+from rnnlab.runs import folder as run_files
+from rnnlab.sweeps import conduct
+from rnnlab.sweeps import sweep as sweeps
+
+
+def sweep(
+  config: ConfigDict,
+  runs: Iterable[dict[str, Any]] | Callable[[Callable[[dict[str, Any]], None]], None],
+  workdir: AnyPath | None = None,
+  *,
+  executor: str = 'auto',
+  progress: bool | None = None,
+) -> pd.DataFrame:
+  """Does the runs of a sweep that are not done yet, and returns all of them as a table.
+
+  config: as `rnnlab.configs.default` has it, changed. runs: the overrides of each run, by dotted
+  name, or a function of `add`, as an experiment's file has it, which may call `add.search` too.
+  workdir: the folder of files that launch.py makes too; done again with it, what is done is not
+  repeated, and a run that was interrupted goes on from its last checkpoint. None: files are
+  deleted in the end. executor: as of launch.py. progress: whether to show how far it is and how
+  long is left; None: in a notebook or a terminal.
+
+  Returns a row for each run that came to its end, with the columns of `rnnlab.load_runs`. Runs that
+  failed are told in a warning. Raises ValueError for a mistake and where no run came to its end,
+  and DataError where there are no data.
+
+  >>> from experiments import imdb
+  >>> runs = rnnlab.sweep(imdb.get_config('smoke'), [{'model.cell': 'lstm'}, {'model.cell': 'gru'}])
+  >>> sorted(runs['model.cell'])
+  ['gru', 'lstm']
+  """
+  if workdir is None:
+    with tempfile.TemporaryDirectory(prefix='rnnlab-') as folder:
+      return sweep(config, runs, folder, executor=executor, progress=progress)
+  asked = _asked(config, runs)
+  console = display.console_of(progress)
+  conduct.claim(workdir)
+  with run_files.lock(
+    workdir, 'another launch is at work here: let it end, or take another folder'
+  ):
+    plan, failed = conduct.conduct(
+      asked,
+      workdir,
+      '',
+      console,
+      lambda: False,
+      executor=executor,
+      options={},
+      retry_failed=True,
+      wandb=False,
+    )
+  lines = conduct.failures(plan, failed, workdir)
+  if len(failed) == len(plan.runs):
+    raise ValueError('\n  '.join(lines))
+  if lines:
+    logging.warning('%s', '\n  '.join(lines))
+  return results.load_runs(workdir)
+
+
+def _asked(config, runs):
+  """What there is to do, checked before any data are looked for."""
+  if not callable(runs):
+    listed = list(runs)
+    if not listed:
+      raise ValueError('there are no runs: give a list of overrides, [{}] for that of the config')
+
+    def over(add):
+      for overrides in listed:
+        add(overrides)
+  else:
+    over = runs
+  config = configs.check_fields(config)
+  sweeps.expand(config, over, ())
+  return conduct.Asked(
+    program.settle(config), over, [], (), 'a sweep in Python', '', 'rnnlab.sweep(...)'
+  )
