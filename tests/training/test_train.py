@@ -310,7 +310,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain)
 
 def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain):
   """By a loss: where it is not a number it is never better, and any number is better than none."""
-  higher, lower = (classification.task.metrics[i] for i in (0, 1))
+  higher, lower = (classification.task.metrics[i] for i in (0, -1))
   curve = [np.nan, 3.0, 2.0, 4.0, 4.0, 2.0, np.nan]
   for metric, expected in ((higher, 4.0), (lower, 2.0)):
     best, at = np.nan, 0
