@@ -24,7 +24,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = {
   'cells': 'cells',
-  'configs': 'runs.configs',
+  'configs': 'configs',
   'conventions': 'models.initial',
   'interop': 'interop',
   'tasks': 'tasks',

@@ -1,6 +1,7 @@
 """What type checkers and editors see of the names that `__init__.py` loads at their first use."""
 
 from rnnlab import cells as cells
+from rnnlab import configs as configs
 from rnnlab import interop as interop
 from rnnlab import tasks as tasks
 from rnnlab.cells.base import Cell as Cell
@@ -28,7 +29,6 @@ from rnnlab.recurrence import stacked as stacked
 from rnnlab.recurrence import unroll as unroll
 from rnnlab.results import load_metrics as load_metrics
 from rnnlab.results import load_runs as load_runs
-from rnnlab.runs import configs as configs
 from rnnlab.runs.experiment import Result as Result
 from rnnlab.runs.run import run as run
 from rnnlab.sweeping import sweep as sweep

@@ -56,17 +56,17 @@ import re
 import shlex
 import signal
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from absl import app, flags
-from ml_collections import ConfigDict
 
 # Rooms that load JAX are imported where they are used: --status and --help answer at once.
 from rnnlab import tasks
 from rnnlab.console import progress, usage
 from rnnlab.console.words import describe_error, near, plain_warnings
 from rnnlab.data import DataError
-from rnnlab.runs import configs, experiment_file
+from rnnlab.runs import command_line, configs, experiment_file
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, status, storage
 
@@ -76,7 +76,6 @@ COMMAND = shlex.join(['python', *sys.argv] if IN_CLONE else [PROGRAM, *sys.argv[
 # Beside the package in the clone; where rnnlab is installed there are no experiments.
 MAIN_JOB = pathlib.Path(__file__).parents[1] / 'experiments' / 'imdb.py'
 
-CONFIG = re.compile(r'--?(no)?config(|\.[^=]+)(?:(=)(.*))?$', re.DOTALL)
 HELP = re.compile(r'--?h(elp)?(short|full|xml)?$')
 
 # What each of them does is said above.
@@ -94,15 +93,7 @@ flags.DEFINE_integer('processes', None, None)
 flags.DEFINE_integer('process_id', None, None)
 
 
-class Given(NamedTuple):
-  """What the command line says of the experiment: its file, preset, and the fields it sets."""
-
-  path: str
-  preset: str | None
-  fields: dict[str, str | bool]
-
-
-def parse(argv):
+def parse(argv: list[str]) -> Any:
   """Parses the flags; a mistake is a line or two for people, and exit status 2.
 
   Returns what `main` needs: the Given, and the Experiment with the fields as they are set.
@@ -114,10 +105,10 @@ def parse(argv):
   words = [word for word in words if not HELP.match(word)]
   try:
     words = flags.FLAGS.read_flags_from_files(words, force_gnu=False)
-    given, rest = split(words)
+    given, rest = command_line.split(words, MAIN_JOB)
     if unknown := flags.FLAGS([program, *rest])[1:]:
       raise ValueError(f'what is {unknown[0]!r}? A flag begins with --, as in --config.seed=1')
-    if asks and not any(map(CONFIG.match, words)):
+    if asks and not any(map(command_line.CONFIG.match, words)):
       print(words_of_help(), end='')
       sys.exit()
     if not (asks or flags.FLAGS.status):
@@ -126,9 +117,11 @@ def parse(argv):
 
       check_executor()
       devices.use_cores()
-    check_file(given.path)
+    command_line.check_file(given.path)
     experiment = experiment_file.read(given.path, given.preset)
-    experiment = experiment._replace(config=set_fields(experiment.config, given.fields))
+    experiment = experiment._replace(
+      config=command_line.set_fields(experiment.config, given.fields)
+    )
     if asks:
       fields = configs.flat(experiment.config)
       known = configs.fields(fields.get('task.name', tasks.DEFAULT))
@@ -138,9 +131,9 @@ def parse(argv):
       sys.exit()
     return given, experiment
   except flags.UnrecognizedFlagError as error:
-    known = [f'--{name}' for name in (*flags.FLAGS, 'config')]
-    known += [f'--config.{name}' for name in configs.fields()]
-    fail(f'there is no flag --{error.flagname}{near(f".{error.flagname}", known)}')
+    there = [f'--{name}' for name in (*flags.FLAGS, 'config')]
+    there += [f'--config.{name}' for name in configs.fields()]
+    fail(f'there is no flag --{error.flagname}{near(f".{error.flagname}", there)}')
   except (flags.Error, ValueError, OSError) as error:
     fail(error)
 
@@ -150,67 +143,7 @@ def words_of_help() -> str:
   return __doc__ if IN_CLONE else __doc__.replace('python launch.py', PROGRAM)
 
 
-def split(words):
-  """The Given of a command line, and its other words."""
-  rest, files, fields, words = [], [], {}, iter(words)
-  # Which task it is the experiment says, whose file is not known yet.
-  known = {name: field for task in tasks.names() for name, field in configs.fields(task).items()}
-  for word in words:
-    match = CONFIG.match(word)
-    if not match:
-      rest.append(word)
-      continue
-    no, field, is_given, value = match.groups()
-    field = field[1:]
-    is_flag = field in known and isinstance(known[field].default, bool)
-    if no and (is_given or not is_flag):
-      raise ValueError(f'what is {word!r}? --noconfig.FIELD is for a field that is True or False')
-    if not is_given:
-      value = not no if is_flag else next(words, '')
-    if not field:
-      files.append(value)
-    elif fields.setdefault(field, value) != value:
-      raise ValueError(f'--config.{field} is given twice: as {fields[field]} and as {value}')
-  if len({*files}) > 1:
-    raise ValueError(f'--config is given twice: as {files[0]} and as {files[1]}')
-  if not files and not MAIN_JOB.is_file():
-    raise ValueError(
-      'which experiment? --config=FILE.py, a file with get_config() and sweep(add), as\n\n'
-      '  import rnnlab\n\n'
-      '  def get_config():\n'
-      "    config = rnnlab.configs.default('classification')\n"
-      "    config.data.path = 'examples.csv'  # with the columns text and label\n"
-      '    return config\n\n'
-      '  def sweep(add):\n'
-      "    for cell in ('lstm', 'gru'):\n"
-      "      add({'model.cell': cell})"
-    )
-  path, preset = (files or [str(MAIN_JOB)])[0], None
-  if '.py:' in path:
-    path, _, preset = path.rpartition(':')
-  return Given(path, preset, fields), rest
-
-
-def set_fields(config, given):
-  """The config with the fields that flags set; raises ValueError for what no code would read."""
-  fields = configs.flat(config)
-  task = configs.take('task.name', given.get('task.name', fields.get('task.name', tasks.DEFAULT)))
-  for name, text in given.items():
-    fields[name] = text if isinstance(text, bool) else configs.parse(name, text, task)
-  return ConfigDict(configs.nested(fields))
-
-
-def check_file(path):
-  """Raises ValueError, naming the near match, unless `path` is a file of Python."""
-  file = pathlib.Path(path)
-  if path.endswith('.py') and file.is_file():
-    return
-  close = near(path, map(str, pathlib.Path('experiments').glob('*.py')))
-  what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{close}'
-  raise ValueError(f'{what if path else "it names no file"}; --config takes FILE.py[:PRESET]')
-
-
-def main(asked):
+def main(asked: Any) -> None:
   if flags.FLAGS.executor != 'distributed' or flags.FLAGS.status:
     return launch(*asked)
   from rnnlab.machine import devices
@@ -226,7 +159,7 @@ def main(asked):
     fail(describe_error(error))
 
 
-def launch(given, experiment):
+def launch(given: command_line.Given, experiment: experiment_file.Experiment) -> None:
   """Does what the command asks for, and ends the program unless all is well."""
   try:
     _launch(given, experiment, *progress.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
@@ -329,7 +262,7 @@ def _conduct(asked, workdir, url, messages, output, stop):
   return plan, failed, told
 
 
-def check_executor():
+def check_executor() -> None:
   """Raises ValueError for an executor, or a writer, that can't be had."""
   name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
   if address and name != 'ray':
@@ -351,7 +284,7 @@ def check_executor():
     )
 
 
-def check_cells(runs):
+def check_cells(runs: Sequence[configs.RunSpec]) -> None:
   """Raises ValueError for a cell or a task that the executor's workers would not know."""
   for run in runs:
     if run.source and flags.FLAGS.executor == 'ray' and flags.FLAGS.ray_address:
@@ -372,13 +305,13 @@ class Stop:
 
   signal = 0
 
-  def __init__(self):
+  def __init__(self) -> None:
     signal.signal(signal.SIGINT, self._take)
     signal.signal(signal.SIGTERM, self._take)
     if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
       signal.signal(signal.SIGHUP, self._take)
 
-  def __call__(self):
+  def __call__(self) -> bool:
     return bool(self.signal)
 
   def _take(self, number, _):
@@ -390,12 +323,12 @@ class Stop:
       os.write(2, b'\nstopping, as soon as a checkpoint is saved\n')
 
 
-def say(console, words):
+def say(console: progress.Console, words: str) -> None:
   """Says a line, as long as it is."""
   console.print(words, soft_wrap=True)
 
 
-def fail(words, code=2):
+def fail(words: Any, code: int = 2) -> NoReturn:
   """Says what is wrong and ends the program: 2 for a mistake, 1 where runs failed."""
   print(f'{PROGRAM}: {words}', file=sys.stderr)
   sys.exit(code)

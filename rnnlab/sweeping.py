@@ -39,7 +39,8 @@ def sweep(
   and DataError where there are no data.
 
   >>> from experiments import imdb
-  >>> runs = rnnlab.sweep(imdb.get_config('smoke'), [{'model.cell': 'lstm'}, {'model.cell': 'gru'}])
+  >>> cells = [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]
+  >>> runs = rnnlab.sweep(imdb.get_config('smoke'), cells, executor='serial')
   >>> sorted(runs['model.cell'])
   ['gru', 'lstm']
   """

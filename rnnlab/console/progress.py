@@ -25,7 +25,7 @@ class Console(rich.console.Console):
     raise Unheard('nobody reads the output any more')
 
 
-def plain_console(**options: Any) -> rich.console.Console:
+def plain_console(**options: Any) -> Console:
   """A Console that shows text as it is, without Rich's markup, emoji or highlighting.
 
   options: those of rich.console.Console.
@@ -55,7 +55,7 @@ def watch(runs: list, progress: bool | None = None) -> 'Display':
   return Display(runs, console_of(progress))
 
 
-def console_of(progress: bool | None = None) -> Console:
+def console_of(progress: bool | None = None) -> rich.console.Console:
   """Where a caller in Python sees how far work is: on standard error or in the notebook.
 
   progress: whether anything is shown; None: only in a notebook or a terminal.
@@ -63,7 +63,7 @@ def console_of(progress: bool | None = None) -> Console:
   console = plain_console(stderr=True)
   if progress is None:
     progress = console.is_jupyter or _is_live(console)
-  return console if progress else rich.console.Console(quiet=True)
+  return console if progress else Console(quiet=True)
 
 
 class Display:

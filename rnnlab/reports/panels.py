@@ -50,7 +50,19 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
     if not all(kept):
       continue
     encoding = disk.read_json(folders[0] / run_files.ENCODING, dict) or {}
-    for panel in panels(kept, encoding):
+    try:
+      made = panels(kept, encoding)
+    except Exception as error:  # of a task of one's own, or predictions of an older one
+      logging.warning(
+        'the report leaves out the panels of %s, as the task %s fails to make them of its'
+        ' predictions: %s: %s',
+        group,
+        task,
+        type(error).__name__,
+        error,
+      )
+      continue
+    for panel in made:
       entry = group, part['model.cell'].iloc[0], panel
       found.setdefault((panel.kind, panel.title), []).append(entry)
   for (kind, title), groups in found.items():

@@ -48,7 +48,12 @@ class RunSpec(NamedTuple):
 
 
 def default(task: str = tasks.DEFAULT) -> ConfigDict:
-  """A config for the task of that name in which every field is as it is by default."""
+  """A config for the task of that name in which every field is as it is by default.
+
+  >>> config = rnnlab.configs.default('regression')
+  >>> config.model.cell, config.task.name
+  ('lstm', 'regression')
+  """
   found = {name: field.default for name, field in fields(task).items()}
   return ConfigDict(nested(found | {'task.name': task}))
 

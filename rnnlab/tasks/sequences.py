@@ -152,13 +152,21 @@ def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
     scaled = [scale(one, encoding, i) for i, one in enumerate(examples)]
     steps = min(max(map(len, scaled), default=1), config.max_len)
     return series.pad(scaled, max(steps, 1), config.truncation)
+  return _padded(_ids(examples, encoding, vocabulary), config, encoding)
+
+
+def _ids(examples, encoding, vocabulary):
+  """The ids of each text or list of tokens, of any length."""
   if encoding['tokens'] == GIVEN:
     id_of = {token: i for i, token in enumerate(vocabulary, text.FIRST_WORD)}
-    ids = [[id_of.get(token, text.UNKNOWN) for token in tokens] for tokens in examples]
-    width = min(max(map(len, ids), default=1), config.max_len)
-  else:
-    ids = text.encode(text.listed(examples), vocabulary, encoding['tokens'])
-    width = config.max_len
+    return [[id_of.get(token, text.UNKNOWN) for token in tokens] for tokens in examples]
+  return text.encode(text.listed(examples), vocabulary, encoding['tokens'])
+
+
+def _padded(ids, config, encoding):
+  width = config.max_len
+  if encoding['tokens'] == GIVEN:
+    width = min(max(map(len, ids), default=1), width)
   return batching.pad(ids, max(width, 1), config.padding, config.truncation)
 
 
@@ -179,11 +187,18 @@ def inputs(
   parts: Mapping[str, Examples], config, encoding, vocabulary
 ) -> tuple[dict[str, Any], list[str]]:
   """The inputs of each split, and a line on their lengths."""
-  arrays = {name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()}
-  given = parts['train'].inputs
-  if encoding.get('tokens', GIVEN) != GIVEN:
-    given = text.encode(given, vocabulary, encoding['tokens'])
-  lengths = np.array([*map(len, given)])
+  if 'features' in encoding:
+    arrays = {
+      name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()
+    }
+    lengths = np.array([*map(len, parts['train'].inputs)])
+  else:
+    arrays = {}
+    for name, part in parts.items():
+      ids = _ids(part.inputs, encoding, vocabulary)
+      arrays[name] = _padded(ids, config, encoding)
+      if name == 'train':
+        lengths = np.array([*map(len, ids)])
   note = (
     f'lengths in train: median {int(np.median(lengths)):,}, 95 % up to'
     f' {int(np.quantile(lengths, 0.95)):,}, longest {lengths.max():,}'

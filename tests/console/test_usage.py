@@ -13,7 +13,7 @@ from rnnlab.console import usage
 from rnnlab.runs import configs
 from rnnlab.sweeps import executors
 
-LAUNCH = (ROOT / 'launch.py').read_text()
+LAUNCH = (ROOT / 'rnnlab' / 'launch.py').read_text()
 IMDB = ROOT / 'experiments' / 'imdb.py'
 
 
@@ -65,7 +65,9 @@ def test_help_of_an_experiment_has_its_words_and_each_field_as_it_is(help_of):
   expected = {f'--config.{name}={value}' for name, value in fields if value is not None}
   assert len(expected) > 30
   assert sorted(fields_in(page)) == sorted(expected)
-  assert re.search(r'^  --config.model.cell=lstm +# any file in rnnlab/cells/$', page, re.M)
+  assert re.search(
+    r'^  --config.model.cell=lstm +# any file in rnnlab/cells/, or package.module:name$', page, re.M
+  )
   assert re.search(r'^  # --config.model.gru.reset=: after \| before; None: as init', page, re.M)
   names = 'seed', 'task.name', 'model.cell', 'data.source'
   order = [page.index(f'--config.{name}=') for name in names]

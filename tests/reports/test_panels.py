@@ -162,3 +162,7 @@ def test_a_task_that_is_not_known_here_and_runs_without_predictions_have_no_pane
   assert len(list(panels.of_task(path, 'shows', runs))) == 3
   assert list(panels.of_task(tmp_path, 'shows', runs)) == []
   assert list(panels.of_task(path, 'unheard_of', runs)) == [] and 'unheard_of' in caplog.text
+  for npz in path.glob('*lstm*/predictions.npz'):
+    np.savez(npz, labels=np.zeros(3), final=np.zeros(3), best=np.zeros(3))
+  one = runs[runs['model.cell'] == 'lstm'].assign(group='LSTM')
+  assert list(panels.of_task(path, 'shows', one)) == [] and 'panels of LSTM' in caplog.text

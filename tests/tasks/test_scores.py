@@ -92,7 +92,7 @@ def test_auroc_of_many_rows_is_as_exact_as_of_few():
 def test_calibration_error_against_a_loop(seed):
   draw = np.random.default_rng(seed)
   probability = draw.beta(4, 2, 300).astype(np.float32)
-  probability[:2] = 0, 1
+  probability[:4] = 0, 1, 9 / 15, 9 / 15  # an edge is of the bin below it
   right = draw.random(300) < probability**2
   total, rows = 0, []
   for i in range(15):

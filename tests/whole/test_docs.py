@@ -19,10 +19,9 @@ import pytest
 from absl import flags
 from programs import ROOT
 
-import launch
 import rnnlab
 from experiments import imdb
-from rnnlab import cells, tasks
+from rnnlab import cells, launch, tasks
 from rnnlab.machine import provenance
 from rnnlab.sweeps import search, sweep
 
