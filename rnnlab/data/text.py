@@ -45,7 +45,7 @@ def tokenizer(tokens: str) -> Callable[[str], list[str]]:
     import tokenizers
   except ImportError:
     raise ValueError(
-      'a tokeniser of Hugging Face needs their library: pip install tokenizers'
+      "a tokeniser of Hugging Face needs their library: pip install 'tokenizers>=0.20,<1'"
     ) from None
   try:
     made = tokenizers.Tokenizer.from_str(tokens)

@@ -18,7 +18,7 @@ import numpy as np
 from rnnlab.data import DataError, batching, cache, own, series, sets, text
 from rnnlab.data.base import Dataset, Examples
 from rnnlab.tasks import fields
-from rnnlab.tasks.fields import Field
+from rnnlab.tasks.fields import Field, Kind
 
 GIVEN = 'given'  # tokens as they are, in place of a text that is taken apart
 
@@ -97,7 +97,13 @@ def data_fields(end: str = 'pre') -> dict[str, Field]:
     'data.text': Field('text', fields.TEXT, 'the column of the text'),
     'data.label': Field('label', fields.TEXT, 'the column of what is to be predicted'),
     'data.tokens': Field(
-      'words', fields.choice(lambda: tuple(text.TOKENS)), 'words | characters | bytes'
+      'words',
+      Kind(
+        lambda value: isinstance(value, str) and (value in text.TOKENS or value.endswith('.json')),
+        lambda: f'one of {", ".join(text.TOKENS)}, or the path of a .json of Hugging Face',
+        lambda: tuple(text.TOKENS),
+      ),
+      "words | characters | bytes | the .json file of one of Hugging Face's tokenizers",
     ),
     'data.scale': Field(True, fields.FLAG, 'of series: each feature by its mean and std in train'),
     'data.vocab_size': Field(10_000, fields.whole(5, why=': ids 0 to 3 are not words')),
@@ -131,7 +137,7 @@ def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tu
           )
     mean, std = series.scale_of(inputs) if config.scale else (np.zeros(features), np.ones(features))
     return {'features': features, 'mean': mean.tolist(), 'std': std.tolist()}, ()
-  how = config.tokens if isinstance(inputs[0], str) else GIVEN
+  how = _tokens(config.tokens) if isinstance(inputs[0], str) else GIVEN
   size = config.vocab_size
   if how == GIVEN:
     counts = Counter(itertools.chain.from_iterable(inputs))
@@ -141,6 +147,19 @@ def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tu
   if not vocabulary:
     raise DataError(f'there is no word in the {len(inputs):,} texts to train on')
   return {'tokens': how}, vocabulary
+
+
+def _tokens(given):
+  """What `text.tokenizer` takes: a name, or in place of a path what the file holds."""
+  if given in text.TOKENS:
+    return given
+  path = pathlib.Path(given).expanduser()
+  try:
+    content = path.read_text('utf-8')
+    text.tokenizer(content)
+    return content
+  except (OSError, ValueError) as error:
+    raise DataError(f'data.tokens={given}: {error}') from error
 
 
 def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
@@ -269,7 +288,11 @@ def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
   else:
     files = own.files(config).items()
     there = {name: cache.identity(path) for name, path in files if path.exists()}
-  settings = {name: value for name, value in config.items() if name not in ('mask', 'buckets')}
+  if (
+    config.tokens not in text.TOKENS and (path := pathlib.Path(config.tokens).expanduser()).exists()
+  ):
+    there['tokens'] = cache.identity(path)
+  settings = {name: value for name, value in config.items() if name != 'buckets'}
   code = [pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept)]
   path = cache.path('own', settings | {'source': source}, there, code)
   found = cache.read(path)

@@ -361,3 +361,25 @@ def test_empty_texts_are_left_out_and_told(tmp_path):
   data = loaded('classification', path)
   assert 'left out of a.csv, as the text is empty: row 11' in data.notes
   assert sum(len(split['labels']) for split in data.splits.values()) == 39
+
+
+def test_a_tokeniser_of_hugging_face_takes_texts_apart_and_is_kept(tmp_path):
+  tokenizers = pytest.importorskip('tokenizers', reason='optional: experiments/files.txt')
+  made = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({'good': 0, 'bad': 1, '?': 2}, unk_token='?')
+  )
+  made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  made.save(str(tmp_path / 'made.json'))
+  (tmp_path / 'a.csv').write_bytes(csv(*[f'good bad bad odd{i},c{i % 3}' for i in range(30)]))
+  data = loaded('classification', tmp_path / 'a.csv', tokens=str(tmp_path / 'made.json'))
+  assert data.vocabulary == ('bad', 'good', '?')
+  assert data.splits['test']['inputs'][0].tolist() == [1, 5, 4, 4, 6]
+  config = configs.default('classification').data
+  task = tasks.find('classification')
+  (tmp_path / 'made.json').unlink()
+  ids = task.encode(['bad good'], config, data.encoding, data.vocabulary)
+  assert ids[0, -3:].tolist() == [1, 4, 5]
+  for name, says in (('none.json', 'No such file'), ('a.json', 'no file of a tokeniser')):
+    (tmp_path / 'a.json').write_text('{}')
+    with pytest.raises(DataError, match=says):
+      loaded('classification', tmp_path / 'a.csv', tokens=str(tmp_path / name))
