@@ -117,6 +117,10 @@ def parse(argv: list[str]) -> Any:
 
       check_executor()
       devices.use_cores()
+    if flags.FLAGS.status and given.path == command_line.NONE:
+      if not flags.FLAGS.workdir:
+        raise ValueError('--status of which sweep? Give --workdir=DIR, or its --config')
+      return given, None
     command_line.check_file(given.path)
     experiment = experiment_file.read(given.path, given.preset)
     experiment = experiment._replace(
@@ -278,10 +282,7 @@ def check_executor() -> None:
   if name != 'auto':
     executors.get(name)
   if flags.FLAGS.wandb and not importlib.util.find_spec('wandb'):
-    raise ValueError(
-      '--wandb needs Weights & Biases, which is not installed: pip install -r'
-      ' experiments/trackers.txt'
-    )
+    raise ValueError('--wandb needs Weights & Biases, which is not installed: pip install wandb')
 
 
 def check_cells(runs: Sequence[configs.RunSpec]) -> None:

@@ -96,7 +96,7 @@ def _elsewhere(name):
     factory = getattr(importlib.import_module(module), attribute)
     if 'hidden_size' not in inspect.signature(factory).parameters:
       raise TypeError('it must be a function that takes hidden_size')
-  except (ImportError, AttributeError, TypeError, ValueError) as error:
+  except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
     raise ValueError(f'there is no cell {name!r}: {error}') from error
   return factory
 

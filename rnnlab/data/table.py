@@ -46,61 +46,53 @@ def read(path: Path) -> tuple['pd.DataFrame', np.ndarray]:
   if not path.stat().st_size:
     raise DataError(f'{path} is empty.')
   try:
-    frame = READERS[ending](path)
+    frame, rows = READERS[ending](path)
   except OSError as error:
     raise DataError(f'{path} cannot be read: {error.strerror or error}.') from error
   if not len(frame):
     raise DataError(f'{path} has no rows: {", ".join(map(str, frame)) or "nothing"} alone.')
-  first = 2 if ending in ('.csv', '.tsv', '.tab') else 1
-  return frame, np.arange(first, first + len(frame))
+  return frame, rows
 
 
 def _separated(separator):
   def read(path):
     import pandas as pd
 
-    content = text_of(path)
-    header = next(csv.reader(io.StringIO(content[: 2**20], newline=''), delimiter=separator), [])
-    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
-      raise DataError(f'{path}, row 1: the column {twice[0]!r} is there twice.')
-    if any(not name.strip() for name in header):
-      raise DataError(f'{path}, row 1: a column has no name; is it a header: {header!r:.100}?')
+    csv.field_size_limit(2**31 - 1)
+    content = io.StringIO(text_of(path), newline='')
+    header, kept, rows, row = [], [], [], 0
     try:
-      frame = pd.read_csv(
-        io.StringIO(content, newline=''),
-        sep=separator,
-        dtype=str,
-        keep_default_na=False,
-        na_values=[],
-        index_col=False,
-        skip_blank_lines=True,
-      )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-      raise DataError(f'{path}: {_words(error)}') from error
-    short = frame[frame.columns[-1]].isna().to_numpy()
-    if short.any():
-      row = int(np.argmax(short)) + 2
-      raise DataError(
-        f'{path}, row {row}: it has fewer fields than the {len(header)} of the header'
-        f' ({", ".join(header)}).'
-      )
-    return frame
+      for row, fields in enumerate(csv.reader(content, delimiter=separator, strict=True), start=1):
+        if not fields:
+          continue
+        if not header:
+          header = fields
+          _check_header(path, row, header)
+        elif len(fields) != len(header):
+          raise DataError(
+            f'{path}, row {row}: it has {len(fields)} fields, and the header {len(header)}'
+            f' ({", ".join(header)}): a text that holds the separator must stand between quotation'
+            ' marks (").'
+          )
+        else:
+          kept.append(fields)
+          rows.append(row)
+    except csv.Error as error:
+      if 'end of data' in str(error):
+        raise DataError(
+          f'{path}, row {row + 1}: a quotation mark (") is opened and never closed.'
+        ) from None
+      raise DataError(f'{path}, row {row + 1}: {error}.') from error
+    return pd.DataFrame(kept, columns=header, dtype=object), np.array(rows, np.int64)
 
   return read
 
 
-def _words(error):
-  """pandas's words on a file that it cannot parse, with rows counted from 1."""
-  said = ' '.join(str(error).split())
-  if found := re.search(r'Expected (\d+) fields in line (\d+), saw (\d+)', said):
-    wanted, row, seen = found.groups()
-    return (
-      f'row {row} has {seen} fields, and the header {wanted}: a text that holds the separator must'
-      ' stand between quotation marks (").'
-    )
-  if found := re.search(r'EOF inside string starting at row (\d+)', said):
-    return f'row {int(found[1]) + 1}: a quotation mark (") is opened and never closed.'
-  return f'it cannot be read: {said}.'
+def _check_header(path, row, header):
+  if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+    raise DataError(f'{path}, row {row}: the column {twice[0]!r} is there twice.')
+  if any(not name.strip() for name in header):
+    raise DataError(f'{path}, row {row}: a column has no name; is it a header: {header!r:.100}?')
 
 
 def text_of(path: Path) -> str:
@@ -120,9 +112,10 @@ def text_of(path: Path) -> str:
     return content.decode(encoding)
   except UnicodeDecodeError as error:
     line = content.count(b'\n', 0, error.start) + 1
+    name = 'UTF-16' if encoding == 'utf-16' else 'UTF-8'
     raise DataError(
-      f'{path}, line {line}: byte {content[error.start]:#04x} is not {encoding[:6].upper()}. If the'
-      ' file has another encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
+      f'{path}, line {line}: byte {content[error.start]:#04x} is not {name}. If the file has another'
+      ' encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
     ) from None
 
 
@@ -137,7 +130,7 @@ def _json_lines(path):
         raise DataError(f'{path}, line {number}: it is empty; each line must be a JSON object.')
       continue
     try:
-      row = json.loads(line)
+      row = json.loads(line, object_pairs_hook=_once)
     except ValueError as error:
       raise DataError(f'{path}, line {number}: it is no JSON: {error}.') from None
     if not isinstance(row, dict):
@@ -151,14 +144,23 @@ def _json_lines(path):
       verb = 'has' if other in row else 'does not have'
       raise DataError(f'{path}, line {number}: it {verb} the entry {other!r}, {where}.')
     rows.append(row)
-  return pd.DataFrame(rows, dtype=object)
+  return pd.DataFrame(rows, dtype=object), np.arange(1, len(rows) + 1)
+
+
+def _once(pairs):
+  """A JSON object, each of whose entries must be there once."""
+  names = [name for name, _ in pairs]
+  if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+    raise ValueError(f'the entry {twice[0]!r} is there twice')
+  return dict(pairs)
 
 
 def _parquet(path):
   import pandas as pd
 
   try:
-    return pd.read_parquet(path)
+    frame = pd.read_parquet(path)
+    return frame, np.arange(1, len(frame) + 1)
   except ImportError:
     raise DataError(f'{path}: Parquet needs pyarrow: pip install pyarrow.') from None
   except Exception as error:  # pyarrow's own, of a dozen kinds
@@ -166,7 +168,7 @@ def _parquet(path):
     raise DataError(f'{path} is damaged, or no Parquet: {said:.200}.') from error
 
 
-READERS: dict[str, Callable[[Path], 'pd.DataFrame']] = {
+READERS: dict[str, Callable[[Path], tuple['pd.DataFrame', np.ndarray]]] = {
   '.csv': _separated(','),
   '.tsv': _separated('\t'),
   '.tab': _separated('\t'),

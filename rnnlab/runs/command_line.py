@@ -13,6 +13,10 @@ from rnnlab.runs import configs
 
 CONFIG = re.compile(r'--?(no)?config(|\.[^=]+)(?:(=)(.*))?$', re.DOTALL)
 
+NONE = (
+  '(none)'  # in place of the path of an experiment's file: none is given, and there is no main job
+)
+
 
 class Given(NamedTuple):
   """What the command line says of the experiment: its file, preset, and the fields it sets."""
@@ -48,19 +52,7 @@ def split(words: Iterable[str], main_job: pathlib.Path) -> tuple[Given, list[str
       raise ValueError(f'--config.{field} is given twice: as {fields[field]} and as {value}')
   if len({*files}) > 1:
     raise ValueError(f'--config is given twice: as {files[0]} and as {files[1]}')
-  if not files and not main_job.is_file():
-    raise ValueError(
-      'which experiment? --config=FILE.py, a file with get_config() and sweep(add), as\n\n'
-      '  import rnnlab\n\n'
-      '  def get_config():\n'
-      "    config = rnnlab.configs.default('classification')\n"
-      "    config.data.path = 'examples.csv'  # with the columns text and label\n"
-      '    return config\n\n'
-      '  def sweep(add):\n'
-      "    for cell in ('lstm', 'gru'):\n"
-      "      add({'model.cell': cell})"
-    )
-  path, preset = (files or [str(main_job)])[0], None
+  path, preset = (files or [str(main_job) if main_job.is_file() else NONE])[0], None
   if '.py:' in path:
     path, _, preset = path.rpartition(':')
   return Given(path, preset, fields), rest
@@ -80,6 +72,18 @@ def check_file(path: str) -> None:
   file = pathlib.Path(path)
   if path.endswith('.py') and file.is_file():
     return
+  if path == NONE:
+    raise ValueError(
+      'which experiment? --config=FILE.py, a file with get_config() and sweep(add), as\n\n'
+      '  import rnnlab\n\n'
+      '  def get_config():\n'
+      "    config = rnnlab.configs.default('classification')\n"
+      "    config.data.path = 'examples.csv'  # with the columns text and label\n"
+      '    return config\n\n'
+      '  def sweep(add):\n'
+      "    for cell in ('lstm', 'gru'):\n"
+      "      add({'model.cell': cell})"
+    )
   close = near(path, map(str, pathlib.Path('experiments').glob('*.py')))
   what = f'{path} is a folder' if file.is_dir() else f'there is no config file {path}{close}'
   raise ValueError(f'{what if path else "it names no file"}; --config takes FILE.py[:PRESET]')

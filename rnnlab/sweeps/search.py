@@ -76,7 +76,7 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
   )
   _need(
     search.method != 'optuna' or importlib.util.find_spec('optuna'),
-    "method='optuna' needs Optuna: pip install -r experiments/search.txt, or take 'sobol'",
+    "method='optuna' needs Optuna: pip install optuna, or take 'sobol'",
   )
   _need(
     _is_whole(search.trials, 1) and search.trials <= MOST,

@@ -80,7 +80,7 @@ def find(name: str) -> Task:
   if attribute:
     try:
       return base.check(getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
       raise ValueError(f'there is no task {name!r}: {error}') from error
   if name in _files():
     return _of_file(name)

@@ -78,12 +78,30 @@ SENTENCE = 'the O\ncat B-ANIMAL\n\n'
 
 # Task, file, content, fields of data, what is said.
 BROKEN = {
-  'a row of more fields': ('a.csv', with_row('one,two,three,c0'), {}, 'row 11 has 4 fields'),
+  'a row of more fields': ('a.csv', with_row('one,two,three,c0'), {}, 'row 11: it has 4 fields'),
   'a row of fewer fields': (
     'a.csv',
     with_row('alone'),
     {},
-    '(row 11.*fewer fields|missing in row 11)',
+    'row 11.*1 fields',
+  ),
+  'a field too many in each row': (
+    'a.csv',
+    csv(*[f'word {i}, yes,c{i % 3}' for i in range(30)]),
+    {},
+    'row 2: it has 3 fields',
+  ),
+  'a broken row after blank lines': (
+    'a.csv',
+    csv(*rows(9), '', '', 'a,b,c'),
+    {},
+    'row 13: it has 3 fields',
+  ),
+  'an entry twice': (
+    'a.jsonl',
+    jsonl(*good_objects(), '{"text": "a", "text": "b"}'),
+    {},
+    'line 31.*twice',
   ),
   'unclosed quotes': ('a.csv', with_row('"never closed,c0'), {}, 'row 11.*never closed'),
   'a missing column': (

@@ -69,5 +69,5 @@ def test_a_dead_worker_fails_its_run_alone(launch, for_a_user, tmp_path):
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
   monkeypatch.delitem(sys.modules, 'rnnlab.sweeps.executors.ray', raising=False)
   monkeypatch.setitem(sys.modules, 'ray', None)
-  with pytest.raises(ValueError, match='pip install -r experiments/cluster.txt'):
+  with pytest.raises(ValueError, match='pip install .ray>='):
     executors.get('ray')

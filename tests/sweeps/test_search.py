@@ -389,7 +389,7 @@ def test_a_seed_of_the_command_line_leaves_no_fresh_ones():
 
 def test_without_optuna_its_search_says_what_to_install(monkeypatch):
   monkeypatch.setattr(search.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match='experiments/search.txt'):
+  with pytest.raises(ValueError, match='pip install optuna'):
     sweep.expand(config(), asks(method='optuna'))
 
 

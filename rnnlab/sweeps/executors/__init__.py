@@ -12,21 +12,25 @@ import importlib
 from collections.abc import Callable, Generator
 from typing import Any
 
+from rnnlab.console.words import near
+
 NAMES = ('serial', 'cores', 'process', 'population', 'distributed', 'ray')
 
 
 def get(name: str) -> Callable[..., Generator[Any, None, None]]:
   """The `execute` function of the executor called `name`.
 
-  Raises ValueError for 'ray' where Ray is not installed.
+  Raises ValueError for an unknown name, and for 'ray' where Ray is not installed.
   """
+  if name not in NAMES:
+    raise ValueError(f'there is no executor {name!r}{near(name, NAMES)}: {", ".join(NAMES)}')
   try:
     return importlib.import_module(f'rnnlab.sweeps.executors.{name}').execute
   except ModuleNotFoundError as error:
     if error.name != 'ray':
       raise
     raise ValueError(
-      '--executor=ray needs Ray, which is not installed: pip install -r experiments/cluster.txt'
+      "--executor=ray needs Ray, which is not installed: pip install 'ray>=2.52,<3'"
     ) from error
 
 
