@@ -114,8 +114,8 @@ def text_of(path: Path) -> str:
     line = content.count(b'\n', 0, error.start) + 1
     name = 'UTF-16' if encoding == 'utf-16' else 'UTF-8'
     raise DataError(
-      f'{path}, line {line}: byte {content[error.start]:#04x} is not {name}. If the file has another'
-      ' encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
+      f'{path}, line {line}: byte {content[error.start]:#04x} is not {name}. If the file has'
+      ' another encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
     ) from None
 
 
