@@ -51,8 +51,9 @@ def read(path: Path) -> tuple['pd.DataFrame', np.ndarray]:
     raise DataError(f'{path} cannot be read: {error.strerror or error}.') from error
   if not len(frame):
     raise DataError(f'{path} has no rows: {", ".join(map(str, frame)) or "nothing"} alone.')
-  first = 2 if ending in ('.csv', '.tsv', '.tab') else 1
-  return frame, np.arange(first, first + len(frame))
+  if ending in ('.csv', '.tsv', '.tab'):
+    return frame.reset_index(drop=True), frame.index.to_numpy()
+  return frame, np.arange(1, 1 + len(frame))
 
 
 def _separated(separator):
@@ -77,16 +78,32 @@ def _separated(separator):
       )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
       raise DataError(f'{path}: {_words(error)}') from error
-    short = frame[frame.columns[-1]].isna().to_numpy()
-    if short.any():
-      row = int(np.argmax(short)) + 2
-      raise DataError(
-        f'{path}, row {row}: it has fewer fields than the {len(header)} of the header'
-        f' ({", ".join(header)}).'
-      )
+    frame.index = _rows(path, content, separator, header, len(frame))
     return frame
 
   return read
+
+
+def _rows(path, content, separator, header, count):
+  """The number of each row that is not blank; raises DataError for one of too few fields."""
+  limit = csv.field_size_limit(max(len(content), 2**17))
+  try:
+    found = [
+      (number, len(fields))
+      for number, fields in enumerate(
+        csv.reader(io.StringIO(content, newline=''), delimiter=separator), start=1
+      )
+      if len(fields) > 1 or fields and fields[0].strip()
+    ][1:]
+  finally:
+    csv.field_size_limit(limit)
+  # pandas fills up a row that is too short, in silence.
+  if short := [(row, fields) for row, fields in found if fields < len(header)]:
+    raise DataError(
+      f'{path}, row {short[0][0]}: it has {short[0][1]} fields, fewer than the {len(header)} of the'
+      f' header ({", ".join(header)}).'
+    )
+  return [row for row, _ in found] if len(found) == count else range(2, count + 2)
 
 
 def _words(error):
