@@ -55,7 +55,7 @@ def _arrays(path):
       if not isinstance(file, np.lib.npyio.NpzFile):
         raise DataError(f'{path} is a single array: write x and y by `numpy.savez`.')
       arrays = {}
-      for name in file.files:  # noqa: B007: an error says which
+      for name in file.files:
         arrays[name] = file[name]
       return arrays
   except (DataError, MemoryError):

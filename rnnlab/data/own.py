@@ -1,5 +1,6 @@
 """A user's own examples: read by what a config's `data` part says, cut, and told of."""
 
+import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,22 +37,24 @@ def source(config: Any) -> str:
 
 def read(
   config: Any, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
-) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]]]:
+) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]], list[str]]:
   """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
 
   of_table: gives the examples of a table's file, and the group of each (or what else must not be
     parted).
 
-  Returns a title, and of each split the examples and their groups.
+  Returns a title, of each split the examples and their groups, and lines for people on what was
+  left out: texts with nothing in them.
   """
   kind = source(config)
   if kind in sets.SETS:
     found = sets.SETS[kind]
-    return found.title, {name: (one, _keys(one)) for name, one in found.load().items()}
-  given = {}
+    return found.title, {name: (one, _keys(one)) for name, one in found.load().items()}, []
+  given: dict[str, tuple[Examples, Sequence[Any]]] = {}
+  notes: list[str] = []
   for name, path in files(config).items():
     if kind == 'table':
-      given[name] = of_table(path)
+      given[name] = _with_texts(path, *of_table(path), notes)
       continue
     parts = {'': columns.read(path)} if kind == 'columns' else arrays.read(path)
     if name != 'train' and [*parts] != ['']:
@@ -62,7 +65,19 @@ def read(
       given[part or name] = one, _keys(one)
   if 'train' not in given:
     raise DataError(f'{config.path} has no train split.')
-  return pathlib.Path(config.path).name, given
+  return pathlib.Path(config.path).name, given, notes
+
+
+def _with_texts(path, examples, groups, notes):
+  """The examples of a table whose texts say something; what is left out is told."""
+  full = [not isinstance(one, str) or bool(one.strip()) for one in examples.inputs]
+  if all(full):
+    return examples, groups
+  if not any(full):
+    raise DataError(f'{path}: all {len(full):,} texts are empty.')
+  empty = examples.rows[~np.array(full)].tolist()
+  notes.append(f'left out of {path.name}, as the text is empty: {table.some_rows(empty)}')
+  return take(examples, np.flatnonzero(full)), [*itertools.compress(groups, full)]
 
 
 def files(config: Any) -> dict[str, pathlib.Path]:

@@ -44,8 +44,6 @@ def read(path: AnyPath, preset: str | None = None) -> Experiment:
   """
   _read.append((str(pathlib.Path(path).resolve()), preset))
   names = vars(execute(path))
-  if (folder := str(pathlib.Path(path).resolve().parent)) not in sys.path:
-    sys.path.append(folder)  # where a cell called 'package.module:name' is found, by workers too
   wanted = 'get_config', 'sweep', 'claims', 'references'
   found = {name: _function(path, names, name) for name in wanted}
   if not found['get_config']:
@@ -69,6 +67,8 @@ def read(path: AnyPath, preset: str | None = None) -> Experiment:
         raise _Blamed(f'{path}: {name} must be {must}: {error}') from None
       return function(*arguments, **options)
 
+  if (folder := str(pathlib.Path(path).resolve().parent)) not in sys.path:
+    sys.path.append(folder)  # where a cell called 'package.module:name' is found, by workers too
   return Experiment(
     config,
     (lambda add: called('sweep', add)) if found['sweep'] else None,

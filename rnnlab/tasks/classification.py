@@ -63,12 +63,13 @@ def _reviews(config):
 
 def _own(config):
   """A user's own data, or a published set."""
-  title, given = own.read(config, lambda path: labelling.of_table(path, config))
+  title, given, empty = own.read(config, lambda path: labelling.of_table(path, config))
   given = {name: (labelling.labelled(name, one), *more) for name, (one, *more) in given.items()}
   classes = labelling.classes(given['train'][0], config)
   code = {name: i for i, name in enumerate(classes)}
   strata = np.array([code[of[0]] if of else len(code) for of in given['train'][0].targets])
   parts, notes = own.split(config, given, strata)
+  notes = [*empty, *notes]
   counts = labelling.counts(parts, code)
   shown = sorted(counts.items(), key=lambda pair: -pair[1])
   told = ', '.join(f'{name} {count:,}' for name, count in shown[:MOST])

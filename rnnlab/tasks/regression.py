@@ -79,8 +79,9 @@ def _whole(config):
       groups = table.column(frame, config.group, 'data.group', path).astype(str).tolist()
     return Examples(texts, list(targets), rows), groups
 
-  title, given = own.read(config, of_table)
+  title, given, empty = own.read(config, of_table)
   parts, notes = own.split(config, given)
+  notes = [*empty, *notes]
   return title, parts, names if own.source(config) == 'table' else (), notes, {}
 
 

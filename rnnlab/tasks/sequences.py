@@ -152,7 +152,8 @@ def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
     scaled = [scale(one, encoding, i) for i, one in enumerate(examples)]
     steps = min(max(map(len, scaled), default=1), config.max_len)
     return series.pad(scaled, max(steps, 1), config.truncation)
-  return _padded(_ids(examples, encoding, vocabulary), config, encoding)
+  ids = _ids(examples, encoding, vocabulary)
+  return _padded(ids, config, to_longest=encoding['tokens'] == GIVEN)
 
 
 def _ids(examples, encoding, vocabulary):
@@ -163,9 +164,9 @@ def _ids(examples, encoding, vocabulary):
   return text.encode(text.listed(examples), vocabulary, encoding['tokens'])
 
 
-def _padded(ids, config, encoding):
+def _padded(ids, config, to_longest):
   width = config.max_len
-  if encoding['tokens'] == GIVEN:
+  if to_longest:
     width = min(max(map(len, ids), default=1), width)
   return batching.pad(ids, max(width, 1), config.padding, config.truncation)
 
@@ -196,7 +197,8 @@ def inputs(
     arrays = {}
     for name, part in parts.items():
       ids = _ids(part.inputs, encoding, vocabulary)
-      arrays[name] = _padded(ids, config, encoding)
+      # Padding that takes no part need be no wider than the longest example.
+      arrays[name] = _padded(ids, config, config.mask or encoding['tokens'] == GIVEN)
       if name == 'train':
         lengths = np.array([*map(len, ids)])
   note = (

@@ -42,8 +42,9 @@ def _load(config):
     )
     return Examples([t.split() for t in texts], [t.split() for t in tags], rows), texts
 
-  title, given = own.read(config, of_table)
+  title, given, empty = own.read(config, of_table)
   parts, notes = own.split(config, given)
+  notes = [*empty, *notes]
   tags = {name: _tags(name, part) for name, part in parts.items()}
   counts = {name: Counter(tag for row in rows for tag in row) for name, rows in tags.items()}
   names = sorted(set().union(*counts.values()))

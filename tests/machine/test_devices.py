@@ -96,7 +96,9 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
   )
   tx, key = optax.adam(1e-2), jax.random.key(3)
   task = classification.task
-  program = train.Program(lambda _: (model, tx), task.loss, task.metrics, 8, widths=(4,))
+  program = train.Program(
+    lambda _: (model, tx), task.loss, task.metrics, 8, widths=(4,), score=task.score
+  )
 
   def trained():
     state = devices.place(train.init_state(program, {}, key, ids[:1]))

@@ -180,7 +180,7 @@ def test_texts_have_numbers_and_rows_of_a_group_stay_together(tmp_path):
   data = loaded(path, **{'data.label': 'ups, downs', 'data.group': 'author'})
   assert data.encoding['values'] == ['ups', 'downs'] and data.encoding['tokens'] == 'words'
   train = data.splits['train']
-  assert train['inputs'].shape[1] == 20 and train['targets'].shape == (len(train['inputs']), 2)
+  assert train['inputs'].shape[1] == 7 and train['targets'].shape == (len(train['inputs']), 2)
   sizes = [len(split['inputs']) for split in data.splits.values()]
   assert sum(sizes) == 60 and not any(size % 10 for size in sizes)
   targets = train['targets'] * train['unit'] + data.encoding['target_mean']

@@ -150,7 +150,9 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
   ids = np.arange(1, 151, dtype=np.int32).reshape(50, 3)
   labels, numbers = np.zeros(50, np.int32), range(3)
   task = classification.task
-  program = train.Program(lambda _: (Spy(), optax.sgd(0.0)), task.loss, task.metrics, 4)
+  program = train.Program(
+    lambda _: (Spy(), optax.sgd(0.0)), task.loss, task.metrics, 4, score=task.score
+  )
   data = {'inputs': ids, 'labels': labels}
   keys = [jax.random.key(seed) for seed in numbers]
 

@@ -55,7 +55,9 @@ def ragged(padding, rows=N, longest=T):
 @functools.cache
 def program(model, tx, widths=()):
   task = classification.task
-  return train.Program(lambda _: (model, tx), task.loss, task.metrics, BATCH, widths)
+  return train.Program(
+    lambda _: (model, tx), task.loss, task.metrics, BATCH, widths, score=task.score
+  )
 
 
 def start(model, tx, seed=0):
@@ -308,7 +310,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain)
 
 def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain):
   """By a loss: where it is not a number it is never better, and any number is better than none."""
-  higher, lower = (classification.task.metrics[i] for i in (0, 1))
+  higher, lower = (classification.task.metrics[i] for i in (0, -1))
   curve = [np.nan, 3.0, 2.0, 4.0, 4.0, 2.0, np.nan]
   for metric, expected in ((higher, 4.0), (lower, 2.0)):
     best, at = np.nan, 0
@@ -330,11 +332,14 @@ def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain
 
 def test_a_loss_of_other_sums_than_the_metrics_is_told(plain):
   model, tx, data = plain
-  run = program(model, tx)._replace(loss=lambda outputs, batch: {'loss': (outputs.sum(), 1.0)})
+  run = program(model, tx)._replace(loss=lambda outputs, batch: {'lost': (outputs.sum(), 1.0)})
   state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
-  words = r"sums \['loss'\], and its metrics are \['accuracy', 'loss'\]"
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(ValueError, match=r"sums \['lost'\]: there must be that of 'loss'"):
     next(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=1))
+  run = program(model, tx)._replace(score=None)
+  words = r"by its loss, which gives \['accuracy', 'loss'\], or by its score, which gives \[\]"
+  with pytest.raises(ValueError, match=words):
+    list(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=1))
 
 
 def test_it_learns(plain):

@@ -409,7 +409,7 @@ def traced(config):
   task, cell = tasks.find(shape.task.name), cells.find(shape.model.cell)
   spec = sequences.Spec(shape.data.vocab_size, shape.data.mask, 1, False)
   build = program._build(shape, 2, spec, task.model, cell)
-  compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size)
+  compiled = train.Program(build, task.loss, task.metrics, shape.train.batch_size, score=task.score)
   key, ids = jax.random.key(config.seed), jax.numpy.zeros((1, 2), int)
   jax.eval_shape(lambda: train.init_state(compiled, values, key, ids))
 

@@ -284,8 +284,7 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   assert done.returncode == 1 and path.stat().st_mtime_ns == first
   assert '2 runs, 1 done, 1 failed before' in done.stdout
   assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
-  words = '--workdir=out', '--executor=serial', '--retry_failed', '--quiet', '--json'
-  done = launch(f'--config={experiment}', *words)
+  done = launch(*words, '--workdir=out', '--retry_failed', '--quiet', '--json')
   assert done.returncode == 1 and path.stat().st_mtime_ns != first
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
   told = json.loads(done.stdout)

@@ -1,0 +1,363 @@
+"""Files of a user's own, broken in every way that happens: told in words, with the row."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from ml_collections import FrozenConfigDict
+
+from rnnlab import tasks
+from rnnlab.data import DataError
+from rnnlab.runs import configs, program
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+def loaded(task, path, **fields):
+  """What a task's `load` makes of a file."""
+  config = configs.default(task)
+  config.data.path = str(path)
+  if 'buckets' in config.data:
+    config.data.buckets = 1
+  config.data.update(fields)
+  return tasks.find(task).load(FrozenConfigDict(program.data_of(configs.check(config))))
+
+
+def csv(*rows, header='text,label'):
+  return '\n'.join([header, *rows, '']).encode()
+
+
+def rows(count, classes=3):
+  return [f'word{i} and word{i % 7},c{i % classes}' for i in range(count)]
+
+
+def with_row(row, at=10, **more):
+  """A good file but for one row; the header is row 1, so that it is row at + 1."""
+  lines = rows(40)
+  lines[at - 1] = row
+  return csv(*lines, **more)
+
+
+def jsonl(*objects):
+  return ''.join(f'{of if isinstance(of, str) else json.dumps(of)}\n' for of in objects).encode()
+
+
+def good_objects(count=30):
+  return [{'text': f'word{i} here', 'label': f'c{i % 3}'} for i in range(count)]
+
+
+def npz(**arrays):
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def xy(count=30, steps=5, features=2):
+  draw = np.random.default_rng(0)
+  return {'x': draw.normal(size=(count, steps, features)), 'y': np.arange(count) % 3}
+
+
+def parquet(frame):
+  buffer = io.BytesIO()
+  frame.to_parquet(buffer)
+  return buffer.getvalue()
+
+
+def changed(array, place, value):
+  array = np.array(array, float)
+  array[place] = value
+  return array
+
+
+SENTENCE = 'the O\ncat B-ANIMAL\n\n'
+
+# Task, file, content, fields of data, what is said.
+BROKEN = {
+  'a row of more fields': ('a.csv', with_row('one,two,three,c0'), {}, 'row 11 has 4 fields'),
+  'a row of fewer fields': (
+    'a.csv',
+    with_row('alone'),
+    {},
+    '(row 11.*fewer fields|missing in row 11)',
+  ),
+  'unclosed quotes': ('a.csv', with_row('"never closed,c0'), {}, 'row 11.*never closed'),
+  'a missing column': (
+    'a.csv',
+    csv(*rows(30), header='txt,label'),
+    {},
+    "'text'.*did you mean 'txt'",
+  ),
+  'no column of the label': ('a.csv', csv(*rows(30), header='text,lable'), {}, "mean 'lable'"),
+  'semicolons': ('a.csv', csv(*['a b;c0'] * 9, header='text;label'), {}, "no column 'text'"),
+  'one class': ('a.csv', csv(*rows(30, 1)), {}, "only one class, 'c0'"),
+  'labels that are numbers': (
+    'a.csv',
+    csv(*[f'word{i} a,{i / 4}' for i in range(30)]),
+    {},
+    'row [23].*no class but a number.*regression',
+  ),
+  'a label of its own for each': (
+    'a.csv',
+    csv(*[f'a b,{i}' for i in range(60)]),
+    {},
+    'right column',
+  ),
+  'a label is missing': ('a.csv', with_row('some words,'), {}, 'missing in row 11'),
+  'labels are missing': (
+    'a.csv',
+    csv(*rows(30), 'a,', 'b,', 'c,nan'),
+    {},
+    r'3 rows \(32, 33, 34\)',
+  ),
+  'an empty file': ('a.csv', b'', {}, 'is empty'),
+  'a header alone': ('a.csv', csv(), {}, 'no rows'),
+  'blank lines alone': ('a.csv', b'\n\n\n', {}, 'a.csv'),
+  'a column twice': ('a.csv', csv(*rows(9), header='text,text'), {}, "'text' is there twice"),
+  'a column without a name': ('a.csv', csv(*rows(9), header='text,'), {}, 'no name'),
+  'zeros': ('a.csv', csv(*rows(9)) + b'\0\0\0', {}, 'line 11.*zero byte'),
+  'another encoding': (
+    'a.csv',
+    with_row('caf\u00e9 au lait,c0').decode().encode('latin1'),
+    {},
+    'line 11.*UTF-8',
+  ),
+  'broken UTF-16': ('a.csv', b'\xff\xfe' + b'a\0b\0c', {}, 'UTF-16'),
+  'no text at all': ('a.csv', csv(*['  ,c0', ' ,c1'] * 20), {}, 'all 40 texts are empty'),
+  'an unknown ending': ('a.xlsx', b'PK', {'source': 'table'}, 'ends in .csv'),
+  'no ending': ('a', b'text', {}, 'format'),
+  'too few rows': ('a.csv', csv('a,c0', 'b,c1'), {}, 'no rows are left|no row in train|left'),
+  'the wrong separator in .tsv': ('a.tsv', csv(*rows(30)), {}, "no column 'text'"),
+  'a line that is no JSON': (
+    'a.jsonl',
+    jsonl(*good_objects(), '{"text": '),
+    {},
+    'line 31.*no JSON',
+  ),
+  'a list of JSON': ('a.jsonl', jsonl(*good_objects(), '["a", "b"]'), {}, 'line 31.*object'),
+  'a number of JSON': ('a.jsonl', jsonl(*good_objects(), '7'), {}, 'line 31.*object'),
+  'an entry is missing': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 'a'}),
+    {},
+    "line 31.*does not have the entry 'label'",
+  ),
+  'an entry too many': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 'a', 'label': 'c0', 'more': 1}),
+    {},
+    "line 31.*'more'",
+  ),
+  'a text that is a number': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 7, 'label': 'c0'}),
+    {},
+    'row 31.*not 7',
+  ),
+  'a text that is nested': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': ['a'], 'label': 'c0'}),
+    {},
+    'row 31.*list',
+  ),
+  'a label that is nested': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 'a', 'label': {}}),
+    {},
+    'row 31',
+  ),
+  'a label that is null': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 'a', 'label': None}),
+    {},
+    'missing in row 31',
+  ),
+  'an empty line': (
+    'a.jsonl',
+    jsonl(*good_objects(), '', good_objects(1)[0]),
+    {},
+    'line 31.*empty',
+  ),
+  'no Parquet': ('a.parquet', b'PAR1 and nothing', {}, 'damaged|pyarrow'),
+  'NaN in x': (
+    'a.npz',
+    npz(x=changed(xy()['x'], (3, 1, 0), np.nan), y=xy()['y']),
+    {},
+    'row 4.*step 2, feature 1',
+  ),
+  'infinity in x': (
+    'a.npz',
+    npz(x=changed(xy()['x'], (3, 1, 0), np.inf), y=xy()['y']),
+    {},
+    'row 4.*step 2',
+  ),
+  'lengths beyond T': ('a.npz', npz(**xy(), lengths=np.r_[[5] * 29, 6]), {}, 'row 30.*is 6'),
+  'lengths of 0': ('a.npz', npz(**xy(), lengths=np.r_[[5] * 29, 0]), {}, 'row 30.*above 0'),
+  'lengths of another N': ('a.npz', npz(**xy(), lengths=np.full(29, 5)), {}, '29'),
+  'lengths that are no numbers': (
+    'a.npz',
+    npz(**xy(), lengths=np.full(30, 5.0)),
+    {},
+    'whole numbers',
+  ),
+  'y of another N': ('a.npz', npz(x=xy()['x'], y=np.arange(29) % 3), {}, '29 rows'),
+  'no y': ('a.npz', npz(x=xy()['x']), {}, 'no array y'),
+  'no x': ('a.npz', npz(X=xy()['x'], y=xy()['y']), {}, 'no array x'),
+  'an array that nothing reads': ('a.npz', npz(**xy(), z=np.ones(30)), {}, "array 'z'"),
+  'objects of Python': (
+    'a.npz',
+    npz(x=np.array([[1], [1, 2]], object), y=np.arange(2)),
+    {},
+    'objects of Python',
+  ),
+  'x of texts': (
+    'a.npz',
+    npz(x=np.array([['a', 'b']] * 9), y=np.arange(9) % 3),
+    {},
+    'must be numbers',
+  ),
+  'x of one axis': ('a.npz', npz(x=np.ones(9), y=np.arange(9) % 3), {}, 'must be'),
+  'x without steps': ('a.npz', npz(x=np.ones((9, 0, 2)), y=np.arange(9) % 3), {}, 'no steps'),
+  'x without rows': ('a.npz', npz(x=np.ones((0, 3, 2)), y=np.ones(0, int)), {}, 'no rows'),
+  'y of fractions': ('a.npz', npz(x=xy()['x'], y=np.arange(30) / 7), {}, 'no class but a number'),
+  'y of NaN': ('a.npz', npz(x=xy()['x'], y=np.full(30, np.nan)), {}, 'row 1.*missing'),
+  'y of rows that are not 0 and 1': (
+    'a.npz',
+    npz(x=xy()['x'], y=np.full((30, 2), 0.5)),
+    {},
+    '0 and 1',
+  ),
+  'a truncated .npz': ('a.npz', npz(**xy())[:200], {}, 'damaged'),
+  'a .npy': ('a.npz', b'\x93NUMPY\x01\x00', {}, 'damaged|single array'),
+  'tags without tokens': ('a.conll', b'the\ncat\n\n', {}, 'line 1.*no tag'),
+  'a ragged line': ('a.conll', (SENTENCE * 9 + 'a b c d\n').encode(), {}, 'line 28.*4 fields'),
+  'no sentences': ('a.conll', b'\n\n\n', {}, 'no sentences'),
+  'no tokens but marks': ('a.conll', b'-DOCSTART- O\n\n', {}, 'no sentences'),
+  'an empty .conll': ('a.conll', b'', {}, 'empty|no sentences'),
+  'tags that are no UTF-8': ('a.conll', b'caf\xe9 O\n', {}, 'line 1.*UTF-8'),
+  'a value that is no number': (
+    'a.csv',
+    csv(*[f'word{i},{i}' for i in range(30)], 'a,about 3'),
+    {'task': 'regression'},
+    "row 32.*'about 3'",
+  ),
+  'a value that is missing': (
+    'a.csv',
+    csv(*[f'word{i},{i}' for i in range(30)], 'a,'),
+    {'task': 'regression'},
+    'row 32',
+  ),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_a_broken_file_is_told_in_a_line_or_two(case, tmp_path):
+  name, content, fields, says = BROKEN[case]
+  path = tmp_path / name
+  path.write_bytes(content)
+  task = 'tagging' if name.endswith('.conll') else fields.get('task', 'classification')
+  fields = {name: value for name, value in fields.items() if name != 'task'}
+  with pytest.raises((DataError, ValueError), match=f'(?s){says}') as raised:
+    loaded(task, path, **fields)
+  said = str(raised.value)
+  assert len(said) < 500 and said.count('\n') < 3 and 'Traceback' not in said
+
+
+def test_no_file_and_a_folder_are_told(tmp_path):
+  for path in (tmp_path / 'none.csv', tmp_path / 'folder.csv', tmp_path / 'none.npz'):
+    if path.stem == 'folder':
+      path.mkdir()
+    with pytest.raises(DataError, match='no such file|is a folder'):
+      loaded('classification', path)
+
+
+def test_a_class_that_train_lacks_is_told_with_its_row(tmp_path):
+  for name, classes in (('train', 3), ('test', 4)):
+    (tmp_path / f'{name}.csv').write_bytes(csv(*rows(30, classes)))
+  with pytest.raises(DataError, match="test row 5 has the class 'c3'"):
+    loaded('classification', tmp_path / 'train.csv', test_path=str(tmp_path / 'test.csv'))
+
+
+def test_series_of_other_features_are_told_with_their_row(tmp_path):
+  (tmp_path / 'train.npz').write_bytes(npz(**xy()))
+  (tmp_path / 'test.npz').write_bytes(npz(**xy(features=3)))
+  with pytest.raises(DataError, match='test row 1 has 3 features'):
+    loaded('classification', tmp_path / 'train.npz', test_path=str(tmp_path / 'test.npz'))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, encoding):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(csv(*rows(30)).decode().encode(encoding))
+  data = loaded('classification', path)
+  assert data.encoding['classes'] == ['c0', 'c1', 'c2']
+  assert sum(len(split['labels']) for split in data.splits.values()) == 30
+
+
+def test_a_line_of_ten_megabytes_is_a_row(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(with_row('long ' * 2_000_000 + ',c0'))
+  data = loaded('classification', path, max_len=7)
+  assert data.splits['train']['inputs'].shape[1] <= 7
+
+
+def test_no_text_is_on_both_sides_and_classes_keep_their_shares(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(csv(*[f'text {i // 2},c{i // 2 % 3}' for i in range(300)]))
+  data = loaded('classification', path, padding='post')
+  ids = {name: {*map(bytes, split['inputs'])} for name, split in data.splits.items()}
+  # A number that train lacks is unknown: what differs in known words alone is compared.
+  assert not ids['train'] & ids['test'] and not ids['train'] & ids['validation']
+  for split in data.splits.values():
+    counts = np.bincount(split['labels'])
+    assert counts.max() - counts.min() <= 2
+  assert any('150 of the 300 train rows are the same as one before' in note for note in data.notes)
+
+
+def test_the_cache_gives_the_same_and_a_changed_file_is_read_again(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(csv(*rows(30)))
+  first, again = loaded('classification', path), loaded('classification', path)
+  assert first._replace(splits={}) == again._replace(splits={})
+  for name, split in first.splits.items():
+    for key, array in split.items():
+      np.testing.assert_array_equal(array, again.splits[name][key])
+  (kept,) = (tmp_path / 'cache' / 'rnnlab').glob('own-*.npz')
+  kept.write_bytes(kept.read_bytes()[:-40])
+  assert loaded('classification', path).fingerprint == first.fingerprint
+  path.write_bytes(csv(*rows(36)))
+  assert loaded('classification', path).fingerprint != first.fingerprint
+
+
+def test_parquet_and_json_lines_are_read_as_csv_is(tmp_path):
+  pytest.importorskip('pyarrow', reason='pandas reads Parquet by pyarrow')
+  frame = pd.DataFrame(good_objects())
+  (tmp_path / 'a.parquet').write_bytes(parquet(frame))
+  (tmp_path / 'a.jsonl').write_bytes(jsonl(*good_objects()))
+  frame.to_csv(tmp_path / 'a.csv', index=False)
+  found = {
+    loaded('classification', tmp_path / f'a.{of}').fingerprint for of in ('parquet', 'jsonl', 'csv')
+  }
+  assert len(found) == 1
+
+
+def test_several_labels_a_row(tmp_path):
+  path = tmp_path / 'a.csv'
+  labels = ['a;b', 'b', 'a', '']
+  path.write_bytes(csv(*[f'word{i},{labels[i % 4]}' for i in range(40)]))
+  data = loaded('classification', path, separator=';')
+  assert data.encoding['classes'] == ['a', 'b'] and data.encoding['several']
+  total = np.concatenate([split['labels'] for split in data.splits.values()]).sum(axis=0)
+  assert total.tolist() == [20, 20]
+
+
+def test_empty_texts_are_left_out_and_told(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_bytes(with_row('   ,c0'))
+  data = loaded('classification', path)
+  assert 'left out of a.csv, as the text is empty: row 11' in data.notes
+  assert sum(len(split['labels']) for split in data.splits.values()) == 39
