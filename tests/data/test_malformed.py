@@ -56,7 +56,7 @@ TABLES = {
   'all labels differ': (
     'a.csv', 'text,label\n' + ''.join(f't{i},l{i}\n' for i in range(50)), r'different labels',
   ),
-  'no texts': ('a.csv', 'text,label\n' + ',a\n,b\n' * 10, r'no word|no text|no rows'),
+  'no texts': ('a.csv', 'text,label\n' + ',a\n,b\n' * 10, r'all 20 texts are empty'),
   'ending': ('a.docx', GOOD, r'of which format'),
   'no file': ('a.csv', None, r'no such file'),
   'parquet': ('a.parquet', b'PAR1 and nothing', r'is damaged, or no Parquet'),
