@@ -61,13 +61,14 @@ def _arrays(path):
   except (DataError, MemoryError):
     raise
   except ValueError as error:
-    if 'pickle' in str(error) or 'Object' in str(error):
+    if name and ('pickle' in str(error) or 'Object' in str(error)):
       raise DataError(
-        f'{path}: {name or "it"} holds objects of Python, which are not read, as reading them may'
+        f'{path}: {name} holds objects of Python, which are not read, as reading them may'
         ' run code. Give series of different lengths as one array of all their steps,'
         ' `x=numpy.concatenate(series)`, with `lengths=[len(s) for s in series]`.'
       ) from None
-    raise DataError(f'{path} is damaged, or no .npz: {error}.') from error
+    said = f': {error}' if name else ''  # NumPy takes any other bytes for a pickle
+    raise DataError(f'{path} is damaged, or no .npz{said}.') from error
   except (OSError, EOFError, zipfile.BadZipFile, Exception) as error:
     raise DataError(f'{path} is damaged, or no .npz: {error}.') from error
 
