@@ -256,7 +256,7 @@ def tags_by_hand(predictor, tokens):
   return softmax(predictor.model.apply({'params': predictor.params}, np.array([ids]))[0])
 
 
-@pytest.mark.parametrize('padding', ['pre', 'post'])
+@pytest.mark.parametrize('padding', ['post', pytest.param('pre', marks=pytest.mark.slow)])
 def test_each_token_has_a_tag_whatever_other_sentences_there_are(padding):
   given = sentences()
   ensemble = rnnlab.Ensemble(tuple(tagger(seed, **{'data.padding': padding}) for seed in (0, 1)))

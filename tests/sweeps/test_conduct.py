@@ -197,6 +197,7 @@ def test_a_signal_to_all_while_workers_start_is_the_launcher_s(number, start, tm
   assert not list(tmp_path.glob('out/*/error.json'))
 
 
+@pytest.mark.slow
 def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
   """Those of a size are shared; of many sizes there are never more than of as many as are kept."""
   monkeypatch.setattr(program, 'PROGRAMS', 2)
@@ -225,6 +226,7 @@ def test_what_the_environment_asks_of_jax_changes_no_bit(config, whole, tmp_path
   assert alone.result['final'] in [final for final, *_ in found.values()]
 
 
+@pytest.mark.slow
 def test_an_experiment_file_may_compute(launch, tmp_path):
   """With JAX, before the launcher does: it has the cores as its devices, as the launch then has."""
   (tmp_path / 'computes.py').write_text(

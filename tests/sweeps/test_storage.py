@@ -269,6 +269,7 @@ fs.get(root, copy, recursive=True)
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_workdir_is_a_url_leaves_there_what_a_local_one_does(
   reviews, environment, tmp_path
 ):

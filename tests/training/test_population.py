@@ -264,6 +264,7 @@ def test_what_drops_from_a_trimmed_batch_is_not_in_a_block_with_others(
   assert taken == [1, 2, 2]
 
 
+@pytest.mark.slow
 def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   config = specs(reviews)[0].config
   shared = program.prepare(config)

