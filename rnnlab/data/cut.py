@@ -32,11 +32,3 @@ def draw(keys: Sequence[str], labels: np.ndarray, size: int, seed: int) -> np.nd
       quota[label] -= len(group)
       drawn[group] = True
   return drawn
-
-
-def last(times: np.ndarray, size: int) -> np.ndarray:
-  """Whether each of N examples is among the `size` latest, bool `[N]`; of equal times by order."""
-  drawn = np.zeros(len(times), bool)
-  if size:
-    drawn[np.argsort(times, kind='stable')[-size:]] = True
-  return drawn

@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data import DataError, table
+from rnnlab.data import DataError, own, table
 from rnnlab.data.base import Examples
 
 MOST = 20  # classes that few rows may have
 
 
 def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
-  """A table's texts and labels as they are written, and what must not be parted."""
+  """A table's texts and labels as they are written, and what must not be parted.
+
+  In the order of data.time, if that names a column.
+  """
   frame, rows = table.read(path)
   column = table.column(frame, config.text, 'data.text', path)
   texts = table.texts(column.tolist(), rows, config.text, path)
@@ -25,7 +28,12 @@ def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
   groups = texts
   if config.group:
     groups = table.column(frame, config.group, 'data.group', path).astype(str).tolist()
-  return Examples(texts, labels, rows), groups
+  examples = Examples(texts, labels, rows)
+  if not config.time:
+    return examples, groups
+  given = table.column(frame, config.time, 'data.time', path).tolist()
+  order = np.argsort(table.times(given, rows, config.time, path), kind='stable')
+  return own.take(examples, order), [groups[i] for i in order]
 
 
 def _parted(label, separator):

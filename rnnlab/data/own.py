@@ -101,11 +101,13 @@ def split(
   config: Any,
   given: Mapping[str, tuple[Examples, Sequence[Any]]],
   strata: np.ndarray | None = None,
+  by_time: bool = False,
 ) -> tuple[dict[str, Examples], list[str]]:
   """The splits: test and validation are drawn from train unless they are given.
 
   Examples that are the same, or of one group, are never on both sides of a cut; such as are in two
-  of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`.
+  of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`. by_time:
+  examples are in the order of time, and the last ones are the test split, those before validation.
   Returns the splits in their order, and lines for people. Raises DataError where one is empty.
   """
   keys = {name: keys for name, (_, keys) in given.items()}
@@ -118,7 +120,11 @@ def split(
     if name in given or not fraction:
       continue
     left, source[name] = rows['train'], 'train'
-    drawn = _draw(keys['train'], strata, left, max(1, round(fraction * total)), config)
+    size = max(1, round(fraction * total))
+    if by_time:
+      drawn = np.arange(len(left)) >= len(left) - size
+    else:
+      drawn = _draw(keys['train'], strata, left, size, config)
     rows[name], rows['train'] = left[drawn], left[~drawn]
   if 'test' not in rows:
     raise DataError('there is no test split: give --config.data.test_path or data.test_fraction')

@@ -245,6 +245,24 @@ def numbers(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> n
   return np.array([float(str(value).strip()) for value in values])
 
 
+def times(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> np.ndarray:
+  """A column's cells as points in time, float64 `[N]`: numbers, or dates as pandas reads them.
+
+  Raises DataError, with the row, for others.
+  """
+  import pandas as pd
+
+  if all(_is_number(str(value).strip()) for value in values):
+    return numbers(values, rows, name, path)
+  found = pd.to_datetime(pd.Series(list(values)), errors='coerce', utc=True, format='mixed')
+  if (bad := found.isna().to_numpy()).any():
+    place = int(np.argmax(bad))
+    raise DataError(
+      f'{path}, row {rows[place]}: {name} must be a number or a date, not {values[place]!r:.60}.'
+    )
+  return (found - found.min()).dt.total_seconds().to_numpy()
+
+
 def some_rows(rows: Sequence[int]) -> str:
   """Rows in words: the first few, and how many there are."""
   shown = ', '.join(map(str, rows[:SHOWN])) + (', ...' if len(rows) > SHOWN else '')

@@ -68,7 +68,7 @@ def _own(config):
   classes = labelling.classes(given['train'][0], config)
   code = {name: i for i, name in enumerate(classes)}
   strata = np.array([code[of[0]] if of else len(code) for of in given['train'][0].targets])
-  parts, notes = own.split(config, given, strata)
+  parts, notes = own.split(config, given, strata, bool(config.time))
   notes = [*empty, *notes]
   counts = labelling.counts(parts, code)
   shown = sorted(counts.items(), key=lambda pair: -pair[1])
@@ -271,7 +271,7 @@ def settle(config) -> dict[str, Any]:
 
 OF_OWN = (  # the fields that IMDB's reviews do not depend on
   *('data.path', 'data.validation_path', 'data.test_path', 'data.text', 'data.label'),
-  *('data.separator', 'data.group', 'data.tokens', 'data.class_weights'),
+  *('data.separator', 'data.group', 'data.time', 'data.tokens', 'data.class_weights'),
 )
 
 
@@ -291,6 +291,8 @@ def check(given: dict[str, Any]) -> None:
           f'--config.{name}={given[name]} is for data of your own, and these are the reviews of'
           ' IMDB: give a file, --config.data.path=FILE'
         )
+  if given['data.time'] and given['data.group']:
+    raise ValueError('--config.data.time and --config.data.group are two ways to cut: give one')
   if given['data.class_weights'] != 'none' and given['data.separator']:
     raise ValueError(
       f'--config.data.class_weights={given["data.class_weights"]} is for one class a row, and'
@@ -343,6 +345,9 @@ task = Task(
     'data.separator': Field('', fields.TEXT, "of several labels in a row; '': one label"),
     'data.group': Field(
       '', fields.TEXT, "a column; rows of one entry are never on both sides of a cut; '': texts are"
+    ),
+    'data.time': Field(
+      '', fields.TEXT, "a column of a table; the latest rows are the test split; '': cut at random"
     ),
     'data.class_weights': Field(
       'none',

@@ -401,3 +401,19 @@ def test_a_tokeniser_of_hugging_face_takes_texts_apart_and_is_kept(tmp_path):
     (tmp_path / 'a.json').write_text('{}')
     with pytest.raises(DataError, match=says):
       loaded('classification', tmp_path / 'a.csv', tokens=str(tmp_path / name))
+
+
+def test_by_time_the_latest_rows_are_tested_on(tmp_path):
+  draw = np.random.default_rng(0)
+  days = draw.permutation(60)
+  dates = [f'2024-{1 + day // 28:02}-{1 + day % 28:02}' for day in days]
+  lines = [f'word{day} a,c{day % 3},{date}' for day, date in zip(days, dates, strict=True)]
+  path = tmp_path / 'a.csv'
+  path.write_bytes(csv(*lines, header='text,label,day'))
+  data = loaded('classification', path, time='day', padding='post')
+  for name, first, size in (('validation', 36, 12), ('test', 48, 12)):
+    labels = data.splits[name]['labels']
+    assert labels.tolist() == [day % 3 for day in range(first, first + size)]
+  path.write_bytes(csv(*lines, 'a b,c0,someday', header='text,label,day'))
+  with pytest.raises(DataError, match="row 62: day must be a number or a date, not 'someday'"):
+    loaded('classification', path, time='day')
