@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data import batching, imdb, labelling, own, sources
+from rnnlab.data import DataError, batching, imdb, labelling, own, sources
 from rnnlab.data.base import Dataset
 from rnnlab.tasks import fields, scores, sequences
 from rnnlab.tasks.base import Metric, Outputs, Panel, Task
@@ -77,6 +77,8 @@ def _own(config):
   notes.append(f'{len(classes)} classes in train: {told}{more}')
   encoding, vocabulary = sequences.encodings(parts, config)
   several = labelling.has_several(given['train'][0], config)
+  if several and config.class_weights != 'none':
+    raise DataError('data.class_weights is for one class a row, and these rows have several labels')
   encoding |= {'classes': list(classes), 'several': several}
   arrays, lines = sequences.inputs(parts, config, encoding, vocabulary)
   splits = {
@@ -297,6 +299,11 @@ def check(given: dict[str, Any]) -> None:
     raise ValueError(
       f'--config.data.class_weights={given["data.class_weights"]} is for one class a row, and'
       ' --config.data.separator says that there may be several'
+    )
+  if given['data.class_weights'] != 'none' and given['data.label_noise']:
+    raise ValueError(
+      f'--config.data.class_weights={given["data.class_weights"]} are those of the clean labels:'
+      ' with --config.data.label_noise they would tell which these are. Give one of them'
     )
   embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
   width = given['data.max_len'] if given['data.buckets'] == 1 else 1
