@@ -148,6 +148,7 @@ def words_of_help() -> str:
 
 
 def main(asked: Any) -> None:
+  """Does what `parse` returned, in this process's part of a cluster if there is one."""
   if flags.FLAGS.executor != 'distributed' or flags.FLAGS.status:
     return launch(*asked)
   from rnnlab.machine import devices

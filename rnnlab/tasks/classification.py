@@ -305,23 +305,7 @@ def check(given: dict[str, Any]) -> None:
       f'--config.data.class_weights={given["data.class_weights"]} are those of the clean labels:'
       ' with --config.data.label_noise they would tell which these are. Give one of them'
     )
-  embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
-  width = given['data.max_len'] if given['data.buckets'] == 1 else 1
-  directions = 1 + given['model.bidirectional']
-  deeper = (given['model.layers'] - 1) * (directions + 1) * hidden_size
-  fields.check_room(
-    given,
-    {
-      # Of weights, which have a gradient, twice, and of a cell's one gate.
-      'data.vocab_size model.embed_size': 2 * given['data.vocab_size'] * embed_size,
-      'model.hidden_size model.embed_size model.layers': (
-        2 * directions * hidden_size * (embed_size + hidden_size + deeper)
-      ),
-      'train.batch_size data.max_len model.hidden_size': (
-        given['train.batch_size'] * (width + hidden_size)
-      ),
-    },
-  )
+  sequences.check(given)
 
 
 task = Task(

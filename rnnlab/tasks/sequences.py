@@ -266,13 +266,20 @@ def settle(config) -> dict[str, Any]:
 def check(given: dict[str, Any]) -> None:
   """Raises ValueError for fields that need more memory than there is."""
   embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
-  deeper = (given['model.layers'] - 1) * hidden_size
+  width = given['data.max_len'] if given.get('data.buckets', 1) == 1 else 1
+  directions = 1 + given['model.bidirectional']
+  deeper = (given['model.layers'] - 1) * (directions + 1) * hidden_size
   fields.check_room(
     given,
     {
+      # Of weights, which have a gradient, twice, and of a cell's one gate.
       'data.vocab_size model.embed_size': 2 * given['data.vocab_size'] * embed_size,
-      'model.hidden_size model.layers': 2 * hidden_size * (hidden_size + deeper),
-      'train.batch_size model.hidden_size': given['train.batch_size'] * hidden_size,
+      'model.hidden_size model.embed_size model.layers': (
+        2 * directions * hidden_size * (embed_size + hidden_size + deeper)
+      ),
+      'train.batch_size data.max_len model.hidden_size': (
+        given['train.batch_size'] * (width + hidden_size)
+      ),
     },
   )
 
