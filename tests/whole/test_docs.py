@@ -144,9 +144,7 @@ def test_the_python_of_a_page_runs_as_it_is_written(page, code, names, torch, fo
     if isinstance(asked[0], search.Search):
       search.check(asked[0], ())
     else:
-      added = []
-      found['sweep'](added.append)
-      assert len(sweep.expand(found['get_config'](), found['sweep'])) == len(added) > 1
+      assert len(sweep.expand(found['get_config'](), found['sweep'])) == len(asked) > 1
 
 
 def test_the_pages_shadow_no_library_and_the_readme_activates_what_its_commands_use():
