@@ -37,7 +37,7 @@ class Windows(NamedTuple):
   @property
   def width(self) -> int:
     """The steps of the longest window there may be."""
-    return self.steps + int(2 * self.spread)
+    return self.steps + round(2 * self.spread)
 
 
 def epoch_steps(size: int, batch_size: int, windows: Windows) -> int:
@@ -69,7 +69,7 @@ def cuts(
     halved = jax.random.bernoulli(keys[0], windows.halved, (steps,))
     drawn = windows.spread * jax.random.truncated_normal(keys[1], -2, 2, (steps,))
     lengths = jnp.where(halved, windows.steps / 2, windows.steps) + drawn
-    lengths = jnp.maximum(lengths.astype(jnp.int32), 1)
+    lengths = jnp.maximum(jnp.round(lengths).astype(jnp.int32), 1)
   starts = jnp.cumsum(lengths) - lengths
   if windows.offset:
     starts += jax.random.randint(keys[2], (), 0, size // batch_size)
