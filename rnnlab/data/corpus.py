@@ -27,6 +27,13 @@ def load(config) -> Dataset:
   digest = hashlib.sha256(b''.join(s['targets'].tobytes() for s in splits.values())).hexdigest()
   line = ', '.join(f'{len(s["targets"]):,} {n}' for n, s in splits.items()) + ' tokens'
   return Dataset(
-    splits, str(config.path), line, 'corpus', digest, len(vocabulary), (), vocabulary,
+    splits,
+    str(config.path),
+    line,
+    'corpus',
+    digest,
+    len(vocabulary),
+    (),
+    vocabulary,
     {'unit': 'word'},
   )

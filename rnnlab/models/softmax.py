@@ -14,9 +14,7 @@ def nll(hs: Array, targets: Array, w: Array, b: Array | None = None) -> Array:
   hs: `[N, H]`. targets: int `[N]`, ids below V. w: `[V, H]`. b: `[V]` or None.
   """
   rows = max(1, CHUNK // len(w))
-  parts = [
-    _of(hs[i : i + rows], targets[i : i + rows], w, b) for i in range(0, len(hs), rows)
-  ]
+  parts = [_of(hs[i : i + rows], targets[i : i + rows], w, b) for i in range(0, len(hs), rows)]
   return jnp.concatenate(parts)
 
 

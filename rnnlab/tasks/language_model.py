@@ -129,7 +129,7 @@ task = Task(
   ),
   fields={
     **MODEL,
-    'data.path': Field('', fields.PATH, "a folder of text files, or one file, to be cut"),
+    'data.path': Field('', fields.PATH, 'a folder of text files, or one file, to be cut'),
     'data.vocab_size': Field(10_000, fields.whole(2)),
   },
   check=check,

@@ -119,8 +119,8 @@ def fit(
 ) -> Iterator[Turn]:
   """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
 
-  `split` is the train split, `validation` and `test` are the others; an `until` of 0 means the end of
-  training. Members at an earlier step are first brought to where the others are. `fit` removes
+  `split` is the train split, `validation` and `test` are the others; an `until` of 0 means the end
+  of training. Members at an earlier step are first brought to where the others are. `fit` removes
   members that have failed, ended or come to their `until` from `alive`, before it yields the Turn
   that says so, and the consumer may remove others. Asking for the next Turn reuses the memory of
   this one's states, so copy what you keep.

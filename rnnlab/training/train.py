@@ -11,12 +11,10 @@ import optax
 
 from rnnlab.cells.base import Array
 from rnnlab.tasks.base import Metric
-from rnnlab.training import metrics
-from rnnlab.training import windows as streams
+from rnnlab.training import metrics, rows, windows
 from rnnlab.training.windows import Windows
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
-EVAL_BATCH = 256
 
 
 class Program(NamedTuple):
@@ -92,7 +90,8 @@ def init_state(program: Program, values: dict, key: Array, inputs: Any) -> Train
   """
   model, tx = program.build(values)
   variables = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))
-  params, carry = variables['params'], ()
+  params = variables['params']
+  carry: Any = ()
   if program.windows:
     carry = model.apply(variables, program.batch_size, method='initial_carry')
   worst = -jnp.inf if program.metrics[0].better == 'higher' else jnp.inf
@@ -115,14 +114,14 @@ def examples(split: Mapping[str, Any]) -> int:
   return len(jax.tree.leaves(split['inputs'])[0])
 
 
-def epoch_steps(examples: int, batch_size: int, windows: Windows | None = None) -> int:
+def epoch_steps(size: int, batch_size: int, cut: Windows | None = None) -> int:
   """How many batches an epoch has: of rows, the last being perhaps a partial one, or of windows.
 
   Raises DataError for a stream that has no window.
   """
-  if windows:
-    return streams.epoch_steps(examples, batch_size, windows)
-  return -(-examples // batch_size)
+  if cut:
+    return windows.epoch_steps(size, batch_size, cut)
+  return rows.epoch_steps(size, batch_size)
 
 
 def steps_of(program: Program, split: Mapping[str, Any]) -> int:
@@ -161,7 +160,7 @@ def train_step(
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
   gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
   widths = program.widths if program.trim else ()
-  (value, (sums, carry)), grads = _trimmed(gradient, batch['inputs'], widths)
+  (value, (sums, carry)), grads = rows.trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
@@ -176,37 +175,6 @@ def train_step(
   )
 
 
-def _trimmed(function, ids, widths):
-  """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
-  if not widths:
-    return function(ids)
-  steps = ids.shape[1]
-  used = (ids != 0).any(axis=0)
-  first = jnp.argmax(used)
-  span = steps - jnp.argmax(used[::-1]) - first
-
-  def at(width):
-    # Where fewer than `width` columns follow the first, the slice begins before it.
-    return lambda: function(jax.lax.dynamic_slice_in_dim(ids, first, width, axis=1))
-
-  widths = (*(width for width in widths if width < steps), steps)
-  return jax.lax.switch(_bucket(span, widths), [at(width) for width in widths])
-
-
-def _bucket(lengths, widths):
-  """How many of `widths` are too narrow: the index of the one to take."""
-  return jnp.sum(lengths[..., None] > jnp.array(widths), axis=-1)
-
-
-def _buckets(ids, widths):
-  """The bucket of each row of `ids [N, T]`, int `[N]`."""
-  return _bucket(jnp.sum(ids != 0, axis=1), widths)
-
-
-def _rows(tree, rows):
-  return jax.tree.map(lambda a: a[rows], tree)
-
-
 def advance(
   program: Program,
   state: TrainState,
@@ -217,18 +185,17 @@ def advance(
 ) -> TrainState:
   """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
-  `split` is the whole of the train split. An epoch takes its batches from a permutation drawn from
-  (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is drawn from
-  (key, step): so the result does not depend on where the loop was cut.
-
-  With widths the permutation is sorted by the width that a row needs, and the batches it is cut
-  into are taken in an order drawn from (key, epoch) too.
+  `split` is the whole of the train split. Which batches an epoch takes is drawn from (key, epoch),
+  see `rows.batches` and `windows.batches`; a step's dropout is drawn from (key, step): so the
+  result does not depend on where the loop was cut. Of a stream an epoch begins with a new carry.
   """
   model, tx = program.build(values)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
   steps = steps_of(program, split)
-  take = _windows if program.windows else _batches
-  batch_at = take(program, key, order_key, state.step // steps, split)
+  batches = functools.partial(rows.batches, program.widths)
+  if program.windows:
+    batches = functools.partial(windows.batches, program.windows)
+  batch_at = batches((key, order_key), state.step // steps, split, program.batch_size)
 
   def body(_, state):
     at = state.step % steps
@@ -242,55 +209,16 @@ def advance(
   return jax.lax.fori_loop(0, count, body, state)
 
 
-def _batches(program, key, order_key, epoch, split):
-  """A function of a step of an epoch: its batch, of rows."""
-  batch_size, widths, size = program.batch_size, program.widths, examples(split)
-  steps = epoch_steps(size, batch_size)
-  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), size)
-  batches = jnp.arange(steps)
-  if widths:
-    order = order[jnp.argsort(_buckets(split['inputs'], widths)[order], stable=True)]
-    batches_key = jax.random.fold_in(jax.random.fold_in(key, 2), epoch)
-    batches = jax.random.permutation(batches_key, steps)
-  order = jnp.pad(order, (0, steps * batch_size - size))
-
-  def at(step):
-    start = batches[step] * batch_size
-    rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-    weights = (start + jnp.arange(batch_size) < size).astype(jnp.float32)
-    return {**_rows(split, rows), 'weights': weights}
-
-  return at
-
-
-def _windows(program, key, order_key, epoch, split):
-  """A function of a step of an epoch: its window of each stream."""
-  size = examples(split)
-  starts, lengths = streams.cuts(program.windows, order_key, epoch, size, program.batch_size)
-
-  def at(step):
-    where = starts[step], lengths[step]
-    return streams.window(split, program.batch_size, program.windows.width, *where)
-
-  return at
-
-
 def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any]) -> Array:
   """The model's outputs, `[N, ...]`, of a whole split, without dropout."""
   model, _ = program.build(values)
   if program.windows:
-    return streams.predict(model, params, split)
-  inputs, widths, size = split['inputs'], program.widths, examples(split)
-  order = jnp.argsort(_buckets(inputs, widths)) if widths else jnp.arange(size)
-  batches = epoch_steps(size, EVAL_BATCH)
-  rows = jnp.pad(order, (0, batches * EVAL_BATCH - size)).reshape(batches, EVAL_BATCH)
+    return windows.predict(model, params, split)
 
   def forward(inputs):
     return model.apply({'params': params}, inputs, deterministic=True)
 
-  outputs = jax.lax.map(lambda rows: _trimmed(forward, _rows(inputs, rows), widths), rows)
-  outputs = outputs.reshape(-1, *outputs.shape[2:])[:size]
-  return jnp.zeros_like(outputs).at[order].set(outputs)
+  return rows.predict(forward, split['inputs'], program.widths)
 
 
 def test(

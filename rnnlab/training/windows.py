@@ -5,7 +5,7 @@ A split is a stream: arrays `[N]`, one place after the other. Training cuts it i
 the carry that a window ends with is that from which the next one starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -74,6 +74,18 @@ def cuts(
   if windows.offset:
     starts += jax.random.randint(keys[2], (), 0, size // batch_size)
   return starts, lengths
+
+
+def batches(
+  windows: Windows,
+  keys: tuple[Array, Array],
+  epoch: int | Array,
+  split: Mapping[str, Array],
+  batch_size: int,
+) -> Callable[[Array], dict[str, Array]]:
+  """A function of a step of an epoch: its `window` of each stream."""
+  starts, lengths = cuts(windows, keys[1], epoch, len(split['inputs']), batch_size)
+  return lambda step: window(split, batch_size, windows.width, starts[step], lengths[step])
 
 
 def window(

@@ -116,7 +116,9 @@ def test_lengths_and_offsets_are_drawn_for_each_epoch():
 
 
 def test_a_corpus_shorter_than_a_batch_is_told():
-  with pytest.raises(DataError, match=r'has 99 tokens: 4 streams of windows of 25 steps need .* 100'):
+  with pytest.raises(
+    DataError, match=r'99 tokens: 4 streams of windows of 25 steps need .* 100'
+  ):
     windows.epoch_steps(99, 4, Windows(25))
   assert windows.epoch_steps(100, 4, Windows(25)) == 1
 
@@ -148,7 +150,9 @@ def test_the_loss_of_a_window_and_its_gradient(options):
       start = tuple(np.full((2, 4), 0.3) for _ in range(2))
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
     w = first if options.get('tied') else params['output']
-    logits = xs @ np.swapaxes(w, -1, -2)[..., None, :, :] + params['output_bias'][..., None, None, :]
+    logits = (
+      xs @ np.swapaxes(w, -1, -2)[..., None, :, :] + params['output_bias'][..., None, None, :]
+    )
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
     nll = -np.take_along_axis(log_p, targets, axis=-1)[..., 0]
