@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -286,7 +286,7 @@ def _cut(splits, title, notes, config):
       )
     place = _place(train, len(train) - size, size // 2)
     splits['train'], splits[name] = train[:place], train[place:]
-    notes.append(f'{name}: the last {1 - place / len(train):.1%} of train')
+    notes.append(f'{name}: {(len(train) - place) / total:.1%} of the text of train, from its end')
   if 'test' not in splits:
     raise DataError(f'{title}: there is no test split: give --config.data.test_fraction=SHARE')
   if empty := [name for name, text in splits.items() if not text.strip()]:
@@ -349,7 +349,7 @@ def _tfds_files(config):
       f' {config.path}`, or set $TFDS_DATA_DIR to where it is.'
     )
   if len({one.parent for one in found}) > 1:
-    names = [str(one.parent.relative_to(root)) for one in found]
+    names = sorted({str(one.parent) for one in found})
     raise DataError(
       f'TFDS has several of {config.path}: say which, --config.data.path={" or ".join(names)}'
     )
@@ -363,7 +363,7 @@ def _read_tfds(config, found):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
-    texts = [*builder.info.features] if isinstance(builder.info.features, Mapping) else []
+    texts = getattr(builder.info.features, 'keys', tuple)()
     splits = {}
     for name in builder.info.splits if 'text' in texts else ():
       if split := _OF_NAME.get(name):
@@ -371,7 +371,8 @@ def _read_tfds(config, found):
         splits[split] = '\n'.join(example['text'].decode() for example in examples)
   except Exception as error:  # TFDS, array_record and protobuf have each their own
     raise DataError(
-      f'{folder}: cannot be read ({error}).\nRemove that folder and have it prepared anew.'
+      f'{folder}: cannot be read ({sources.first_line(error)}).\nRemove that folder, and have it'
+      ' prepared anew.'
     ) from error
   if 'train' not in splits:
     raise DataError(

@@ -85,7 +85,8 @@ def _official(name, splits):
   )
 
 
-def _first_line(error):
+def first_line(error: BaseException) -> str:
+  """What an error says, in a line; its type where it says nothing."""
   return next(iter(str(error).splitlines()), '') or type(error).__name__
 
 
@@ -140,7 +141,7 @@ def _locate_tfds(data_dir):
     # Unless another process was faster.
     if not _find_prepared(data_dir):
       raise DataError(
-        f'TFDS could not prepare imdb_reviews in {root}: {_first_line(error)}\nRun again, or set'
+        f'TFDS could not prepare imdb_reviews in {root}: {first_line(error)}\nRun again, or set'
         ' --config.data.dir to a writable folder, or use --config.data.source=package.'
       ) from error
   return _find_prepared(data_dir)
@@ -186,7 +187,7 @@ def _read_tfds(folder):
       )
     except Exception as error:  # TFDS, array_record and protobuf have each their own
       raise DataError(
-        f'{folder}/imdb_reviews-{split}.*: cannot be read ({_first_line(error)}).\nRemove that'
+        f'{folder}/imdb_reviews-{split}.*: cannot be read ({first_line(error)}).\nRemove that'
         ' folder to have it prepared anew, or use --config.data.source=package.'
       ) from error
   return _official(f'TFDS imdb_reviews {folder.name}', splits), splits
@@ -277,7 +278,7 @@ def _read_directory(path):
       texts[name] = content.strip().decode()  # TFDS strips bytes: U+0085 and its like stay
   except Exception as error:  # of file system, tarfile, each compression and UTF-8
     raise DataError(
-      f'{path}: damaged at or after {name} ({_first_line(error)}).\nDownload or unpack it anew.'
+      f'{path}: damaged at or after {name} ({first_line(error)}).\nDownload or unpack it anew.'
     ) from error
   splits = {}
   for split in ('train', 'test'):

@@ -35,12 +35,13 @@ _NO_SPACE_BEFORE, _NO_SPACE_AFTER = {*".,;:!?%)]}…'’-/", '...'}, {*'([{$£#-
 
 def split(text: str, encoding: Mapping[str, Any]) -> Sequence[str]:
   r"""The tokens of a text in order. Characters are as they are, '\n' too; bytes as in Latin-1."""
+  text = text.encode(errors='replace').decode()  # without halves of characters, as a file has none
   text = text.lower() if encoding['lowercase'] else text
   match encoding['unit']:
     case 'character':
       return text
     case 'byte':
-      return text.encode(errors='replace').decode('latin-1')
+      return text.encode().decode('latin-1')
     case 'subword':
       *lines, last = tokenizer(encoding['tokenizer']).encode_batch(text.split('\n'))
       found = itertools.chain.from_iterable([*line.tokens, END] for line in lines)
@@ -87,10 +88,10 @@ def encode(text: str, encoding: Mapping[str, Any], vocabulary: Sequence[str]) ->
 
 
 def decode(ids: Iterable[int], encoding: Mapping[str, Any], vocabulary: Sequence[str]) -> str:
-  """The text of ids, for people. That of some ids begins with that of the first of them.
+  """The text of ids, for people. It goes on with the text of the first of them, as they come.
 
-  Of words that are parted by spaces one is between any two; where punctuation parts them, it is
-  joined as it is printed. A byte or piece that is no UTF-8 alone, or not yet, is U+FFFD.
+  Words that are parted by spaces have one between any two; where punctuation parts them, it is put
+  as in print. Bytes that are no character, as the last may be while more are to come, are U+FFFD.
   """
   unit = encoding['unit']
   found = [vocabulary[i] for i in ids]
