@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from rnnlab.data import corpus, units
+from rnnlab.data import corpora, corpus, units
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field
 
 DATA = {
   'data.source': Field(
     'auto',
-    fields.choice(lambda: ('auto', *corpus.SOURCES)),
+    fields.choice(lambda: ('auto', *corpora.SOURCES)),
     "auto: corpus where data.path is given, else package | corpus: data.path's text | package:"
     ' film reviews | tfds: the dataset of TFDS that data.path names',
   ),

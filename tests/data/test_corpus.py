@@ -229,6 +229,11 @@ def test_one_file_is_cut_at_the_ends_of_lines(tmp_path):
   assert [*without.splits] == ['train', 'test']
 
 
+def test_the_test_split_may_validate(tmp_path):
+  made = corpus.load(config(folder(tmp_path / 'a'), validation_fraction=0.0))
+  assert [*made.splits] == ['train', 'test'] and 'validation: not read' in made.notes[1]
+
+
 def test_what_a_folder_lacks_is_cut_from_train(tmp_path):
   path = folder(tmp_path / 'a', train=TRAIN * 50)
   (path / 'valid.txt').unlink()
@@ -320,6 +325,9 @@ def test_a_file_that_cannot_be_read(tmp_path, monkeypatch):
   path = folder(tmp_path / 'a')
   monkeypatch.setattr(pathlib.Path, 'read_bytes', denied)
   refused(path, 'train.txt: Permission denied')
+  monkeypatch.undo()
+  monkeypatch.setattr(pathlib.Path, 'iterdir', denied)
+  refused(path, 'a: Permission denied')
 
 
 # The package
