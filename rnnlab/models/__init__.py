@@ -2,12 +2,14 @@
 
 from rnnlab.models import initial as conventions
 from rnnlab.models.classifier import SequenceClassifier
+from rnnlab.models.language_model import LanguageModel
 from rnnlab.models.layers import POOLINGS, PRECISIONS, Dropout, Recurrent, pool
 
 __all__ = [
   'POOLINGS',
   'PRECISIONS',
   'Dropout',
+  'LanguageModel',
   'Recurrent',
   'SequenceClassifier',
   'conventions',

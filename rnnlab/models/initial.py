@@ -38,11 +38,25 @@ class Convention(NamedTuple):
 
 
 @functools.cache  # one object a bound, as cells.get and jit know an option by identity
-def _uniform(bound):
+def uniform(bound: float) -> Initializer:
+  """Uniform from -bound to bound."""
+
   def init(key, shape, dtype=float):
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
+
+
+@functools.cache
+def uniform_params(init: Callable[..., dict], bound: float) -> Callable[..., dict]:
+  """As a cell's `init` `(key, input_size) -> params`, but all of them uniform in +- bound."""
+
+  def draw(key, input_size):
+    shapes = jax.eval_shape(lambda key: init(key, input_size), key)
+    keys = zip(sorted(shapes), jax.random.split(key, len(shapes)), strict=True)
+    return {name: uniform(bound)(k, shapes[name].shape, shapes[name].dtype) for name, k in keys}
+
+  return draw
 
 
 def _keras_uniform(key, shape, dtype=float):
@@ -74,8 +88,8 @@ CONVENTIONS = {
   # torch.nn: Embedding, RNN, LSTM, GRU, Linear. Both biases of a gate are drawn.
   'torch': Convention(
     embed=initializers.normal(1.0),
-    cell=lambda hidden_size: (_uniform(hidden_size**-0.5),) * 3,
-    head=lambda size: (_uniform(size**-0.5),) * 2,
+    cell=lambda hidden_size: (uniform(hidden_size**-0.5),) * 3,
+    head=lambda size: (uniform(size**-0.5),) * 2,
     own={'lstm': {'forget_bias': 0.0}, 'gru': {'reset': 'after'}},
   ),
   # flax.linen: Embed, SimpleCell, LSTMCell, GRUCell, Dense.

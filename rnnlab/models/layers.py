@@ -17,8 +17,8 @@ class Recurrent(nn.Module):
   """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
 
   `xs [B, T, D]`, or a `Lookup`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where
-  bidirectional; without B where xs has none. resets: bool `[B, T]` or None, as of
-  `recurrence.unroll`.
+  bidirectional; without B where xs has none. resets, initial_carry: as of `recurrence.unroll`, or
+  where bidirectional a pair of carries; return_carry: whether to return `(carry, ys)`.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
   gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
   'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate and backend are
@@ -47,7 +47,9 @@ class Recurrent(nn.Module):
     mask: Array | None = None,
     deterministic: bool = True,
     resets: Array | None = None,
-  ) -> Array:
+    initial_carry: Any = None,
+    return_carry: bool = False,
+  ) -> Any:
     xs = checks.xs(xs)
     *batch, _, input_size = xs.shape
 
@@ -71,18 +73,21 @@ class Recurrent(nn.Module):
     options: dict[str, Any] = {
       'mask': mask,
       'resets': resets,
+      'initial_carry': initial_carry,
       'dtype': None if self.precision == 'float32' else self.precision,
       'remat': self.remat,
       'truncate': self.truncate,
       'backend': self.backend,
     }
     params, dropout = direction('cell')
-    if not self.bidirectional:
-      return recurrence.unroll(self.cell, params, xs, dropout=dropout, **options)[1]
-    backward, backward_dropout = direction('cell_backward')
-    both = (params, backward), xs
-    dropout = dropout, backward_dropout
-    return recurrence.bidirectional(self.cell, *both, dropout=dropout, **options)[1]
+    if self.bidirectional:
+      backward, backward_dropout = direction('cell_backward')
+      both = (params, backward), xs
+      dropout = dropout, backward_dropout
+      carry, ys = recurrence.bidirectional(self.cell, *both, dropout=dropout, **options)
+    else:
+      carry, ys = recurrence.unroll(self.cell, params, xs, dropout=dropout, **options)
+    return (carry, ys) if return_carry else ys
 
 
 def _all_off(*rates):

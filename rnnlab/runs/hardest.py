@@ -19,8 +19,10 @@ def hardest(task: Task, dataset: Dataset, outputs: np.ndarray) -> list[dict[str,
   outputs: the model's for the test split, `[N, ...]`. Returns, for each, row: which example of the
   split, from 0; loss; shown: a text, or a series' features, see `rnnlab.data.shown`; true and
   predicted: in words, '' where the task does not say what its outputs mean, or says it of each
-  step.
+  step. None of a stream, whose places are no examples.
   """
+  if task.batches == 'windows':
+    return []
   split = dataset.splits['test']
   losses = np.asarray(_losses(task.loss, outputs, split), np.float64)
   order = np.argsort(-np.where(np.isnan(losses), -np.inf, losses), kind='stable')[:MOST]

@@ -13,7 +13,7 @@ from rnnlab.data.base import Dataset
 from rnnlab.machine import devices, hosts
 from rnnlab.runs import configs
 from rnnlab.tasks.base import Task
-from rnnlab.training import optim, train
+from rnnlab.training import optim, train, windows
 
 PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
 
@@ -70,7 +70,9 @@ def prepare(config: ConfigDict) -> Shared:
   data = data_of(config)
   dataset = _load(task.load, data)
   splits = _on_device(task.load, data, jax.sharding.get_mesh())
-  steps = train.epoch_steps(train.examples(splits['train']), shape.train.batch_size)
+  cut = _windows(shape.train) if task.batches == 'windows' else None
+  size = train.examples(splits['train'])
+  steps = train.epoch_steps(size, shape.train.batch_size, cut)
   key = shape, steps, dataset.spec, task.model, cells.find(shape.model.cell)
   build = _build(*key)
   if _build.cache_info().currsize > PROGRAMS:
@@ -85,6 +87,7 @@ def prepare(config: ConfigDict) -> Shared:
     dataset.widths,
     selects='validation' in dataset.splits,
     score=task.score,
+    windows=cut,
   )
   return Shared(task, program, dataset, splits)
 
@@ -121,11 +124,20 @@ def begin(shared: Shared, config: ConfigDict) -> Setup:
   key = devices.place(jax.random.key(config.seed))
   vary, split = shared.task.vary, shared.splits['train']
   own = devices.place(vary(split, config, key)) if vary else {}
-  inputs = jax.tree.map(lambda a: np.zeros_like(a[:1]), shared.dataset.splits['train']['inputs'])
+  inputs = _example(shared)
   state = devices.place(train.init_state(shared.program, values, key, inputs))
   return Setup(values, key, own, state)
 
 
-def steps_of(shared: Shared) -> int:
-  """How many steps an epoch has."""
-  return train.epoch_steps(train.examples(shared.splits['train']), shared.program.batch_size)
+def _windows(config):
+  """How the `train` part of a config cuts a stream."""
+  names = 'window_spread', 'window_halved', 'window_offset'
+  return windows.Windows(config.window, *(config[name] for name in names))
+
+
+def _example(shared):
+  """What the model is initialised with."""
+  split = shared.dataset.splits['train']
+  if shared.program.windows:
+    return windows.example(split)
+  return jax.tree.map(lambda a: np.zeros_like(a[:1]), split['inputs'])

@@ -15,7 +15,7 @@ from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import configs, experiment_file
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Folder, Memory, Result, finish, say, say_result
-from rnnlab.runs.program import Shared, begin, prepare, settle, steps_of
+from rnnlab.runs.program import Shared, begin, prepare, settle
 from rnnlab.training import train
 
 
@@ -95,7 +95,7 @@ def follow(
   the steps end without outputs, the run pauses. Interrupts and returns as `events` does.
   """
   epochs = spec.config.train.epochs
-  total = epochs * steps_of(shared)
+  total = epochs * train.steps_of(shared.program, shared.splits['train'])
   for step in steps:
     if step.outputs is not None:
       done = finish(spec, shared, step.state(), folder.rows, step.outputs, folder.seconds)
@@ -160,7 +160,7 @@ def _test(shared, setup, state, of_validation):
   """The test split's outputs: where it is the validation split, those of the last epoch's end."""
   program, splits = shared.program, shared.splits
   if program.selects:
-    return hosts.fetch(_tested(program, state, setup.values, splits['test']['inputs']))
+    return hosts.fetch(_tested(program, state, setup.values, splits['test']))
   if of_validation is None:  # as after a break at the very end
     copy = jax.tree.map(jnp.copy, state)
     *_, of_validation = train.close_epoch(program, copy, setup.values, splits['validation'], 0)

@@ -13,6 +13,7 @@ from rnnlab.tasks.fields import (
   Field,
   Kind,
   choice,
+  number,
   of,
   whole,
 )
@@ -99,6 +100,15 @@ FIELDS = {
     0, whole(0), 'epochs without a better epoch by validation to stop after; 0: none'
   ),
 }
+# What a task has beside them whose batches are windows of a stream.
+WINDOWS = {
+  'train.window': Field(35, whole(1, 2**20), 'steps that the gradient goes back'),
+  'train.window_spread': Field(
+    0.0, number(lambda x: 0 <= x < 2**20, 'a number, at least 0'), 'the deviation of their number'
+  ),
+  'train.window_halved': Field(0.0, RATE, 'the share of windows that are about half as long'),
+  'train.window_offset': Field(False, FLAG, 'an epoch begins anywhere in the stream'),
+}
 PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
 HOSTS = 'seed', 'train.patience'  # that a program has nothing to do with
 
@@ -108,7 +118,7 @@ def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:
 
   Raises ValueError for an unknown task.
   """
-  every = FIELDS | dict(tasks.find(task).fields)
+  every = FIELDS | _own(tasks.find(task))
   return {
     name: every[name] for name in sorted(every, key=lambda n: PARTS.index(n.partition('.')[0]))
   }
@@ -116,7 +126,12 @@ def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:
 
 def field(name: str, task: str) -> Field | None:
   """The field of that name of the task's config, or None: `fields` of one name, at once."""
-  return FIELDS.get(name) or tasks.find(task).fields.get(name)
+  return _own(tasks.find(task)).get(name) or FIELDS.get(name)
+
+
+def _own(task):
+  """The fields that a task has beside the common ones, or in their place."""
+  return (WINDOWS if task.batches == 'windows' else {}) | dict(task.fields)
 
 
 def values(task: str = tasks.DEFAULT) -> tuple[str, ...]:

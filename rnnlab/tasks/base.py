@@ -12,6 +12,12 @@ What a model puts out is kept for a whole split, as an array with a row an examp
 scores are too large for that, as those of a vocabulary at each time step, takes the targets among
 its inputs and puts out what the loss needs of them, as an example's log-likelihood.
 
+Where `batches` is 'windows', a split is a stream, and its arrays `[N]` have a place of it in a row.
+A batch is a window of T places of B streams, arrays `[B, T]`, with weights `[B, T]`. The model is
+called as `module(batch, carry, deterministic=)`, without a carry at its start, and returns
+`(outputs [B, T, ...], carry)`; `module.initial_carry(B)` is the carry before the first window, and
+takes no parameters. The gradient does not pass from a window to the one before.
+
     task = Task(
       name='sines',
       load=load,
@@ -25,6 +31,7 @@ to settle before a launch, and the same data for every run; its runs cannot be a
 of new examples, and its report has the pages that every task has.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,6 +40,8 @@ from rnnlab.data.base import Dataset
 from rnnlab.tasks.fields import Field
 
 BETTER = ('higher', 'lower')
+BATCHES = ('rows', 'windows')
+LINKS = ('', 'exp')
 SPLITS = ('train', 'validation', 'test')
 
 
@@ -46,12 +55,20 @@ class Metric(NamedTuple):
   unit: the unit in which people read it, '' for none; '%' of what is a share from 0 to 1.
   better: 'higher' or 'lower'.
   format: Python's format specification of a value for people, as '.3f', or '.1%' of a share.
+  link: 'exp' of what is e to the mean that is summed up, as perplexity is; '' of the mean itself.
   """
 
   name: str
   unit: str = ''
   better: str = 'lower'
   format: str = '.4f'
+  link: str = ''
+
+  def of_mean(self, mean: float) -> float:
+    """The metric, of the mean that its sums give; infinite where it is too great for a float."""
+    if self.link != 'exp':
+      return mean
+    return math.exp(mean) if mean < 709 else math.inf if mean == mean else mean
 
   @property
   def sign(self) -> int:
@@ -117,7 +134,8 @@ class Task(NamedTuple):
     Flax calls those of rnnlab.models.layers.Recurrent.
   loss: `(outputs, batch) -> {metric's name: (sum, sum of the weights)}`, for each of `metrics` that
     is a mean, float32 scalars. Sums are added over a split and divided once; the gradient is of
-    'loss'.
+    'loss' or, where it gives a sum of that name, of 'objective', which is no metric: a loss with
+    what a model is penalised for.
   metrics: the primary metric first, by which epochs, trials and settings are chosen, and the one
     called 'loss' last; they may be the same one.
   fields: the config's fields beside those that every task has, by dotted name ('data.max_len').
@@ -144,6 +162,7 @@ class Task(NamedTuple):
     keeps. Predict needs it, as it does encode, decode and outputs.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
+  batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
   """
 
   name: str
@@ -161,6 +180,7 @@ class Task(NamedTuple):
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
+  batches: str = 'rows'
 
 
 class Outputs(NamedTuple):
@@ -208,9 +228,10 @@ def check(task: Any) -> Task:
   if not names or names[-1] != 'loss' or len({*names}) < len(names):
     raise ValueError(f"{where}: its metrics must be different, and the last called 'loss': {names}")
   for metric in task.metrics:
-    if not metric.name.isidentifier() or metric.better not in BETTER:
+    if not metric.name.isidentifier() or metric.better not in BETTER or metric.link not in LINKS:
       raise ValueError(
-        f"{where}: {metric}: its name must be an identifier, and better 'higher' or 'lower'"
+        f"{where}: {metric}: its name must be an identifier, better 'higher' or 'lower', and link"
+        " '' or 'exp'"
       )
     try:
       format(0.5, metric.format)
@@ -221,6 +242,8 @@ def check(task: Any) -> Task:
         f"{where}: {metric}: a share has the unit '%' and a format such as '.1%', and nothing else"
         ' has either'
       )
+  if task.batches not in BATCHES:
+    raise ValueError(f"{where}: its batches must be 'rows' or 'windows', not {task.batches!r}")
   for name in task.fields:
     if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
       raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')

@@ -23,15 +23,15 @@ def of(
   outputs: Array,
   batch: Mapping[str, Any],
 ) -> Sums:
-  """The sums of a batch, by a task's `loss`: of those of `metrics` that are means.
+  """The sums of a batch, by a task's `loss`: of those of `metrics` that are means, and 'objective'.
 
   Raises ValueError where there is no sum of 'loss', or one of no metric.
   """
   sums, known = loss(outputs, batch), {metric.name for metric in metrics}
-  if 'loss' not in sums or not {*sums} <= known:
+  if 'loss' not in sums or not {*sums} - {'objective'} <= known:
     raise ValueError(
       f"the task's loss gives the sums {sorted(sums)}: there must be that of 'loss', and no other"
-      f' than of its metrics {sorted(known)}'
+      f" than of its metrics {sorted(known)} and of 'objective'"
     )
   return sums
 
@@ -50,6 +50,7 @@ def of_split(
   """
   weights = jnp.ones(len(jax.tree.leaves(split)[0]), jnp.float32)
   sums = of(loss, metrics, outputs, {**split, 'weights': weights})
+  sums.pop('objective', None)
   scores = score(outputs, split) if score else {}
   if {*sums} & {*scores} or {*sums, *scores} != {metric.name for metric in metrics}:
     raise ValueError(
@@ -75,4 +76,8 @@ def means(split: str, sums: Sums, metrics: Sequence[Metric]) -> dict[str, float]
   A metric that was never added up, as one of whole splits in training, is left out.
   """
   given = [name for name in names(metrics) if name in sums and sums[name][1]]
-  return {f'{split}_{name}': float(sums[name][0]) / float(sums[name][1]) for name in given}
+  by_name = {metric.name: metric for metric in metrics}
+  return {
+    f'{split}_{name}': by_name[name].of_mean(float(sums[name][0]) / float(sums[name][1]))
+    for name in given
+  }

@@ -110,7 +110,7 @@ def fit(
   group: Group,
   split: Mapping[str, Array],
   validation: Mapping[str, Array],
-  test_inputs: Any,
+  test: Mapping[str, Array],
   *,
   epochs: list[int],
   until: list[int],
@@ -119,16 +119,16 @@ def fit(
 ) -> Iterator[Turn]:
   """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
 
-  `split` is the train split and `validation` the validation split; an `until` of 0 means the end of
-  training. Members at an earlier step are first brought to where the others are. `fit` removes
+  `split` is the train split, `validation` and `test` are the others; an `until` of 0 means the end
+  of training. Members at an earlier step are first brought to where the others are. `fit` removes
   members that have failed, ended or come to their `until` from `alive`, before it yields the Turn
   that says so, and the consumer may remove others. Asking for the next Turn reuses the memory of
   this one's states, so copy what you keep.
   """
-  steps = train.epoch_steps(train.examples(split), group.program.batch_size)
+  steps = train.steps_of(group.program, split)
   whole = NamedSharding(group.mesh, P())
-  shared = dict(split), dict(validation), test_inputs
-  split, validation, test_inputs = jax.device_put(shared, whole)
+  shared = dict(split), dict(validation), dict(test)
+  split, validation, test = jax.device_put(shared, whole)
   at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
   count = 5  # steps in a call
   of_validation = {}  # outputs, by member, where they are those of the test split
@@ -144,7 +144,7 @@ def fit(
   while alive:
     began = time.perf_counter()
     if over := [i for i in sorted(alive) if is_over(i)]:
-      group, outputs = _of_test(group, over, validation, test_inputs, of_validation)
+      group, outputs = _of_test(group, over, validation, test, of_validation)
       alive.difference_update(over)
       seconds = (time.perf_counter() - began) / len(over)
       yield Turn(group.states, {i: int(at[i]) for i in over}, {}, {}, outputs, seconds)
@@ -187,14 +187,14 @@ def _end(group, members, validation, step, epoch):
   return group, rows, None if group.program.selects else jax.device_get(outputs)
 
 
-def _of_test(group, over, validation, test_inputs, of_validation):
+def _of_test(group, over, validation, test, of_validation):
   """The group, and the test split's outputs of the members in `over`, as a Turn has them.
 
   Where the validation split is the test split they are those of the last epoch's end, which
   `of_validation` has unless there was a break since, and gives away.
   """
   if group.program.selects:
-    group, outputs = _call(_test, group, over, test_inputs)
+    group, outputs = _call(_test, group, over, test)
     outputs = jax.device_get(outputs)
     return group, {i: member(outputs, i) for i in over}
   if unknown := [i for i in over if i not in of_validation]:
@@ -258,8 +258,8 @@ def _end_epoch(program, state, fixed, split, epoch):
   return after, (sums, outputs)
 
 
-def _test(program, state, fixed, inputs):
-  return state, train.test(program, state, fixed.values, inputs)
+def _test(program, state, fixed, split):
+  return state, train.test(program, state, fixed.values, split)
 
 
 def _call(function, group, members, *shared):

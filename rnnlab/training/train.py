@@ -11,10 +11,10 @@ import optax
 
 from rnnlab.cells.base import Array
 from rnnlab.tasks.base import Metric
-from rnnlab.training import metrics
+from rnnlab.training import metrics, rows, windows
+from rnnlab.training.windows import Windows
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
-EVAL_BATCH = 256
 
 
 class Program(NamedTuple):
@@ -29,6 +29,7 @@ class Program(NamedTuple):
   of rows of like length, and with `trim` a batch is trimmed to the narrowest width that holds it,
   or takes all T columns.
   selects: whether the validation split, which is not the test split, chooses an epoch to be tested.
+  windows: of a task whose batches are windows of a stream, how they are cut; else None.
   """
 
   build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
@@ -39,6 +40,7 @@ class Program(NamedTuple):
   trim: bool = True
   selects: bool = True
   score: Callable[[Array, Mapping[str, Array]], dict[str, Array]] | None = None
+  windows: Windows | None = None
 
 
 class TrainState(NamedTuple):
@@ -47,7 +49,8 @@ class TrainState(NamedTuple):
   totals are the current epoch's sums so far. bad_step is the first step whose loss was not finite,
   or -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the
   epoch that is best by the primary metric on the validation split, the first of equals; best_score
-  is that metric, the worst there is before the first epoch's end, where best_epoch is 0.
+  is that metric, the worst there is before the first epoch's end, where best_epoch is 0. carry is
+  what the last window of a stream ended with, an array `[B, ...]` a state; () where there is none.
   """
 
   step: Array
@@ -59,6 +62,7 @@ class TrainState(NamedTuple):
   best_params: Any
   best_score: Array
   best_epoch: Array
+  carry: Any = ()
 
 
 class Progress(NamedTuple):
@@ -81,10 +85,15 @@ class NonFiniteLoss(Exception):
 def init_state(program: Program, values: dict, key: Array, inputs: Any) -> TrainState:
   """The state before the first step; parameters drawn from `key`.
 
-  inputs: as the model takes them, of one example, of which only shapes and dtypes matter.
+  inputs: as the model takes them, of one example or, as `windows.example` has it, of one place of a
+  stream. Only shapes and dtypes matter.
   """
   model, tx = program.build(values)
-  params = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))['params']
+  variables = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))
+  params = variables['params']
+  carry: Any = ()
+  if program.windows:
+    carry = model.apply(variables, program.batch_size, method='initial_carry')
   worst = -jnp.inf if program.metrics[0].better == 'higher' else jnp.inf
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -96,6 +105,7 @@ def init_state(program: Program, values: dict, key: Array, inputs: Any) -> Train
     best_params=jax.tree.map(jnp.copy, params),  # a copy: the steps donate their state's buffers
     best_score=jnp.full((), worst, jnp.float32),
     best_epoch=jnp.zeros((), jnp.int32),
+    carry=carry,
   )
 
 
@@ -104,9 +114,19 @@ def examples(split: Mapping[str, Any]) -> int:
   return len(jax.tree.leaves(split['inputs'])[0])
 
 
-def epoch_steps(examples: int, batch_size: int) -> int:
-  """How many batches an epoch has, the last being perhaps a partial one."""
-  return -(-examples // batch_size)
+def epoch_steps(size: int, batch_size: int, cut: Windows | None = None) -> int:
+  """How many batches an epoch has: of rows, the last being perhaps a partial one, or of windows.
+
+  Raises DataError for a stream that has no window.
+  """
+  if cut:
+    return windows.epoch_steps(size, batch_size, cut)
+  return rows.epoch_steps(size, batch_size)
+
+
+def steps_of(program: Program, split: Mapping[str, Any]) -> int:
+  """How many steps an epoch of a train split has."""
+  return epoch_steps(examples(split), program.batch_size, program.windows)
 
 
 def train_step(
@@ -119,20 +139,28 @@ def train_step(
 ) -> TrainState:
   """One step on a batch, by what `program.build` gave.
 
-  Of its weights, float32 `[B]`, those of rows that only fill it are 0. Where the program trims, the
-  gradient is taken over as many columns of the inputs as hold the batch's ids.
+  Of its weights, float32 `[B]`, or `[B, T]` of a window, those of what only fills it are 0. Where
+  the program trims, the gradient is taken over as many columns of the inputs as hold the batch's
+  ids. Of a window that is shorter than others the gradient is smaller by as much.
   """
 
   def loss(params, inputs):
-    outputs = model.apply({'params': params}, inputs, deterministic=False, rngs={'dropout': key})
+    options = {'deterministic': False, 'rngs': {'dropout': key}}
+    if program.windows:
+      outputs, carry = model.apply({'params': params}, batch, state.carry, **options)
+    else:
+      outputs, carry = model.apply({'params': params}, inputs, **options), state.carry
     sums = metrics.of(program.loss, program.metrics, outputs, batch)
-    total, weight = sums['loss']
-    return total / weight, sums
+    total, weight = sums.pop('objective', sums['loss'])
+    value = total / weight
+    if program.windows and program.windows.width > program.windows.steps:
+      value *= batch['weights'].sum() / (program.batch_size * program.windows.steps)
+    return value, (sums, carry)
 
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
   gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
   widths = program.widths if program.trim else ()
-  (value, sums), grads = _trimmed(gradient, batch['inputs'], widths)
+  (value, (sums, carry)), grads = rows.trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
@@ -143,38 +171,8 @@ def train_step(
     totals=metrics.add(state.totals, sums),
     last_loss=jnp.where(good, value, state.last_loss),
     bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
+    carry=carry,
   )
-
-
-def _trimmed(function, ids, widths):
-  """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
-  if not widths:
-    return function(ids)
-  steps = ids.shape[1]
-  used = (ids != 0).any(axis=0)
-  first = jnp.argmax(used)
-  span = steps - jnp.argmax(used[::-1]) - first
-
-  def at(width):
-    # Where fewer than `width` columns follow the first, the slice begins before it.
-    return lambda: function(jax.lax.dynamic_slice_in_dim(ids, first, width, axis=1))
-
-  widths = (*(width for width in widths if width < steps), steps)
-  return jax.lax.switch(_bucket(span, widths), [at(width) for width in widths])
-
-
-def _bucket(lengths, widths):
-  """How many of `widths` are too narrow: the index of the one to take."""
-  return jnp.sum(lengths[..., None] > jnp.array(widths), axis=-1)
-
-
-def _buckets(ids, widths):
-  """The bucket of each row of `ids [N, T]`, int `[N]`."""
-  return _bucket(jnp.sum(ids != 0, axis=1), widths)
-
-
-def _rows(tree, rows):
-  return jax.tree.map(lambda a: a[rows], tree)
 
 
 def advance(
@@ -187,57 +185,48 @@ def advance(
 ) -> TrainState:
   """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
-  `split` is the whole of the train split. An epoch takes its batches from a permutation drawn from
-  (key, epoch), the last batch being filled up with rows of weight 0; a step's dropout is drawn from
-  (key, step): so the result does not depend on where the loop was cut.
-
-  With widths the permutation is sorted by the width that a row needs, and the batches it is cut
-  into are taken in an order drawn from (key, epoch) too.
+  `split` is the whole of the train split. Which batches an epoch takes is drawn from (key, epoch),
+  see `rows.batches` and `windows.batches`; a step's dropout is drawn from (key, step): so the
+  result does not depend on where the loop was cut. Of a stream an epoch begins with a new carry.
   """
   model, tx = program.build(values)
-  batch_size, widths, size = program.batch_size, program.widths, examples(split)
-  steps = epoch_steps(size, batch_size)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
-  epoch = state.step // steps
-  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), size)
-  batches = jnp.arange(steps)
-  if widths:
-    order = order[jnp.argsort(_buckets(split['inputs'], widths)[order], stable=True)]
-    batches_key = jax.random.fold_in(jax.random.fold_in(key, 2), epoch)
-    batches = jax.random.permutation(batches_key, steps)
-  order = jnp.pad(order, (0, steps * batch_size - size))
+  steps = steps_of(program, split)
+  batches = functools.partial(rows.batches, program.widths)
+  if program.windows:
+    batches = functools.partial(windows.batches, program.windows)
+  batch_at = batches((key, order_key), state.step // steps, split, program.batch_size)
 
   def body(_, state):
-    start = batches[state.step % steps] * batch_size
-    rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-    weights = (start + jnp.arange(batch_size) < size).astype(jnp.float32)
+    at = state.step % steps
+    if program.windows:
+      fresh = model.apply({}, program.batch_size, method='initial_carry')
+      carry = jax.tree.map(lambda a, b: jnp.where(at == 0, a, b), fresh, state.carry)
+      state = state._replace(carry=carry)
     step_key = jax.random.fold_in(dropout_key, state.step)
-    batch = {**_rows(split, rows), 'weights': weights}
-    return train_step(program, model, tx, state, step_key, batch)
+    return train_step(program, model, tx, state, step_key, batch_at(at))
 
   return jax.lax.fori_loop(0, count, body, state)
 
 
-def predict(program: Program, params: Any, values: dict, inputs: Any) -> Array:
-  """The model's outputs, `[N, ...]`, of a whole split's inputs, without dropout."""
+def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any]) -> Array:
+  """The model's outputs, `[N, ...]`, of a whole split, without dropout."""
   model, _ = program.build(values)
-  widths, size = program.widths, examples({'inputs': inputs})
-  order = jnp.argsort(_buckets(inputs, widths)) if widths else jnp.arange(size)
-  batches = epoch_steps(size, EVAL_BATCH)
-  rows = jnp.pad(order, (0, batches * EVAL_BATCH - size)).reshape(batches, EVAL_BATCH)
+  if program.windows:
+    return windows.predict(model, params, split)
 
   def forward(inputs):
     return model.apply({'params': params}, inputs, deterministic=True)
 
-  outputs = jax.lax.map(lambda rows: _trimmed(forward, _rows(inputs, rows), widths), rows)
-  outputs = outputs.reshape(-1, *outputs.shape[2:])[:size]
-  return jnp.zeros_like(outputs).at[order].set(outputs)
+  return rows.predict(forward, split['inputs'], program.widths)
 
 
-def test(program: Program, state: TrainState, values: dict, inputs: Any) -> tuple[Array, ...]:
+def test(
+  program: Program, state: TrainState, values: dict, split: Mapping[str, Any]
+) -> tuple[Array, ...]:
   """`predict` by the last parameters, and by the best."""
   return tuple(
-    predict(program, params, values, inputs) for params in (state.params, state.best_params)
+    predict(program, params, values, split) for params in (state.params, state.best_params)
   )
 
 
@@ -255,7 +244,7 @@ def end_epoch(
   `split` is that split, every example of which is counted once; the sums are those of training and
   of validation. Idempotent.
   """
-  outputs = predict(program, state.params, values, split['inputs'])
+  outputs = predict(program, state.params, values, split)
   sums = metrics.of_split(program.loss, program.score, program.metrics, outputs, split)
   primary = program.metrics[0]
   total, weight = sums[primary.name]
@@ -297,7 +286,7 @@ def fit(
 
   Raises NonFiniteLoss, saying at which step and why that is likely.
   """
-  steps = epoch_steps(examples(train), program.batch_size)
+  steps = steps_of(program, train)
   for epoch in range(int(state.step) // steps + 1, epochs + 1):
     if is_out_of_patience(patience, epoch - 1, int(state.best_epoch)):
       return

@@ -64,6 +64,7 @@ def test_an_example_is_shown_as_it_is_read():
 )
 def test_what_was_true_is_said_in_words(means, target, words):
   task = types.SimpleNamespace(
+    batches='rows',
     loss=lambda outputs, batch: {'loss': (outputs.sum(), batch['weights'].sum())},
     outputs=means and (lambda encoding: means),
     decode=None,

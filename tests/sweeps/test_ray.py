@@ -162,7 +162,9 @@ def spec(reviews):
 def check(spec, versions=None, code=None, fingerprint=''):
   versions = provenance.versions() | (versions or {})
   code = executor._code() | (code or {})
-  executor._check([spec], executor.Origin(versions, code, None, {spec.id: fingerprint}, ()), 'node7')
+  executor._check(
+    [spec], executor.Origin(versions, code, None, {spec.id: fingerprint}, ()), 'node7'
+  )
 
 
 def test_a_worker_with_another_version_is_refused(spec):

@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_task_is_found_by_its_file_and_the_near_match_is_named():
-  assert tasks.names() == ['classification', 'regression', 'tagging']
+  assert tasks.names() == ['classification', 'language_model', 'regression', 'tagging']
   assert TEXTS.metrics[0] == tasks.Metric('accuracy', '%', 'higher', '.1%')
   with pytest.raises(ValueError, match="did you mean 'classification'"):
     tasks.find('text_clasification')
@@ -161,8 +161,8 @@ def test_a_task_of_one_s_own_is_trained_and_its_least_error_is_the_best(executor
     result = json.loads(path.read_text())
     assert result['task'] == 'series'
     assert result['metrics'] == [
-      {'name': 'error', 'unit': 'V', 'better': 'lower', 'format': '.3f'},
-      {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f'},
+      {'name': 'error', 'unit': 'V', 'better': 'lower', 'format': '.3f', 'link': ''},
+      {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f', 'link': ''},
     ]
     rows = run_files.read_metrics(path.parent)
     errors = [row['validation_error'] for row in rows]

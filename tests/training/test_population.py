@@ -172,7 +172,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
     states = [state(member) for member in numbers]
     group = population.stack(program, states, fixed, population.mesh(), lanes)
     ends = {'epochs': [2] * 3, 'until': [0] * 3, 'patience': [0] * 3}
-    list(population.fit(group, data, data, ids, **ends, alive=set(numbers)))
+    list(population.fit(group, data, data, data, **ends, alive=set(numbers)))
     jax.effects_barrier()
     # Where a block is filled up by its last member, that one is seen twice.
     assert {member: set(counter) for member, counter in seen.items()} == {

@@ -16,7 +16,7 @@ from rnnlab import cells, models
 from rnnlab.data import batching, imdb
 from rnnlab.runs import checkpoint
 from rnnlab.tasks import classification
-from rnnlab.training import train
+from rnnlab.training import rows, train
 
 N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
 
@@ -187,12 +187,12 @@ def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
   model, tx, _ = make(cell=cell, **options)
   params = start(model, tx).params
   for padding in ('pre', 'post'):
-    _, ids = ragged(padding, rows=3 * train.EVAL_BATCH - 5)
+    _, ids = ragged(padding, rows=3 * rows.EVAL_BATCH - 5)
     expected = model.apply({'params': params}, ids)
     assert len(set(np.asarray(expected))) > 300
     # Widths of a split whose rows are shorter, as a train split's may be.
     for widths in ((), WIDTHS[:2]):
-      found = train.predict(program(model, tx, widths), params, {}, ids)
+      found = train.predict(program(model, tx, widths), params, {}, {'inputs': ids})
       np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -203,13 +203,13 @@ def test_a_run_in_buckets_takes_the_widths_of_its_data(reviews, monkeypatch, tmp
   config.model.update(cell='elman', hidden_size=3)
   config.train.epochs = 1
   seen = []
-  trimmed = train._trimmed
+  trimmed = rows.trimmed
 
   def spy(function, ids, widths):
     seen.append(widths)
     return trimmed(function, ids, widths)
 
-  monkeypatch.setattr(train, '_trimmed', spy)
+  monkeypatch.setattr(rows, 'trimmed', spy)
   run = rnnlab.run(config)
   lengths = (imdb.load(config.data).train.ids != 0).sum(axis=1)
   expected = batching.widths(lengths, 2)

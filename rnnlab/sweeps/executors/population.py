@@ -90,7 +90,7 @@ def _follow(shared, members, specs, folders, workdir, stop):
     members,
     shared.splits['train'],
     shared.splits['validation'],
-    shared.splits['test']['inputs'],
+    shared.splits['test'],
     epochs=[spec.config.train.epochs for spec in specs],
     until=[spec.until for spec in specs],
     patience=[spec.config.train.patience for spec in specs],

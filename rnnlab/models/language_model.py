@@ -1,0 +1,129 @@
+"""The model of a stream of tokens: what comes next, given all that came before."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rnnlab.cells.base import Array, Cell, Lookup
+from rnnlab.models import initial, softmax
+from rnnlab.models.layers import Dropout, Recurrent
+from rnnlab.recurrence import checks, is_off
+
+
+class LanguageModel(nn.Module):
+  """Token ids -> embedding -> layers of cells -> how likely each next token is.
+
+  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, and the
+  carry that the window before ended with, or None at a start: returns `(outputs, carry)`. Without
+  dropout outputs are the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In
+  training they are a dict: 'nll', these without a gradient; 'total', the sum of weights * nll, with
+  one; and 'penalty', a scalar, where alpha or beta is not 0.
+
+  cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
+    is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
+  embed_dropout, layer_dropout, output_dropout: rates of what goes into the first layer, from each
+    layer to the next, and out of the last.
+  dropout, recurrent_dropout, dropout_per_gate, precision, remat, truncate: as of `Recurrent`.
+  alpha, beta: how much the mean square of the last layer's outputs, dropped, and of their change
+    from step to step, not dropped, are penalised (AR and TAR: Merity et al. 2017).
+  init_scale: above 0, every parameter starts uniform in +- this; convention: else, whose
+    initialisers embedding and output have, one of `rnnlab.conventions.NAMES`.
+  """
+
+  cells: tuple[Cell, ...]
+  vocab_size: int
+  embed_size: int
+  tied: bool = False
+  embed_dropout: float = 0.0
+  layer_dropout: float = 0.0
+  output_dropout: float = 0.0
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  dropout_per_gate: bool = False
+  precision: str = 'float32'
+  remat: bool = False
+  truncate: tuple[int, int] | None = None
+  alpha: float = 0.0
+  beta: float = 0.0
+  init_scale: float = 0.0
+  convention: str = 'keras'
+
+  def initial_carry(self, batch_size: int) -> tuple:
+    """The carry before the first step: one of each layer, arrays `[B, ...]` float32."""
+    return tuple(cell.initial_carry((batch_size,), jnp.float32) for cell in self.cells)
+
+  def __call__(
+    self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
+  ) -> tuple[Any, Any]:
+    hs, dropped, carry, w, b = self._run(batch['inputs'], carry, deterministic)
+    shape = batch['targets'].shape
+    targets, hs_flat = batch['targets'].ravel(), dropped.reshape(-1, dropped.shape[-1])
+    if deterministic:
+      return softmax.nll(hs_flat, targets, w, b).reshape(shape), carry
+    total, nll = softmax.total_nll(hs_flat, targets, batch['weights'].ravel(), w, b)
+    outputs = {'nll': nll.reshape(shape), 'total': total}
+    if not (is_off(self.alpha) and is_off(self.beta)):
+      outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])
+    return outputs, carry
+
+  def logits(self, ids: Array, carry: Any = None) -> tuple[Array, Any]:
+    """The logits of what comes after each token, float32 `[B, T, V]`, and the carry.
+
+    ids: int `[B, T]`. carry: from the call before, or None at a start.
+    """
+    _, hs, carry, w, b = self._run(ids, carry, True)
+    logits = hs.astype(jnp.float32) @ w.T
+    return logits if b is None else logits + b, carry
+
+  @nn.compact
+  def _run(self, ids, carry, deterministic):
+    """The last layer's outputs, the same with dropout, the carry, and the output's weights."""
+    start, scale = initial.get(self.convention), self.init_scale
+    ids = checks.ids(ids, self.vocab_size)
+    embed_init = initial.uniform(scale) if scale else start.embed
+    table = self.param('embedding', embed_init, (self.vocab_size, self.embed_size))
+    # Without dropout rows need not be copied, and of an id below 0 indexing takes one from the end.
+    known = jnp.where(ids < 0, self.vocab_size, ids)
+    xs: Any = Lookup(table, ids)
+    if not deterministic:
+      xs = Dropout(self.embed_dropout)(table.at[known].get(mode='fill'), deterministic=False)
+    before = self.initial_carry(len(ids)) if carry is None else carry
+    after = []
+    for i, cell in enumerate(self.cells):
+      if i:
+        xs = Dropout(self.layer_dropout)(xs, deterministic)
+      end, xs = Recurrent(
+        cell._replace(init=initial.uniform_params(cell.init, scale)) if scale else cell,
+        False,
+        self.dropout,
+        self.recurrent_dropout,
+        self.dropout_per_gate,
+        self.precision,
+        self.remat,
+        self.truncate,
+      )(xs, deterministic=deterministic, initial_carry=before[i], return_carry=True)
+      after.append(end)
+    dropped = Dropout(self.output_dropout)(xs, deterministic)
+    kernel_init, bias_init = start.head(xs.shape[-1])
+    if scale:
+      kernel_init = bias_init = initial.uniform(scale)
+    shape = self.vocab_size, xs.shape[-1]
+    w = table if self.tied else self.param('output', _transposed, kernel_init, shape)
+    return xs, dropped, tuple(after), w, self.param('output_bias', bias_init, shape[:1])
+
+  def _penalty(self, hs, dropped, weights):
+    """The mean over the window of what is penalised."""
+
+    def mean(values, weights):
+      of_steps = jnp.square(values).mean(axis=-1)
+      return (weights * of_steps).sum() / jnp.maximum(weights.sum(), 1)
+
+    change = mean(hs[:, 1:] - hs[:, :-1], weights[:, 1:])
+    return self.alpha * mean(dropped, weights) + self.beta * change
+
+
+def _transposed(key, init, shape):
+  """Draws what `init` has as inputs by outputs as outputs by inputs."""
+  return init(key, shape[::-1]).T

@@ -1,0 +1,137 @@
+"""Text, token by token: how likely what comes next is, given all that came before; by perplexity.
+
+    tokens -> embedding -> layers of a cell -> logits of the vocabulary -> -log p(next token)
+
+A token is a word, a character, a byte or a piece of a word. A split is a stream: inputs, int32
+`[N]`, targets, int32 `[N]`, the inputs one place on, and characters, int32 `[N]`, how many
+characters of the text a target stands for. Its first input is the end of a sentence. What the model
+puts out is the negative log-likelihood of each target in nats, float32 `[N]`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rnnlab.data import corpus
+from rnnlab.data.base import Dataset
+from rnnlab.tasks import fields, streams
+from rnnlab.tasks.base import Metric, Task
+from rnnlab.tasks.fields import Field
+
+# JAX, and what loads it, is imported where it is used: --help and --status answer at once.
+
+
+def load(config) -> Dataset:
+  """The corpus that a config's `data` part describes. Raises DataError and ValueError."""
+  return corpus.load(config)
+
+
+def model(config, spec: int):
+  """The model that the `model` part of a config describes; spec is the size of the vocabulary."""
+  from rnnlab import models
+  from rnnlab.models import initial
+
+  options = dict(getattr(config, config.cell, {}))
+  sizes = [config.hidden_size] * config.layers
+  if config.tied:
+    sizes[-1] = config.embed_size
+  return models.LanguageModel(
+    cells=tuple(initial.cell(config.init, config.cell, hidden_size=n, **options) for n in sizes),
+    vocab_size=spec,
+    embed_size=config.embed_size,
+    tied=config.tied,
+    embed_dropout=config.embed_dropout,
+    layer_dropout=config.layer_dropout,
+    output_dropout=config.output_dropout,
+    dropout=config.dropout,
+    recurrent_dropout=config.recurrent_dropout,
+    dropout_per_gate=config.dropout_per_gate,
+    precision=config.precision,
+    remat=config.remat,
+    truncate=config.truncate or None,
+    alpha=config.alpha,
+    beta=config.beta,
+    init_scale=config.init_scale,
+    convention=config.init,
+  )
+
+
+def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
+  """The mean negative log-likelihood, and perplexity and bits per character, which it gives.
+
+  outputs: `[B, T]` or `[N]`, or in training a dict of them, of their weighted sum, through which
+  the gradient goes, and of what is penalised. batch: weights and characters, of the same shape.
+  """
+  import jax.numpy as jnp
+
+  weights = batch['weights']
+  count = jnp.sum(weights)
+  given = isinstance(outputs, Mapping)
+  nll = outputs['nll'] if given else outputs
+  total = jnp.sum(weights * nll)
+  sums = {
+    'perplexity': (total, count),
+    'bits_per_character': (total / math.log(2), jnp.sum(weights * batch['characters'])),
+    'loss': (total, count),
+  }
+  if given:
+    penalty = outputs.get('penalty', 0.0)
+    sums['objective'] = outputs['total'] + penalty * count, count
+  return sums
+
+
+def check(given: dict[str, Any]) -> None:
+  """Raises ValueError for fields that don't go together, or need more memory than there is."""
+  if given['model.bidirectional']:
+    raise ValueError(
+      '--config.model.bidirectional=True: a language model must not see what comes next'
+    )
+  vocab_size, embed_size = given['data.vocab_size'], given['model.embed_size']
+  window = given['train.batch_size'] * given['train.window']
+  fields.check_room(
+    given,
+    {
+      'data.vocab_size model.embed_size': 2 * vocab_size * embed_size,
+      'data.vocab_size model.hidden_size': 2 * vocab_size * given['model.hidden_size'],
+      'train.batch_size train.window model.hidden_size': window * given['model.hidden_size'],
+    },
+  )
+
+
+MODEL = {
+  'model.embed_size': Field(128, fields.SIZE),
+  'model.tied': Field(
+    False, fields.FLAG, "the embedding is the output's weights too; the last layer has its size"
+  ),
+  'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
+  'model.layer_dropout': Field(0.0, fields.RATE, 'from a layer to the next', traced=True),
+  'model.output_dropout': Field(0.0, fields.RATE, "of the last layer's outputs", traced=True),
+  'model.dropout': Field(
+    0.0, fields.RATE, "of each layer's inputs, one mask for all steps", traced=True
+  ),
+  'model.recurrent_dropout': Field(0.0, fields.RATE, traced=True),
+  'model.alpha': Field(0.0, fields.FROM_0, "penalty of the last layer's outputs", traced=True),
+  'model.beta': Field(0.0, fields.FROM_0, 'penalty of their change at each step', traced=True),
+  'model.init_scale': Field(
+    0.0, fields.FROM_0, 'all parameters start uniform in +- this; 0: as model.init says'
+  ),
+}
+
+task = Task(
+  name='language_model',
+  load=load,
+  model=model,
+  loss=loss,
+  metrics=(
+    Metric('perplexity', '', 'lower', '.2f', link='exp'),
+    Metric('bits_per_character', '', 'lower', '.3f'),
+    Metric('loss', 'nats per token', 'lower', '.4f'),
+  ),
+  fields={
+    **MODEL,
+    **streams.DATA,
+  },
+  check=check,
+  settle=streams.settle,
+  batches='windows',
+)

@@ -1,0 +1,96 @@
+"""Training and evaluation over rows, examples that stand by themselves, in batches.
+
+Of ids `[N, T]` whose padding, id 0, the model masks, batches are of rows of like length: `widths`,
+ascending, are the numbers of columns that they may be trimmed to, and () is for inputs that stay as
+they are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells.base import Array
+
+EVAL_BATCH = 256
+
+
+def epoch_steps(size: int, batch_size: int) -> int:
+  """How many batches an epoch of `size` rows has, the last being perhaps a partial one."""
+  return -(-size // batch_size)
+
+
+def batches(
+  widths: tuple[int, ...],
+  keys: tuple[Array, Array],
+  epoch: int | Array,
+  split: Mapping[str, Any],
+  batch_size: int,
+) -> Callable[[Array], dict[str, Any]]:
+  """A function of a step of an epoch: its batch, rows of `split` with their weights, `[B]`.
+
+  They come from a permutation of the rows drawn from (keys, epoch); the last batch is filled up
+  with rows of weight 0. With widths the permutation is sorted by the width that a row needs, and
+  the batches that it is cut into are taken in an order drawn from (keys, epoch) too.
+  """
+  key, order_key = keys
+  size = len(jax.tree.leaves(split['inputs'])[0])
+  steps = epoch_steps(size, batch_size)
+  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), size)
+  places = jnp.arange(steps)
+  if widths:
+    order = order[jnp.argsort(_buckets(split['inputs'], widths)[order], stable=True)]
+    places_key = jax.random.fold_in(jax.random.fold_in(key, 2), epoch)
+    places = jax.random.permutation(places_key, steps)
+  order = jnp.pad(order, (0, steps * batch_size - size))
+
+  def at(step):
+    start = places[step] * batch_size
+    rows = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+    weights = (start + jnp.arange(batch_size) < size).astype(jnp.float32)
+    return {**_rows(split, rows), 'weights': weights}
+
+  return at
+
+
+def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ...]) -> Array:
+  """What `function` gives for each row of inputs `[N, ...]`, taken in batches: `[N, ...]`."""
+  size = len(jax.tree.leaves(inputs)[0])
+  order = jnp.argsort(_buckets(inputs, widths)) if widths else jnp.arange(size)
+  batches = epoch_steps(size, EVAL_BATCH)
+  rows = jnp.pad(order, (0, batches * EVAL_BATCH - size)).reshape(batches, EVAL_BATCH)
+  outputs = jax.lax.map(lambda rows: trimmed(function, _rows(inputs, rows), widths), rows)
+  outputs = outputs.reshape(-1, *outputs.shape[2:])[:size]
+  return jnp.zeros_like(outputs).at[order].set(outputs)
+
+
+def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -> Any:
+  """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
+  if not widths:
+    return function(ids)
+  steps = ids.shape[1]
+  used = (ids != 0).any(axis=0)
+  first = jnp.argmax(used)
+  span = steps - jnp.argmax(used[::-1]) - first
+
+  def at(width):
+    # Where fewer than `width` columns follow the first, the slice begins before it.
+    return lambda: function(jax.lax.dynamic_slice_in_dim(ids, first, width, axis=1))
+
+  widths = (*(width for width in widths if width < steps), steps)
+  return jax.lax.switch(_bucket(span, widths), [at(width) for width in widths])
+
+
+def _bucket(lengths, widths):
+  """How many of `widths` are too narrow: the index of the one to take."""
+  return jnp.sum(lengths[..., None] > jnp.array(widths), axis=-1)
+
+
+def _buckets(ids, widths):
+  """The bucket of each row of `ids [N, T]`, int `[N]`."""
+  return _bucket(jnp.sum(ids != 0, axis=1), widths)
+
+
+def _rows(tree, rows):
+  return jax.tree.map(lambda a: a[rows], tree)

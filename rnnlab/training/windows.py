@@ -1,0 +1,171 @@
+"""Training and evaluation over a stream, whose carry goes on from window to window.
+
+A split is a stream: arrays `[N]`, one place after the other. Training cuts it into B streams of
+`N // B` places, side by side, and takes a window of each in a step, `[B, T]` (Zaremba et al. 2014);
+the carry that a window ends with is that from which the next one starts.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells.base import Array
+from rnnlab.data import DataError
+
+STREAMS, STEPS = 64, 64  # of an evaluation: rows side by side, and places in a window
+WARM = 8  # windows before a stream's start from which its carry is guessed
+TOLERANCE = 1e-5  # relative, by which a carry may differ from the one that it stands for
+
+
+class Windows(NamedTuple):
+  """How an epoch cuts a stream.
+
+  steps: of a window, T. spread: the standard deviation of a window's length about `steps`, cut at
+  two of them, and halved: the probability that it is about half of `steps` instead: where these are
+  0 all windows are alike. offset: whether an epoch begins at a place drawn for it, and not at the
+  stream's first; what it misses there it takes at the end.
+  """
+
+  steps: int
+  spread: float = 0.0
+  halved: float = 0.0
+  offset: bool = False
+
+  @property
+  def width(self) -> int:
+    """The steps of the longest window there may be."""
+    return self.steps + round(2 * self.spread)
+
+
+def epoch_steps(size: int, batch_size: int, windows: Windows) -> int:
+  """How many windows an epoch has, of a stream of `size` places: what is left over is left out.
+
+  Raises DataError where there is not one of the longest.
+  """
+  mean = windows.steps * (1 - windows.halved / 2)
+  if size < batch_size * windows.width:
+    raise DataError(
+      f'the train split has {size:,} tokens: {batch_size} streams of windows of {windows.width}'
+      f' steps need at least {batch_size * windows.width:,}. Lower --config.train.batch_size or'
+      ' --config.train.window, or give a longer text'
+    )
+  return max(1, int(size // batch_size / mean))
+
+
+def cuts(
+  windows: Windows, key: Array, epoch: int | Array, size: int, batch_size: int
+) -> tuple[Array, Array]:
+  """Where the windows of an epoch start in a stream, and how long they are, int32 `[steps]` each.
+
+  They follow each other without a gap, and are drawn from (key, epoch) alone.
+  """
+  steps = epoch_steps(size, batch_size, windows)
+  lengths = jnp.full(steps, windows.steps, jnp.int32)
+  keys = jax.random.split(jax.random.fold_in(key, epoch), 3)
+  if windows.spread or windows.halved:
+    halved = jax.random.bernoulli(keys[0], windows.halved, (steps,))
+    drawn = windows.spread * jax.random.truncated_normal(keys[1], -2, 2, (steps,))
+    lengths = jnp.where(halved, windows.steps / 2, windows.steps) + drawn
+    lengths = jnp.maximum(jnp.round(lengths).astype(jnp.int32), 1)
+  starts = jnp.cumsum(lengths) - lengths
+  if windows.offset:
+    starts += jax.random.randint(keys[2], (), 0, size // batch_size)
+  return starts, lengths
+
+
+def batches(
+  windows: Windows,
+  keys: tuple[Array, Array],
+  epoch: int | Array,
+  split: Mapping[str, Array],
+  batch_size: int,
+) -> Callable[[Array], dict[str, Array]]:
+  """A function of a step of an epoch: its `window` of each stream."""
+  starts, lengths = cuts(windows, keys[1], epoch, len(split['inputs']), batch_size)
+  return lambda step: window(split, batch_size, windows.width, starts[step], lengths[step])
+
+
+def window(
+  split: Mapping[str, Array], batch_size: int, width: int, start: Array, length: Array
+) -> dict[str, Array]:
+  """The window of `length` places at `start` of each of B streams: arrays `[B, width]`.
+
+  Its weights, float32, are 1 at these places and 0 beyond them. After its end a stream goes on with
+  the next one's start, and the last with that of the first.
+  """
+  size = len(split['inputs']) // batch_size
+  steps = jnp.arange(width)
+  places = (jnp.arange(batch_size)[:, None] * size + start + steps) % (batch_size * size)
+  batch = {name: array[places] for name, array in split.items()}
+  weights = jnp.broadcast_to((steps < length).astype(jnp.float32), places.shape)
+  return batch | {'weights': weights}
+
+
+def example(split: Mapping[str, Any]) -> dict[str, Array]:
+  """A window of one place, of zeros: what a model is initialised with."""
+  batch = {name: jnp.zeros((1, 1), array.dtype) for name, array in split.items()}
+  return batch | {'weights': jnp.ones((1, 1), jnp.float32)}
+
+
+def predict(model: nn.Module, params: Any, split: Mapping[str, Array]) -> Array:
+  """The model's outputs at each place of a stream, `[N]`, the carry going on through all of it.
+
+  The stream is cut into parts that are run side by side. A part has to start from the carry that
+  the one before it ends with, which is not known yet: it is guessed from the last places before the
+  part, and where a guess was not right to TOLERANCE all parts are run again, from the carries that
+  the last time ended with. That must come to an end, as each time one more part starts right.
+  """
+  size = len(split['inputs'])
+  count = min(STREAMS, -(-size // STEPS))
+  long = -(-size // (count * STEPS))
+
+  def cut(a):
+    a = jnp.pad(a, (0, count * long * STEPS - size))
+    return jnp.swapaxes(a.reshape(count, long, STEPS), 0, 1)
+
+  batches = {name: cut(array) for name, array in split.items()}
+  batches['weights'] = cut(jnp.ones(size, jnp.float32))
+  first = model.apply({'params': params}, count, method='initial_carry')
+
+  def one(carry, batch):
+    outputs, carry = model.apply({'params': params}, batch, carry)
+    return carry, outputs
+
+  def starts(ends):
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[:1], b[:-1]]), first, ends)
+
+  def again(tried):
+    times, carry, _ = tried
+    ends, outputs = jax.lax.scan(one, carry, batches)
+    return times + 1, starts(ends), outputs
+
+  def is_wrong(tried):
+    times, carry, before, _ = tried
+    return (times < count) & _differ(carry, before)
+
+  def repeat(tried):
+    times, carry, _, _ = tried
+    times, after, outputs = again((times, carry, None))
+    return times, after, carry, outputs
+
+  before = jax.tree.map(lambda a: a[-WARM:], batches)
+  guess, _ = jax.lax.scan(lambda c, b: (one(c, b)[0], None), first, before)
+  guess = starts(guess)
+  times, after, outputs = again((jnp.int32(0), guess, None))
+  *_, outputs = jax.lax.while_loop(is_wrong, repeat, (times, after, guess, outputs))
+  outputs = jnp.swapaxes(outputs, 0, 1)
+  return outputs.reshape(-1, *outputs.shape[3:])[:size]
+
+
+def _differ(carry, other):
+  """Whether two carries differ by more than TOLERANCE anywhere."""
+
+  def differ(a, b):
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+      return (a != b).any()
+    return (jnp.abs(a - b) > TOLERANCE * (1 + jnp.abs(b))).any()
+
+  return jnp.array(jax.tree.leaves(jax.tree.map(differ, carry, other))).any()
