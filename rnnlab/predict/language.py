@@ -133,7 +133,7 @@ def text_model(members: Sequence[Predictor]) -> TextModel:
   for name in ('end', 'unknown'):
     found = first.encoding.get(name)
     if not isinstance(found, int) and (name == 'end' or found is not None):
-      raise ValueError(f"the encoding of a language model must have {name!r}, an id: {found!r}")
+      raise ValueError(f'the encoding of a language model must have {name!r}, an id: {found!r}')
     if found is not None and not 0 <= found < size:
       raise ValueError(f'the encoding has the id {found} as {name!r}, of a vocabulary of {size:,}')
   return TextModel(tuple(members))

@@ -34,7 +34,7 @@ def check(sampling: Sampling) -> Sampling:
   return sampling
 
 
-def next_token(key: jax.Array, logits: jax.Array, sampling: Sampling = Sampling()) -> jax.Array:
+def next_token(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
   """Draws a token for each row of logits, by a key of its own.
 
   key: keys of JAX `[B]`. logits: float32 `[B, V]`. Of equal logits the lower id counts as likelier.

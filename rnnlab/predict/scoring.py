@@ -70,7 +70,7 @@ class Scored(NamedTuple):
       here = slice(first, place + 1)
       text = texts[i] if i < len(texts) else ''
       yield Scored(text, self.ids[here], self.tokens[here], self.characters[here])
-      first = place + 1
+      first = int(place) + 1
 
 
 def score(members: Sequence[Predictor], texts: Sequence[str]) -> list[Scored]:
@@ -90,7 +90,6 @@ def score(members: Sequence[Predictor], texts: Sequence[str]) -> list[Scored]:
     of_text = bits[first : first + len(ids)].tolist()
     first += len(ids)
     tokens = [
-      # What is written as the unknown token is in the data was known to be that.
       Token(member.vocabulary[i] if i != unknown else token, b, i != unknown)
       for i, token, b in zip(ids.tolist(), stream['tokens'], of_text, strict=True)
     ]
