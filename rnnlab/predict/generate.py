@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnlab.predict import forward
 from rnnlab.predict.predictor import Predictor, encode
-from rnnlab.predict.sampling import Sampling, next_token
+from rnnlab.predict.sampling import Sampling, at, keys, next_token
 
 CHUNK = 16  # tokens that are computed before they are shown
 HALF = '\ufffd'  # a character whose bytes are not all there
@@ -57,8 +57,8 @@ def _chunk(models, sampling, params, keys, place, given, state):
     ids, carry = state
     place, must = inputs
     logits, carry = step(models, params, ids, carry)
-    of_place = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-    ids = jnp.where(must < 0, next_token(of_place, logits, sampling), must)
+    drawn = next_token(at(keys, place), logits, sampling)
+    ids = jnp.where(must < 0, drawn, must)
     return (ids, carry), (ids, jnp.isnan(logits).any())
 
   state, (ids, broken) = jax.lax.scan(one, state, (place + jnp.arange(len(given)), given))
@@ -77,14 +77,14 @@ def tokens(
   """
   models = tuple(member.model for member in members)
   params = tuple(member.params for member in members)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+  of_samples = keys(seed, samples)
   state: Any = jnp.full(samples, prompt[0], jnp.int32), start(models, samples)
   rest = prompt[1:]
   for place in itertools.count(0, CHUNK):
     given = np.full(CHUNK, -1, np.int32)
     known = rest[place : place + CHUNK]
     given[: len(known)] = known
-    state, ids, broken = _chunk(models, sampling, params, keys, place, given, state)
+    state, ids, broken = _chunk(models, sampling, params, of_samples, place, given, state)
     if broken:
       raise ValueError(
         'the model gives NaN, which is no probability: its training has diverged. Leave this run'

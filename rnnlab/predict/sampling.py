@@ -34,6 +34,16 @@ def check(sampling: Sampling) -> Sampling:
   return sampling
 
 
+def keys(seed: int, samples: int) -> jax.Array:
+  """The key of each sample, `[samples]`, by the seed and its number alone."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+
+
+def at(keys: jax.Array, place: int | jax.Array) -> jax.Array:
+  """The keys of samples for the token that comes after so many others, `[samples]`."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+
+
 def next_token(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
   """Draws a token for each row of logits, by a key of its own.
 
