@@ -104,7 +104,7 @@ def _read(folder, config):
     empty = Predictor(config, model, {}, vocabulary, encoding)
     if is_text(empty) and not says_tokens(empty):
       batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    needed = _shapes(empty)
+    needed = _shapes(empty) if vocabulary or not says_tokens(empty) else {}
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
