@@ -86,9 +86,44 @@ def _tile(rows, vectors):
   return tile
 
 
-tile_4_wide, tile_1_wide, tile_4_1, tile_1_1 = (
-  _tile(rows, vectors) for vectors in (WIDE, 1) for rows in (4, 1)
-)
+ROWS = 6  # of a tile at most: of so many vectors the sums are in registers
+
+wide_1, wide_2, wide_3, wide_4, wide_5, wide_6 = (_tile(n, WIDE) for n in range(1, ROWS + 1))
+one_1, one_2, one_3, one_4, one_5, one_6 = (_tile(n, 1) for n in range(1, ROWS + 1))
+
+
+@jit
+def tile_wide(rows, out, out_row, v, v_row, v_k, w, w_row, count):
+  """A tile of 1 to ROWS rows of PANEL columns; see `_tile`."""
+  if rows == 1:
+    wide_1(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 2:
+    wide_2(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 3:
+    wide_3(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 4:
+    wide_4(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 5:
+    wide_5(out, out_row, v, v_row, v_k, w, w_row, count)
+  else:
+    wide_6(out, out_row, v, v_row, v_k, w, w_row, count)
+
+
+@jit
+def tile_one(rows, out, out_row, v, v_row, v_k, w, w_row, count):
+  """A tile of 1 to ROWS rows of LANES columns; see `_tile`."""
+  if rows == 1:
+    one_1(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 2:
+    one_2(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 3:
+    one_3(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 4:
+    one_4(out, out_row, v, v_row, v_k, w, w_row, count)
+  elif rows == 5:
+    one_5(out, out_row, v, v_row, v_k, w, w_row, count)
+  else:
+    one_6(out, out_row, v, v_row, v_k, w, w_row, count)
 
 
 @jit
