@@ -149,7 +149,7 @@ def test_the_loss_of_a_window_and_its_gradient(options):
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
     w = np.swapaxes(first, -1, -2) if options.get('tied') else params['output']
     logits = (
-      xs @ np.swapaxes(w, -1, -2)[..., None, :, :] + params['output_bias'][..., None, None, :]
+      xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
     )
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
