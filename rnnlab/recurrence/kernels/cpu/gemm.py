@@ -16,8 +16,15 @@ from rnnlab.recurrence.kernels.cpu.tile import (
   floats,
   jit,
   tile_one,
+  tile_part,
   tile_wide,
 )
+
+
+@jit
+def padded(columns):
+  """How many floats a row of so many columns takes when packed: whole vectors."""
+  return (columns + LANES - 1) // LANES * LANES
 
 
 @jit
@@ -27,36 +34,27 @@ def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, colum
   w: the address of `total` rows, packed, of so many columns; see `pack`.
   """
   wide = columns - columns % PANEL
-  rest = columns - wide
-  whole = columns - columns % LANES
+  rest = padded(columns - wide)
   tiles = (rows + ROWS - 1) // ROWS  # of as many rows each as may be, or one less
-  for m in range(0, wide, PANEL):
-    of_m = w + 4 * (m * total + first * PANEL)
+  at_m = 0
+  while at_m < columns:
+    left = columns - at_m
+    if left >= PANEL:
+      w_row, of_m = PANEL, w + 4 * (at_m * total + first * PANEL)
+    else:
+      w_row, of_m = rest, w + 4 * (wide * total + first * rest + at_m - wide)
     r = 0
     for i in range(tiles):
       some = (rows - r + tiles - i - 1) // (tiles - i)
-      at = out + 4 * (r * out_row + m)
-      tile_wide(some, at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, PANEL, count)
+      at, of_v = out + 4 * (r * out_row + at_m), v + 4 * r * v_row
+      if left >= PANEL:
+        tile_wide(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
+      elif left >= LANES:
+        tile_one(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
+      else:
+        tile_part(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
       r += some
-  of_rest = w + 4 * (wide * total + first * rest)
-  for m in range(wide, whole, LANES):
-    of_m = of_rest + 4 * (m - wide)
-    r = 0
-    for i in range(tiles):
-      some = (rows - r + tiles - i - 1) // (tiles - i)
-      at = out + 4 * (r * out_row + m)
-      tile_one(some, at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, rest, count)
-      r += some
-  if whole < columns:
-    outs = floats(out, (rows - 1) * out_row + columns)
-    vs = floats(v, (rows - 1) * v_row + (count - 1) * v_k + 1)
-    ws = floats(of_rest, (count - 1) * rest + rest)
-    for r in range(rows):
-      for m in range(whole, columns):
-        found = outs[r * out_row + m]
-        for k in range(count):
-          found += vs[r * v_row + k * v_k] * ws[k * rest + m - wide]
-        outs[r * out_row + m] = found
+    at_m += PANEL if left >= PANEL else LANES
 
 
 @jit
@@ -74,17 +72,17 @@ def pack(w, columns):
 
   Each part is cut into panels of PANEL columns, the last having what is left: a panel is a matrix
   of its own, so that its rows lie in few pages of memory, and are read in a row. Parts lie one
-  after the other.
+  after the other, each of `padded(columns)` floats a row of w.
   """
   rows, width = w.shape
-  packed = np.empty(rows * width, np.float32)
+  packed = np.zeros(width // columns * rows * padded(columns), np.float32)
   at = 0
   for part in range(0, width, columns):
     for m in range(part, part + columns, PANEL):
       count = min(PANEL, part + columns - m)
       for k in range(rows):
         copy(packed[at:], w[k, m:], count)
-        at += count
+        at += padded(count)
   return packed
 
 
@@ -104,16 +102,20 @@ def multiply(out, out_row, v, v_row, packed, first, gates, units, drop, room):
   """Adds the products of v `[N, K]` with the weights of `gates` gates, from `first` on, to out.
 
   out and v are addresses; drop `[0, 1 or G, B, K]` are the masks of v, whose rows are B for each of
-  some steps; room `[N, K]`. packed: w, packed with these gates as a part or, where each gate has a
-  mask, with each as a part.
+  some steps; room `[N, K]`. packed: w, with these gates as a part, and those before them as another
+  or, where each gate has a mask, with each as a part.
   """
   rows, count = room.shape
   alone = 1 if len(drop) > 1 else gates
+  of_part = address_of(packed)
+  if first:
+    before = first * padded(units) if len(drop) > 1 else padded(first * units)
+    of_part += 4 * count * before
   for g in range(0, gates, alone):
     of_v, row = v, v_row
     if len(drop):
       of_v, row = _masked(v, v_row, drop[first + g if len(drop) > 1 else 0], room), count
-    at, of_w = out + 4 * g * units, address_of(packed) + 4 * (first + g) * units * count
+    at, of_w = out + 4 * g * units, of_part + 4 * g * count * padded(units)
     add_product(at, out_row, of_v, row, 1, of_w, count, 0, rows, count, alone * units)
 
 
@@ -124,7 +126,7 @@ def multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, roo
   packed: w transposed, `[G H, K]`, packed as one part.
   """
   rows, count = room.shape
-  total, weights = packed.size // count, address_of(packed)
+  total, weights = packed.size // padded(count), address_of(packed)
   if len(drop) == 0:
     begin, many = first * units, gates * units
     add_product(out, out_row, d, d_row, 1, weights, total, begin, rows, many, count)
@@ -148,7 +150,7 @@ def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
   d `[rows, P H]` has that of gate `first` in its block `block`.
   """
   count, columns = d_w.shape
-  panel = np.empty(rows * PANEL, np.float32)
+  panel = np.zeros(rows * PANEL, np.float32)
   for g in range(0, gates, gates if len(drop) < 2 else 1):
     of_v = v
     if len(drop):
@@ -162,6 +164,6 @@ def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
     for m in range(begin, end, PANEL):
       width = min(PANEL, end - m)
       for r in range(rows):
-        copy(panel[r * width :], d[r, block * units + m :], width)
+        copy(panel[r * padded(width) :], d[r, block * units + m :], width)
       at, of_d = address_of(d_w) + 4 * (first * units + m), address_of(panel)
       add_product(at, columns, address_of(of_v), 1, count, of_d, rows, 0, count, rows, width)

@@ -130,10 +130,11 @@ def _packed_state(kind, w_h, drop_h):
     return pack(w_h, units)
   if kind == LSTM:
     return pack(w_h, 4 * units)
-  packed = np.empty(w_h.size, np.float32)
-  copy(packed, pack(np.ascontiguousarray(w_h[:, : 2 * units]), 2 * units), 2 * units * units)
+  both = pack(np.ascontiguousarray(w_h[:, : 2 * units]), 2 * units)
   last = pack(np.ascontiguousarray(w_h[:, 2 * units :]), units)
-  copy(packed[2 * units * units :], last, units * units)
+  packed = np.empty(both.size + last.size, np.float32)
+  copy(packed, both, both.size)
+  copy(packed[both.size :], last, last.size)
   return packed
 
 
