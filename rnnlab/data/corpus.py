@@ -95,7 +95,7 @@ def _dataset(kind, texts, config):
   sizes = ', '.join(f'{len(one["tokens"]):,} {name}' for name, one in splits.items())
   return Dataset(
     splits=splits,
-    title=texts.title,
+    title=f'{texts.title}, {len(kept):,} {config.unit}s{", lower case" * config.lowercase}',
     line=f'{sizes} tokens',
     source=kind,
     fingerprint=cache.fingerprint(arrays | {'vocabulary': words}),
