@@ -112,7 +112,7 @@ def _build(shape, steps, spec, model, factory):
         **{field: values.get(f'{name}.{field}', value) for field, value in fields}
       )
 
-    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps)
+    tx = optim.optimizer(part('optim'), values['train.epochs'] * steps, steps)
     return model(part('model'), spec), tx
 
   return build

@@ -89,8 +89,15 @@ FIELDS = {
   'optim.learning_rate': Field(1e-3, ABOVE_0, traced=True),
   'optim.epsilon': Field(1e-8, ABOVE_0, traced=True),
   'optim.schedule': Field(
-    'constant', choice(of('training.optim', 'SCHEDULES')), 'constant | linear | cosine'
+    'constant', choice(of('training.optim', 'SCHEDULES')), 'constant | linear | cosine | step'
   ),
+  'optim.decay': Field(
+    0.5,
+    number(lambda x: 0 < x <= 1, 'a number above 0, at most 1'),
+    'what step multiplies the rate with at an epoch',
+    traced=True,
+  ),
+  'optim.decay_after': Field(4, whole(0, _EXACT), 'the epochs before it does so', traced=True),
   'optim.warmup_steps': Field(0, whole(0, _EXACT), traced=True),
   'optim.clip_norm': Field(0.0, FROM_0, '0: no clipping', traced=True),
   'optim.weight_decay': Field(0.0, FROM_0, traced=True),

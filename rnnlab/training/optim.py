@@ -10,12 +10,14 @@ from rnnlab.cells.base import Array
 from rnnlab.recurrence import is_off
 
 OPTIMIZERS = ('adam', 'nadam', 'rmsprop', 'adagrad', 'sgd', 'momentum')
-SCHEDULES = ('constant', 'linear', 'cosine')
+SCHEDULES = ('constant', 'linear', 'cosine', 'step')
 
 
-def schedule(config: Any, total_steps: int | Array) -> optax.Schedule:
-  """The learning rate by step: a linear warm-up, then constant or falling to 0 at `total_steps`.
+def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> optax.Schedule:
+  """The learning rate by step: a linear warm-up, then constant, or falling to 0 at `total_steps`.
 
+  Of 'step' it is multiplied by config.decay at the start of each epoch, of `epoch_steps`, after the
+  first config.decay_after.
   `config` is that of `optimizer`. Its numbers may be traced, which those of optax's may not.
   """
 
@@ -23,20 +25,24 @@ def schedule(config: Any, total_steps: int | Array) -> optax.Schedule:
     after = (step - config.warmup_steps) / jnp.maximum(total_steps - config.warmup_steps, 1)
     after = jnp.clip(after, 0, 1)
     share = {
-      'constant': jnp.ones_like(after),
-      'linear': 1 - after,
-      'cosine': (1 + jnp.cos(jnp.pi * after)) / 2,
-    }[config.schedule]
+      'constant': lambda: jnp.ones_like(after),
+      'linear': lambda: 1 - after,
+      'cosine': lambda: (1 + jnp.cos(jnp.pi * after)) / 2,
+      'step': lambda: config.decay ** jnp.maximum(step // epoch_steps + 1 - config.decay_after, 0),
+    }[config.schedule]()
     warmed = step / jnp.maximum(config.warmup_steps, 1)
     return config.learning_rate * jnp.where(step < config.warmup_steps, warmed, share)
 
   return rate
 
 
-def optimizer(config: Any, total_steps: int | Array) -> optax.GradientTransformation:
+def optimizer(
+  config: Any, total_steps: int | Array, epoch_steps: int = 1
+) -> optax.GradientTransformation:
   """Clip the gradient's global norm, scale it by `config.name`, decay weights, then the rate.
 
-  `config` has the fields of an experiment's `optim`, whose numbers may be traced, as total_steps.
+  `config` has the fields of an experiment's `optim`, whose numbers may be traced, as total_steps;
+  see `schedule`.
   Weight decay comes after the scaling (decoupled: Loshchilov & Hutter 2019) and spares vectors, so
   that biases are not decayed.
   """
@@ -48,7 +54,7 @@ def optimizer(config: Any, total_steps: int | Array) -> optax.GradientTransforma
     'sgd': optax.identity,
     'momentum': lambda: optax.trace(decay=0.9),
   }[config.name]()
-  chain = [scale, optax.scale_by_learning_rate(schedule(config, total_steps))]
+  chain = [scale, optax.scale_by_learning_rate(schedule(config, total_steps, epoch_steps))]
   if not is_off(config.weight_decay):
     chain.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_matrices))
   if not is_off(config.clip_norm):

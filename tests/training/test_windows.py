@@ -116,9 +116,7 @@ def test_lengths_and_offsets_are_drawn_for_each_epoch():
 
 
 def test_a_corpus_shorter_than_a_batch_is_told():
-  with pytest.raises(
-    DataError, match=r'99 tokens: 4 streams of windows of 25 steps need .* 100'
-  ):
+  with pytest.raises(DataError, match=r'99 tokens: 4 streams of windows of 25 steps need .* 100'):
     windows.epoch_steps(99, 4, Windows(25))
   assert windows.epoch_steps(100, 4, Windows(25)) == 1
 
