@@ -85,6 +85,8 @@ def test_a_word_counts_with_the_space_or_the_end_after_it(tmp_path):
 def test_a_vocabulary_is_cut_by_size_and_by_count(tmp_path):
   made = corpus.load(config(folder(tmp_path / 'a'), vocab_size=5))
   assert made.vocabulary == ('<unk>', '<eos>', 'the', 'cat', 'saw')  # 6 unknown, 4 ends, 3, 2, 2
+  rare = corpus.load(config(folder(tmp_path / 'b', train='a an an the the the\n'), vocab_size=4))
+  assert rare.vocabulary == ('the', 'an', '<eos>', '<unk>')
   often = corpus.load(config(folder(tmp_path / 'a'), min_count=2))
   assert {*often.vocabulary} == {'<unk>', '<eos>', 'the', 'cat', 'saw', 'dog'}
   assert ' '.join(words(often, 'test')) == '<unk> <unk> saw the dog <eos>'
