@@ -2,7 +2,7 @@
 
     model = rnnlab.load('runs/imdb/RUN')
     model.predict(['A fine film.'])
-    model = rnnlab.load('runs/language_model/RUN')
+    model = rnnlab.load('runs/texts/RUN')
     model.generate('The film')
 
 `python -m rnnlab.predict` does the same on the command line.

@@ -94,12 +94,12 @@ def load(path: str | os.PathLike) -> Model:
   content = io.BytesIO(pathlib.Path(path).read_bytes())
   try:
     with zipfile.ZipFile(content) as archive:
-      programs = [
+      start, step = (
         jax.export.deserialize(bytearray(archive.read(f'{name}.stablehlo')))
         for name in ('start', 'step')
-      ]
+      )
       says = json.loads(archive.read('model.json'))
-    return Model(*programs, says['vocabulary'], says['encoding'])
+    return Model(start, step, says['vocabulary'], says['encoding'])
   except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
     raise ValueError(f'{path} is damaged, or no exported language model: {error}') from error
 

@@ -22,11 +22,11 @@ LENGTH = 100  # tokens that a text goes on for
 class TextModel(NamedTuple):
   """A trained language model, or several, of which the probabilities' mean counts.
 
-  members: one or more of them, with one vocabulary, as the seeds of a setting have.
+    model = rnnlab.load('runs/texts/RUN')
+    model.generate('The film', temperature=0.8)  # [' is a fine one, and ...']
+    model.surprisals('The film is a fine one.')  # tokens, each with its bits
 
-  >>> model = rnnlab.load('runs/language_model/RUN')
-  >>> model.generate('The film', temperature=0.8, seed=3)
-  [' is a fine one , and ...']
+  members: one or more of them, with one vocabulary, as the seeds of a setting have.
   """
 
   members: tuple[Predictor, ...]

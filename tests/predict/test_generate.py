@@ -147,7 +147,7 @@ def test_a_text_goes_on_as_in_a_loop_that_reads_all_of_it_again(
   found = model.generate(prompt, 20, temperature, top_k=4, top_p=0.9, seed=7, samples=2)
   assert found == expected
   assert (expected[0] == expected[1]) == (temperature == 0)
-  assert len({*expected[1].split()}) > 1
+  assert temperature == 0 or len({*expected[1].split()}) > 1
 
 
 def test_the_same_seed_gives_the_same_text_however_much_is_computed_at_once(model, monkeypatch):
