@@ -118,7 +118,8 @@ def test_each_row_is_drawn_by_its_own_logits_and_the_likeliest_taken_where_nothi
   for how in (Sampling(0.0), Sampling(0.0, 2, 0.1), Sampling(1.0, 1), Sampling(1.0, 0, 1e-9)):
     assert sampling.next_token(keys, logits, how).tolist() == [1, 0, 1]
   # However cold, it is the likeliest, and none that must never be.
-  assert sampling.next_token(keys, logits, Sampling(1e-30)).tolist()[1:] == [0, 1]
+  for how in (Sampling(1e-38), Sampling(1e-38, 0, 0.9)):
+    assert sampling.next_token(keys, logits, how).tolist()[1:] == [0, 1]
   assert sampling.next_token(keys, logits, Sampling(0.0, never=(1, 0))).tolist() == [2, 2, 3]
 
 
