@@ -148,9 +148,7 @@ def test_the_loss_of_a_window_and_its_gradient(options):
       start = tuple(np.full((2, 4), 0.3) for _ in range(2))
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
     w = np.swapaxes(first, -1, -2) if options.get('tied') else params['output']
-    logits = (
-      xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
-    )
+    logits = xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
     nll = -np.take_along_axis(log_p, targets, axis=-1)[..., 0]
