@@ -14,7 +14,7 @@ from typing import Any
 
 from rnnlab.data import corpus
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import fields
+from rnnlab.tasks import fields, streams
 from rnnlab.tasks.base import Metric, Task
 from rnnlab.tasks.fields import Field
 
@@ -129,9 +129,9 @@ task = Task(
   ),
   fields={
     **MODEL,
-    'data.path': Field('', fields.PATH, 'a folder of text files, or one file, to be cut'),
-    'data.vocab_size': Field(10_000, fields.whole(2)),
+    **streams.DATA,
   },
   check=check,
+  settle=streams.settle,
   batches='windows',
 )
