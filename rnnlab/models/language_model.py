@@ -15,11 +15,12 @@ from rnnlab.recurrence import checks, is_off
 class LanguageModel(nn.Module):
   """Token ids -> embedding -> layers of cells -> how likely each next token is.
 
-  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, and the
-  carry that the window before ended with, or None at a start: returns `(outputs, carry)`. Without
-  dropout outputs are the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In
-  training they are a dict: 'nll', these without a gradient; 'total', the sum of weights * nll, with
-  one; and 'penalty', a scalar, where alpha or beta is not 0.
+  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, perhaps
+  a 'mask', bool `[B, T]`, of the steps that there are, and the carry that the window before ended
+  with, or None at a start: returns `(outputs, carry)`. Without dropout outputs are the negative
+  log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a dict: 'nll',
+  these without a gradient; 'total', the sum of weights * nll, with one; and 'penalty', a scalar,
+  where alpha or beta is not 0.
 
   cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
     is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
@@ -62,7 +63,8 @@ class LanguageModel(nn.Module):
   def __call__(
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
   ) -> tuple[Any, Any]:
-    hs, dropped, carry, w, b = self._run(batch['inputs'], carry, deterministic)
+    window = batch['inputs'], carry, deterministic, batch.get('mask')
+    hs, dropped, carry, w, b = self._run(*window)
     shape = batch['targets'].shape
     targets, hs_flat = batch['targets'].ravel(), dropped.reshape(-1, dropped.shape[-1])
     if deterministic:
@@ -83,7 +85,7 @@ class LanguageModel(nn.Module):
     return logits if b is None else logits + b, carry
 
   @nn.compact
-  def _run(self, ids, carry, deterministic):
+  def _run(self, ids, carry, deterministic, mask=None):
     """The last layer's outputs, the same with dropout, the carry, and the output's weights."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
@@ -111,7 +113,7 @@ class LanguageModel(nn.Module):
         self.remat,
         self.truncate,
         weight_dropout=self.weight_dropout,
-      )(xs, deterministic=deterministic, initial_carry=before[i], return_carry=True)
+      )(xs, mask, deterministic, initial_carry=before[i], return_carry=True)
       after.append(end)
     dropped = Dropout(self.output_dropout, self.locked)(xs, deterministic)
     kernel_init, bias_init = start.head(xs.shape[-1])

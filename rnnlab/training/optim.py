@@ -19,6 +19,7 @@ class Optimizer(NamedTuple):
 
   init, update: those of the transformation; `Optimizer(*optax.sgd(1.0))` is one that does nothing
     with validation.
+  stepped: `(opt_state, params) -> opt_state`, after a step, with the parameters that it led to.
   end_epoch: `(opt_state, params, score, improved) -> opt_state`, at the end of an epoch. score: a
     float32 scalar, the primary metric on the validation split, times its sign, so that higher is
     better. improved: bool, whether it is the best so far.
@@ -28,6 +29,7 @@ class Optimizer(NamedTuple):
 
   init: Callable[[Any], Any]
   update: Callable[..., tuple[Any, Any]]
+  stepped: Callable[[Any, Any], Any] = lambda opt_state, _: opt_state
   end_epoch: Callable[[Any, Any, Array, Array], Any] = lambda opt_state, *_: opt_state
   evaluated: Callable[[Any, Any], Any] = lambda params, _: params
 
@@ -109,6 +111,9 @@ def plateau(tx: Optimizer, decay: float | Array, patience: int | Array) -> Optim
     updates, inner = tx.update(gradients, state.inner, params)
     return jax.tree.map(lambda u: u * state.factor, updates), state._replace(inner=inner)
 
+  def stepped(state, params):
+    return state._replace(inner=tx.stepped(state.inner, params))
+
   def end_epoch(state, params, score, improved):
     inner = tx.end_epoch(state.inner, params, score, improved)
     waited = jnp.where(improved, 0, state.waited + 1)
@@ -119,7 +124,7 @@ def plateau(tx: Optimizer, decay: float | Array, patience: int | Array) -> Optim
   def evaluated(params, state):
     return tx.evaluated(params, state.inner)
 
-  return Optimizer(init, update, end_epoch, evaluated)
+  return Optimizer(init, update, stepped, end_epoch, evaluated)
 
 
 class AveragedState(NamedTuple):
@@ -151,13 +156,16 @@ def averaged(tx: Optimizer, n: int) -> Optimizer:
 
   def update(gradients, state, params):
     updates, inner = tx.update(gradients, state.inner, params)
+    return updates, state._replace(inner=inner)
+
+  def stepped(state, params):
     averages, count = state.count > 0, state.count + 1
 
     def moved(mean, p):
       return jnp.where(averages, mean + (p - mean) / count, mean)
 
-    mean = jax.tree.map(moved, state.mean, optax.apply_updates(params, updates))
-    return updates, state._replace(inner=inner, mean=mean, count=jnp.where(averages, count, 0))
+    mean, inner = jax.tree.map(moved, state.mean, params), tx.stepped(state.inner, params)
+    return state._replace(inner=inner, mean=mean, count=jnp.where(averages, count, 0))
 
   def end_epoch(state, params, score, improved):
     inner = tx.end_epoch(state.inner, params, score, improved)
@@ -171,7 +179,7 @@ def averaged(tx: Optimizer, n: int) -> Optimizer:
     params = tx.evaluated(params, state.inner)
     return jax.tree.map(lambda m, p: jnp.where(state.count > 0, m, p), state.mean, params)
 
-  return Optimizer(init, update, end_epoch, evaluated)
+  return Optimizer(init, update, stepped, end_epoch, evaluated)
 
 
 class NadamState(NamedTuple):

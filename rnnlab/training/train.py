@@ -142,7 +142,7 @@ def train_step(
 
   Of its weights, float32 `[B]`, or `[B, T]` of a window, those of what only fills it are 0. Where
   the program trims, the gradient is taken over as many columns of the inputs as hold the batch's
-  ids. Of a window that is shorter than others the gradient is smaller by as much.
+  ids. Where the windows' lengths vary, a step is as long as its window is (Merity et al. 2018).
   """
 
   def loss(params, inputs):
@@ -153,22 +153,23 @@ def train_step(
       outputs, carry = model.apply({'params': params}, inputs, **options), state.carry
     sums = metrics.of(program.loss, program.metrics, outputs, batch)
     total, weight = sums.pop('objective', sums['loss'])
-    value = total / weight
-    if program.windows and program.windows.width > program.windows.steps:
-      value *= batch['weights'].sum() / (program.batch_size * program.windows.steps)
-    return value, (sums, carry)
+    return total / weight, (sums, carry)
 
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
   gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
   widths = program.widths if program.trim else ()
   (value, (sums, carry)), grads = rows.trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  if program.windows and program.windows.vary:
+    share = batch['weights'].sum() / (program.batch_size * program.windows.steps)
+    updates = jax.tree.map(lambda u: u * share, updates)
+  params = optax.apply_updates(state.params, updates)
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
   return state._replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
+    params=params,
+    opt_state=tx.stepped(opt_state, params),
     totals=metrics.add(state.totals, sums),
     last_loss=jnp.where(good, value, state.last_loss),
     bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),

@@ -85,12 +85,13 @@ def epochs(cfg, scores=SCORES, steps=3):
   params = {'w': jnp.asarray(rng.normal(size=(2, 3)), jnp.float32), 'b': jnp.array([0.5])}
   start = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
   noises = [{name: rng.normal(size=p.shape) for name, p in params.items()} for _ in scores * steps]
-  update, end_epoch = jax.jit(tx.update), jax.jit(tx.end_epoch)
+  update, stepped, end_epoch = map(jax.jit, (tx.update, tx.stepped, tx.end_epoch))
   state, best, evaluated = tx.init(params), -np.inf, []
   for step, noise in enumerate(noises):
     grads = jax.tree.map(lambda p, e: p + e.astype(np.float32), params, noise)
     updates, state = update(grads, state, params)
     params = optax.apply_updates(params, updates)
+    state = stepped(state, params)
     if (step + 1) % steps == 0:
       score = scores[step // steps]
       improved = score > best
