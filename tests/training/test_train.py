@@ -325,6 +325,7 @@ def test_what_is_judged_and_kept_is_the_average_of_the_steps(averaging):
     return tx.end_epoch(state, params, score, improved)
 
   kept, run = [], program(model, tx._replace(end_epoch=end_epoch))
+  run = run._replace(metrics=run.metrics[::-1])  # by the loss, of which lower is better
   of_run = run, {}, start(model, tx), jax.random.key(0), data, data
   for progress in train.fit(*of_run, epochs=4):
     state, row = progress.state, progress.row
@@ -335,12 +336,20 @@ def test_what_is_judged_and_kept_is_the_average_of_the_steps(averaging):
       np.testing.assert_allclose(row['validation_loss'], loss, rtol=1e-5)
       best = kept[int(state.best_epoch) - 1]
       jax.tree.map(np.testing.assert_array_equal, state.best_params, best)
-      assert told[-1] == [pytest.approx(row['validation_accuracy']), best is kept[-1]]
+      assert told[-1] == [pytest.approx(-row['validation_loss']), best is kept[-1]]
   assert len(told) == 4
   embeddings = [params['Embed_0']['embedding'] for params in (kept[-1], state.params)]
   assert np.abs(np.subtract(*embeddings)).max() > 1e-3
   last, _ = train.test(run, state, {}, data)
   close(last, model.apply({'params': kept[-1]}, data['inputs']))
+
+  state, _, _ = train.close_epoch(run, start(model, tx), {}, data, 1)
+  params = [jax.tree.map(np.array, state.params)]
+  for count in (1, 1, 1):
+    state = train.train_steps(run, state, {}, jax.random.key(0), data, count)
+    params.append(jax.tree.map(np.array, state.params))
+  mean = jax.tree.map(lambda *of: np.mean(of, axis=0), *params)
+  close(tx.evaluated(state.params, state.opt_state), mean)
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain):
