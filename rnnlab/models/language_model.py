@@ -8,24 +8,27 @@ import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Lookup
 from rnnlab.models import initial, softmax
-from rnnlab.models.layers import Dropout, Recurrent
+from rnnlab.models.layers import Dropout, Recurrent, WordDropout
 from rnnlab.recurrence import checks, is_off
 
 
 class LanguageModel(nn.Module):
   """Token ids -> embedding -> layers of cells -> how likely each next token is.
 
-  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, and the
-  carry that the window before ended with, or None at a start: returns `(outputs, carry)`. Without
-  dropout outputs are the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In
-  training they are a dict: 'nll', these without a gradient; 'total', the sum of weights * nll, with
-  one; and 'penalty', a scalar, where alpha or beta is not 0.
+  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, perhaps
+  a 'mask', bool `[B, T]`, of the steps that there are, and the carry that the window before ended
+  with, or None at a start: returns `(outputs, carry)`. Without dropout outputs are the negative
+  log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a dict: 'nll',
+  these without a gradient; 'total', the sum of weights * nll, with one; and 'penalty', a scalar,
+  where alpha or beta is not 0.
 
   cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
     is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
   embed_dropout, layer_dropout, output_dropout: rates of what goes into the first layer, from each
-    layer to the next, and out of the last.
-  dropout, recurrent_dropout, dropout_per_gate, precision, remat, truncate: as of `Recurrent`.
+    layer to the next, and out of the last; locked: whether these drop a value at all steps of a
+    window or at none. word_dropout: the rate of words, as of `WordDropout`.
+  dropout, recurrent_dropout, weight_dropout, dropout_per_gate, precision, remat, truncate: as of
+    `Recurrent`.
   alpha, beta: how much the mean square of the last layer's outputs, dropped, and of their change
     from step to step, not dropped, are penalised (AR and TAR: Merity et al. 2017).
   init_scale: above 0, every parameter starts uniform in +- this; convention: else, whose
@@ -49,6 +52,9 @@ class LanguageModel(nn.Module):
   beta: float = 0.0
   init_scale: float = 0.0
   convention: str = 'keras'
+  word_dropout: float = 0.0
+  weight_dropout: float = 0.0
+  locked: bool = False
 
   def initial_carry(self, batch_size: int) -> tuple:
     """The carry before the first step: one of each layer, arrays `[B, ...]` float32."""
@@ -57,7 +63,8 @@ class LanguageModel(nn.Module):
   def __call__(
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
   ) -> tuple[Any, Any]:
-    hs, dropped, carry, w, b = self._run(batch['inputs'], carry, deterministic)
+    window = batch['inputs'], carry, deterministic, batch.get('mask')
+    hs, dropped, carry, w, b = self._run(*window)
     shape = batch['targets'].shape
     targets, hs_flat = batch['targets'].ravel(), dropped.reshape(-1, dropped.shape[-1])
     if deterministic:
@@ -77,7 +84,7 @@ class LanguageModel(nn.Module):
     return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
 
   @nn.compact
-  def _run(self, ids, carry, deterministic):
+  def _run(self, ids, carry, deterministic, mask=None):
     """The last layer's outputs, the same with dropout, the carry, and the output's weights."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
@@ -87,12 +94,14 @@ class LanguageModel(nn.Module):
     known = jnp.where(ids < 0, self.vocab_size, ids)
     xs: Any = Lookup(table, ids)
     if not deterministic:
-      xs = Dropout(self.embed_dropout)(table.at[known].get(mode='fill'), deterministic=False)
+      rows = table.at[known].get(mode='fill')
+      rows = WordDropout(self.word_dropout, self.vocab_size)(rows, ids, deterministic=False)
+      xs = Dropout(self.embed_dropout, self.locked)(rows, deterministic=False)
     before = self.initial_carry(len(ids)) if carry is None else carry
     after = []
     for i, cell in enumerate(self.cells):
       if i:
-        xs = Dropout(self.layer_dropout)(xs, deterministic)
+        xs = Dropout(self.layer_dropout, self.locked)(xs, deterministic)
       end, xs = Recurrent(
         cell._replace(init=initial.uniform_params(cell.init, scale)) if scale else cell,
         False,
@@ -102,9 +111,10 @@ class LanguageModel(nn.Module):
         self.precision,
         self.remat,
         self.truncate,
-      )(xs, deterministic=deterministic, initial_carry=before[i], return_carry=True)
+        weight_dropout=self.weight_dropout,
+      )(xs, mask, deterministic, initial_carry=before[i], return_carry=True)
       after.append(end)
-    dropped = Dropout(self.output_dropout)(xs, deterministic)
+    dropped = Dropout(self.output_dropout, self.locked)(xs, deterministic)
     kernel_init, bias_init = start.head(xs.shape[-1])
     if scale:
       kernel_init = bias_init = initial.uniform(scale)

@@ -40,11 +40,14 @@ def model(config, spec: int):
     vocab_size=spec,
     embed_size=config.embed_size,
     tied=config.tied,
+    word_dropout=config.word_dropout,
     embed_dropout=config.embed_dropout,
     layer_dropout=config.layer_dropout,
     output_dropout=config.output_dropout,
+    locked=config.locked,
     dropout=config.dropout,
     recurrent_dropout=config.recurrent_dropout,
+    weight_dropout=config.weight_dropout,
     dropout_per_gate=config.dropout_per_gate,
     precision=config.precision,
     remat=config.remat,
@@ -103,13 +106,20 @@ MODEL = {
   'model.tied': Field(
     False, fields.FLAG, "the embedding is the output's weights too; the last layer has its size"
   ),
+  'model.word_dropout': Field(
+    0.0, fields.RATE, 'of words, wherever in a window they stand', traced=True
+  ),
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
   'model.layer_dropout': Field(0.0, fields.RATE, 'from a layer to the next', traced=True),
   'model.output_dropout': Field(0.0, fields.RATE, "of the last layer's outputs", traced=True),
+  'model.locked': Field(False, fields.FLAG, 'these three have one mask for all steps of a window'),
   'model.dropout': Field(
     0.0, fields.RATE, "of each layer's inputs, one mask for all steps", traced=True
   ),
   'model.recurrent_dropout': Field(0.0, fields.RATE, traced=True),
+  'model.weight_dropout': Field(
+    0.0, fields.RATE, "of the weights of each layer's states (DropConnect)", traced=True
+  ),
   'model.alpha': Field(0.0, fields.FROM_0, "penalty of the last layer's outputs", traced=True),
   'model.beta': Field(0.0, fields.FROM_0, 'penalty of their change at each step', traced=True),
   'model.init_scale': Field(

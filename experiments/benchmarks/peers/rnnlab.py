@@ -13,6 +13,7 @@ from experiments.benchmarks import peers
 from rnnlab.machine import devices
 from rnnlab.tasks import classification
 from rnnlab.training import train
+from rnnlab.training.optim import Optimizer
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
 rnnlab.use_cores()
@@ -83,7 +84,7 @@ def _training(case, mesh):
     recurrent_dropout=rate,
     dropout_per_gate=case.dropout == 'per gate',
   )
-  tx = optax.adam(1e-3)
+  tx = Optimizer(*optax.adam(1e-3))
   task = classification.task
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
   key, split = jax.random.key(0), {'inputs': ids, 'labels': labels}
