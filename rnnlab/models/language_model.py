@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Lookup
-from rnnlab.models import initial, softmax
+from rnnlab.models import adaptive, initial, softmax
 from rnnlab.models.layers import Dropout, Recurrent, WordDropout
 from rnnlab.recurrence import checks, is_off
 
@@ -24,6 +24,8 @@ class LanguageModel(nn.Module):
 
   cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
     is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
+  adaptive: whether the output is an adaptive softmax, see `rnnlab.models.adaptive`, for which ids
+    are ranks by frequency; not where tied.
   embed_dropout, layer_dropout, output_dropout: rates of what goes into the first layer, from each
     layer to the next, and out of the last; locked: whether these drop a value at all steps of a
     window or at none. word_dropout: the rate of words, as of `WordDropout`.
@@ -39,6 +41,7 @@ class LanguageModel(nn.Module):
   vocab_size: int
   embed_size: int
   tied: bool = False
+  adaptive: bool = False
   embed_dropout: float = 0.0
   layer_dropout: float = 0.0
   output_dropout: float = 0.0
@@ -64,12 +67,15 @@ class LanguageModel(nn.Module):
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
   ) -> tuple[Any, Any]:
     window = batch['inputs'], carry, deterministic, batch.get('mask')
-    hs, dropped, carry, w, b = self._run(*window)
-    shape = batch['targets'].shape
-    targets, hs_flat = batch['targets'].ravel(), dropped.reshape(-1, dropped.shape[-1])
+    hs, dropped, carry, output = self._run(*window)
+    shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
+    targets = batch['targets'].ravel()
+    nll, total_nll = softmax.nll, softmax.total_nll
+    if self.adaptive:
+      nll, total_nll = adaptive.nll, adaptive.total_nll
     if deterministic:
-      return softmax.nll(hs_flat, targets, w, b).reshape(shape), carry
-    total, nll = softmax.total_nll(hs_flat, targets, batch['weights'].ravel(), w, b)
+      return nll(rows, targets, *output).reshape(shape), carry
+    total, nll = total_nll(rows, targets, batch['weights'].ravel(), *output)
     outputs = {'nll': nll.reshape(shape), 'total': total}
     if not (is_off(self.alpha) and is_off(self.beta)):
       outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])
@@ -80,12 +86,15 @@ class LanguageModel(nn.Module):
 
     ids: int `[B, T]`. carry: from the call before, or None at a start.
     """
-    _, hs, carry, w, b = self._run(ids, carry, True)
+    _, hs, carry, output = self._run(ids, carry, True)
+    if self.adaptive:
+      return adaptive.log_probabilities(hs, *output), carry
+    w, b = output
     return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
 
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None):
-    """The last layer's outputs, the same with dropout, the carry, and the output's weights."""
+    """The last layer's outputs, the same with dropout, the carry, and what the output takes."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
     embed_init = initial.uniform(scale) if scale else start.embed
@@ -119,8 +128,12 @@ class LanguageModel(nn.Module):
     if scale:
       kernel_init = bias_init = initial.uniform(scale)
     shape = xs.shape[-1], self.vocab_size
-    w = table.T if self.tied else self.param('output', kernel_init, shape)
-    return xs, dropped, tuple(after), w, self.param('output_bias', bias_init, shape[1:])
+    if self.adaptive:
+      output = self.param('output', adaptive.init, kernel_init, *shape), self.vocab_size
+    else:
+      w = table.T if self.tied else self.param('output', kernel_init, shape)
+      output = w, self.param('output_bias', bias_init, shape[1:])
+    return xs, dropped, tuple(after), output
 
   def _penalty(self, hs, dropped, weights):
     """The mean over the window of what is penalised."""

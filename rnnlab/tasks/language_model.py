@@ -21,6 +21,9 @@ from rnnlab.tasks.fields import Field
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
 
 
+MANY = 20_000  # tokens, above which a softmax is adaptive by itself
+
+
 def load(config) -> Dataset:
   """The corpus that a config's `data` part describes. Raises DataError and ValueError."""
   return corpus.load(config)
@@ -40,6 +43,7 @@ def model(config, spec: int):
     vocab_size=spec,
     embed_size=config.embed_size,
     tied=config.tied,
+    adaptive=_is_adaptive(config, spec),
     word_dropout=config.word_dropout,
     embed_dropout=config.embed_dropout,
     layer_dropout=config.layer_dropout,
@@ -57,6 +61,12 @@ def model(config, spec: int):
     init_scale=config.init_scale,
     convention=config.init,
   )
+
+
+def _is_adaptive(config, vocab_size):
+  if config.softmax == 'auto':
+    return vocab_size > MANY and not config.tied
+  return config.softmax == 'adaptive'
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
@@ -89,6 +99,11 @@ def check(given: dict[str, Any]) -> None:
     raise ValueError(
       '--config.model.bidirectional=True: a language model must not see what comes next'
     )
+  if given['model.softmax'] == 'adaptive' and given['model.tied']:
+    raise ValueError(
+      '--config.model.softmax=adaptive has weights of its own, and --config.model.tied=True has'
+      " none but the embedding's: give one of them"
+    )
   vocab_size, embed_size = given['data.vocab_size'], given['model.embed_size']
   window = given['train.batch_size'] * given['train.window']
   fields.check_room(
@@ -108,6 +123,11 @@ MODEL = {
   ),
   'model.word_dropout': Field(
     0.0, fields.RATE, 'of words, wherever in a window they stand', traced=True
+  ),
+  'model.softmax': Field(
+    'auto',
+    fields.choice(lambda: ('auto', 'full', 'adaptive')),
+    f'auto: adaptive where the vocabulary has more than {MANY:,} tokens and is not tied',
   ),
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
   'model.layer_dropout': Field(0.0, fields.RATE, 'from a layer to the next', traced=True),
