@@ -23,6 +23,7 @@ from rnnlab.data.units import decode, encode
 
 __all__ = ['decode', 'encode', 'load', 'source']
 
+RAW = 0.03  # of words that end with punctuation: twice what abbreviations are in Penn Treebank
 _BLOCK = 2**20  # characters of a text that are taken apart at once, so that few words are kept
 
 
@@ -101,7 +102,7 @@ def _dataset(kind, texts, config):
     fingerprint=cache.fingerprint(arrays | {'vocabulary': words}),
     vocabulary=vocabulary,
     encoding=encoding,
-    notes=(*texts.notes, *_notes(splits, encoding, len(vocabulary), np.count_nonzero(counts))),
+    notes=(*texts.notes, *_notes(splits, encoding, vocabulary, np.count_nonzero(counts))),
   )
 
 
@@ -161,11 +162,11 @@ def _small(array):
   return array.astype(np.min_scalar_type(array.max()))
 
 
-def _notes(splits, encoding, size, types):
+def _notes(splits, encoding, vocabulary, types):
   """Lines on what the data are like."""
   train = splits['train']['tokens']
   unit, unknown = encoding['unit'], encoding['unknown']
-  notes = [f'vocabulary: {size:,} {unit}s, of {types:,} that train has']
+  notes = [f'vocabulary: {len(vocabulary):,} {unit}s, of {types:,} that train has']
   if unknown is not None:
     shares = {name: (one['tokens'] == unknown).mean() for name, one in splits.items()}
     told = ', '.join(f'{share:.2%} of {name}' for name, share in shares.items())
@@ -174,6 +175,13 @@ def _notes(splits, encoding, size, types):
       notes.append(
         f'train has no unknown {unit}, so what is unknown elsewhere is taken for all but'
         ' impossible: --config.data.min_count=2 has the rarest of train be unknown'
+      )
+  if encoding.get('words') == 'spaces':
+    raw = np.array([len(word) > 1 and word[-1] in ',.;:!?' for word in vocabulary])
+    if (share := raw[train].mean()) > RAW:
+      notes.append(
+        f'{share:.1%} of the words of train end with a mark of punctuation:'
+        ' --config.data.words=punctuation parts it from them'
       )
   ends = np.flatnonzero(train == encoding['end'])
   if len(ends):

@@ -81,8 +81,7 @@ class LanguageModel(nn.Module):
     ids: int `[B, T]`. carry: from the call before, or None at a start.
     """
     _, hs, carry, w, b = self._run(ids, carry, True)
-    logits = hs.astype(jnp.float32) @ w.T
-    return logits if b is None else logits + b, carry
+    return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
 
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None):
@@ -119,9 +118,9 @@ class LanguageModel(nn.Module):
     kernel_init, bias_init = start.head(xs.shape[-1])
     if scale:
       kernel_init = bias_init = initial.uniform(scale)
-    shape = self.vocab_size, xs.shape[-1]
-    w = table if self.tied else self.param('output', _transposed, kernel_init, shape)
-    return xs, dropped, tuple(after), w, self.param('output_bias', bias_init, shape[:1])
+    shape = xs.shape[-1], self.vocab_size
+    w = table.T if self.tied else self.param('output', kernel_init, shape)
+    return xs, dropped, tuple(after), w, self.param('output_bias', bias_init, shape[1:])
 
   def _penalty(self, hs, dropped, weights):
     """The mean over the window of what is penalised."""
@@ -132,8 +131,3 @@ class LanguageModel(nn.Module):
 
     change = mean(hs[:, 1:] - hs[:, :-1], weights[:, 1:])
     return self.alpha * mean(dropped, weights) + self.beta * change
-
-
-def _transposed(key, init, shape):
-  """Draws what `init` has as inputs by outputs as outputs by inputs."""
-  return init(key, shape[::-1]).T

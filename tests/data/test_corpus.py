@@ -126,6 +126,13 @@ def test_pieces_are_a_stream(tmp_path):
   assert (ids == made.splits['train']['targets']).all() and len(ids) < len(text) / 3
 
 
+def test_raw_text_that_spaces_part_is_told(tmp_path):
+  path = folder(tmp_path / 'a', train='The cat, the dog. Mr. Bird?\n' + 'a b c d e f g h i j\n')
+  notes = corpus.load(config(path)).notes
+  assert '22.2% of the words of train end with a mark' in notes[4]
+  assert not any('mark' in note for note in corpus.load(config(path, words='punctuation')).notes)
+
+
 def test_lower_case(tmp_path):
   made = corpus.load(config(folder(tmp_path / 'a', train='The the THE Cat\n'), lowercase=True))
   assert made.title == 'a, 4 words, lower case'

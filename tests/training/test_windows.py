@@ -48,7 +48,7 @@ def expected(name, params, split):
     zeros = np.zeros((1, 4))
     carry = (zeros, zeros) if name == 'lstm' else (zeros,)
     _, xs = unroll(name, params[layer]['cell'], xs, carry)
-  logits = xs[0] @ params['output'].T + params['output_bias']
+  logits = xs[0] @ params['output'] + params['output_bias']
   logits -= logits.max(axis=1, keepdims=True)
   log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
   return -log_p[np.arange(len(log_p)), split['targets']]
@@ -88,7 +88,7 @@ def test_a_carry_that_remembers_all_is_followed_to_the_end(monkeypatch):
   monkeypatch.setattr(windows, 'STEPS', 8)
   found = windows.predict(model, params, split)
   h = np.cumsum(np.asarray(params['embedding'], np.float64)[split['inputs']].sum(axis=1)) / 100
-  logits = h[:, None] * np.asarray(params['output'])[:, 0] + np.asarray(params['output_bias'])
+  logits = h[:, None] * np.asarray(params['output'])[0] + np.asarray(params['output_bias'])
   desired = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(400), split['targets']]
   np.testing.assert_allclose(found, desired, rtol=1e-5)
 
@@ -151,9 +151,9 @@ def test_the_loss_of_a_window_and_its_gradient(options):
     for layer in ('Recurrent_0', 'Recurrent_1'):
       start = tuple(np.full((2, 4), 0.3) for _ in range(2))
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
-    w = first if options.get('tied') else params['output']
+    w = np.swapaxes(first, -1, -2) if options.get('tied') else params['output']
     logits = (
-      xs @ np.swapaxes(w, -1, -2)[..., None, :, :] + params['output_bias'][..., None, None, :]
+      xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
     )
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
