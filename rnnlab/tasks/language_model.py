@@ -12,10 +12,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.data import corpus
+import numpy as np
+
+from rnnlab.data import corpus, units
 from rnnlab.data.base import Dataset
 from rnnlab.tasks import fields, streams
-from rnnlab.tasks.base import Metric, Task
+from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
@@ -93,6 +95,33 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
   return sums
 
 
+def encode(texts, config, encoding, vocabulary) -> list[dict[str, Any]]:
+  """Each text, and the end of its last line, as a stream: see `rnnlab.tasks.base.Task`."""
+  end, unit = encoding['end'], encoding['unit']
+  id_of = {one: i for i, one in enumerate(units.symbols(vocabulary, unit))}
+  found = []
+  for text in texts:
+    tokens = [*units.split(text, encoding), units.end(unit)]
+    targets = np.array([id_of.get(token, encoding['unknown']) for token in tokens], np.int32)
+    characters = units.lengths(tokens, unit)
+    if unit == 'word':  # the last word of a line has no space after it
+      characters[:-1] -= (targets[1:] == end) & (targets[:-1] != end)
+    inputs = np.concatenate([[end], targets[:-1]]).astype(np.int32)
+    stream = {'inputs': inputs, 'targets': targets, 'characters': characters}
+    found.append(stream | {'tokens': tokens})
+  return found
+
+
+def outputs(encoding) -> Outputs:
+  """Likelihoods of tokens."""
+  return Outputs('tokens', ())
+
+
+def spec(config, encoding, vocabulary) -> int:
+  """The size of the vocabulary."""
+  return len(vocabulary)
+
+
 def check(given: dict[str, Any]) -> None:
   """Raises ValueError for fields that don't go together, or need more memory than there is."""
   if given['model.bidirectional']:
@@ -163,5 +192,9 @@ task = Task(
   },
   check=check,
   settle=streams.settle,
+  encode=encode,
+  join=corpus.decode,
+  outputs=outputs,
+  spec=spec,
   batches='windows',
 )
