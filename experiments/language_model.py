@@ -44,7 +44,7 @@ from rnnlab.runs import configs
 
 PRESETS = ('', 'character', 'ptb_small', 'ptb_medium', 'ptb_tuned', 'awd', 'smoke')
 # Units of the first of two layers: with 200 in the second, LSTM and GRU have 641,600 and 642,180
-# recurrent parameters; of the one layer of characters, with an embedding of 64: 328,704 and 328,800.
+# recurrent parameters; of the one layer for characters, embedded in 64: 328,704 and 328,800.
 EQUAL = {'': (200, 262), 'character': (256, 300)}
 
 
