@@ -13,10 +13,11 @@ scores are too large for that, as those of a vocabulary at each time step, takes
 its inputs and puts out what the loss needs of them, as an example's log-likelihood.
 
 Where `batches` is 'windows', a split is a stream, and its arrays `[N]` have a place of it in a row.
-A batch is a window of T places of B streams, arrays `[B, T]`, with weights `[B, T]`. The model is
-called as `module(batch, carry, deterministic=)`, without a carry at its start, and returns
-`(outputs [B, T, ...], carry)`; `module.initial_carry(B)` is the carry before the first window, and
-takes no parameters. The gradient does not pass from a window to the one before.
+A batch is a window of T places of B streams, arrays `[B, T]`, with weights `[B, T]`, and with a
+mask, bool `[B, T]`, where windows differ in length: the carry is that after the places where it is
+True. The model is called as `module(batch, carry, deterministic=)`, without a carry at its start,
+and returns `(outputs [B, T, ...], carry)`; `module.initial_carry(B)` is the carry before the first
+window, and takes no parameters. The gradient does not pass from a window to the one before.
 
     task = Task(
       name='sines',
