@@ -118,7 +118,8 @@ def test_each_row_is_drawn_by_its_own_logits_and_the_likeliest_taken_where_nothi
   for how in (Sampling(0.0), Sampling(0.0, 2, 0.1), Sampling(1.0, 1), Sampling(1.0, 0, 1e-9)):
     assert sampling.next_token(keys, logits, how).tolist() == [1, 0, 1]
   # However cold, it is the likeliest, and none that must never be.
-  assert sampling.next_token(keys, logits, Sampling(1e-30)).tolist()[1:] == [0, 1]
+  for how in (Sampling(1e-30), Sampling(1e-45), Sampling(1e-45, 0, 0.9)):
+    assert sampling.next_token(keys, logits, how).tolist()[1:] == [0, 1]
   assert sampling.next_token(keys, logits, Sampling(0.0, never=(1, 0))).tolist() == [2, 2, 3]
 
 
@@ -161,8 +162,9 @@ def test_the_same_seed_gives_the_same_text_however_much_is_computed_at_once(mode
 
 def test_a_text_comes_in_parts(model):
   how = language.sampling(model)
-  parts = [part for (part,) in generate.texts(model.members, 'the', 40, how)]
-  assert len(parts) == 3 and ''.join(parts) == model.generate('the', 40)[0]
+  for length, count in ((31, 2), (40, 3)):  # in the first part is the prompt too
+    parts = [part for (part,) in generate.texts(model.members, 'the', length, how)]
+    assert len(parts) == count and ''.join(parts) == model.generate('the', length)[0]
 
 
 def test_the_end_of_a_line_is_where_a_text_stops_or_goes_on(model):
