@@ -136,6 +136,7 @@ def test_a_text_goes_on_as_in_a_loop_that_reads_all_of_it_again(
 ):
   model = request.getfixturevalue(name)
   how = Sampling(temperature, 4, 0.9, (UNKNOWN,))
+  draw = jax.jit(functools.partial(sampling.next_token, sampling=how))
   keys = sampling.keys(7, 2)
   expected = []
   for sample in range(2):
@@ -143,7 +144,7 @@ def test_a_text_goes_on_as_in_a_loop_that_reads_all_of_it_again(
     while len(read) < len(ids) + 20:
       logits = jnp.asarray(said_of(model, read), jnp.float32)[None]
       key = sampling.at(keys, len(read))[sample : sample + 1]
-      read.append(int(sampling.next_token(key, logits, how)[0]))
+      read.append(int(draw(key, logits)[0]))
     expected.append(text_of(read)[len(text_of(ids)) :])
   found = model.generate(prompt, 20, temperature, top_k=4, top_p=0.9, seed=7, samples=2)
   assert found == expected
