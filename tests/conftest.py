@@ -5,6 +5,7 @@ XLA's, and what is compared is what a program computes. XLA does as for a user i
 `for_a_user`, and in what a test compiles with `programs.as_for_a_user`.
 """
 
+import contextlib
 import functools
 import os
 import random
@@ -24,6 +25,7 @@ FLAGS = os.environ.get('XLA_FLAGS', '').replace(QUICK, '')  # set already where 
 os.environ['XLA_FLAGS'] = FLAGS + QUICK
 jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
+from forks import Forks  # noqa: E402
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
 from rnnlab.machine.cache import root as cache_root  # noqa: E402
@@ -78,11 +80,23 @@ def forget_programs():
   jax.clear_caches()
 
 
+@pytest.fixture(scope='session')
+def forks(environment):
+  """A process of that environment that has imported what launch.py does, to be forked."""
+  with contextlib.closing(Forks(environment)) as forks:
+    yield forks
+
+
+def given(reviews, words):
+  """The words of a launch, and of what data it is unless they say so."""
+  data = ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  return [*without(data, words), *words]
+
+
 def do(words, reviews, folder, env, root=ROOT):
   """Runs launch.py to its end in a folder; returns the finished process."""
-  given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
   return subprocess.run(
-    [sys.executable, root / 'launch.py', *without(given, words), *words],
+    [sys.executable, root / 'launch.py', *given(reviews, words)],
     cwd=folder,
     env=env,
     capture_output=True,
@@ -92,11 +106,17 @@ def do(words, reviews, folder, env, root=ROOT):
 
 
 @pytest.fixture
-def launch(reviews, environment, tmp_path):
-  """Runs launch.py to its end in tmp_path; returns the finished process."""
+def launch(reviews, environment, request, tmp_path):
+  """Runs launch.py to its end in tmp_path; returns the finished process.
+
+  It is a fork, unless it is to have another environment or is another clone's.
+  """
 
   def run(*words, root=ROOT, env=None, check=None):
-    done = do(words, reviews, tmp_path, environment | (env or {}), root)
+    if env is None and root == ROOT:
+      done = request.getfixturevalue('forks').run(given(reviews, words), tmp_path)
+    else:
+      done = do(words, reviews, tmp_path, environment | (env or {}), root)
     if check is not None:
       assert done.returncode == check, done.stdout + done.stderr
     return done
@@ -110,8 +130,7 @@ def start(reviews, for_a_user, tmp_path):
 
   def run(*words, **options):
     return subprocess.Popen(
-      [sys.executable, ROOT / 'launch.py', *words]
-      + ['--config.data.source=directory', f'--config.data.dir={reviews}'],
+      [sys.executable, ROOT / 'launch.py', *given(reviews, words)],
       cwd=tmp_path,
       env=for_a_user,
       text=True,
