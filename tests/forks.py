@@ -37,18 +37,20 @@ class Forks:
       text=True,
     )
 
-  def run(self, words, folder, program=LAUNCH):
+  def run(self, words, folder, program=LAUNCH, stdin=b''):
     """Runs a program to its end in a folder; returns the finished process.
 
-    program: a file's path, or a module's name. What it says comes back as text.
+    program: a file's path, or a module's name. stdin: what it reads. What it says is bytes.
     """
     with tempfile.TemporaryDirectory() as said:
-      streams = [f'{said}/out', f'{said}/err']
-      request = [program, [str(word) for word in words], str(folder), streams]
+      streams = [pathlib.Path(said) / name for name in ('in', 'out', 'err')]
+      streams[0].write_bytes(stdin)
+      request = program, [str(word) for word in words], str(folder), [*map(str, streams)]
       print(json.dumps(request), file=self.server.stdin, flush=True)
       status = int(self.server.stdout.readline())
-      out, err = (pathlib.Path(path).read_text() for path in streams)
-    return subprocess.CompletedProcess([program, *words], status, out, err)
+      return subprocess.CompletedProcess(
+        [program, *words], status, *(path.read_bytes() for path in streams[1:])
+      )
 
   def close(self):
     self.server.stdin.close()
@@ -60,6 +62,7 @@ def load():
 
   That one takes the command's own name and words as it is imported.
   """
+  import rnnlab.predict
   import rnnlab.reports.figures
   import rnnlab.reports.report
   import rnnlab.runs.run
@@ -86,8 +89,8 @@ def become(program, words, folder, streams):
   """Runs a program in this process, and ends it."""
   signal.alarm(SECONDS)
   os.chdir(folder)
-  for number, path in enumerate(streams, 1):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+  for number, path in enumerate(streams):
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY), number)
   sys.argv = [program, *words]
   status = 1
   try:
