@@ -4,10 +4,11 @@
       [--cases=WORDS]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
-without dropout and padding, and the training step of the tutorial's classifier. A library that is
-not installed is named and left out: pip install -r experiments/benchmarks/peers.txt. All of it
-takes about half an hour on two cores; --cases=training or --cases=32x200x128x64 measures a part of
-it, and --smoke measures tiny shapes, to see that everything works.
+without dropout and padding, the training step of the tutorial's classifier, and that of language
+models. A library that is not installed is named and left out: pip install -r
+experiments/benchmarks/peers.txt. All of it takes about forty minutes on two cores; --cases=text,
+--cases=ptb-small or --cases=32x200x128x64 measures a part of it, and --smoke measures tiny shapes,
+to see that everything works.
 
 Every library has a process of its own, which is idle while others are measured. A case is measured
 in rounds in which each library has a turn, so that whatever slows the machine for a while slows all
@@ -118,6 +119,9 @@ def cases(smoke: bool = False) -> list[peers.Case]:
         ]
     if shape == tutorial:
       found += [peers.Case('training', cell, *shape, **variant) for variant in variants]
+  for name, cell in itertools.product(peers.TEXTS, ('lstm', 'gru')):
+    if smoke == (name == 'tiny'):
+      found.append(peers.Case('text', cell, *peers.TEXTS[name][:4], text=name))
   return found
 
 
@@ -144,7 +148,7 @@ def measure(case: peers.Case, workers: dict[str, Worker], rounds: int) -> tuple[
     if name == 'matmul' or peers.PEERS[name].can(case):
       answer = ask(name, build=case)
       if answer:
-        repeats = peers.STEPS if case.what == 'training' and name != 'matmul' else 1
+        repeats = 1 if name == 'matmul' else case.repeats
         calls = math.ceil(ROUND / (answer['seconds'] * repeats))
         found[name] = answer | {'calls': calls, 'times': []}
   for number in range(rounds):
@@ -255,7 +259,7 @@ def run(todo, names, rounds, console, say) -> tuple[list[dict], bool]:
   able = {case: ['matmul', *(n for n in names if peers.PEERS[n].can(case))] for case in todo}
   # What a library's turns may take: 3 s to compile, then the rounds at 100 GFLOP/s.
   cost = {
-    case: len(able[case]) * (3 + (rounds + 3) * max(ROUND, peers.flops(case) / 1e11))
+    case: len(able[case]) * (3 + (rounds + 3) * max(ROUND, case.repeats * peers.flops(case) / 1e11))
     for case in todo
   }
   bar = rich.progress.Progress(

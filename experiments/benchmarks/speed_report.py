@@ -17,6 +17,7 @@ TITLES = {
   'forward': 'A layer, forward',
   'gradient': 'A layer, forward and gradients for parameters and inputs',
   'training': "A training step of the tutorial's classifier",
+  'text': 'A training step of a language model',
 }
 COLOURS = dict(
   zip(
@@ -37,7 +38,8 @@ COLUMNS = (
   ' before the case was made ready: data, parameters, compiled program and what the call needs.'
   ' compile_s: the first call less a later one. calls: in a round. Everything is float32. Padded'
   ' rows are three quarters real. Haiku\'s GRU is the one of reset="before", the others are'
-  ' "after". Dropout masks (rate 0.2, on inputs and states) are drawn within the time.'
+  ' "after". Dropout masks (rate 0.2, on inputs and states) are drawn within the time. How'
+  ' many layers and tokens a language model has is said by `TEXTS` in experiments/benchmarks/peers.'
 )
 
 

@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from rnnlab.data.base import Dataset
 from rnnlab.machine import cache
 
 UNSIGNED = 'title', 'fingerprint'  # arrays that say something of the others
@@ -74,3 +75,35 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         raise
   except OSError as error:
     logging.warning('Cannot keep the encoded data in %s (%s): going on without.', path, error)
+
+
+def dataset(path: Path, load: Callable[[], Dataset]) -> Dataset:
+  """The dataset kept in a file, as `path` names it; where none is, what `load` gives is kept there.
+
+  Its `spec` is not kept, and None where the file is read.
+  """
+  found = read(path)
+  if found is None:
+    made = load()
+    arrays = {
+      f'{split}/{name}{"/" * bool(part)}{part}': array
+      for split, of in made.splits.items()
+      for name, value in of.items()
+      for part, array in (value.items() if isinstance(value, dict) else [('', value)])
+    }
+    said = made._replace(splits={}, spec=None)._asdict()
+    arrays['said'] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    write(path, arrays | {'fingerprint': np.array(fingerprint(arrays))})
+    return made
+  said = json.loads(found.pop('said').tobytes())
+  said |= {name: tuple(said[name]) for name in ('vocabulary', 'notes', 'widths')}
+  del found['fingerprint']
+  splits: dict[str, dict[str, Any]] = {}
+  for name, array in found.items():
+    split, key, *parts = name.split('/')
+    place = splits.setdefault(split, {})
+    if parts:
+      place.setdefault(key, {})[parts[0]] = array
+    else:
+      place[key] = array
+  return Dataset(**said | {'splits': splits})

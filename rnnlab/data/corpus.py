@@ -1,39 +1,195 @@
-"""A stand-in: Penn Treebank's folder, by words."""
+"""A corpus for language models: streams of token ids, from files, a package of texts, or TFDS.
 
-import hashlib
-import pathlib
-from collections import Counter
+A split is a stream of N tokens. 'targets', int32 `[N]`, are its tokens, the ends of lines among
+them; 'inputs', int32 `[N]`, are those one place before, the first the end of a line; 'characters',
+int32 `[N]`, says how many characters of the text a target stands for, so that
+
+    bits per character = sum of -log p / ln 2 / sum of characters
+
+A word counts with the space or the end of line after it, an empty line as its end, an unknown word
+by its own letters, and a file has one space between words. Of bytes, characters are bytes.
+"""
+
+import collections
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from rnnlab.data import DataError, cache, corpora, units
 from rnnlab.data.base import Dataset
+from rnnlab.data.units import decode, encode
+
+__all__ = ['decode', 'encode', 'load', 'source']
+
+RAW = 0.03  # of words that end with punctuation: twice what abbreviations are in Penn Treebank
+_BLOCK = 2**20  # characters of a text that are taken apart at once, so that few words are kept
 
 
-def load(config) -> Dataset:
-  found = {}
-  for name, file in (('train', 'train'), ('validation', 'valid'), ('test', 'test')):
-    path = pathlib.Path(config.path).expanduser() / f'ptb.{file}.txt'
-    lines = path.read_text('utf-8').splitlines()
-    found[name] = [w for line in lines for w in (*line.split(), '<eos>')]
-  counts = Counter(found['train'])
-  vocabulary = tuple(sorted(counts, key=lambda w: (-counts[w], w)))
-  ids = {w: i for i, w in enumerate(vocabulary)}
+def source(config: Any) -> str:
+  """What data.source is; 'auto' is a corpus where data.path is given, else the package."""
+  return config.source if config.source != 'auto' else 'corpus' if config.path else 'package'
+
+
+def load(config: Any) -> Dataset:
+  """The corpus that a config's `data` part describes, from the disk cache where it is there.
+
+  The spec is V, the number of words in the vocabulary. See `rnnlab.data.units` for the encoding.
+  Raises DataError where data are missing, damaged, or too few.
+  """
+  kind = source(config)
+  files, read = corpora.SOURCES[kind]
+  try:
+    found = files(config)
+    there = {name: cache.identity(path) for name, path in found.items()}
+  except OSError as error:
+    raise DataError(f'{config.path}: {error.strerror}') from error
+  path = cache.path('corpus', dict(config.items()) | {'source': kind}, there)
+  made = cache.dataset(path, lambda: _dataset(kind, read(config, found), config))
+  splits, end = {}, made.encoding['end']
+  for name in corpora.SPLITS:
+    if name in made.splits:
+      tokens, characters = (made.splits[name][of] for of in ('tokens', 'characters'))
+      stream = np.concatenate([[end], tokens], dtype=np.int32)
+      splits[name] = {
+        'inputs': stream[:-1],
+        'targets': stream[1:],
+        'characters': characters.astype(np.int32),
+      }
+  return made._replace(splits=splits, spec=len(made.vocabulary))
+
+
+def _dataset(kind, texts, config):
+  """The dataset of texts; its splits have 'tokens' and 'characters', in as few bytes as can be."""
+  encoding = _encoding(kind, texts.splits['train'], config)
+  # Each token that there is has a number, by the order in which they come.
+  number: dict[str, int] = collections.defaultdict(itertools.count().__next__)
+  given = len([number[token] for token in units.given(encoding)])
+  streams = {
+    name: _numbers(text, encoding, number)[: config.max_tokens or None]
+    for name, text in texts.splits.items()
+  }
+  there = [*number]
+  counts = np.bincount(streams['train'], minlength=len(there))
+  unknown = number[units.UNKNOWN] if config.unit in ('word', 'character') else None
+  kept = _kept(counts, given, unknown, config)
+  if unknown is not None and len(kept) == given:
+    raise DataError(
+      f'{texts.title}: the vocabulary has 0 {config.unit}s, as none is in train'
+      f' {config.min_count:,} times (--config.data.min_count={config.min_count})'
+    )
+  id_of = np.full(len(there), 0 if unknown is None else np.flatnonzero(kept == unknown)[0])
+  id_of[kept] = np.arange(len(kept))
+  end = int(id_of[number[units.end(config.unit)]])
+  length = units.lengths(there, config.unit)
   splits = {}
-  for name, words in found.items():
-    targets = np.array([ids.get(w, ids['<unk>']) for w in words], np.int32)
-    inputs = np.concatenate([[ids['<eos>']], targets[:-1]]).astype(np.int32)
-    chars = np.array([len(w) + 1 if w != '<eos>' else 1 for w in words], np.int32)
-    splits[name] = {'inputs': inputs, 'targets': targets, 'characters': chars}
-  digest = hashlib.sha256(b''.join(s['targets'].tobytes() for s in splits.values())).hexdigest()
-  line = ', '.join(f'{len(s["targets"]):,} {n}' for n, s in splits.items()) + ' tokens'
+  for name, stream in streams.items():
+    tokens, characters = id_of[stream], length[stream]
+    if config.unit == 'word':  # the last word of a line has no space after it
+      characters[:-1] -= (tokens[1:] == end) & (tokens[:-1] != end)
+    splits[name] = {'tokens': _small(tokens), 'characters': _small(characters)}
+  vocabulary = units.names((there[i] for i in kept), config.unit)
+  encoding |= {'end': end, 'unknown': None if unknown is None else int(id_of[unknown])}
+  arrays = {f'{name}/{of}': array for name, one in splits.items() for of, array in one.items()}
+  words = np.frombuffer('\n'.join(vocabulary).encode(), np.uint8)
+  sizes = ', '.join(f'{len(one["tokens"]):,} {name}' for name, one in splits.items())
   return Dataset(
-    splits,
-    str(config.path),
-    line,
-    'corpus',
-    digest,
-    len(vocabulary),
-    (),
-    vocabulary,
-    {'unit': 'word'},
+    splits=splits,
+    title=f'{texts.title}, {len(kept):,} {config.unit}s{", lower case" * config.lowercase}',
+    line=f'{sizes} tokens',
+    source=kind,
+    fingerprint=cache.fingerprint(arrays | {'vocabulary': words}),
+    vocabulary=vocabulary,
+    encoding=encoding,
+    notes=(*texts.notes, *_notes(splits, encoding, vocabulary, np.count_nonzero(counts))),
   )
+
+
+def _encoding(kind, train, config):
+  """How a text is taken apart, from that of train."""
+  encoding = {'unit': config.unit, 'lowercase': config.lowercase}
+  if config.unit == 'word':
+    usual = 'punctuation' if kind == 'package' else 'spaces'
+    encoding['words'] = usual if config.words == 'auto' else config.words
+  if config.unit == 'subword':
+    encoding['tokenizer'] = units.trained(_lines(train, config.lowercase), config.vocab_size)
+  return encoding
+
+
+def _lines(text, lowercase) -> Iterator[str]:
+  for block in _blocks(text):
+    yield from (block.lower() if lowercase else block).split('\n')
+
+
+def _blocks(text):
+  """The text in parts that end with a line."""
+  start = 0
+  while start < len(text):
+    end = text.find('\n', start + _BLOCK) + 1 or len(text)
+    yield text[start:end]
+    start = end
+
+
+def _numbers(text, encoding, number):
+  """The number of each token of a text, int32 `[N]`; new ones are given to those that are new."""
+  if encoding['unit'] in ('word', 'subword') and not text.endswith('\n'):
+    text += '\n'
+  found = [
+    np.fromiter(map(number.__getitem__, units.split(block, encoding)), np.int32)
+    for block in _blocks(text)
+  ]
+  return np.concatenate(found)
+
+
+def _kept(counts, given, unknown, config):
+  """The numbers of the vocabulary's tokens, in the order of ids: by falling count, then number.
+
+  The first `given` are of it always.
+  """
+  others = given + np.argsort(-counts[given:], kind='stable')
+  often = others[counts[others] >= max(config.min_count, 1)]
+  chosen = np.sort(often[: max(config.vocab_size - given, 0)])
+  if unknown is not None:
+    counts = counts.copy()
+    counts[unknown] += counts[given:].sum() - counts[chosen].sum()
+  kept = np.concatenate([np.arange(given), chosen])
+  return kept[np.argsort(-counts[kept], kind='stable')]
+
+
+def _small(array):
+  """The same whole numbers in the smallest type."""
+  return array.astype(np.min_scalar_type(array.max()))
+
+
+def _notes(splits, encoding, vocabulary, types):
+  """Lines on what the data are like."""
+  train = splits['train']['tokens']
+  unit, unknown = encoding['unit'], encoding['unknown']
+  notes = [f'vocabulary: {len(vocabulary):,} {unit}s, of {types:,} that train has']
+  if unknown is not None:
+    shares = {name: (one['tokens'] == unknown).mean() for name, one in splits.items()}
+    told = ', '.join(f'{share:.2%} of {name}' for name, share in shares.items())
+    notes.append(f'unknown: {told}')
+    if not shares['train'] and any(shares.values()):
+      notes.append(
+        f'train has no unknown {unit}, so what is unknown elsewhere is taken for all but'
+        ' impossible: --config.data.min_count=2 has the rarest of train be unknown'
+      )
+  if encoding.get('words') == 'spaces':
+    raw = np.array([len(word) > 1 and word[-1] in ',.;:!?' for word in vocabulary])
+    if (share := raw[train].mean()) > RAW:
+      notes.append(
+        f'{share:.1%} of the words of train end with a mark of punctuation:'
+        ' --config.data.words=punctuation parts it from them'
+      )
+  ends = np.flatnonzero(train == encoding['end'])
+  if len(ends):
+    lengths = np.diff(ends, prepend=-1)
+    notes.append(
+      f'lines in train: {len(ends):,}, median {int(np.median(lengths)):,} tokens, longest'
+      f' {lengths.max():,}'
+    )
+  if unit in ('word', 'subword'):
+    notes.append(f'{splits["train"]["characters"].mean():.2f} characters a token in train')
+  return notes

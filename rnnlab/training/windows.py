@@ -35,6 +35,11 @@ class Windows(NamedTuple):
   offset: bool = False
 
   @property
+  def vary(self) -> bool:
+    """Whether windows have different lengths."""
+    return self.spread > 0 or self.halved > 0
+
+  @property
   def width(self) -> int:
     """The steps of the longest window there may be."""
     return self.steps + round(2 * self.spread)
@@ -65,7 +70,7 @@ def cuts(
   steps = epoch_steps(size, batch_size, windows)
   lengths = jnp.full(steps, windows.steps, jnp.int32)
   keys = jax.random.split(jax.random.fold_in(key, epoch), 3)
-  if windows.spread or windows.halved:
+  if windows.vary:
     halved = jax.random.bernoulli(keys[0], windows.halved, (steps,))
     drawn = windows.spread * jax.random.truncated_normal(keys[1], -2, 2, (steps,))
     lengths = jnp.where(halved, windows.steps / 2, windows.steps) + drawn
@@ -83,9 +88,18 @@ def batches(
   split: Mapping[str, Array],
   batch_size: int,
 ) -> Callable[[Array], dict[str, Array]]:
-  """A function of a step of an epoch: its `window` of each stream."""
+  """A function of a step of an epoch: its `window` of each stream.
+
+  Where lengths vary it has a 'mask' too, bool `[B, width]`, of the places that are the window's, so
+  that the carry goes on from the last of them.
+  """
   starts, lengths = cuts(windows, keys[1], epoch, len(split['inputs']), batch_size)
-  return lambda step: window(split, batch_size, windows.width, starts[step], lengths[step])
+
+  def batch(step):
+    found = window(split, batch_size, windows.width, starts[step], lengths[step])
+    return found | {'mask': found['weights'] > 0} if windows.vary else found
+
+  return batch
 
 
 def window(

@@ -54,6 +54,6 @@ def test_programs_and_data_need_no_home(home, tmp_path):
     'from rnnlab.machine import devices\n'
     'from rnnlab.sweeps import storage\n'
     'from rnnlab.data import sources\n'
-    'devices.keep_programs(); storage.local("memory://a"); sources._tfds_root("")\n'
+    'devices.keep_programs(); storage.local("memory://a"); sources.tfds_root("")\n'
   )
   subprocess.run([sys.executable, '-c', code], check=True, env=environment)

@@ -14,6 +14,7 @@ from rnnlab import cells, models, recurrence
 from rnnlab.machine import devices
 from rnnlab.tasks import classification
 from rnnlab.training import train
+from rnnlab.training.optim import Optimizer
 
 B, T, D, H = 4, 7, 3, 5
 
@@ -94,7 +95,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     dropout=0.2,
     recurrent_dropout=0.2,
   )
-  tx, key = optax.adam(1e-2), jax.random.key(3)
+  tx, key = Optimizer(*optax.adam(1e-2)), jax.random.key(3)
   task = classification.task
   program = train.Program(
     lambda _: (model, tx), task.loss, task.metrics, 8, widths=(4,), score=task.score

@@ -333,7 +333,6 @@ def test_the_kernel_and_the_scan_can_be_asked_for(monkeypatch):
       {},
       ['that of lstm is for the step and the initial_carry of its factory'],
     ),
-    (rnnlab.gru(5), {}, ['float32[5, 15]', 'multiple of 16']),
     (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none has dtype and remat']),
     (rnnlab.gru(16), {'truncate': (1, 2)}, ['truncate']),
     (rnnlab.gru(16), {'return_carries': True}, ['return_carries']),

@@ -1,8 +1,11 @@
 """Windows of a stream: how they are cut, and evaluation against a plain loop in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 from reference import unroll
@@ -10,7 +13,8 @@ from reference import unroll
 from rnnlab import cells, models
 from rnnlab.data import DataError
 from rnnlab.tasks import language_model
-from rnnlab.training import windows
+from rnnlab.training import train, windows
+from rnnlab.training.optim import Optimizer
 from rnnlab.training.windows import Windows
 
 
@@ -44,7 +48,7 @@ def expected(name, params, split):
     zeros = np.zeros((1, 4))
     carry = (zeros, zeros) if name == 'lstm' else (zeros,)
     _, xs = unroll(name, params[layer]['cell'], xs, carry)
-  logits = xs[0] @ params['output'].T + params['output_bias']
+  logits = xs[0] @ params['output'] + params['output_bias']
   logits -= logits.max(axis=1, keepdims=True)
   log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
   return -log_p[np.arange(len(log_p)), split['targets']]
@@ -84,7 +88,7 @@ def test_a_carry_that_remembers_all_is_followed_to_the_end(monkeypatch):
   monkeypatch.setattr(windows, 'STEPS', 8)
   found = windows.predict(model, params, split)
   h = np.cumsum(np.asarray(params['embedding'], np.float64)[split['inputs']].sum(axis=1)) / 100
-  logits = h[:, None] * np.asarray(params['output'])[:, 0] + np.asarray(params['output_bias'])
+  logits = h[:, None] * np.asarray(params['output'])[0] + np.asarray(params['output_bias'])
   desired = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(400), split['targets']]
   np.testing.assert_allclose(found, desired, rtol=1e-5)
 
@@ -147,10 +151,8 @@ def test_the_loss_of_a_window_and_its_gradient(options):
     for layer in ('Recurrent_0', 'Recurrent_1'):
       start = tuple(np.full((2, 4), 0.3) for _ in range(2))
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
-    w = first if options.get('tied') else params['output']
-    logits = (
-      xs @ np.swapaxes(w, -1, -2)[..., None, :, :] + params['output_bias'][..., None, None, :]
-    )
+    w = np.swapaxes(first, -1, -2) if options.get('tied') else params['output']
+    logits = xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
     nll = -np.take_along_axis(log_p, targets, axis=-1)[..., 0]
@@ -170,3 +172,41 @@ def test_the_loss_of_a_window_and_its_gradient(options):
   wanted = reference.gradients(lambda p: desired([p[i] for i in range(len(flat))]), by_place)
   for i, found in enumerate(jax.tree.leaves(grads)):
     np.testing.assert_allclose(found, wanted[i], rtol=1e-4, atol=1e-6)
+
+
+def test_windows_of_many_lengths_go_on_where_the_last_one_ended_with_steps_as_long():
+  """Merity et al. 2018, section 5: the rate is scaled by the window's length."""
+  cut, split, batch_size = Windows(6, spread=1.5, halved=0.4, offset=True), stream(200), 3
+  split |= {'characters': np.ones(200, np.int32)}
+  model, task = model_of(CELLS['lstm']), language_model.task
+  key, tx = jax.random.key(0), Optimizer(*optax.sgd(1.0))
+
+  def trained(tx, count):
+    made = functools.partial(train.Program, lambda _: (model, tx), task.loss, task.metrics)
+    program = made(batch_size, windows=cut)
+    start = train.init_state(program, {}, key, windows.example(split))
+    return start, train.train_steps(program, jax.tree.map(jnp.copy, start), {}, key, split, count)
+
+  order_key, _ = jax.random.split(jax.random.fold_in(key, 1))
+  starts, lengths = windows.cuts(cut, order_key, 0, 200, batch_size)
+  assert len({*lengths.tolist()}) > 3
+  places = np.arange(batch_size)[:, None] * 66 + np.arange(starts[0], starts[-1] + lengths[-1])
+  start, end = trained(Optimizer(*optax.sgd(0.0)), len(starts))
+  params = jax.tree.map(lambda a: np.asarray(a, np.float64), start.params)
+  xs = params['embedding'][split['inputs'][places % 198]]
+  for layer, found in zip(('Recurrent_0', 'Recurrent_1'), end.carry, strict=True):
+    carry, xs = unroll('lstm', params[layer]['cell'], xs, (np.zeros((3, 4)),) * 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tuple(found), carry)
+
+  def mean(params):
+    first = {name: array[places[:, : lengths[0]] % 198] for name, array in split.items()}
+    return model.apply({'params': params}, first | {'weights': np.ones_like(first['inputs'])})[
+      0
+    ].mean()
+
+  _, after = trained(tx, 1)
+  share = lengths[0] / 6
+  assert share != 1
+  desired = jax.tree.map(lambda p, g: p - share * g, start.params, jax.grad(mean)(start.params))
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, after.params, desired)

@@ -12,17 +12,40 @@ import numpy as np
 
 VOCABULARY = 10_000
 STEPS = 25  # training steps in a call, the chunk of `rnnlab.training.train.fit`
+WINDOWS = 3  # of a text, likewise: they are longer
+CLIP = 0.25  # the norm that gradients of a text are clipped at
 RATE = 0.2  # of dropout, on inputs and on states
 GATES = {'lstm': 4, 'gru': 3}
 DROPOUTS = ('none', 'shared', 'per gate')
+
+
+class Text(NamedTuple):
+  """A language model: B streams, windows of T steps, embeddings of D, layers of H units."""
+
+  batch: int
+  steps: int
+  inputs: int
+  hidden: int
+  layers: int
+  vocab_size: int
+
+
+TEXTS = {
+  'ptb-small': Text(20, 20, 200, 200, 2, 10_000),  # Zaremba et al. 2014, without dropout
+  'ptb-medium': Text(20, 35, 650, 650, 2, 10_000),
+  'characters': Text(32, 128, 128, 512, 1, 100),
+  'vocabulary-50k': Text(32, 64, 200, 200, 1, 50_000),
+  'tiny': Text(2, 6, 4, 3, 2, 11),
+}
 
 
 class Case(NamedTuple):
   """One thing to measure.
 
   what: 'forward', ys of a layer; 'gradient', those of sum(ys * weights) for the parameters and xs;
-  'training', a step of the tutorial's classifier, in one direction. inputs is D, hidden H. lengths:
-  whether rows are padded on the right, by a quarter of all steps together.
+  'training', a step of the tutorial's classifier, in one direction; 'text', a step of the language
+  model that `text`, in TEXTS, names. inputs is D, hidden H. lengths: whether rows are padded on the
+  right, by a quarter of all steps together.
   """
 
   what: str
@@ -34,14 +57,21 @@ class Case(NamedTuple):
   dropout: str = 'none'
   lengths: bool = False
   bidirectional: bool = False
+  text: str = ''
 
   @property
   def name(self) -> str:
     """Such as `lstm gradient 32x200x128x64 lengths`."""
     words = [self.cell, self.what, 'x'.join(map(str, self[2:6]))]
+    words += [self.text] * bool(self.text)
     words += ['bidirectional'] * self.bidirectional + ['lengths'] * self.lengths
     words += [f'dropout {self.dropout}'] * (self.dropout != 'none')
     return ' '.join(words)
+
+  @property
+  def repeats(self) -> int:
+    """How many times a call does the work of the case."""
+    return {'training': STEPS, 'text': WINDOWS}.get(self.what, 1)
 
 
 class Peer(NamedTuple):
@@ -52,6 +82,7 @@ class Peer(NamedTuple):
   dropouts: tuple[str, ...] = ('none',)
   lengths: bool = True
   bidirectional: bool = True
+  texts: bool = False
   environment: dict[str, str] = {}
 
   def can(self, case: Case) -> bool:
@@ -60,6 +91,7 @@ class Peer(NamedTuple):
       case.dropout in self.dropouts
       and self.lengths >= case.lengths
       and self.bidirectional >= case.bidirectional
+      and (self.texts or not case.text)
     )
 
   def missing(self) -> list[str]:
@@ -83,20 +115,23 @@ def _version(package):
 _DISTRIBUTIONS = {'haiku': 'dm-haiku', 'tensorflow': 'tensorflow-cpu'}
 _KERAS = ('none', 'per gate')
 PEERS = {
-  'rnnlab': Peer('rnnlab', ('rnnlab', 'jax', 'flax', 'optax'), DROPOUTS),
+  'rnnlab': Peer('rnnlab', ('rnnlab', 'jax', 'flax', 'optax'), DROPOUTS, texts=True),
   'keras-jax': Peer('keras', ('keras', 'jax'), _KERAS, environment={'KERAS_BACKEND': 'jax'}),
   'keras-tensorflow': Peer(
     'keras', ('keras', 'tensorflow'), _KERAS, environment={'KERAS_BACKEND': 'tensorflow'}
   ),
-  'torch': Peer('torch', ('torch',)),
-  'flax': Peer('flax', ('flax', 'jax', 'optax')),
+  'torch': Peer('torch', ('torch',), texts=True),
+  'flax': Peer('flax', ('flax', 'jax', 'optax'), texts=True),
   'haiku': Peer('haiku', ('haiku', 'jax', 'optax'), lengths=False, bidirectional=False),
   'equinox': Peer('equinox', ('equinox', 'jax', 'optax'), lengths=False, bidirectional=False),
 }
 
 
 class Data(NamedTuple):
-  """Arrays of a case, the same for all libraries: of a layer, or of 25 steps of training."""
+  """Arrays of a case, the same for all libraries: of a layer, or of the steps of a call.
+
+  Of a text, ids and labels are the streams, int [B, WINDOWS T].
+  """
 
   xs: np.ndarray | None  # [B, T, D]
   weights: np.ndarray | None  # [B, T, H], 0 at padded steps; 2H where bidirectional
@@ -108,6 +143,10 @@ class Data(NamedTuple):
 def data(case: Case) -> Data:
   """Draws the arrays of a case."""
   draw = np.random.default_rng(0)
+  if case.text:
+    shape = case.batch, WINDOWS * case.steps + 1
+    stream = draw.integers(0, TEXTS[case.text].vocab_size, shape, dtype=np.int32)
+    return Data(None, None, stream[:, :-1], stream[:, 1:], None)
   training = case.what == 'training'
   rows = case.batch * STEPS if training else case.batch
   lengths = draw.permutation(real_steps(case, rows)).astype(np.int32)
@@ -134,6 +173,11 @@ def flops(case: Case) -> float:
   2 K M for a row's product with a `[K, M]` weight, and twice that again for its two gradients.
   """
   vectors = real_steps(case, case.batch).sum() * (1 + case.bidirectional)
-  layer = 2 * vectors * (case.inputs + case.hidden) * GATES[case.cell] * case.hidden
+  operands = case.inputs + case.hidden
   head = 2 * case.batch * case.hidden * (case.what == 'training')
-  return float((layer + head) * (1 if case.what == 'forward' else 3))
+  if case.text:
+    text = TEXTS[case.text]
+    operands += 2 * case.hidden * (text.layers - 1)
+    head = 2 * vectors * case.hidden * text.vocab_size
+  layers = 2 * vectors * operands * GATES[case.cell] * case.hidden
+  return float((layers + head) * (1 if case.what == 'forward' else 3))

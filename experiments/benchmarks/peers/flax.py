@@ -16,6 +16,11 @@ def build(case):
     model = _Classifier(case)
     params = model.init(jax.random.key(0), jnp.zeros((1, case.steps), jnp.int32), None)
     return jaxed.training(case, model.apply, params)
+  if case.text:
+    model = _LanguageModel(case)
+    carry = model.initial_carry()
+    params = model.init(jax.random.key(0), jnp.zeros((case.batch, 1), jnp.int32), carry)
+    return jaxed.text(case, model.apply, params, carry)
   model = _layer(case)
   params = model.init(jax.random.key(0), jnp.zeros((1, case.steps, case.inputs)))
 
@@ -41,3 +46,21 @@ class _Classifier(nn.Module):
     carry, _ = _layer(self.case, return_carry=True)(xs, seq_lengths=lengths)
     h = carry[1] if self.case.cell == 'lstm' else carry  # at each row's last real step
     return nn.Dense(1)(h)[:, 0]
+
+
+class _LanguageModel(nn.Module):
+  case: peers.Case
+
+  def initial_carry(self):
+    zeros = jnp.zeros((self.case.batch, self.case.hidden))
+    of_layer = (zeros, zeros) if self.case.cell == 'lstm' else zeros
+    # Copied, as a step donates what it is given, each array once.
+    return jax.tree.map(jnp.copy, (of_layer,) * peers.TEXTS[self.case.text].layers)
+
+  @nn.compact
+  def __call__(self, ids, carry):
+    xs, after = nn.Embed(peers.TEXTS[self.case.text].vocab_size, self.case.inputs)(ids), []
+    for before in carry:
+      end, xs = _layer(self.case, return_carry=True)(xs, initial_carry=before)
+      after.append(end)
+    return nn.Dense(peers.TEXTS[self.case.text].vocab_size)(xs), tuple(after)

@@ -56,3 +56,36 @@ def training(case, apply, params):
     jax.block_until_ready(state)
 
   return call, peers.STEPS
+
+
+def text(case, apply, params, carry):
+  """The call for steps of a language model `apply(params, ids, carry) -> (logits, carry)`.
+
+  Compiled and run as in `training`, with the carry handed on.
+  """
+  _, _, ids, labels, _ = peers.data(case)
+  windows = [
+    tuple(jnp.asarray(part) for part in pair)
+    for pair in zip(*(np.split(x, peers.WINDOWS, axis=1) for x in (ids, labels)), strict=True)
+  ]
+  tx = optax.chain(optax.clip_by_global_norm(peers.CLIP), optax.sgd(1.0))
+
+  def loss(params, carry, ids, labels):
+    logits, carry = apply(params, ids, carry)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), carry
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+  def step(params, opt_state, carry, ids, labels):
+    grads, carry = jax.grad(loss, has_aux=True)(params, carry, ids, labels)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, carry
+
+  state = params, tx.init(params), carry
+
+  def call():
+    nonlocal state
+    for window in windows:
+      state = step(*state, *window)
+    jax.block_until_ready(state)
+
+  return call, peers.WINDOWS

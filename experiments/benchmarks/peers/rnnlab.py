@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -11,8 +12,10 @@ from jax.sharding import PartitionSpec as P
 import rnnlab
 from experiments.benchmarks import peers
 from rnnlab.machine import devices
-from rnnlab.tasks import classification
-from rnnlab.training import train
+from rnnlab.models import LanguageModel
+from rnnlab.tasks import classification, language_model
+from rnnlab.training import train, windows
+from rnnlab.training.optim import Optimizer
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
 rnnlab.use_cores()
@@ -22,7 +25,9 @@ def build(case):
   """See `experiments.benchmarks.peers`."""
   mesh = rnnlab.mesh()
   with jax.set_mesh(mesh):
-    call, repeats = (_training if case.what == 'training' else _layer)(case, mesh)
+    made = {'training': _training, 'text': _text}.get(case.what, _layer)(case, mesh)
+
+  call, repeats = made
 
   def on_all_cores():
     with jax.set_mesh(mesh):
@@ -83,16 +88,37 @@ def _training(case, mesh):
     recurrent_dropout=rate,
     dropout_per_gate=case.dropout == 'per gate',
   )
-  tx = optax.adam(1e-3)
+  tx = Optimizer(*optax.adam(1e-3))
   task = classification.task
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
-  key, split = jax.random.key(0), {'inputs': ids, 'labels': labels}
-  state = devices.place(train.init_state(program, {}, key, ids[:1]))
+  return _steps(case, program, {'inputs': ids, 'labels': labels}, ids[:1])
+
+
+def _text(case, mesh):
+  _, _, ids, labels, _ = peers.data(case)
+  stream = {
+    'inputs': ids.ravel(),
+    'targets': labels.ravel(),
+    'characters': np.ones_like(ids.ravel()),
+  }
+  stream = devices.place(stream)
+  text = peers.TEXTS[case.text]
+  cell = CELLS[case.cell](case.hidden)
+  model = LanguageModel((cell,) * text.layers, text.vocab_size, case.inputs)
+  tx = Optimizer(*optax.chain(optax.clip_by_global_norm(peers.CLIP), optax.sgd(1.0)))
+  task, cut = language_model.task, windows.Windows(case.steps)
+  program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch, windows=cut)
+  return _steps(case, program, stream, windows.example(stream))
+
+
+def _steps(case, program, split, example):
+  key = jax.random.key(0)
+  state = devices.place(train.init_state(program, {}, key, example))
 
   def call():
     nonlocal state
     # As `fit` goes on by a chunk, looking at the loss after it.
-    state = train.train_steps(program, state, {}, key, split, peers.STEPS)
+    state = train.train_steps(program, state, {}, key, split, case.repeats)
     int(state.bad_step)
 
-  return call, peers.STEPS
+  return call, case.repeats

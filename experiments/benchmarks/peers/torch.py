@@ -11,7 +11,7 @@ LAYERS = {'lstm': nn.LSTM, 'gru': nn.GRU}
 
 def build(case):
   """See `experiments.benchmarks.peers`."""
-  return (_training if case.what == 'training' else _layer)(case)
+  return {'training': _training, 'text': _text}.get(case.what, _layer)(case)
 
 
 def _module(case):
@@ -75,3 +75,38 @@ def _training(case):
       optimizer.step()
 
   return call, peers.STEPS
+
+
+class _LanguageModel(nn.Module):
+  def __init__(self, case):
+    super().__init__()
+    text = peers.TEXTS[case.text]
+    self.embedding = nn.Embedding(text.vocab_size, case.inputs)
+    self.layers = LAYERS[case.cell](case.inputs, case.hidden, text.layers)
+    self.head = nn.Linear(case.hidden, text.vocab_size)
+
+  def forward(self, ids, carry):
+    ys, carry = self.layers(self.embedding(ids), carry)
+    return self.head(ys), carry
+
+
+def _text(case):
+  _, _, ids, labels, _ = _tensors(case)
+  ids, labels = (
+    [x.contiguous() for x in stream.T.long().split(case.steps)] for stream in (ids, labels)
+  )
+  model = _LanguageModel(case)
+  optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+  loss, carry = nn.CrossEntropyLoss(), None
+
+  def call():
+    nonlocal carry
+    for i, y in zip(ids, labels, strict=True):
+      optimizer.zero_grad()
+      logits, carry = model(i, carry)
+      loss(logits.flatten(0, 1), y.flatten()).backward()
+      nn.utils.clip_grad_norm_(model.parameters(), peers.CLIP)
+      optimizer.step()
+      carry = tuple(x.detach() for x in carry) if isinstance(carry, tuple) else carry.detach()
+
+  return call, peers.WINDOWS

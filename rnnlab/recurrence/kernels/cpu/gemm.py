@@ -10,54 +10,51 @@ from rnnlab.recurrence.kernels.cpu.ffi import address as address_of
 from rnnlab.recurrence.kernels.cpu.tile import (
   LANES,
   PANEL,
+  ROWS,
   copy,
   fill,
   floats,
   jit,
-  tile_1_1,
-  tile_1_wide,
-  tile_4_1,
-  tile_4_wide,
+  tile_one,
+  tile_part,
+  tile_wide,
 )
 
 
 @jit
-def add_product(out, out_row, v, v_row, v_k, w, w_row, panel, rows, count, columns):
-  """out[r, m] += the sum over k < count of v[r, k] w[k, m]; see `_tile`.
+def padded(columns):
+  """How many floats a row of so many columns takes when packed: whole vectors."""
+  return (columns + LANES - 1) // LANES * LANES
 
-  panel: how far apart the panels of `PANEL` columns of w lie; see `pack`.
+
+@jit
+def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, columns):
+  """out[r, m] += the sum over k < count of v[r, k] w[first + k, m]; see `_tile`.
+
+  w: the address of `total` rows, packed, of so many columns; see `pack`.
   """
   wide = columns - columns % PANEL
-  whole = columns - columns % LANES
-  tiled = rows - rows % 4
-  for m in range(0, wide, PANEL):
-    of_m = w + 4 * (m // PANEL) * panel
-    for r in range(0, tiled, 4):
-      at = out + 4 * (r * out_row + m)
-      tile_4_wide(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
-    for r in range(tiled, rows):
-      at = out + 4 * (r * out_row + m)
-      tile_1_wide(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
-  w += 4 * (wide // PANEL) * panel
-  for m in range(wide, whole, LANES):
-    of_m = w + 4 * (m - wide)
-    for r in range(0, tiled, 4):
-      at = out + 4 * (r * out_row + m)
-      tile_4_1(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
-    for r in range(tiled, rows):
-      at = out + 4 * (r * out_row + m)
-      tile_1_1(at, out_row, v + 4 * r * v_row, v_row, v_k, of_m, w_row, count)
-  w -= 4 * wide
-  if whole < columns:
-    outs = floats(out, (rows - 1) * out_row + columns)
-    vs = floats(v, (rows - 1) * v_row + (count - 1) * v_k + 1)
-    ws = floats(w, (count - 1) * w_row + columns)
-    for r in range(rows):
-      for m in range(whole, columns):
-        total = outs[r * out_row + m]
-        for k in range(count):
-          total += vs[r * v_row + k * v_k] * ws[k * w_row + m]
-        outs[r * out_row + m] = total
+  rest = padded(columns - wide)
+  tiles = (rows + ROWS - 1) // ROWS  # of as many rows each as may be, or one less
+  at_m = 0
+  while at_m < columns:
+    left = columns - at_m
+    if left >= PANEL:
+      w_row, of_m = PANEL, w + 4 * (at_m * total + first * PANEL)
+    else:
+      w_row, of_m = rest, w + 4 * (wide * total + first * rest + at_m - wide)
+    r = 0
+    for i in range(tiles):
+      some = (rows - r + tiles - i - 1) // (tiles - i)
+      at, of_v = out + 4 * (r * out_row + at_m), v + 4 * r * v_row
+      if left >= PANEL:
+        tile_wide(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
+      elif left >= LANES:
+        tile_one(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
+      else:
+        tile_part(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
+      r += some
+    at_m += PANEL if left >= PANEL else LANES
 
 
 @jit
@@ -71,72 +68,79 @@ def transposed(a):
 
 @jit
 def pack(w, columns):
-  """w `[K, M]`, and how many columns its rows have now, and how far apart its panels are.
+  """w `[K, M]`, packed, as a flat array; columns: of a part that is multiplied by itself.
 
-  Where panels fit into `columns`, of a gate, each is a matrix of its own: its rows then lie in few
-  pages of memory, and are read in a row.
+  Each part is cut into panels of PANEL columns, the last having what is left: a panel is a matrix
+  of its own, so that its rows lie in few pages of memory, and are read in a row. Parts lie one
+  after the other, each of `padded(columns)` floats a row of w.
   """
   rows, width = w.shape
-  if columns % PANEL:
-    return w, width, PANEL
-  packed = np.empty((rows, width), np.float32)
-  out = floats(address_of(packed), (width // PANEL, rows, PANEL))
-  for p in range(width // PANEL):
-    for k in range(rows):
-      copy(out[p, k], w[k, p * PANEL :], PANEL)
-  return packed, PANEL, rows * PANEL
+  packed = np.zeros(width // columns * rows * padded(columns), np.float32)
+  at = 0
+  for part in range(0, width, columns):
+    for m in range(part, part + columns, PANEL):
+      count = min(PANEL, part + columns - m)
+      for k in range(rows):
+        copy(packed[at:], w[k, m:], count)
+        at += padded(count)
+  return packed
 
 
 @jit
-def _masked(v, v_row, drop, room):
-  """The address of v, `[B, K]` with rows `v_row` apart, times a mask `[B, K]`, in `room`."""
-  for r in range(len(drop)):
-    of_v = floats(v + 4 * r * v_row, drop.shape[1])
-    for k in range(drop.shape[1]):
-      room[r, k] = of_v[k] * drop[r, k]
+def _masked(v, v_row, mask, room):
+  """The address of v, rows `v_row` apart, times a mask `[B, K]`, in `room`; as in `multiply`."""
+  rows, count = room.shape
+  for r in range(rows):
+    of_v, of_mask = floats(v + 4 * r * v_row, count), mask[r % len(mask)]
+    for k in range(count):
+      room[r, k] = of_v[k] * of_mask[k]
   return address_of(room)
 
 
 @jit
 def multiply(out, out_row, v, v_row, packed, first, gates, units, drop, room):
-  """Adds the products of v `[B, K]` with the weights of `gates` gates, from `first` on, to out.
+  """Adds the products of v `[N, K]` with the weights of `gates` gates, from `first` on, to out.
 
-  out and v are addresses; packed: `pack(w, units)`. drop `[0, 1 or G, B, K]` are the masks of v;
-  room `[B, K]`.
+  out and v are addresses; drop `[0, 1 or G, B, K]` are the masks of v, whose rows are B for each of
+  some steps; room `[N, K]`. packed: w, with these gates as a part, and those before them as another
+  or, where each gate has a mask, with each as a part.
   """
   rows, count = room.shape
-  w, w_row, panel = packed
-  for g in range(0, gates, gates if len(drop) < 2 else 1):
+  alone = 1 if len(drop) > 1 else gates
+  of_part = address_of(packed)
+  if first:
+    before = first * padded(units) if len(drop) > 1 else padded(first * units)
+    of_part += 4 * count * before
+  for g in range(0, gates, alone):
     of_v, row = v, v_row
     if len(drop):
       of_v, row = _masked(v, v_row, drop[first + g if len(drop) > 1 else 0], room), count
-    at, of_w = out + 4 * g * units, address_of(w) + 4 * (first + g) * units * (panel // PANEL)
-    columns = units if len(drop) > 1 else gates * units
-    add_product(at, out_row, of_v, row, 1, of_w, w_row, panel, rows, count, columns)
+    at, of_w = out + 4 * g * units, of_part + 4 * g * count * padded(units)
+    add_product(at, out_row, of_v, row, 1, of_w, count, 0, rows, count, alone * units)
 
 
 @jit
 def multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, room):
   """Adds to out the gradient by v of `multiply`; d is that by its products.
 
-  packed: `pack(w transposed, K)`.
+  packed: w transposed, `[G H, K]`, packed as one part.
   """
   rows, count = room.shape
-  w_t, w_row, panel = packed
-  weights = address_of(w_t) + 4 * first * units * w_row
+  total, weights = packed.size // padded(count), address_of(packed)
   if len(drop) == 0:
-    add_product(out, out_row, d, d_row, 1, weights, w_row, panel, rows, gates * units, count)
+    begin, many = first * units, gates * units
+    add_product(out, out_row, d, d_row, 1, weights, total, begin, rows, many, count)
     return
   alone = 1 if len(drop) > 1 else gates
   for g in range(0, gates, alone):
     fill(room, 0)
-    of_w, of_d, at = weights + 4 * g * units * w_row, d + 4 * g * units, address_of(room)
-    add_product(at, count, of_d, d_row, 1, of_w, w_row, panel, rows, alone * units, count)
+    begin, of_d, at = (first + g) * units, d + 4 * g * units, address_of(room)
+    add_product(at, count, of_d, d_row, 1, weights, total, begin, rows, alone * units, count)
     mask = drop[first + g if len(drop) > 1 else 0]
     for r in range(rows):
-      row = floats(out + 4 * r * out_row, count)
+      row, of_mask = floats(out + 4 * r * out_row, count), mask[r % len(mask)]
       for k in range(count):
-        row[k] += room[r, k] * mask[r, k]
+        row[k] += room[r, k] * of_mask[k]
 
 
 @jit
@@ -146,7 +150,7 @@ def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
   d `[rows, P H]` has that of gate `first` in its block `block`.
   """
   count, columns = d_w.shape
-  panel = np.empty((rows, PANEL), np.float32)
+  panel = np.zeros(rows * PANEL, np.float32)
   for g in range(0, gates, gates if len(drop) < 2 else 1):
     of_v = v
     if len(drop):
@@ -160,6 +164,6 @@ def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
     for m in range(begin, end, PANEL):
       width = min(PANEL, end - m)
       for r in range(rows):
-        copy(panel[r], d[r, block * units + m :], width)
+        copy(panel[r * padded(width) :], d[r, block * units + m :], width)
       at, of_d = address_of(d_w) + 4 * (first * units + m), address_of(panel)
-      add_product(at, columns, address_of(of_v), 1, count, of_d, PANEL, PANEL, count, rows, width)
+      add_product(at, columns, address_of(of_v), 1, count, of_d, rows, 0, count, rows, width)

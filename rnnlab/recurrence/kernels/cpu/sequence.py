@@ -90,49 +90,90 @@ def forward(
   known = len(ids) > 0
   gates = w_x.shape[1] // units
   save = len(hs) > 0
-  x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
-  reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
-  local = np.empty((rows, width), np.float32)
-  of_x, of_h = pack(w_x, units), pack(w_h, units)
-  for s in range(steps):
-    t = steps - 1 - s if reverse else s
-    pre = kept[t] if save else local
-    if s < steps - 1:
-      ahead = t - 1 if reverse else t + 1
-      for r in range(rows):
-        prefetch(xs[0, ids[r, ahead]] if known else xs[r, ahead])
-    for r in range(rows):
-      _start_step(kind, real, r, t, h[r], c, hs, cs)
-      if known:
-        copy(pre[r], xs[0, ids[r, t]], gates * units)
-      else:
-        _copy_real(x[r], xs, r, t, real)  # at once, as its rows are far apart
-        copy(pre[r], b, gates * units)
-      if kind == GRU_AFTER:
-        copy(pre[r, gates * units :], b_hn, units)
-    out, state = address_of(pre), address_of(h)
+  # The inputs' products are taken for several steps at once, as their weights are then read once.
+  size = min(max(CHUNK // rows, 1), steps)
+  many = size * rows
+  x, room_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
+  reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
+  local = np.empty((0 if save else size, rows, width), np.float32)
+  of_x = pack(w_x, units if len(drop_x) > 1 else gates * units)
+  of_h = _packed_state(kind, w_h, drop_h)
+  for start in range(0, steps, size):
+    count = min(size, steps - start)
+    low = steps - start - count if reverse else start  # the earliest of these steps
+    pre = kept[low : low + count] if save else local
     if not known:
-      multiply(out, width, address_of(x), inputs, of_x, 0, gates, units, drop_x, room_x)
-    multiply(out, width, state, units, of_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
-    if kind == GRU_AFTER:
-      multiply(out + 12 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
-    elif kind == GRU_BEFORE:
       for r in range(rows):
-        gru_reset(pre[r], h[r], reset[r], units)
-      state = address_of(reset)
-      multiply(out + 8 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
+        for i in range(count):
+          _copy_real(x[i * rows + r], xs, r, low + i, real)
+      for i in range(count):
+        for r in range(rows):
+          copy(pre[i, r], b, gates * units)
+      room = room_x[: count * rows]
+      out = address_of(pre)
+      multiply(out, width, address_of(x), inputs, of_x, 0, gates, units, drop_x, room)
+    for s in range(count):
+      i = count - 1 - s if reverse else s
+      _forward_step(
+        kind, low + i, -1 if reverse else 1, pre[i], xs, ids, real, of_h, b_hn, gates, drop_h,
+        ys, h, c, hs, cs, reset, room_h,
+      )  # fmt: skip
+
+
+@jit
+def _packed_state(kind, w_h, drop_h):
+  """w_h, packed: a GRU's candidate is multiplied by itself, and each gate that has its own mask."""
+  units = w_h.shape[0]
+  if len(drop_h) > 1:
+    return pack(w_h, units)
+  if kind == LSTM:
+    return pack(w_h, 4 * units)
+  both = pack(np.ascontiguousarray(w_h[:, : 2 * units]), 2 * units)
+  last = pack(np.ascontiguousarray(w_h[:, 2 * units :]), units)
+  packed = np.empty(both.size + last.size, np.float32)
+  copy(packed, both, both.size)
+  copy(packed[both.size :], last, last.size)
+  return packed
+
+
+@jit
+def _forward_step(
+  kind, t, way, pre, xs, ids, real, of_h, b_hn, gates, drop_h,
+  ys, h, c, hs, cs, reset, room_h,
+):  # fmt: skip
+  """Step t, whose pre-activations pre `[B, P H]` have what comes of the inputs, or not if known."""
+  (rows, steps), units = ys.shape[:2], h.shape[1]
+  known, width = len(ids) > 0, pre.shape[1]
+  if known and 0 <= t + way < steps:
     for r in range(rows):
-      if not _moves(real, r, t):
-        for j in range(units):
-          ys[r, t, j] = 0
-      elif kind == LSTM:
-        lstm(pre[r], h[r], c[r], ys[r, t], units)
-      elif kind == GRU_AFTER:
-        gru_after(pre[r], h[r], ys[r, t], units)
-      else:
-        gru_before(pre[r], h[r], ys[r, t], units)
+      prefetch(xs[0, ids[r, t + way]])
+  for r in range(rows):
+    _start_step(kind, real, r, t, h[r], c, hs, cs)
+    if known:
+      copy(pre[r], xs[0, ids[r, t]], gates * units)
+    if kind == GRU_AFTER:
+      copy(pre[r, gates * units :], b_hn, units)
+  out, state = address_of(pre), address_of(h)
+  multiply(out, width, state, units, of_h, 0, 4 if kind == LSTM else 2, units, drop_h, room_h)
+  if kind == GRU_AFTER:
+    multiply(out + 12 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
+  elif kind == GRU_BEFORE:
+    for r in range(rows):
+      gru_reset(pre[r], h[r], reset[r], units)
+    state = address_of(reset)
+    multiply(out + 8 * units, width, state, units, of_h, 2, 1, units, drop_h, room_h)
+  for r in range(rows):
+    if not _moves(real, r, t):
+      for j in range(units):
+        ys[r, t, j] = 0
+    elif kind == LSTM:
+      lstm(pre[r], h[r], c[r], ys[r, t], units)
+    elif kind == GRU_AFTER:
+      gru_after(pre[r], h[r], ys[r, t], units)
+    else:
+      gru_before(pre[r], h[r], ys[r, t], units)
 
 
 @jit
@@ -231,12 +272,12 @@ def backward(
   width = blocks * units
   w_x_t = pack(transposed(w_x), inputs)
   w_h_t = pack(transposed(w_h), units)
-  d_x, room_x = np.empty((rows, inputs), np.float32), np.empty((rows, inputs), np.float32)
   d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
-  # The last steps' operands and gradients, until there are enough for the weights.
+  # The last steps' operands and gradients, until there are enough for products of many rows.
   size = max(max(CHUNK, units) // rows, 1)
   many = size * rows
   v_x, room_v_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
+  d_x = np.empty((many, inputs), np.float32)
   v_h, room_v_h = np.empty((many, units), np.float32), np.empty((many, units), np.float32)
   v_reset, d = np.empty((many, units), np.float32), np.empty((many, width), np.float32)
   fill(d_w_x, 0)
@@ -259,14 +300,15 @@ def backward(
     for r in range(rows):
       if _is_reset(real, r, t):
         _reset(kind, d_h, d_c, r)
-    fill(d_x, 0)
-    of_x, of_d = address_of(d_x), address_of(new)
-    multiply_back(of_x, inputs, of_d, width, w_x_t, 0, gates, units, drop_x, room_x)
-    for r in range(rows):
-      copy(d_xs[r, t], d_x[r], inputs)
     filled += rows
     if filled == many or s == steps - 1:
       add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
       _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room_v_h)
       _add_biases(d_b, d_b_hn, d, filled)
+      fill(d_x, 0)
+      of_x, room = address_of(d_x), room_v_x[:filled]
+      multiply_back(of_x, inputs, address_of(d), width, w_x_t, 0, gates, units, drop_x, room)
+      for i in range(filled):
+        back = filled // rows - 1 - i // rows  # steps before this one
+        copy(d_xs[i % rows, t - back if reverse else t + back], d_x[i], inputs)
       filled = 0

@@ -25,17 +25,18 @@ options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'n
 jit = numba.njit(**options)
 
 
-def _tile(rows, vectors):
+def _tile(rows, vectors, part=False):
   """A function that adds to `rows` rows of `LANES * vectors` columns of out, from registers.
 
-  `(out, out_row, v, v_row, v_k, w, w_row, count)`: addresses, and strides in elements:
+  `(out, out_row, v, v_row, v_k, w, w_row, count, columns)`: addresses, and strides in elements:
   out[r, m] += the sum over k < count of v[r, k] w[k, m].
+  part: whether only the first `columns` of a vector are there in out; w has LANES of them.
   """
   word, one = ir.IntType(64), ir.FloatType()
   many = ir.VectorType(one, LANES)
   grid = [(r, j) for r in range(rows) for j in range(vectors)]
 
-  def write(builder, out, out_row, v, v_row, v_k, w, w_row, count):
+  def write(builder, out, out_row, v, v_row, v_k, w, w_row, count, columns):
     out, v, w = (builder.inttoptr(a, one.as_pointer()) for a in (out, v, w))
 
     def row(start, r, stride):
@@ -47,32 +48,30 @@ def _tile(rows, vectors):
     outs = [row(out, r, out_row) for r in range(rows)]
     of_rows = [row(v, r, v_row) for r in range(rows)]
     sums = {at: cgutils.alloca_once(builder, many) for at in grid}
+    mask = _first_lanes(builder, columns) if part else None
     for r, j in grid:
-      builder.store(builder.load(vector(outs[r], j), align=4), sums[r, j])
+      builder.store(_load(builder, vector(outs[r], j), mask), sums[r, j])
     with cgutils.for_range(builder, count) as loop:
       of_k = builder.gep(w, [builder.mul(loop.index, w_row)])
       weights = [builder.load(vector(of_k, j), align=4) for j in range(vectors)]
       for r in range(rows):
         value = builder.load(builder.gep(of_rows[r], [builder.mul(loop.index, v_k)]))
-        first = ir.Constant(ir.IntType(32), 0)
-        lanes = builder.insert_element(ir.Constant(many, ir.Undefined), value, first)
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        lanes = builder.shuffle_vector(lanes, ir.Constant(many, ir.Undefined), zeros)
+        lanes = _in_all_lanes(builder, value)
         for j in range(vectors):
           more = builder.fmul(lanes, weights[j], flags=['contract'])
           total = builder.fadd(more, builder.load(sums[r, j]), flags=['contract'])
           builder.store(total, sums[r, j])
     for r, j in grid:
-      builder.store(builder.load(sums[r, j]), vector(outs[r], j), align=4)
+      _store(builder, builder.load(sums[r, j]), vector(outs[r], j), mask)
 
   @intrinsic
-  def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count):
+  def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count, columns):
     def generate(context, builder, signature, arguments):
       # A function that LLVM must not copy to each of its uses, which would take it half a minute.
-      name = f'rnnlab_tile_{rows}_{vectors}'
+      name = f'rnnlab_tile_{rows}_{"part" if part else vectors}'
       function = builder.module.globals.get(name)
       if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [word] * 8), name)
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [word] * 9), name)
         function.linkage = 'linkonce_odr'
         function.attributes.add('noinline')
         inside = ir.IRBuilder(function.append_basic_block())
@@ -81,14 +80,107 @@ def _tile(rows, vectors):
       builder.call(function, arguments)
       return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 8), generate
+    return types.void(*[types.intp] * 9), generate
 
   return tile
 
 
-tile_4_wide, tile_1_wide, tile_4_1, tile_1_1 = (
-  _tile(rows, vectors) for vectors in (WIDE, 1) for rows in (4, 1)
-)
+def _in_all_lanes(builder, value):
+  many = ir.VectorType(value.type, LANES)
+  first = ir.Constant(ir.IntType(32), 0)
+  lanes = builder.insert_element(ir.Constant(many, ir.Undefined), value, first)
+  zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+  return builder.shuffle_vector(lanes, ir.Constant(many, ir.Undefined), zeros)
+
+
+def _first_lanes(builder, count):
+  """A mask of the first `count` lanes."""
+  lanes = ir.Constant(ir.VectorType(count.type, LANES), list(range(LANES)))
+  return builder.icmp_unsigned('<', lanes, _in_all_lanes(builder, count))
+
+
+def _masked(builder, what, *arguments):
+  """LLVM's masked load or store of a vector."""
+  name = f'llvm.masked.{what}.v{LANES}f32.p0'
+  vector = ir.VectorType(ir.FloatType(), LANES)
+  out = vector if what == 'load' else ir.VoidType()
+  function = builder.module.globals.get(name) or ir.Function(
+    builder.module, ir.FunctionType(out, [a.type for a in arguments]), name
+  )
+  return builder.call(function, arguments)
+
+
+def _load(builder, address, mask):
+  if mask is None:
+    return builder.load(address, align=4)
+  align = ir.Constant(ir.IntType(32), 4)
+  zeros = ir.Constant(ir.VectorType(ir.FloatType(), LANES), [0.0] * LANES)
+  return _masked(builder, 'load', address, align, mask, zeros)
+
+
+def _store(builder, value, address, mask):
+  if mask is None:
+    builder.store(value, address, align=4)
+  else:
+    _masked(builder, 'store', value, address, ir.Constant(ir.IntType(32), 4), mask)
+
+
+ROWS = 6  # of a tile at most: of so many vectors the sums are in registers
+
+wide_1, wide_2, wide_3, wide_4, wide_5, wide_6 = (_tile(n, WIDE) for n in range(1, ROWS + 1))
+one_1, one_2, one_3, one_4, one_5, one_6 = (_tile(n, 1) for n in range(1, ROWS + 1))
+part_1, part_2, part_3, part_4, part_5, part_6 = (_tile(n, 1, True) for n in range(1, ROWS + 1))
+
+
+@jit
+def tile_wide(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+  """A tile of 1 to ROWS rows of PANEL columns; see `_tile`."""
+  if rows == 1:
+    wide_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 2:
+    wide_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 3:
+    wide_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 4:
+    wide_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 5:
+    wide_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  else:
+    wide_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+
+
+@jit
+def tile_one(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+  """A tile of 1 to ROWS rows of LANES columns; see `_tile`."""
+  if rows == 1:
+    one_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 2:
+    one_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 3:
+    one_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 4:
+    one_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 5:
+    one_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  else:
+    one_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+
+
+@jit
+def tile_part(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+  """A tile of 1 to ROWS rows of fewer columns; see `_tile`."""
+  if rows == 1:
+    part_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 2:
+    part_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 3:
+    part_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 4:
+    part_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  elif rows == 5:
+    part_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+  else:
+    part_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
 
 
 @jit
