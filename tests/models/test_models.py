@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import each_cell
 
 from rnnlab import cells, models, recurrence
 from rnnlab.models import adapters
@@ -52,7 +53,7 @@ def test_pooling_against_a_loop(how, bidirectional, masked):
   ['layers', 'bidirectional', 'pooling', 'classes'],
   [(1, False, 'last', 1), (2, True, 'concat', 3), (1, True, 'mean', 1), (2, False, 'max', 2)],
 )
-@pytest.mark.parametrize('cell', cells.names())
+@pytest.mark.parametrize('cell', each_cell(cells.names()))
 def test_logits_have_their_shape_and_every_parameter_a_gradient(
   cell, layers, bidirectional, pooling, classes
 ):

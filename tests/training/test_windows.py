@@ -1,6 +1,7 @@
 """Windows of a stream: how they are cut, and evaluation against a plain loop in float64."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +55,13 @@ def expected(name, params, split):
   return -log_p[np.arange(len(log_p)), split['targets']]
 
 
-@pytest.mark.parametrize('size', [1, 63, 64, 1000])
-@pytest.mark.parametrize('name', CELLS)
+@pytest.mark.parametrize(
+  ('name', 'size'),
+  [
+    pytest.param(*case, marks=() if case[0] == 'lstm' or case[1] == 63 else pytest.mark.slow)
+    for case in itertools.product(CELLS, (1, 63, 64, 1000))
+  ],
+)
 def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
   split, model = stream(size), model_of(CELLS[name])
   params = model.init(jax.random.key(0), windows.example(split))['params']
