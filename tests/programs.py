@@ -34,7 +34,7 @@ QUICK = 'lstm', 'gru', 'gru-after'
 COLOURS = {f'{tens}{ones}' for tens in (3, 4, 9, 10) for ones in range(9)}  # 38 and 48: any other
 
 
-def each_cell(names):
+def few_cells(names):
   """Cells' names to parametrize a test with, of which those outside QUICK are slow."""
   return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
