@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from programs import few_cells
 from test_recurrence import (
   HIDDEN,
   INPUTS,
@@ -21,7 +22,7 @@ from test_recurrence import (
 from rnnlab import cells, models, recurrence
 
 RATE = 0.4
-each_cell = pytest.mark.parametrize('name', NAMES)
+each_cell = pytest.mark.parametrize('name', few_cells(NAMES))
 
 
 @each_cell
