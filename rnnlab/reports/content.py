@@ -58,6 +58,14 @@ class Drawing(NamedTuple):
   searched: bool
 
 
+class Texts(NamedTuple):
+  """Texts of some groups: their title, what they are, and (group, text) of each."""
+
+  title: str
+  caption: str
+  groups: list[tuple[str, str]]
+
+
 class Block(NamedTuple):
   """The runs of one task, one set of data and one protocol, and what is said of them.
 
@@ -88,7 +96,7 @@ class Report(NamedTuple):
 
   summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
   trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
-  figures. hardest: (data, group, examples as hardest.of_group gives them) of each setting that has
+  figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them) of each setting that has
   some. missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
   """
 
@@ -100,6 +108,7 @@ class Report(NamedTuple):
   blocks: list[Block]
   trials: list[pd.DataFrame]
   drawings: list[Drawing]
+  texts: list[Texts]
   hardest: list[tuple[str, str, list[Hard]]]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]

@@ -40,6 +40,10 @@ def markdown(told: Report) -> str:
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(NOTES), '', *drawn(search=False)]
+  for texts in told.texts:
+    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '']
+    for group, text in texts.groups:
+      lines += [f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '']
   lines += ['## Search', ''] * bool(told.trials)
   for trials in told.trials:
     lines += [_md(search_words(trials)), '', *grid(*tables.of_arms(trials))]

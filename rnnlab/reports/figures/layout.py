@@ -64,11 +64,12 @@ def place_labels(fig: Figure) -> None:
       label.set_position((1.03, y))
 
 
-def log_axis(ax: Axes, subs: Any) -> None:
-  ax.set_xscale('log')
-  ax.xaxis.set_minor_formatter('')
-  ax.xaxis.set_major_locator(LogLocator(subs=subs))
-  ax.xaxis.set_major_formatter('{x:g}')
+def log_axis(ax: Axes, subs: Any, which: str = 'x') -> None:
+  ax.set(**{f'{which}scale': 'log'})
+  axis = ax.xaxis if which == 'x' else ax.yaxis
+  axis.set_minor_formatter('')
+  axis.set_major_locator(LogLocator(subs=subs))
+  axis.set_major_formatter('{x:g}' if which == 'x' else '{x:,.12g}')
 
 
 def cell_legend(ax: Axes, cells: Any, colours: Any) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-from rnnlab.reports.figures.layout import wrap
+from rnnlab.reports.figures.layout import heading, log_axis, wrap
 from rnnlab.reports.figures.style import (
   INK,
   MUTED,
@@ -130,15 +130,34 @@ def _curves(shown, note):
     x, y = (np.asarray(panel.data[name], float) for name in 'xy')
     marker = 'o' if len(x) <= 30 else ''
     ax.plot(x, y, line, marker=marker, color=colour, markeredgecolor=PAPER, label=wrap(group, 40))
+    if 'low' in panel.data:
+      ends = panel.data['low'], panel.data['high']
+      ax.fill_between(x, *ends, color=colour, alpha=0.16, linewidth=0)
     if counted[number]:
       _bars(axes[1], x, panel.data['counts'], number, len(shown.groups), colour)
-  _label(ax, shown.groups[0][2].data)
+  data = shown.groups[0][2].data
+  _label(ax, data)
+  _scale(axes, data)
+  if any(counted):
+    axes[1].set_ylabel(heading(data.get('counted', 'examples')))
   axes[-1].set_xlabel(ax.get_xlabel())
   if any(counted):
     ax.set_xlabel('')
   if len(shown.groups) > 1:
     ax.legend(frameon=False, labelcolor='linecolor', loc='best')
   return fig
+
+
+def _scale(axes, data):
+  """Sets which axes of a curve are logarithmic, and the names of its places."""
+  if 'x' in data.get('log', ''):
+    log_axis(axes[0], (1, 2, 5))
+  if 'y' in data.get('log', ''):
+    log_axis(axes[0], (1,) if np.ptp(np.log10(data['y'])) > 2 else (1, 2, 5), 'y')
+  if ticks := data.get('ticks'):
+    long = sum(map(len, ticks)) > 90
+    turned = {'rotation': 30, 'ha': 'right', 'rotation_mode': 'anchor'} if long else {}
+    axes[-1].set_xticks(data['x'], ticks, **turned)
 
 
 def _styles(groups, colours):
@@ -155,7 +174,6 @@ def _bars(ax, x, counts, number, groups, colour):
   width = 0.55 * room / groups
   places = x + (number - (groups - 1) / 2) * 1.25 * width  # apart, as the groups' x differ a little
   ax.bar(places, counts, width, color=colour, alpha=0.75)
-  ax.set_ylabel('Examples')
   ax.yaxis.set_major_locator(_few())
   ax.yaxis.set_major_formatter('{x:,.0f}')
 
