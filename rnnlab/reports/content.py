@@ -7,7 +7,7 @@ import pandas as pd
 
 from rnnlab import results
 from rnnlab.reports.hardest import Hard
-from rnnlab.results import measures
+from rnnlab.results import measures, statistics
 from rnnlab.tasks.base import Metric
 
 TUTORIAL = (
@@ -30,6 +30,10 @@ NOTES = (
   'cells. Seeds needed: of each group, to tell a difference as large in four '
   'of five tries. Seconds an epoch are the median over the epochs after the first, which '
   'compiles; of runs that trained together as a population, the share of each.'
+)
+STRETCHES = (
+  ' A test split that is one text has no examples that are independent: in the intervals over seeds'
+  f' and examples, {statistics.BLOCKS} stretches of it, of equal length, stand for them.'
 )
 SEARCH = (
   'Each arm was given the same trials; what was best by validation {metric} was run again with '
@@ -119,6 +123,12 @@ class Report(NamedTuple):
     return terminal.table(self.blocks, self.claims)
 
 
+def notes(told: Report) -> str:
+  """How to read the tables of a report."""
+  of_stream = any(block.metrics[0].link == 'exp' for block in told.blocks)
+  return NOTES + STRETCHES * of_stream
+
+
 def blocks_of(
   runs: pd.DataFrame, summary: pd.DataFrame, pairs: pd.DataFrame, references: list[Any]
 ) -> list[Block]:
@@ -148,7 +158,8 @@ def _caption(runs):
   if len(sizes.drop_duplicates()) == 1:
     train, validation, test = sizes.iloc[0]
     middle = '' if tutorial else f', {validation:,} validation'
-    caption += f'\n{train:,} train{middle} and {test:,} test examples'
+    counted = 'tokens' if metric.link == 'exp' else 'examples'
+    caption += f'\n{train:,} train{middle} and {test:,} test {counted}'
   protocol = TUTORIAL if tutorial else HELD_OUT.format(metric=metric.words)
   if metric.better == 'lower':
     protocol += f' Of the {metric.words}, lower is better.'

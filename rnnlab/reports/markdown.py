@@ -3,7 +3,7 @@
 import re
 
 from rnnlab.reports import tables
-from rnnlab.reports.content import MAX_LISTED, NOTES, Report, search_words
+from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
 
 def markdown(told: Report) -> str:
@@ -39,7 +39,7 @@ def markdown(told: Report) -> str:
       elif len(pairs):
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_md(block.references), ''] * bool(block.references)
-  lines += [_md(NOTES), '', *drawn(search=False)]
+  lines += [_md(notes(told)), '', *drawn(search=False)]
   for texts in told.texts:
     lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '']
     for group, text in texts.groups:

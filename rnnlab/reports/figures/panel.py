@@ -133,8 +133,10 @@ def _curves(shown, note):
     if 'low' in panel.data:
       ends = panel.data['low'], panel.data['high']
       ax.fill_between(x, *ends, color=colour, alpha=0.16, linewidth=0)
-    if counted[number]:
-      _bars(axes[1], x, panel.data['counts'], number, len(shown.groups), colour)
+    if counted[number] and alike and not number:
+      axes[1].bar(x, panel.data['counts'], 0.55 * _room(x, panel.data), color=MUTED, alpha=0.75)
+    elif counted[number] and not alike:
+      _bars(axes[1], x, panel.data, number, len(shown.groups), colour)
   data = shown.groups[0][2].data
   _label(ax, data)
   _scale(axes, data)
