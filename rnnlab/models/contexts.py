@@ -1,4 +1,4 @@
-"""What a model of a stream makes of little context, and of none but its own: parts, and a sample."""
+"""A model of a stream asked in other ways: with little context, and to go on by itself."""
 
 import functools
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rnnlab import results
+from rnnlab import results, tasks
 from rnnlab.reports.hardest import Hard
 from rnnlab.results import measures, statistics
 from rnnlab.tasks.base import Metric
@@ -63,9 +63,10 @@ class Drawing(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """Texts of some groups: their title, what they are, and (group, text) of each."""
+  """Texts of some groups: their title, of which data and what they are, and (group, text)s."""
 
   title: str
+  data: str
   caption: str
   groups: list[tuple[str, str]]
 
@@ -100,8 +101,9 @@ class Report(NamedTuple):
 
   summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
   trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
-  figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them) of each setting that has
-  some. missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
+  figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them)
+  of each setting that has some. missing: as results.missing_runs gives it. made_by: what made the
+  numbers, as name -> lines.
   """
 
   title: str
@@ -158,12 +160,19 @@ def _caption(runs):
   if len(sizes.drop_duplicates()) == 1:
     train, validation, test = sizes.iloc[0]
     middle = '' if tutorial else f', {validation:,} validation'
-    counted = 'tokens' if metric.link == 'exp' else 'examples'
-    caption += f'\n{train:,} train{middle} and {test:,} test {counted}'
+    caption += f'\n{train:,} train{middle} and {test:,} test {_counted(runs)}'
   protocol = TUTORIAL if tutorial else HELD_OUT.format(metric=metric.words)
   if metric.better == 'lower':
     protocol += f' Of the {metric.words}, lower is better.'
   return f'{caption}\n{protocol}'
+
+
+def _counted(runs):
+  """What there is so many of in a split."""
+  try:
+    return 'tokens' if tasks.find(runs['task'].iloc[0]).batches == 'windows' else 'examples'
+  except ValueError:  # a task of another program
+    return 'examples'
 
 
 def of_cells(pairs: pd.DataFrame) -> pd.Series:

@@ -94,7 +94,7 @@ def _of_panels(workdir, prefix, ends, task, block):
     caption = panels.caption(shown) + which
     if shown.kind == 'tokens':
       texts = [(group, panel.data['text']) for group, _, panel in shown.groups]
-      yield Texts(f'{shown.title}. {block.title}', caption, texts)
+      yield Texts(shown.title, block.title, caption, texts)
       continue
     alternative = captions.sentences(*panels.alternative(shown))
     png, svg = figures.render(figures.panels, shown, note=f'{caption}\n{block.title}')

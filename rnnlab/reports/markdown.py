@@ -41,7 +41,7 @@ def markdown(told: Report) -> str:
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(notes(told)), '', *drawn(search=False)]
   for texts in told.texts:
-    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '']
+    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '']
     for group, text in texts.groups:
       lines += [f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '']
   lines += ['## Search', ''] * bool(told.trials)

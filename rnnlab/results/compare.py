@@ -135,7 +135,7 @@ def _classes(logits):
 
 
 def _scores(folder, metric):
-  """{'final': (what the test split asks for, as bytes, a number of each item), 'best': ...} of a run.
+  """{'final': (what the test split asks for, as bytes, a number an item), 'best': ...} of a run.
 
   For a share it is whether an item is right, bool `[N]`; for the exponential of a mean over the
   tokens of a stream, what `statistics.of_blocks` gives. Nothing of a run whose predictions are

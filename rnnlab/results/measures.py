@@ -43,9 +43,7 @@ def read(entries: Any) -> tuple[Metric, ...]:
   if not entries or not disk.fits(entries, FORM):
     raise ValueError('metrics must be a list of name, unit, better and format')
   metrics = tuple(
-    Metric(
-      e['name'], e['unit'], e['better'], _format(e['format'], e['unit']), e.get('link', '')
-    )
+    Metric(e['name'], e['unit'], e['better'], _format(e['format'], e['unit']), e.get('link', ''))
     for e in entries
   )
   for metric in metrics:

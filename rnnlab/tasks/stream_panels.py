@@ -18,8 +18,8 @@ SAMPLED = 200  # tokens of a sample
 PLACES = 30  # in a line, of which the last stands for those after it too
 
 SEEDS = (
-  ' Lines are means over seeds, the band goes from the lowest to the highest seed (none for a single'
-  ' seed). Lower is better.'
+  ' Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
+  'single seed). Lower is better.'
 )
 
 
@@ -56,7 +56,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
       f'by frequency of the {unit}',
       f'The tokens of the test split by the rank of the {unit} in train, 1 being the most frequent,'
       ' and below how many tokens they are.',
-      {'x_label': f'rank of the {unit} in train', 'ticks': _ranges(edges)},
+      {'x_label': f'rank of the {unit} in train', 'ticks': _ranges(edges), 'log': 'y'},
       (np.searchsorted(edges, targets + 1), nlls, unit),
     )
   ]
@@ -103,7 +103,7 @@ def _of_classes(title, caption, data, tokens):
   word, values = _measure(sums[:, there] / counts[there], unit)
   ticks = [tick for tick, known in zip(data['ticks'], there, strict=True) if known]
   band = _band(values) | {'x': np.arange(len(ticks)), 'counts': counts[there], 'counted': 'tokens'}
-  data = data | band | {'ticks': ticks, 'y_label': word, 'log': '' if _in_bits(unit) else 'y'}
+  data = data | band | {'ticks': ticks, 'y_label': word}
   return Panel('curve', f'{word} {title}', caption + SEEDS, data)
 
 
@@ -111,21 +111,21 @@ def _by_context(predictions, unit):
   steps = predictions[0]['context_steps']
   word, values = _measure(np.stack([of['context_nll'] for of in predictions]).astype(float), unit)
   caption = (
-    'Of the test split, where the model forgets all that it has read every so many steps: of a'
-    f' {unit} it then knows this many {unit}s before it at most, and half as many in the mean.'
+    'The test split, where the model forgets all that it has read every so many steps: it then'
+    f' predicts a {unit} from this many before it at most, and on average from half as many.'
   )
   axes = {'x_label': 'steps between two new starts', 'y_label': word, 'log': 'x'}
   data = {'x': steps} | _band(values) | axes
   return Panel('curve', f'{word} by context', caption + SEEDS, data)
 
 
-def _in_bits(unit):
-  return unit in ('character', 'byte')
-
-
 def _measure(nll, unit):
   """(what it is called, its values): perplexity, or of small units bits."""
-  return (f'Bits per {unit}', nll / math.log(2)) if _in_bits(unit) else ('Perplexity', np.exp(nll))
+  return (
+    (f'Bits per {unit}', nll / math.log(2))
+    if unit in ('character', 'byte')
+    else ('Perplexity', np.exp(nll))
+  )
 
 
 def _band(values):

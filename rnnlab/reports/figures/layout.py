@@ -71,6 +71,8 @@ def log_axis(ax: Axes, subs: Any, which: str = 'x') -> None:
   axis.set_minor_formatter('')
   axis.set_major_locator(LogLocator(subs=subs))
   axis.set_major_formatter('{x:g}' if which == 'x' else '{x:,.12g}')
+  if which == 'y':
+    ax.tick_params(axis='y', which='minor', length=0)
 
 
 def cell_legend(ax: Axes, cells: Any, colours: Any) -> None:
