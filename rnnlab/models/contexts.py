@@ -7,31 +7,31 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rnnlab.cells.base import Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def nll(
-  model: nn.Module, params: Any, split: Mapping[str, Array], every: Array, longest: int
+  model: nn.Module, params: Any, split: Mapping[str, Array], every: Array, longest: int, most: int
 ) -> Array:
   """The mean outputs of a model of a stream whose carry is made anew every so many steps.
 
   So a token is predicted from as many tokens before it as have come since then, one at least and
-  `every` at most. The stream is cut into rows of `longest` steps, which go side by side, a step at
-  a time, so that this is one small program whatever `every` is.
+  `every` at most. Rows of `longest` steps, at even distances in the stream, go side by side, a step
+  at a time, so that this is one small program whatever `every` is.
 
-  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. Returns float32 `[K]`.
+  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. most: how many tokens are read
+  at most. Returns float32 `[K]`.
   """
   size = len(split['inputs'])
-  rows = -(-size // longest)
-
-  def cut(a):
-    a = jnp.pad(a, (0, rows * longest - size))
-    return a.reshape(rows, longest).T[:, :, None]
-
-  batches = {name: cut(array) for name, array in split.items()}
-  batches['weights'] = cut(jnp.ones(size, jnp.float32))
+  rows = max(1, min(size, most) // longest)
+  starts = np.linspace(0, max(size - longest, 0), rows).astype(int)
+  places = starts + np.arange(longest)[:, None]
+  weights = np.float32(places < size)
+  batches = {name: array[places % size][:, :, None] for name, array in split.items()}
+  batches['weights'] = weights[:, :, None]
   start = model.apply({'params': params}, rows, method='initial_carry')
 
   def mean(every):
@@ -41,7 +41,7 @@ def nll(
       outputs, carry = model.apply({'params': params}, batch, carry)
       return carry, jnp.sum(batch['weights'] * outputs)
 
-    return jax.lax.scan(one, start, (jnp.arange(longest), batches))[1].sum() / size
+    return jax.lax.scan(one, start, (jnp.arange(longest), batches))[1].sum() / weights.sum()
 
   return jax.lax.map(mean, every)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rnnlab.tasks.base import Panel
 
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200)  # between two resets of the carry; each divides the last
-MOST = 100_000  # tokens of which perplexity is asked with little context
+MOST = 10_000  # tokens of which perplexity is asked with little context: more take their time
 SAMPLED = 200  # tokens of a sample
 PLACES = 30  # in a line, of which the last stands for those after it too
 
@@ -26,17 +26,17 @@ SEEDS = (
 def examine(model, params, dataset) -> dict[str, Any]:
   """How much context a model makes use of, and what it writes.
 
-  Returns context_steps, int32 `[K]`; context_nll, float32 `[K]`, the mean nats per token of the
-  first MOST of the test split where the carry is made anew every so many steps; and sample, int32
-  `[SAMPLED]`, ids that are drawn one after the other after the end of a line, by seed 0.
+  Returns context_steps, int32 `[K]`; context_nll, float32 `[K]`, the mean nats per token where the
+  carry is made anew every so many steps, of stretches of the test split that have MOST tokens
+  together; and sample, int32 `[SAMPLED]`, ids that are drawn one after the other after the end of a
+  line, by seed 0.
   """
   from rnnlab.models import contexts
 
-  split = {name: array[:MOST] for name, array in dataset.splits['test'].items()}
-  steps = np.array(STEPS, np.int32)
+  split, steps = dataset.splits['test'], np.array(STEPS, np.int32)
   return {
     'context_steps': steps,
-    'context_nll': contexts.nll(model, params, split, steps, STEPS[-1]),
+    'context_nll': contexts.nll(model, params, split, steps, STEPS[-1], MOST),
     'sample': contexts.sample(model, params, dataset.encoding['end'], SAMPLED),
   }
 
@@ -111,8 +111,9 @@ def _by_context(predictions, unit):
   steps = predictions[0]['context_steps']
   word, values = _measure(np.stack([of['context_nll'] for of in predictions]).astype(float), unit)
   caption = (
-    'The test split, where the model forgets all that it has read every so many steps: it then'
-    f' predicts a {unit} from this many before it at most, and on average from half as many.'
+    f'Stretches of the test split, of {STEPS[-1]} {unit}s each and {MOST:,} together at most, where'
+    f' the model forgets all that it has read every so many steps: it then predicts a {unit} from'
+    ' this many before it at most, and on average from half as many.'
   )
   axes = {'x_label': 'steps between two new starts', 'y_label': word, 'log': 'x'}
   data = {'x': steps} | _band(values) | axes
