@@ -70,12 +70,10 @@ class LanguageModel(nn.Module):
     hs, dropped, carry, output = self._run(*window)
     shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
     targets = batch['targets'].ravel()
-    nll, total_nll = softmax.nll, softmax.total_nll
-    if self.adaptive:
-      nll, total_nll = adaptive.nll, adaptive.total_nll
+    layer: Any = adaptive if self.adaptive else softmax
     if deterministic:
-      return nll(rows, targets, *output).reshape(shape), carry
-    total, nll = total_nll(rows, targets, batch['weights'].ravel(), *output)
+      return layer.nll(rows, targets, *output).reshape(shape), carry
+    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output)
     outputs = {'nll': nll.reshape(shape), 'total': total}
     if not (is_off(self.alpha) and is_off(self.beta)):
       outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])

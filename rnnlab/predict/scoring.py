@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rnnlab.predict import forward
 from rnnlab.predict.predictor import Predictor, encode
 from rnnlab.training import windows
 
@@ -142,5 +143,5 @@ _of_stream = jax.jit(windows.predict, static_argnums=0)
 @functools.partial(jax.jit, static_argnums=0)
 def _of_rows(model, params, batch):
   weights = jnp.ones(batch['targets'].shape, jnp.float32)
-  outputs, _ = model.apply({'params': params}, {**batch, 'weights': weights})
+  outputs, _ = forward.portable(model).apply({'params': params}, {**batch, 'weights': weights})
   return outputs

@@ -1,5 +1,6 @@
 """Dropout of a recurrence: masks of variational dropout, of weights, and between layers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ def drop_weights(
   >>> cell, key = rnnlab.elman(hidden_size=40), jax.random.key(0)
   >>> params = rnnlab.recurrence.drop_weights(key, cell, cell.init(key, 3), 3, rate=0.5)
   >>> [int((params[name] == 0).sum()) for name in ('w_x', 'w_h')]
-  [0, 788]
+  [0, 797]
   """
   check_rate('weight_dropout', rate)
   if is_off(rate):
@@ -125,8 +126,17 @@ def drop_weights(
   dropped = dict(params)
   for i, name in enumerate(_moved(cell, jax.make_jaxpr(weights)(params), sorted(params))):
     w = params[name]
-    dropped[name] = jnp.where(used[name] != 0, drop(jax.random.fold_in(key, i), w, rate), w)
+    kept = _halves(jax.random.fold_in(key, i), 1 - rate, w.shape)
+    dropped[name] = jnp.where(used[name] != 0, jnp.where(kept, w / (1 - rate), 0), w)
   return dropped
+
+
+def _halves(key, p, shape):
+  """True with probability p, to 1 / 65,536: of halves of what is drawn, in half the time."""
+  size = math.prod(shape)
+  bits = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+  halves = jnp.concatenate([bits & 0xFFFF, bits >> 16])
+  return halves[:size].reshape(shape) < jnp.round(p * 2**16)
 
 
 def _moved(cell, closed, names):

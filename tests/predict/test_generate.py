@@ -24,7 +24,7 @@ from rnnlab import cells, models
 from rnnlab.console import progress
 from rnnlab.data import corpus
 from rnnlab.predict import __main__ as main
-from rnnlab.predict import generate, language, sampling, saying, scoring
+from rnnlab.predict import exported_text, generate, language, sampling, saying, scoring
 from rnnlab.predict.predictor import Predictor
 from rnnlab.predict.sampling import Sampling
 from rnnlab.runs import configs
@@ -348,7 +348,7 @@ def run(tmp_path_factory):
 def ask(monkeypatch, capsys):
   """What `python -m rnnlab.predict` says: its output, and its errors."""
 
-  def run(*words, stdin=b''):
+  def run(*words):
     monkeypatch.setattr(sys, 'argv', ['predict', *map(str, words)])
     try:
       main.main()
@@ -395,6 +395,47 @@ def test_a_run_is_asked_by_python_and_by_the_command_line_alike(run, ask):
   row = model.score(['the owl']).iloc[0]
   assert_allclose(said['perplexity'], row.perplexity, rtol=1e-6)
   assert_allclose(said['bits_per_character'], row.bits_per_character, rtol=1e-6)
+
+
+def test_each_setting_of_a_sweep_has_its_own_text_and_its_own_scores(three, capsys):
+  """And several samples have a title each."""
+  settings = {'a': three, 'b': language.text_model([member(3)])}
+  for flags in ([], ['--samples=2'], ['--score']):
+    given = main._parser().parse_args(['RUN', 'the cat', *flags])
+    saying.check(settings, given)
+    assert saying.answer(settings, given, [['the cat'], ['a dog']]) == 2
+    said = capsys.readouterr().out
+    if flags == ['--score']:
+      expected = [
+        f'{row.perplexity:.6g}\t{row.bits_per_character:.6g}\t{name}\t{text}\n'
+        for text in ('the cat', 'a dog')
+        for name, model in settings.items()
+        for row in model.score([text]).itertuples()
+      ]
+    else:
+      count = given.samples
+      expected = [
+        f'{name}{f", {i + 1} of {count}" * (count > 1)}:\n{prompt}{text}\n'
+        for prompt in ('the cat', 'a dog')
+        for name, model in settings.items()
+        for i, text in enumerate(model.generate(prompt, samples=count))
+      ]
+    assert said == ''.join(expected)
+  with pytest.raises(ValueError, match='of several tasks: give --setting, of a, b'):
+    saying.check({'a': three, 'b': rnnlab.Ensemble((predictors.three(),))}, given)
+
+
+def test_the_lines_of_standard_input_are_prompts(run, ask, tmp_path, monkeypatch):
+  folder, _ = run
+  (tmp_path / 'lines').write_text('the cat\n\n')
+  with open(tmp_path / 'lines') as f:
+    monkeypatch.setattr(sys, 'stdin', f)
+    said = ask(folder, '--length=4', '--json').out.splitlines()
+  assert [json.loads(line)['prompt'] for line in said] == ['the cat', '']
+  model = rnnlab.load(folder)
+  assert [json.loads(line)['text'] for line in said] == [
+    model.generate(prompt, 4)[0] for prompt in ('the cat', '')
+  ]
 
 
 def test_words_that_a_model_does_not_know_are_told(run, ask):
@@ -494,17 +535,32 @@ model = load({str(path)!r})
 print(repr(model.generate('the cat ', 20, temperature=0.0)))
 print(repr(model.generate('the', 30, top_p=0.9, seed=4, stop=True)))
 assert not any('rnnlab' in name for name in sys.modules)
+sys.argv = ['m.zip', 'the cat', '', '--length=9', '--temperature=0']
+runpy.run_path({str(path)!r}, run_name='__main__')
 """
   done = subprocess.run(
     [sys.executable, '-P', '-c', code], capture_output=True, text=True, cwd=tmp_path
   )
   assert done.returncode == 0, done.stderr
-  log_p, of_three, greedy, drawn = done.stdout.splitlines()
+  log_p, of_three, greedy, drawn, *said = done.stdout.splitlines()
   assert_allclose(json.loads(log_p)[0], said_of(three, [1]), atol=1e-5)
   model = rnnlab.load(folder)
   assert [eval(of_three)] == three.generate('The cat', 20, temperature=0.0)
   assert [eval(greedy)] == model.generate('the cat ', 20, temperature=0.0)
   assert [eval(drawn)] == model.generate('the', 30, top_p=0.9, seed=4, stop=True)
+  expected = ''.join(f'{p}{model.generate(p, 9, temperature=0.0)[0]}\n' for p in ('the cat', ''))
+  assert said == expected.splitlines()
+
+
+def test_what_no_longer_fits_a_zip_is_told(tmp_path, three):
+  rnnlab.export(three, tmp_path / 'm.zip')
+  content = (tmp_path / 'm.zip').read_bytes()
+  (tmp_path / 'm.zip').write_bytes(content[: len(content) // 2])
+  with pytest.raises(ValueError, match='m.zip is damaged, or no exported language model'):
+    exported_text.load(tmp_path / 'm.zip')
+  own = [one._replace(encoding=OF_WORDS | {'unit': 'phoneme'}) for one in three.members]
+  with pytest.raises(ValueError, match='cannot be exported'):
+    rnnlab.export(language.text_model(own), tmp_path / 'own.zip')
 
 
 def test_a_model_that_answers_is_not_asked_to_go_on():
