@@ -19,7 +19,14 @@ from rnnlab.tasks.fields import Field
 __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'of', 'primary']
 
 DEFAULT = 'classification'
-_PARTS = ('base', 'fields', 'scores', 'sequences', 'streams')  # files here that are no tasks
+_PARTS = (
+  'base',
+  'fields',
+  'scores',
+  'sequences',
+  'stream_panels',
+  'streams',
+)  # files here that are no tasks
 _added = {}
 
 
