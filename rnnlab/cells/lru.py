@@ -1,7 +1,7 @@
 """The linear recurrent unit: complex states that turn and decay, without a gate."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ TINY = 1e-6  # keeps a drawn number off 0, of which the logarithm is taken
 class LRUCarry(NamedTuple):
   """The real and the imaginary part of the state s, both `[B, H]`; of its factor a, `[H]`."""
 
-  real: base.Array
-  imag: base.Array
+  real: Any
+  imag: Any
 
 
 def times(a: LRUCarry, s: LRUCarry) -> LRUCarry:
@@ -71,5 +71,5 @@ def lru(
     of_s = dot(params['w_real'], s.real) - dot(params['w_imag'], s.imag)
     return of_s + dot(params['w_y'], x)
 
-  recurrence = base.Linear(coefficients, output, times)
+  recurrence = base.Linear(coefficients, output, times, one=LRUCarry(1.0, 0.0))
   return base.Cell(init, initial_carry, recurrence.step, parallel=recurrence)
