@@ -310,6 +310,6 @@ def _told(side, tokens, encoding):
     shares.append(f'{sum(token not in known for token in flat) / len(flat):.2%} of {name}')
   longest = max(len(one) for of in tokens.values() for one in of[side])
   return (
-    f'{side}: {lengths.mean():.1f} {encoding["unit"]}s in the mean, the longest {lengths.max():,} in'
-    f' train and {longest:,} in all; unknown: {", ".join(shares)}'
+    f'{side}: {lengths.mean():.1f} {encoding["unit"]}s in the mean, the longest'
+    f' {lengths.max():,} in train and {longest:,} in all; unknown: {", ".join(shares)}'
   )

@@ -1,10 +1,10 @@
-"""BLEU (Papineni et al. 2002) and chrF (Popović 2015) as sacreBLEU has them, from sums; on the host.
+"""BLEU (Papineni et al. 2002) and chrF (Popović 2015) as in sacreBLEU, from sums; on the host.
 
 sacreBLEU adds counts up over sentences, and makes its score of the sums. Here the counts of each
 sentence are kept, so that a bootstrap has only to add other rows of them:
 `score(statistics(hypotheses, references)[rows].sum(axis=0))`.
 
-The library is an extra, as nothing else needs it: `pip install 'sacrebleu>=2.5,<3'`.
+The library is an extra, as nothing else needs it: `pip install -r experiments/translation.txt`.
 """
 
 from collections.abc import Sequence
