@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.cells import near
-from rnnlab.cells.base import Array, Carry, Cell, Dot, Params, kernel_init, matmul
+from rnnlab.cells.base import Array, Carry, Cell, Dot, kernel_init, matmul
 from rnnlab.machine import devices
 from rnnlab.recurrence import checks, engine
 
@@ -60,7 +60,7 @@ class Memory(NamedTuple):
   mask: Array
 
 
-def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> Params:
+def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> dict[str, Any]:
   """Draws a decoder's parameters: 'cell', as the cell makes it, and those of attention.
 
   Raises ValueError for an attention that is none of KINDS.
@@ -78,7 +78,7 @@ def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> Par
   k_cell, k_query, k_key, k_score, k_output = jax.random.split(key, 5)
   hidden_size = _hidden_size(decoder.cell)
   fed = {'additive': memory_size, 'multiplicative': decoder.feeding * hidden_size, 'none': 0}
-  params = {'cell': decoder.cell.init(k_cell, input_size + fed[decoder.attention])}
+  params: dict[str, Any] = {'cell': decoder.cell.init(k_cell, input_size + fed[decoder.attention])}
   if decoder.attention == 'none':
     return params
   additive = decoder.attention == 'additive'
@@ -91,7 +91,7 @@ def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> Par
   return params
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _hidden_size(cell):
   return jax.eval_shape(lambda: _first_y(cell, (1,), jnp.float32)).shape[-1]
 
@@ -108,7 +108,9 @@ def _first_y(cell, batch, dtype):
   return jnp.zeros(shape, dtype)
 
 
-def remember(decoder: Decoder, params: Params, values: Array, mask: Array | None = None) -> Memory:
+def remember(
+  decoder: Decoder, params: dict[str, Any], values: Array, mask: Array | None = None
+) -> Memory:
   """A memory to attend to, of values `[B, S, M]`; mask: bool `[B, S]`, or None for all of them."""
   if mask is None:
     mask = jnp.ones(values.shape[:2], bool)
@@ -132,7 +134,7 @@ def initial_carry(
 
 def step(
   decoder: Decoder,
-  params: Params,
+  params: dict[str, Any],
   memory: Memory | None,
   carry: DecoderCarry,
   x_t: Array,
@@ -159,7 +161,7 @@ def step(
 
 def decode(
   decoder: Decoder,
-  params: Params,
+  params: dict[str, Any],
   xs: Array,
   memory: Memory | None = None,
   *,
@@ -182,7 +184,7 @@ def decode(
 
 def attention_weights(
   decoder: Decoder,
-  params: Params,
+  params: dict[str, Any],
   xs: Array,
   memory: Memory,
   *,

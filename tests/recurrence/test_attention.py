@@ -119,7 +119,7 @@ def test_the_weights_of_attention_are_of_what_is_there_and_make_the_context(kind
   np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
   assert not found[0, :, 2].any()
   _, outputs = attention.decode(decoder, params, xs, values)
-  carry, before = attention.initial_carry(decoder, B), None
+  carry = attention.initial_carry(decoder, B)
   for t in range(T):
     carry, output = attention.step(decoder, params, values, carry, xs[:, t])
     np.testing.assert_allclose(output, outputs[:, t], rtol=1e-5, atol=1e-6)
