@@ -195,7 +195,8 @@ def finish(
   params = tx.evaluated(state.params, state.opt_state)
   if task.examine:
     kept = state.best_params if best else params
-    found = task.examine(model, kept, dataset._replace(splits=shared.splits))
+    splits: Any = shared.splits
+    found = task.examine(model, kept, dataset._replace(splits=splits))
     predictions |= hosts.fetch(found)
   result = {
     'id': spec.id,
