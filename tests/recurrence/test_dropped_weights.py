@@ -94,7 +94,7 @@ def joint(weights):
 def test_what_a_step_cuts_from_its_parameters_is_dropped_there():
   cell = joint(lambda p: jnp.concatenate([p['u'], p['v'].T, jnp.zeros((4, 1))], axis=1))
   params = cell.init(None, 200)
-  dropped = recurrence.drop_weights(jax.random.key(0), cell, params, 200, 0.5)
+  dropped = recurrence.drop_weights(jax.random.key(1), cell, params, 200, 0.5)
   assert_array_equal(dropped['w'][:200], 1)
   for w in (dropped['w'][200:], dropped['u'], dropped['v']):
     assert {*np.unique(w)} == {0, 2}

@@ -1,7 +1,6 @@
 """Windows of a stream: how they are cut, and evaluation against a plain loop in float64."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -56,17 +55,13 @@ def expected(name, params, split):
 
 
 @pytest.mark.parametrize(
-  ('name', 'size'),
-  [
-    pytest.param(*case, marks=() if case[0] == 'lstm' or case[1] == 63 else pytest.mark.slow)
-    for case in itertools.product(CELLS, (1, 63, 64, 1000))
-  ],
+  ('name', 'size'), [('elman', 1), ('gru-after', 64), ('lstm', 63), ('lstm', 500)]
 )
 def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
   split, model = stream(size), model_of(CELLS[name])
   params = model.init(jax.random.key(0), windows.example(split))['params']
   desired = expected(name, params, split)
-  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (1, 16, 1), (40, 2, 1)):
+  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (40, 2, 1)):
     monkeypatch.setattr(windows, 'STREAMS', streams)
     monkeypatch.setattr(windows, 'STEPS', steps)
     monkeypatch.setattr(windows, 'WARM', warm)
