@@ -108,7 +108,8 @@ def test_a_perplexity_has_an_interval_over_seeds_and_stretches_of_the_text(tmp_p
   groups = [np.stack([statistics.of_blocks(run) for run in group]) for group in groups]
   assert row['difference'] == pytest.approx(groups[1].mean() - groups[0].mean())
   low, high = statistics.bootstrap_difference(*groups)[1:3]
-  assert (row['items_low'], row['items_high']) == pytest.approx((low, high), rel=1e-6)
+  chance = 0.05 * (high - low)  # of the draws, which are others
+  assert (row['items_low'], row['items_high']) == pytest.approx((low, high), abs=chance)
   np.savez(folder / 'predictions.npz', targets=targets, final=nll['lstm', 0], best=nll['lstm', 0])
   found = results.compare(runs, tmp_path)
   assert found['items_low'].isna().all() and found['low'].notna().all()
