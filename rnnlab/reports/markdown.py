@@ -40,10 +40,7 @@ def markdown(told: Report) -> str:
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(notes(told)), '', *drawn(search=False)]
-  for texts in told.texts:
-    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '']
-    for group, text in texts.groups:
-      lines += [f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '']
+  lines += [line for texts in told.texts for line in _quoted(texts)]
   lines += ['## Search', ''] * bool(told.trials)
   for trials in told.trials:
     lines += [_md(search_words(trials)), '', *grid(*tables.of_arms(trials))]
@@ -69,6 +66,13 @@ def markdown(told: Report) -> str:
     '```',
   ]
   return '\n'.join(lines) + '\n'
+
+
+def _quoted(texts):
+  """The lines of some Texts."""
+  yield from (f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '')
+  for group, text in texts.groups:
+    yield from (f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '')
 
 
 def _md(text):
