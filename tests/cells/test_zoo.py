@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from rnnlab import cells
 from rnnlab.cells import base, lru
-from rnnlab.recurrence import engine, parallel, products, unroll
+from rnnlab.recurrence import drop_weights, engine, parallel, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 2, 5, 2, 4
 
@@ -174,6 +174,14 @@ def test_what_the_cells_start_from():
 def test_an_option_that_can_t_be_is_an_error_in_words(name, options, words):
   with pytest.raises(ValueError, match=words):
     cells.get(name, hidden_size=HIDDEN, **options)
+
+
+def test_dropout_of_weights_that_a_cell_has_not_is_an_error_in_words():
+  cell = cells.get('mingru', hidden_size=HIDDEN)
+  params = cell.init(jax.random.key(0), INPUTS)
+  with pytest.raises(ValueError, match=r'weight_dropout .* mingru\(hidden_size=4\) has none'):
+    drop_weights(jax.random.key(0), cell, params, INPUTS, 0.5)
+  assert drop_weights(jax.random.key(0), cell, params, INPUTS, 0.0) is params
 
 
 # All steps at once.
