@@ -54,7 +54,9 @@ def markdown(told: Report) -> str:
       *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
       '',
     ]
-  made = [f'- {n}: {", ".join(map(code, v))}' for n, v in told.made_by.items() if n not in NOT_LISTED]
+  made = [
+    f'- {n}: {", ".join(map(code, v))}' for n, v in told.made_by.items() if n not in NOT_LISTED
+  ]
   lines += ['## Made by', '', *made, '', '```', *told.made_by['Again'], '```']
   return '\n'.join(lines) + '\n'
 
