@@ -1,4 +1,15 @@
-"""LSTM against GRU as language models.
+"""LSTM against GRU as language models, at equal numbers of parameters: three seeds each.
+
+    python launch.py --config=experiments/language_model.py
+
+800,000 words of film reviews, from the package that the main job's reviews are in, in lower case
+and by a vocabulary of 10,000 words. Two layers, of which the second has the size of the embedding,
+which is the output's weights too; the GRU's first layer is as much wider as makes the parameters
+equal.
+
+    python launch.py --config=experiments/language_model.py:character
+
+The same reviews, character by character: two million of them, and one layer of 256 units (LSTM).
 
     python launch.py --config=experiments/language_model.py:ptb_small --config.data.path=FOLDER
 
@@ -6,14 +17,35 @@ Penn Treebank as Mikolov prepared it (ptb.train.txt, ptb.valid.txt and ptb.test.
 text is not free, and not here), and the small model of Zaremba et al. 2014 as published: two layers
 of 200 units, no dropout, 20 streams, windows of 20 steps, SGD whose rate of 1 is halved at each
 epoch after the fourth, gradients clipped at 5, 13 epochs. They sum the loss over the steps of a
-window and we take its mean, so that the rate is 20 times as large and the bound a twentieth.
+window and here it is the mean, so that the rate is 20 times as large and the bound a twentieth.
+The model has as many units with either cell.
+
+    python launch.py --config=experiments/language_model.py:ptb_medium --config.data.path=FOLDER
+
+Their medium model: 650 units, half of the values dropped between layers, 39 epochs.
+
+    python launch.py --config=experiments/language_model.py:ptb_tuned --config.data.path=FOLDER
+
+No more parameters than the small model has, and better spent: 300 units, the embedding as output,
+and dropout that is the same at all steps of a window.
+
+    python launch.py --config=experiments/language_model.py:awd --config.data.path=FOLDER
+
+AWD-LSTM (Merity et al. 2018) with its published settings for Penn Treebank: days on two cores.
+
+    python launch.py --config=experiments/language_model.py:smoke
+
+Two epochs of a tiny model, in half a minute, to see that everything works.
 """
 
 import difflib
 
 from rnnlab.runs import configs
 
-PRESETS = ('', 'ptb_small', 'ptb_medium', 'smoke')
+PRESETS = ('', 'character', 'ptb_small', 'ptb_medium', 'ptb_tuned', 'awd', 'smoke')
+# Units of the first of two layers: with 200 in the second, LSTM and GRU have 641,600 and 642,180
+# recurrent parameters; of the one layer for characters, embedded in 64: 328,704 and 328,800.
+EQUAL = {'': (200, 262), 'character': (256, 300)}
 
 
 def get_config(preset=''):
@@ -24,8 +56,36 @@ def get_config(preset=''):
     words = ', '.join(PRESETS[1:])
     raise ValueError(f'no preset {preset!r} in experiments/language_model.py{hint}: {words}')
   config = configs.default('language_model')
-  if preset.startswith('ptb'):
+  if preset in ('ptb_small', 'ptb_medium'):
     _zaremba(config, preset == 'ptb_medium')
+  elif preset == 'ptb_tuned':
+    _tuned(config)
+  elif preset == 'awd':
+    _awd(config)
+  else:
+    config.data.lowercase = True
+    config.data.max_tokens = 800_000
+    config.model.layers = 2
+    config.model.hidden_size = config.model.embed_size = 200
+    config.model.tied = True
+    config.model.output_dropout = 0.2
+    config.optim.learning_rate = 3e-3
+    config.optim.schedule = 'cosine'
+    config.optim.clip_norm = 1.0
+    config.train.epochs = 2
+  if preset == 'character':
+    config.data.unit = 'character'
+    config.data.max_tokens = 2_000_000
+    config.model.layers = 1
+    config.model.hidden_size = 256
+    config.model.embed_size = 64
+    config.model.tied = False
+    config.train.window = 100
+  if preset == 'smoke':
+    config.data.max_tokens = 20_000
+    config.data.min_count = 2
+    config.model.hidden_size = config.model.embed_size = 16
+    config.train.epochs = 2
   return config
 
 
@@ -51,8 +111,60 @@ def _zaremba(config, medium):
     config.train.epochs = 39
 
 
+def _tuned(config):
+  """At most as many parameters as Zaremba's small model, which has 4.65 million."""
+  config.data.source = 'corpus'
+  config.model.layers = 2
+  config.model.hidden_size = config.model.embed_size = 300
+  config.model.tied = True
+  config.model.init_scale = 0.1
+  config.model.locked = True
+  config.model.embed_dropout = 0.4
+  config.model.layer_dropout = 0.3
+  config.model.output_dropout = 0.4
+  config.model.weight_dropout = 0.3
+  config.model.word_dropout = 0.1
+  config.optim.name = 'asgd'
+  config.optim.learning_rate = 20.0
+  config.optim.clip_norm = 0.25
+  config.optim.weight_decay = 1.2e-6
+  config.train.batch_size = 20
+  config.train.window = 35
+  config.train.window_offset = True
+  config.train.epochs = 60
+
+
+def _awd(config):
+  """Merity, Keskar and Socher 2018, and their code; but parameters start as Keras has them."""
+  config.data.source = 'corpus'
+  config.model.layers = 3
+  config.model.hidden_size = 1150
+  config.model.embed_size = 400
+  config.model.tied = True
+  config.model.locked = True
+  config.model.word_dropout = 0.1
+  config.model.embed_dropout = 0.4
+  config.model.layer_dropout = 0.25
+  config.model.output_dropout = 0.4
+  config.model.weight_dropout = 0.5
+  config.model.alpha = 2.0
+  config.model.beta = 1.0
+  config.optim.name = 'asgd'
+  config.optim.learning_rate = 30.0
+  config.optim.clip_norm = 0.25
+  config.optim.weight_decay = 1.2e-6
+  config.train.batch_size = 20
+  config.train.window = 70
+  config.train.window_spread = 5.0
+  config.train.window_halved = 0.05
+  config.train.epochs = 500
+
+
 def sweep(add, preset=''):
-  """Both cells, three seeds each."""
+  """Both cells, three seeds each; of what takes days, one of LSTM."""
+  if preset == 'awd':
+    add({'model.cell': 'lstm', 'seed': 0})
+    return
   for seed in range(3):
-    for cell in ('lstm', 'gru'):
-      add({'model.cell': cell, 'seed': seed})
+    for cell, units in zip(('lstm', 'gru'), EQUAL.get(preset, (None, None)), strict=True):
+      add({'model.cell': cell, 'seed': seed} | ({'model.hidden_size': units} if units else {}))

@@ -21,7 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data import DataError
+if __package__:
+  from rnnlab.data import DataError
+else:  # in the zip of an exported model, beside what reads it
+  DataError = ValueError  # type: ignore[assignment, misc]
 
 END, UNKNOWN = '<eos>', '<unk>'
 UNITS = 'word', 'character', 'byte', 'subword'

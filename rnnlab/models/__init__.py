@@ -3,7 +3,7 @@
 from rnnlab.models import initial as conventions
 from rnnlab.models.classifier import SequenceClassifier
 from rnnlab.models.language_model import LanguageModel
-from rnnlab.models.layers import POOLINGS, PRECISIONS, Dropout, Recurrent, pool
+from rnnlab.models.layers import POOLINGS, PRECISIONS, Dropout, Recurrent, WordDropout, pool
 
 __all__ = [
   'POOLINGS',
@@ -12,6 +12,7 @@ __all__ = [
   'LanguageModel',
   'Recurrent',
   'SequenceClassifier',
+  'WordDropout',
   'conventions',
   'pool',
 ]

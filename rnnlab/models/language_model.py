@@ -7,25 +7,30 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Lookup
-from rnnlab.models import initial, softmax
-from rnnlab.models.layers import Dropout, Recurrent
+from rnnlab.models import adaptive, initial, softmax
+from rnnlab.models.layers import Dropout, Recurrent, WordDropout
 from rnnlab.recurrence import checks, is_off
 
 
 class LanguageModel(nn.Module):
   """Token ids -> embedding -> layers of cells -> how likely each next token is.
 
-  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, and the
-  carry that the window before ended with, or None at a start: returns `(outputs, carry)`. Without
-  dropout outputs are the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In
-  training they are a dict: 'nll', these without a gradient; 'total', the sum of weights * nll, with
-  one; and 'penalty', a scalar, where alpha or beta is not 0.
+  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, perhaps
+  a 'mask', bool `[B, T]`, of the steps that there are, and the carry that the window before ended
+  with, or None at a start: returns `(outputs, carry)`. Without dropout outputs are the negative
+  log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a dict: 'nll',
+  these without a gradient; 'total', the sum of weights * nll, with one; and 'penalty', a scalar,
+  where alpha or beta is not 0.
 
   cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
     is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
+  adaptive: whether the output is an adaptive softmax, see `rnnlab.models.adaptive`, for which ids
+    are ranks by frequency; not where tied.
   embed_dropout, layer_dropout, output_dropout: rates of what goes into the first layer, from each
-    layer to the next, and out of the last.
-  dropout, recurrent_dropout, dropout_per_gate, precision, remat, truncate: as of `Recurrent`.
+    layer to the next, and out of the last; locked: whether these drop a value at all steps of a
+    window or at none. word_dropout: the rate of words, as of `WordDropout`.
+  dropout, recurrent_dropout, weight_dropout, dropout_per_gate, precision, remat, truncate: as of
+    `Recurrent`.
   alpha, beta: how much the mean square of the last layer's outputs, dropped, and of their change
     from step to step, not dropped, are penalised (AR and TAR: Merity et al. 2017).
   init_scale: above 0, every parameter starts uniform in +- this; convention: else, whose
@@ -36,6 +41,7 @@ class LanguageModel(nn.Module):
   vocab_size: int
   embed_size: int
   tied: bool = False
+  adaptive: bool = False
   embed_dropout: float = 0.0
   layer_dropout: float = 0.0
   output_dropout: float = 0.0
@@ -49,6 +55,9 @@ class LanguageModel(nn.Module):
   beta: float = 0.0
   init_scale: float = 0.0
   convention: str = 'keras'
+  word_dropout: float = 0.0
+  weight_dropout: float = 0.0
+  locked: bool = False
 
   def initial_carry(self, batch_size: int) -> tuple:
     """The carry before the first step: one of each layer, arrays `[B, ...]` float32."""
@@ -57,12 +66,14 @@ class LanguageModel(nn.Module):
   def __call__(
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
   ) -> tuple[Any, Any]:
-    hs, dropped, carry, w, b = self._run(batch['inputs'], carry, deterministic)
-    shape = batch['targets'].shape
-    targets, hs_flat = batch['targets'].ravel(), dropped.reshape(-1, dropped.shape[-1])
+    window = batch['inputs'], carry, deterministic, batch.get('mask')
+    hs, dropped, carry, output = self._run(*window)
+    shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
+    targets = batch['targets'].ravel()
+    layer: Any = adaptive if self.adaptive else softmax
     if deterministic:
-      return softmax.nll(hs_flat, targets, w, b).reshape(shape), carry
-    total, nll = softmax.total_nll(hs_flat, targets, batch['weights'].ravel(), w, b)
+      return layer.nll(rows, targets, *output).reshape(shape), carry
+    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output)
     outputs = {'nll': nll.reshape(shape), 'total': total}
     if not (is_off(self.alpha) and is_off(self.beta)):
       outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])
@@ -73,12 +84,15 @@ class LanguageModel(nn.Module):
 
     ids: int `[B, T]`. carry: from the call before, or None at a start.
     """
-    _, hs, carry, w, b = self._run(ids, carry, True)
+    _, hs, carry, output = self._run(ids, carry, True)
+    if self.adaptive:
+      return adaptive.log_probabilities(hs, *output), carry
+    w, b = output
     return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
 
   @nn.compact
-  def _run(self, ids, carry, deterministic):
-    """The last layer's outputs, the same with dropout, the carry, and the output's weights."""
+  def _run(self, ids, carry, deterministic, mask=None):
+    """The last layer's outputs, the same with dropout, the carry, and what the output takes."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
     embed_init = initial.uniform(scale) if scale else start.embed
@@ -87,12 +101,14 @@ class LanguageModel(nn.Module):
     known = jnp.where(ids < 0, self.vocab_size, ids)
     xs: Any = Lookup(table, ids)
     if not deterministic:
-      xs = Dropout(self.embed_dropout)(table.at[known].get(mode='fill'), deterministic=False)
+      rows = table.at[known].get(mode='fill')
+      rows = WordDropout(self.word_dropout, self.vocab_size)(rows, ids, deterministic=False)
+      xs = Dropout(self.embed_dropout, self.locked)(rows, deterministic=False)
     before = self.initial_carry(len(ids)) if carry is None else carry
     after = []
     for i, cell in enumerate(self.cells):
       if i:
-        xs = Dropout(self.layer_dropout)(xs, deterministic)
+        xs = Dropout(self.layer_dropout, self.locked)(xs, deterministic)
       end, xs = Recurrent(
         cell._replace(init=initial.uniform_params(cell.init, scale)) if scale else cell,
         False,
@@ -102,15 +118,20 @@ class LanguageModel(nn.Module):
         self.precision,
         self.remat,
         self.truncate,
-      )(xs, deterministic=deterministic, initial_carry=before[i], return_carry=True)
+        weight_dropout=self.weight_dropout,
+      )(xs, mask, deterministic, initial_carry=before[i], return_carry=True)
       after.append(end)
-    dropped = Dropout(self.output_dropout)(xs, deterministic)
+    dropped = Dropout(self.output_dropout, self.locked)(xs, deterministic)
     kernel_init, bias_init = start.head(xs.shape[-1])
     if scale:
       kernel_init = bias_init = initial.uniform(scale)
     shape = xs.shape[-1], self.vocab_size
-    w = table.T if self.tied else self.param('output', kernel_init, shape)
-    return xs, dropped, tuple(after), w, self.param('output_bias', bias_init, shape[1:])
+    if self.adaptive:
+      output = self.param('output', adaptive.init, kernel_init, *shape), self.vocab_size
+    else:
+      w = table.T if self.tied else self.param('output', kernel_init, shape)
+      output = w, self.param('output_bias', bias_init, shape[1:])
+    return xs, dropped, tuple(after), output
 
   def _penalty(self, hs, dropped, weights):
     """The mean over the window of what is penalised."""

@@ -20,9 +20,10 @@ class Recurrent(nn.Module):
   bidirectional; without B where xs has none. resets, initial_carry: as of `recurrence.unroll`, or
   where bidirectional a pair of carries; return_carry: whether to return `(carry, ys)`.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
-  gates or, per gate, one for each; both need a 'dropout' key unless deterministic. precision
-  'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate and backend are
-  here too.
+  gates or, per gate, one for each; weight_dropout acts on the states' weights, see
+  `recurrence.drop_weights`. All need a 'dropout' key unless deterministic, and their rates may be
+  traced. precision 'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate
+  and backend are here too.
 
   >>> layer = rnnlab.Recurrent(rnnlab.gru(hidden_size=4), bidirectional=True)
   >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
@@ -39,6 +40,7 @@ class Recurrent(nn.Module):
   remat: bool = False
   truncate: tuple[int, int] | None = None
   backend: str = 'auto'
+  weight_dropout: float = 0.0
 
   @nn.compact
   def __call__(
@@ -55,6 +57,9 @@ class Recurrent(nn.Module):
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
+      if not (deterministic or _all_off(self.weight_dropout)):
+        of_layer = self.make_rng('dropout'), self.cell, params, input_size
+        params = recurrence.drop_weights(*of_layer, self.weight_dropout)
       if deterministic or _all_off(self.dropout, self.recurrent_dropout):
         return params, None
       masks = recurrence.dropout_masks(
@@ -97,16 +102,38 @@ def _all_off(*rates):
 class Dropout(nn.Module):
   """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
 
-  The rate may be traced, which that of nn.Dropout may not.
+  The rate may be traced, which that of nn.Dropout may not. locked: whether a value of `[B, T, D]`
+  is dropped at all steps or at none (Gal & Ghahramani 2016).
   """
 
   rate: float
+  locked: bool = False
 
   @nn.compact
   def __call__(self, xs: Array, deterministic: bool = True) -> Array:
     if deterministic or _all_off(self.rate):
       return xs
-    return recurrence.drop(self.make_rng('dropout'), xs, self.rate)
+    return recurrence.drop(self.make_rng('dropout'), xs, self.rate, self.locked)
+
+
+class WordDropout(nn.Module):
+  """Drops words, each with probability `rate`, wherever in a batch it stands.
+
+  That drops rows of the embedding (Gal & Ghahramani 2016, section 4.2; Merity et al. 2018, section
+  4.3). `xs [..., E]`, the vectors of ids, int `[...]` below vocab_size -> xs, in which those of the
+  words that are dropped are zeros, and the others are scaled by 1 / (1 - rate). The rate may be
+  traced.
+  """
+
+  rate: float
+  vocab_size: int
+
+  @nn.compact
+  def __call__(self, xs: Array, ids: Array, deterministic: bool = True) -> Array:
+    if deterministic or _all_off(self.rate):
+      return xs
+    words = jnp.ones(self.vocab_size, xs.dtype)
+    return xs * recurrence.drop(self.make_rng('dropout'), words, self.rate)[ids][..., None]
 
 
 def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:

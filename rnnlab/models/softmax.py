@@ -24,7 +24,7 @@ def nll(hs: Array, targets: Array, w: Array, b: Array) -> Array:
   """
 
   def one(_, rows):
-    return (), _likelihood(*rows, w, b)[0]
+    return (), likelihood(*rows, w, b)[0]
 
   return _in_chunks(one, (), (hs, targets), len(b))[1]
 
@@ -47,7 +47,7 @@ def _total(hs, w, b, targets, weights):
 def _forward(hs, w, b, targets, weights):
   def one(sums, rows):
     h, target, weight = rows
-    found, d = _likelihood(h, target, w, b)
+    found, d = likelihood(h, target, w, b)
     d = d * weight[:, None]
     d_w, d_b = sums
     d_w += jax.lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=w.dtype)
@@ -65,7 +65,7 @@ def _backward(saved, given):
 _total.defvjp(_forward, _backward)
 
 
-def _likelihood(hs, targets, w, b):
+def likelihood(hs: Array, targets: Array, w: Array, b: Array) -> tuple[Array, Array]:
   """The negative log-likelihoods `[N]`, and their gradient by the logits `[N, V]`."""
   logits = jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b
   logits = _split(logits)

@@ -2,6 +2,8 @@
 
     model = rnnlab.load('runs/imdb/RUN')
     model.predict(['A fine film.'])
+    model = rnnlab.load('runs/texts/RUN')
+    model.generate('The film')
 
 `python -m rnnlab.predict` does the same on the command line.
 """
@@ -10,6 +12,7 @@ import collections
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +28,26 @@ from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import disk
 from rnnlab.predict.archive import export
-from rnnlab.predict.predictor import Ensemble, Predictor, Word, check, encode, features, is_text
+from rnnlab.predict.language import TextModel, text_model
+from rnnlab.predict.predictor import (
+  Ensemble,
+  Predictor,
+  Word,
+  check,
+  encode,
+  features,
+  is_text,
+  says_tokens,
+)
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
+from rnnlab.training import windows
 
-__all__ = ['Ensemble', 'Predictor', 'Word', 'export', 'load', 'load_ensembles']
+__all__ = ['Ensemble', 'Predictor', 'TextModel', 'Word', 'export', 'load', 'load_ensembles']
 
 
-def load(run_dir: str | os.PathLike) -> Predictor:
-  """Loads the model of a finished run.
+def load(run_dir: str | os.PathLike) -> Predictor | TextModel:
+  """Loads the model of a finished run: a Predictor, or of a language model a TextModel.
 
   run_dir: the run's folder.
 
@@ -44,6 +58,12 @@ def load(run_dir: str | os.PathLike) -> Predictor:
   >>> rnnlab.load(f'runs/imdb/{run}').config.model.cell
   'lstm'
   """
+  member = _load(run_dir)
+  return text_model([member]) if says_tokens(member) else member
+
+
+def _load(run_dir):
+  """The model of a finished run as a member of an ensemble."""
   folder = pathlib.Path(run_dir)
   config = run_files.read_config(folder)
   if damaged := run_files.verify(folder):
@@ -82,19 +102,21 @@ def _read(folder, config):
     config.model.truncate = tuple(config.model.truncate)
     model = task.model(config.model, task.spec(config.data, encoding, vocabulary))
     empty = Predictor(config, model, {}, vocabulary, encoding)
-    if is_text(empty):
+    if is_text(empty) and not says_tokens(empty):
       batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    needed = _shapes(empty)
+    needed = _shapes(empty) if vocabulary or not says_tokens(empty) else {}
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
     ) from error
-  if is_text(empty) and not vocabulary:
+  if (is_text(empty) or says_tokens(empty)) and not vocabulary:
     raise ValueError(
       f'{folder} has no {run_files.VOCABULARY}: without it no text can be read. Delete its'
       ' result.json and give the command of its sweep again, which writes it'
     )
-  if is_text(empty) and len(vocabulary) + text.FIRST_WORD > config.data.vocab_size:
+  if says_tokens(empty):
+    text_model([empty])
+  elif is_text(empty) and len(vocabulary) + text.FIRST_WORD > config.data.vocab_size:
     raise ValueError(_no_words(folder / run_files.VOCABULARY))
   check([empty])
   params = files.load(folder / run_files.PARAMS)
@@ -118,7 +140,7 @@ def _task(folder, config):
     task = tasks.find(name)
   except ValueError as error:
     raise ValueError(f'{folder} is a run of the task {name}: {error}') from error
-  needs = ('encode', 'decode', 'outputs', 'spec')
+  needs = ('encode', 'decode' if task.join is None else 'join', 'outputs', 'spec')
   if missing := [part for part in needs if getattr(task, part) is None]:
     raise ValueError(
       f'{folder} is a run of the task {name}, which cannot predict: it has no {", ".join(missing)}'
@@ -139,8 +161,11 @@ def _encoding(path):
 
 def _shapes(empty):
   """The shape of each parameter of a model, by its path."""
-  example = '' if is_text(empty) else np.zeros((1, features(empty)), np.float32)
-  inputs = encode(empty, [example])
+  if says_tokens(empty):
+    inputs: Any = windows.example({name: np.zeros(1, np.int32) for name in ('inputs', 'targets')})
+  else:
+    example = '' if is_text(empty) else np.zeros((1, features(empty)), np.float32)
+    inputs = encode(empty, [example])
   variables = jax.eval_shape(empty.model.init, jax.random.key(0), inputs)
   return _flat_shapes(variables['params'])
 
@@ -171,11 +196,11 @@ def _no_words(path):
   return f'{path} is damaged: it is no list of the words that the model has read'
 
 
-def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble]:
+def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel]:
   """Loads the finished runs of a sweep as ensembles, one for each setting, by names such as 'gru'.
 
   A name has the cell, and each field of the config, except the seed, in which settings differ.
-  Trials of a search are left out.
+  Trials of a search are left out. The seeds of a language model are one TextModel.
 
   workdir: the sweep's folder.
 
@@ -196,7 +221,7 @@ def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble]:
   if len(done) < len(folders):
     logging.warning('%d of %d runs have not ended', len(folders) - len(done), len(folders))
   groups, known = collections.defaultdict(list), set()
-  for folder, predictor in zip(done, map(load, done), strict=True):
+  for folder, predictor in zip(done, map(_load, done), strict=True):
     same = run_files.canonical(predictor.config.to_dict())
     if same in known:
       logging.warning('%s has the config of another run: it is the same and left out', folder.name)
@@ -212,9 +237,14 @@ def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble]:
     if name != 'model.cell' and any(s.get(name) != settings[0].get(name) for s in settings)
   ]
   return {
-    progress.label({name: setting.get(name) for name in names}): Ensemble(tuple(members))
+    progress.label({name: setting.get(name) for name in names}): _together(members)
     for setting, members in zip(settings, groups.values(), strict=True)
   }
+
+
+def _together(members):
+  """The models of a setting as one."""
+  return text_model(members) if says_tokens(members[0]) else Ensemble(tuple(members))
 
 
 def _runs(workdir):

@@ -6,6 +6,8 @@ For each text, or each line of standard input, or each row of the file --input, 
 two classes the label and the probability of the second, of several the label and its probability,
 and else the values. Given the folder of a sweep, it prints a line for each setting, of the ensemble
 of its seeds. With --out it writes the input again, with the predictions in further columns.
+
+A language model goes on with each text instead, or, with --score, says how likely it is.
 """
 
 import argparse
@@ -16,14 +18,24 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from rnnlab import cells
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
 from rnnlab.data import text
 from rnnlab.machine import devices
-from rnnlab.predict import Ensemble, export, load, load_ensembles, reading, writing
+from rnnlab.predict import (
+  Ensemble,
+  TextModel,
+  export,
+  load,
+  load_ensembles,
+  reading,
+  saying,
+  writing,
+)
 from rnnlab.predict.answers import answers, as_json, as_text, as_tsv, columns
 from rnnlab.predict.predictor import is_text, reads_texts
 from rnnlab.runs import experiment_file
@@ -45,10 +57,16 @@ def main() -> None:
       experiment_file.read(*((f'{file}.py', preset) if is_file else (given.config,)))
     _check(given)
     ensembles = _loaded(given.run_dir, given.setting)
+    saying.check(ensembles, given)
     if given.export:
       _export(ensembles, given.export)
-    if given.out:
+    if saying.is_file(ensembles, given):
+      saying.score_file(ensembles, given)
+    elif given.out:
       _write(ensembles, given)
+    elif saying.says(ensembles) and (given.texts or given.input or not given.export):
+      notes = collections.defaultdict(list)
+      _tell(notes, saying.answer(ensembles, given, _examples(ensembles, given, notes)))
     elif given.texts or given.input or not given.export:
       _answer(ensembles, given)
     sys.stdout.flush()
@@ -71,7 +89,7 @@ def _parser():
     " seeds, with the standard deviation of these and how many have the mean's label.",
     epilog='Where the output is no terminal, the fields have tabs between them: label,'
     ' probability; of a sweep standard deviation, seeds that agree, setting; with --explain words'
-    ' and weights.',
+    ' and weights; with --score perplexity, bits per character, setting, text.',
   )
   add = parser.add_argument
   add('run_dir', metavar='RUN_DIR', help='the folder of a run, or of a sweep: a path or a URL')
@@ -84,6 +102,7 @@ def _parser():
   add('--config', metavar='FILE.py[:PRESET]', help="the experiment that adds the run's own cell")
   add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
   add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
+  saying.add_options(parser)
   return parser
 
 
@@ -102,7 +121,8 @@ def _loaded(run_dir, setting):
   if run_files.is_run(folder):
     if setting:
       raise ValueError(f'--setting={setting}: {run_dir} is one run, not a sweep')
-    return {'': Ensemble((load(folder),))}
+    model = load(folder)
+    return {'': model if isinstance(model, TextModel) else Ensemble((model,))}
   ensembles = load_ensembles(folder)
   if setting is None:
     return ensembles
@@ -126,11 +146,12 @@ def _write(ensembles, given):
   if len(ensembles) > 1:
     raise ValueError(f'--out is of one setting: give --setting, of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
+  asked: Callable[..., Any] = saying.columns if saying.says(ensembles) else columns
   count = 0
   with writing.writing(given.out, given.input) as write:
     for block in reading.blocks(given.input, ensemble.members[0], given.column):
       none = [None] * (len(block.rows) - len(block.examples))
-      found = columns(ensemble, block.examples)
+      found = asked(ensemble, block.examples)
       write(block, {name: [*none, *values] for name, values in found.items()})
       count += len(block.rows)
   print(f'wrote {given.out}: {count:,} rows', file=sys.stderr)
@@ -158,6 +179,11 @@ def _answer(ensembles, given):
         notes[f'{which}: answered as an empty text would be'].append(answer.number)
     sys.stdout.flush()
     count += len(examples)
+  _tell(notes, count)
+
+
+def _tell(notes, count):
+  """Says what was noted of which texts, and that there were none."""
   if not count:
     print('rnnlab.predict: no texts: standard input was empty', file=sys.stderr)
   for what, numbers in notes.items():

@@ -11,9 +11,10 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from rnnlab.data import batching, text
+from rnnlab.data import batching, text, units
 from rnnlab.machine import disk
-from rnnlab.predict import forward
+from rnnlab.predict import forward, generate, sampling
+from rnnlab.predict.language import TextModel
 from rnnlab.predict.predictor import (
   Ensemble,
   Predictor,
@@ -27,17 +28,20 @@ from rnnlab.predict.predictor import (
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
 
-def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
+def export(predictor: Predictor | Ensemble | TextModel, path: str | os.PathLike) -> None:
   """Writes a model, or the mean of an ensemble, as a zip that needs jax and flatbuffers alone.
 
   `python PATH "text"` runs it: `exported.py`, which is in the zip, says how, also from Python. The
   function is StableHLO of ids int32 `[B, max_len]`, or of scaled series float32 `[B, T, D]` and
-  their lengths, for any B and T, for CPUs, for GPUs of NVIDIA and AMD, and for TPUs. Raises
-  ValueError where the members of an ensemble read by different vocabularies, and for a model that
-  answers at each step.
+  their lengths, for any B and T, for CPUs, for GPUs of NVIDIA and AMD, and for TPUs. That of a
+  language model is of one step, from a token and a carry to the next one's logits and a carry, as
+  `exported_text.py` says. Raises ValueError where the members of an ensemble read by different
+  vocabularies, and for a model that answers at each step.
 
   >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
+  if isinstance(predictor, TextModel):
+    return _export_text(predictor, path)
   members = predictor.members
   check(members)
   if len({how_read(member)[1:] for member in members}) > 1:
@@ -77,13 +81,51 @@ def export(predictor: Predictor | Ensemble, path: str | os.PathLike) -> None:
     says['series'] = {'features': channels} | scale | fields
   exported = jax.export.export(function, platforms=PLATFORMS)(*shapes)
   says['scalar'] = len(exported.out_avals[0].shape) == 1
-  here = pathlib.Path(__file__).parent
+  _write(path, 'exported.py', (text, batching), says, {'function': exported})
+
+
+def _export_text(model, path):
+  """The same of a language model."""
+  members = model.members
+  encoding, vocabulary = members[0].encoding, members[0].vocabulary
+  if encoding.get('unit') not in units.UNITS:
+    raise ValueError('a language model whose texts are read by its own task cannot be exported')
+  models = tuple(member.model for member in members)
+  # Under a trace a NumPy array cannot be indexed.
+  params = jax.tree.map(jnp.asarray, tuple(member.params for member in members))
+  tree = jax.tree.structure(generate.start(models, 1))
+
+  @jax.jit
+  def start(ids):
+    return tuple(jax.tree.leaves(generate.start(models, ids.shape[0])))
+
+  @jax.jit
+  def step(ids, *carry):
+    logits, after = generate.step(models, params, ids, jax.tree.unflatten(tree, carry))
+    return logits, *jax.tree.leaves(after)
+
+  (batch,) = jax.export.symbolic_shape('batch')
+  ids = jax.ShapeDtypeStruct((batch,), jnp.int32)
+  first = jax.export.export(start, platforms=PLATFORMS)(ids)
+  carry = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in first.out_avals]
+  exported = jax.export.export(step, platforms=PLATFORMS)(ids, *carry)
+  says = {
+    'vocabulary': vocabulary,
+    'encoding': encoding,
+    'carry': [[a.shape[1:], str(a.dtype)] for a in carry],
+  }
+  _write(path, 'exported_text.py', (units, sampling), says, {'start': first, 'step': exported})
+
+
+def _write(path, main, modules, says, programs):
+  """Writes the zip: the file that is run, the modules that it imports, model.json, programs."""
+  sources = [pathlib.Path(str(module.__file__)) for module in modules]
   with io.BytesIO() as buffer:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:
-      archive.writestr('__main__.py', (here / 'exported.py').read_bytes())
-      for module in (text, batching):
-        source = pathlib.Path(str(module.__file__))
+      archive.writestr('__main__.py', (pathlib.Path(__file__).parent / main).read_bytes())
+      for source in sources:
         archive.writestr(source.name, source.read_bytes())
       archive.writestr('model.json', json.dumps(says))
-      archive.writestr('function.stablehlo', bytes(exported.serialize()))
+      for name, program in programs.items():
+        archive.writestr(f'{name}.stablehlo', bytes(program.serialize()))
     disk.write_atomic(path, buffer.getvalue())

@@ -178,6 +178,8 @@ def check(members: Sequence[Predictor]) -> None:
     raise ValueError('these runs answer with different classes or values: ask one of them')
   for member in members:
     outputs = member.outputs
+    if outputs.kind == 'tokens':
+      continue
     classes = getattr(member.model, 'classes', 1)
     named = 1 if outputs.kind == 'binary' else len(outputs.names)
     if classes != named:
@@ -198,6 +200,11 @@ def check(members: Sequence[Predictor]) -> None:
 def is_text(member: Predictor) -> bool:
   """Whether a model reads ids of tokens, and no series."""
   return bool(getattr(member.model, 'vocab_size', None))
+
+
+def says_tokens(member: Predictor) -> bool:
+  """Whether it is a language model, which says what comes next."""
+  return member.outputs.kind == 'tokens'
 
 
 def reads_texts(member: Predictor) -> bool:

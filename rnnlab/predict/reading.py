@@ -99,7 +99,7 @@ def _in_blocks(pairs):
     yield block
 
 
-def _lines(path) -> Iterator[str]:
+def text_lines(path: pathlib.Path) -> Iterator[str]:
   """The lines of a text file with their ends. Raises ValueError where one is not UTF-8."""
   with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
@@ -127,7 +127,7 @@ def _records(path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _of_csv(path, separator):
   csv.field_size_limit(FIELD)
-  reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+  reader = csv.reader(text_lines(path), delimiter=separator, strict=True)
   header, begins = None, 1
   while True:
     begins = reader.line_num + 1
@@ -157,7 +157,7 @@ def _of_csv(path, separator):
 
 
 def _of_jsonl(path):
-  for number, line in enumerate(_lines(path), 1):
+  for number, line in enumerate(text_lines(path), 1):
     if not line.strip():
       continue
     try:
@@ -238,7 +238,7 @@ def _number(value):
 def _sentences(path):
   """The sentences of a file of tokens: their lines, and the first field of each."""
   lines, tokens = [], []
-  for line in _lines(path):
+  for line in text_lines(path):
     line = line.rstrip('\r\n')
     if line.strip() and not line.startswith('-DOCSTART-'):
       lines.append(line)

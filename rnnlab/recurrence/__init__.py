@@ -4,7 +4,15 @@ Everything here is a pure function and works for any `Cell`. Batch-major `[B, T,
 boundary, time-major inside.
 """
 
-from rnnlab.recurrence.dropout import Masks, Product, drop, dropout_masks, is_off, products
+from rnnlab.recurrence.dropout import (
+  Masks,
+  Product,
+  drop,
+  drop_weights,
+  dropout_masks,
+  is_off,
+  products,
+)
 from rnnlab.recurrence.layers import bidirectional, stacked
 from rnnlab.recurrence.memory import TRUNCATION, is_truncation
 from rnnlab.recurrence.unroll import BACKENDS, unroll
@@ -16,6 +24,7 @@ __all__ = [
   'Product',
   'bidirectional',
   'drop',
+  'drop_weights',
   'dropout_masks',
   'is_off',
   'is_truncation',

@@ -1,5 +1,6 @@
-"""Dropout of a recurrence: the masks of variational dropout, and dropout between layers."""
+"""Dropout of a recurrence: masks of variational dropout, of weights, and between layers."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,8 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Params, matmul
+from rnnlab.recurrence.split import variables
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
+# Primitives that put the numbers of an array elsewhere and change none.
+MOVES = {'slice', 'split', 'concatenate', 'reshape', 'squeeze', 'transpose', 'broadcast_in_dim'}
 
 
 class Product(NamedTuple):
@@ -85,6 +89,72 @@ def dropout_masks(
   return tuple(masks)
 
 
+def drop_weights(
+  key: Array, cell: Cell, params: Params, input_size: int, rate: float | Array
+) -> Params:
+  """Parameters of which the state's weights are dropped (DropConnect: Merity et al. 2018).
+
+  A weight that a step multiplies with anything but its input, through `dot`, is dropped with the
+  probability `rate`, in [0, 1) or traced, for all steps that are taken with what is returned; those
+  kept are scaled by 1 / (1 - rate). Biases and the input's weights stay.
+
+  Raises ValueError where a step computes such weights, and does not only cut them from parameters.
+
+  >>> cell, key = rnnlab.elman(hidden_size=40), jax.random.key(0)
+  >>> params = rnnlab.recurrence.drop_weights(key, cell, cell.init(key, 3), 3, rate=0.5)
+  >>> [int((params[name] == 0).sum()) for name in ('w_x', 'w_h')]
+  [0, 797]
+  """
+  check_rate('weight_dropout', rate)
+  if is_off(rate):
+    return params
+
+  def weights(params):
+    found = []
+
+    def record(w, v):
+      found.extend([] if v is x_t else [w])
+      return matmul(w, v)
+
+    cell.step(params, cell.initial_carry((1,), jnp.float32), x_t, record)
+    return found
+
+  x_t = jnp.zeros((1, input_size))
+  # A product's weights have the gradient 1 by the numbers that they consist of.
+  ws, gradient = jax.vjp(weights, jax.lax.stop_gradient(params))
+  (used,) = gradient([jnp.ones_like(w) for w in ws])
+  dropped = dict(params)
+  for i, name in enumerate(_moved(cell, jax.make_jaxpr(weights)(params), sorted(params))):
+    w = params[name]
+    kept = _halves(jax.random.fold_in(key, i), 1 - rate, w.shape)
+    dropped[name] = jnp.where(used[name] != 0, jnp.where(kept, w / (1 - rate), 0), w)
+  return dropped
+
+
+def _halves(key, p, shape):
+  """True with probability p, to 1 / 65,536: of halves of what is drawn, in half the time."""
+  size = math.prod(shape)
+  bits = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
+  halves = jnp.concatenate([bits & 0xFFFF, bits >> 16])
+  return halves[:size].reshape(shape) < jnp.round(p * 2**16)
+
+
+def _moved(cell, closed, names):
+  """Those of the inputs of a jaxpr, by their `names`, whose numbers are among its results."""
+  jaxpr = closed.jaxpr
+  needed = {*variables(jaxpr.outvars)}
+  for equation in reversed(jaxpr.eqns):
+    if needed.isdisjoint(equation.outvars):
+      continue
+    if equation.primitive.name not in MOVES:
+      raise ValueError(
+        f'weight_dropout drops weights that are parameters, or parts of them: the cell {cell}'
+        f' computes one that its state is multiplied with, by {equation.primitive.name}'
+      )
+    needed.update(variables(equation.invars))
+  return [name for name, var in zip(names, jaxpr.invars, strict=True) if var in needed]
+
+
 def is_off(rate: float | Array) -> bool:
   """Whether a rate is known to be 0, so that what it is of is left out; a traced one is not."""
   return not isinstance(rate, jax.core.Tracer) and bool(rate == 0)
@@ -96,9 +166,13 @@ def check_rate(name: str, rate: float | Array) -> None:
     raise ValueError(f'{name} must be at least 0 and below 1, not {rate}')
 
 
-def drop(key: Array, xs: Array, rate: float | Array) -> Array:
-  """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate)."""
-  kept = jax.random.bernoulli(key, 1 - rate, xs.shape)
+def drop(key: Array, xs: Array, rate: float | Array, locked: bool = False) -> Array:
+  """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
+
+  locked: whether xs is `[..., T, D]`, and a value is dropped at all of the T steps or at none.
+  """
+  shape = (*xs.shape[:-2], 1, xs.shape[-1]) if locked else xs.shape
+  kept = jax.random.bernoulli(key, 1 - rate, shape)
   return jnp.where(kept, xs / (1 - rate), 0)
 
 

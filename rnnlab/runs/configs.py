@@ -270,11 +270,16 @@ def _run(given):
   _check_metric(config.task)
   if check_task := tasks.find(config.task.name).check:
     check_task(taken)
-  if taken['train.patience'] and not selects(config):
-    raise ValueError(
-      f'--config.train.patience={taken["train.patience"]} needs --config.data.validation_fraction'
-      ' above 0: without it the test split would say when to stop'
-    )
+  for name, asks, what in (
+    ('train.patience', config.train.patience > 0, 'stop'),
+    ('optim.schedule', config.optim.schedule == 'plateau', 'lower the learning rate'),
+    ('optim.name', config.optim.name == 'asgd', 'average'),
+  ):
+    if asks and not selects(config):
+      raise ValueError(
+        f'--config.{name}={taken[name]} needs --config.data.validation_fraction above 0: without'
+        f' it the test split would say when to {what}'
+      )
   hidden_size, directions = taken['model.hidden_size'], 1 + taken['model.bidirectional']
   deeper = (taken['model.layers'] - 1) * (directions + 1) * hidden_size
   # Of weights, which have a gradient, twice, and of a cell's one gate.

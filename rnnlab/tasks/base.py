@@ -13,10 +13,11 @@ scores are too large for that, as those of a vocabulary at each time step, takes
 its inputs and puts out what the loss needs of them, as an example's log-likelihood.
 
 Where `batches` is 'windows', a split is a stream, and its arrays `[N]` have a place of it in a row.
-A batch is a window of T places of B streams, arrays `[B, T]`, with weights `[B, T]`. The model is
-called as `module(batch, carry, deterministic=)`, without a carry at its start, and returns
-`(outputs [B, T, ...], carry)`; `module.initial_carry(B)` is the carry before the first window, and
-takes no parameters. The gradient does not pass from a window to the one before.
+A batch is a window of T places of B streams, arrays `[B, T]`, with weights `[B, T]`, and with a
+mask, bool `[B, T]`, where windows differ in length: the carry is that after the places where it is
+True. The model is called as `module(batch, carry, deterministic=)`, without a carry at its start,
+and returns `(outputs [B, T, ...], carry)`; `module.initial_carry(B)` is the carry before the first
+window, and takes no parameters. The gradient does not pass from a window to the one before.
 
     task = Task(
       name='sines',
@@ -33,7 +34,7 @@ of new examples, and its report has the pages that every task has.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rnnlab.data.base import Dataset
@@ -154,14 +155,24 @@ class Task(NamedTuple):
     those of the dataset that the model was trained on. Of series the encoding has 'features', the
     number D, and, where they are scaled, 'mean' and 'std', D numbers each; of tokens it has
     'tokens', as `rnnlab.data.text.tokenizer` takes them, or 'given' where examples are lists.
+    Where outputs are of 'tokens', it gives a stream for each text, with the end of a line after it:
+    a dict of arrays as a split has them, and 'tokens', N str, the targets as the text has them. The
+    encoding then has 'end' and 'unknown', the ids of the end of a line and of unknown tokens, or
+    None.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
+  join: `(ids, encoding, vocabulary) -> text`: of outputs of 'tokens', in place of decode, the text
+    of ids. What comes after an 'end' is joined as by itself.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
     averages models, explains and exports them.
   spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
-    keeps. Predict needs it, as it does encode, decode and outputs.
+    keeps. Predict needs it, as it does encode, outputs, and decode or join.
+  examine: `(model, params, dataset) -> {name: array}`: what else is to be known of a trained model,
+    kept beside its predictions. It is asked once, at the end of a run, of the parameters that the
+    run keeps; the dataset's splits are on the device.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
-    beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
+    beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
+    and so what `examine` gave.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
   """
 
@@ -177,6 +188,8 @@ class Task(NamedTuple):
   score: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
   encode: Callable[[Sequence[Any], Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   decode: Callable[[Any, Mapping[str, Any]], dict[str, Sequence[Any]]] | None = None
+  join: Callable[[Iterable[int], Mapping[str, Any], Sequence[str]], str] | None = None
+  examine: Callable[[Any, Any, Dataset], dict[str, Any]] | None = None
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
@@ -188,8 +201,10 @@ class Outputs(NamedTuple):
 
   kind: 'binary', the log-odds of the second of two classes, a scalar; 'classes', a logit for each
     class `[C]`; 'labels', the log-odds of each label `[C]`, any of which an example may have;
-    'values', a standardised number, a scalar or `[V]`.
-  names: of the classes, the labels or the values, in order.
+    'values', a standardised number, a scalar or `[V]`; 'tokens', for each token of a stream its
+    negative log-likelihood in nats, of a model with a method `logits(ids [B, T], carry) -> (logits
+    [B, T, V], carry)` of what comes next.
+  names: of the classes, the labels or the values, in order; of tokens none.
   steps: whether there is one of these for each time step, along a first axis `[T, ...]`.
   mean, std: of values, in the unit of the targets: a value is output * std + mean. A number, or one
     for each value.
@@ -205,10 +220,14 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve' or 'scatter'. title: a line. caption: what is seen, in whole sentences.
+  kind: 'matrix', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen, in whole
+    sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
-    each point is of several examples, 'counts'; of a scatter 'x' and 'y'; of both 'reference', a
-    line to see them beside: 'diagonal', 'zero' or None. All may have 'x_label' and 'y_label'.
+    there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
+    is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
+    see them beside: 'diagonal', 'zero' or None. The x of a curve may have names, 'ticks', and
+    'log' says which of its axes are logarithmic: 'x', 'y' or 'xy'. All these may have 'x_label' and
+    'y_label'. Of tokens it has 'ids', int `[n]`, of which the task's `join` makes the text.
   """
 
   kind: str

@@ -12,13 +12,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rnnlab.data import corpus
+import numpy as np
+
+from rnnlab.data import corpus, units
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import fields, streams
-from rnnlab.tasks.base import Metric, Task
+from rnnlab.tasks import fields, stream_panels, streams
+from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
+
+
+MANY = 20_000  # tokens, above which a softmax is adaptive by itself
 
 
 def load(config) -> Dataset:
@@ -40,11 +45,15 @@ def model(config, spec: int):
     vocab_size=spec,
     embed_size=config.embed_size,
     tied=config.tied,
+    adaptive=_is_adaptive(config, spec),
+    word_dropout=config.word_dropout,
     embed_dropout=config.embed_dropout,
     layer_dropout=config.layer_dropout,
     output_dropout=config.output_dropout,
+    locked=config.locked,
     dropout=config.dropout,
     recurrent_dropout=config.recurrent_dropout,
+    weight_dropout=config.weight_dropout,
     dropout_per_gate=config.dropout_per_gate,
     precision=config.precision,
     remat=config.remat,
@@ -54,6 +63,12 @@ def model(config, spec: int):
     init_scale=config.init_scale,
     convention=config.init,
   )
+
+
+def _is_adaptive(config, vocab_size):
+  if config.softmax == 'auto':
+    return vocab_size > MANY and not config.tied
+  return config.softmax == 'adaptive'
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
@@ -80,11 +95,43 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
   return sums
 
 
+def encode(texts, config, encoding, vocabulary) -> list[dict[str, Any]]:
+  """Each text, and the end of its last line, as a stream: see `rnnlab.tasks.base.Task`."""
+  end, unit = encoding['end'], encoding['unit']
+  id_of = {one: i for i, one in enumerate(units.symbols(vocabulary, unit))}
+  found = []
+  for text in texts:
+    tokens = [*units.split(text, encoding), units.end(unit)]
+    targets = np.array([id_of.get(token, encoding['unknown']) for token in tokens], np.int32)
+    characters = units.lengths(tokens, unit)
+    if unit == 'word':  # the last word of a line has no space after it
+      characters[:-1] -= (targets[1:] == end) & (targets[:-1] != end)
+    inputs = np.concatenate([[end], targets[:-1]]).astype(np.int32)
+    stream = {'inputs': inputs, 'targets': targets, 'characters': characters}
+    found.append(stream | {'tokens': tokens})
+  return found
+
+
+def outputs(encoding) -> Outputs:
+  """Likelihoods of tokens."""
+  return Outputs('tokens', ())
+
+
+def spec(config, encoding, vocabulary) -> int:
+  """The size of the vocabulary."""
+  return len(vocabulary)
+
+
 def check(given: dict[str, Any]) -> None:
   """Raises ValueError for fields that don't go together, or need more memory than there is."""
   if given['model.bidirectional']:
     raise ValueError(
       '--config.model.bidirectional=True: a language model must not see what comes next'
+    )
+  if given['model.softmax'] == 'adaptive' and given['model.tied']:
+    raise ValueError(
+      '--config.model.softmax=adaptive has weights of its own, and --config.model.tied=True has'
+      " none but the embedding's: give one of them"
     )
   vocab_size, embed_size = given['data.vocab_size'], given['model.embed_size']
   window = given['train.batch_size'] * given['train.window']
@@ -103,13 +150,25 @@ MODEL = {
   'model.tied': Field(
     False, fields.FLAG, "the embedding is the output's weights too; the last layer has its size"
   ),
+  'model.word_dropout': Field(
+    0.0, fields.RATE, 'of words, wherever in a window they stand', traced=True
+  ),
+  'model.softmax': Field(
+    'auto',
+    fields.choice(lambda: ('auto', 'full', 'adaptive')),
+    f'auto: adaptive where the vocabulary has more than {MANY:,} tokens and is not tied',
+  ),
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
   'model.layer_dropout': Field(0.0, fields.RATE, 'from a layer to the next', traced=True),
   'model.output_dropout': Field(0.0, fields.RATE, "of the last layer's outputs", traced=True),
+  'model.locked': Field(False, fields.FLAG, 'these three have one mask for all steps of a window'),
   'model.dropout': Field(
     0.0, fields.RATE, "of each layer's inputs, one mask for all steps", traced=True
   ),
   'model.recurrent_dropout': Field(0.0, fields.RATE, traced=True),
+  'model.weight_dropout': Field(
+    0.0, fields.RATE, "of the weights of each layer's states (DropConnect)", traced=True
+  ),
   'model.alpha': Field(0.0, fields.FROM_0, "penalty of the last layer's outputs", traced=True),
   'model.beta': Field(0.0, fields.FROM_0, 'penalty of their change at each step', traced=True),
   'model.init_scale': Field(
@@ -133,5 +192,11 @@ task = Task(
   },
   check=check,
   settle=streams.settle,
+  encode=encode,
+  join=corpus.decode,
+  outputs=outputs,
+  spec=spec,
+  examine=stream_panels.examine,
+  panels=stream_panels.panels,
   batches='windows',
 )

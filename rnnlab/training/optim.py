@@ -1,5 +1,6 @@
-"""From a config to an optax chain."""
+"""From a config to an optimiser: an optax chain, and what it does at the end of an epoch."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,15 +10,35 @@ import optax
 from rnnlab.cells.base import Array
 from rnnlab.recurrence import is_off
 
-OPTIMIZERS = ('adam', 'nadam', 'rmsprop', 'adagrad', 'sgd', 'momentum')
-SCHEDULES = ('constant', 'linear', 'cosine', 'step')
+OPTIMIZERS = ('adam', 'nadam', 'rmsprop', 'adagrad', 'sgd', 'momentum', 'asgd')
+SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'plateau')
+
+
+class Optimizer(NamedTuple):
+  """What trains parameters: an optax transformation, and what validation has to say in it.
+
+  init, update: those of the transformation; `Optimizer(*optax.sgd(1.0))` is one that does nothing
+    with validation.
+  stepped: `(opt_state, params) -> opt_state`, after a step, with the parameters that it led to.
+  end_epoch: `(opt_state, params, score, improved) -> opt_state`, at the end of an epoch. score: a
+    float32 scalar, the primary metric on the validation split, times its sign, so that higher is
+    better. improved: bool, whether it is the best so far.
+  evaluated: `(params, opt_state) -> params`, those by which the model is judged and kept: an
+    average of those of the steps, or these themselves. `end_epoch` does not change what it gives.
+  """
+
+  init: Callable[[Any], Any]
+  update: Callable[..., tuple[Any, Any]]
+  stepped: Callable[[Any, Any], Any] = lambda opt_state, _: opt_state
+  end_epoch: Callable[[Any, Any, Array, Array], Any] = lambda opt_state, *_: opt_state
+  evaluated: Callable[[Any, Any], Any] = lambda params, _: params
 
 
 def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> optax.Schedule:
   """The learning rate by step: a linear warm-up, then constant, or falling to 0 at `total_steps`.
 
   Of 'step' it is multiplied by config.decay at the start of each epoch, of `epoch_steps`, after the
-  first config.decay_after.
+  first config.decay_after. What 'plateau' multiplies it by is not known beforehand: see `plateau`.
   `config` is that of `optimizer`. Its numbers may be traced, which those of optax's may not.
   """
 
@@ -29,6 +50,7 @@ def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> opt
       'linear': lambda: 1 - after,
       'cosine': lambda: (1 + jnp.cos(jnp.pi * after)) / 2,
       'step': lambda: config.decay ** jnp.maximum(step // epoch_steps + 1 - config.decay_after, 0),
+      'plateau': lambda: jnp.ones_like(after),
     }[config.schedule]()
     warmed = step / jnp.maximum(config.warmup_steps, 1)
     return config.learning_rate * jnp.where(step < config.warmup_steps, warmed, share)
@@ -36,15 +58,14 @@ def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> opt
   return rate
 
 
-def optimizer(
-  config: Any, total_steps: int | Array, epoch_steps: int = 1
-) -> optax.GradientTransformation:
+def optimizer(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> Optimizer:
   """Clip the gradient's global norm, scale it by `config.name`, decay weights, then the rate.
 
   `config` has the fields of an experiment's `optim`, whose numbers may be traced, as total_steps;
   see `schedule`.
   Weight decay comes after the scaling (decoupled: Loshchilov & Hutter 2019) and spares vectors, so
-  that biases are not decayed.
+  that biases are not decayed. Of 'asgd', which is SGD that `averaged` is around, it spares none, as
+  Merity et al. (2018) have it.
   """
   scale = {
     'adam': lambda: optax.scale_by_adam(eps=config.epsilon),
@@ -53,13 +74,112 @@ def optimizer(
     'adagrad': lambda: optax.scale_by_rss(eps=config.epsilon),
     'sgd': optax.identity,
     'momentum': lambda: optax.trace(decay=0.9),
+    'asgd': optax.identity,
   }[config.name]()
   chain = [scale, optax.scale_by_learning_rate(schedule(config, total_steps, epoch_steps))]
   if not is_off(config.weight_decay):
-    chain.insert(1, optax.add_decayed_weights(config.weight_decay, mask=_matrices))
+    mask = None if config.name == 'asgd' else _matrices
+    chain.insert(1, optax.add_decayed_weights(config.weight_decay, mask))
   if not is_off(config.clip_norm):
     chain.insert(0, optax.clip_by_global_norm(config.clip_norm))
-  return optax.chain(*chain)
+  made = Optimizer(*optax.chain(*chain))
+  if config.schedule == 'plateau':
+    made = plateau(made, config.decay, config.patience)
+  return averaged(made, config.nonmonotone) if config.name == 'asgd' else made
+
+
+class PlateauState(NamedTuple):
+  """The state of what is inside, the rate's factor, and the epochs without a better one since."""
+
+  inner: Any
+  factor: Array
+  waited: Array
+
+
+def plateau(tx: Optimizer, decay: float | Array, patience: int | Array) -> Optimizer:
+  """Multiplies the updates of `tx` by `decay` once more after each `patience` epochs in vain.
+
+  Those are epochs, one after the other, none of which is better by validation than the best before
+  it. With a patience of 1 and a decay of 1/4 that is the rule of PyTorch's example of a language
+  model; its ReduceLROnPlateau, of threshold 0, calls a patience one lower the same.
+  """
+
+  def init(params):
+    return PlateauState(tx.init(params), jnp.ones((), jnp.float32), jnp.zeros((), jnp.int32))
+
+  def update(gradients, state, params=None):
+    updates, inner = tx.update(gradients, state.inner, params)
+    return jax.tree.map(lambda u: u * state.factor, updates), state._replace(inner=inner)
+
+  def stepped(state, params):
+    return state._replace(inner=tx.stepped(state.inner, params))
+
+  def end_epoch(state, params, score, improved):
+    inner = tx.end_epoch(state.inner, params, score, improved)
+    waited = jnp.where(improved, 0, state.waited + 1)
+    falls = waited >= patience
+    factor = jnp.where(falls, state.factor * decay, state.factor)
+    return PlateauState(inner, factor, jnp.where(falls, 0, waited))
+
+  def evaluated(params, state):
+    return tx.evaluated(params, state.inner)
+
+  return Optimizer(init, update, stepped, end_epoch, evaluated)
+
+
+class AveragedState(NamedTuple):
+  """The state of what is inside, the mean of so many steps' parameters, and the epochs' scores.
+
+  count: how many, 0 as long as there is no mean. recent: the scores of the last epochs, float32
+  `[n]`, the oldest first, -inf before the first; best: that of the epochs before them.
+  """
+
+  inner: Any
+  mean: Any
+  count: Array  # type: ignore[assignment]  # which a tuple has a method of
+  recent: Array
+  best: Array
+
+
+def averaged(tx: Optimizer, n: int) -> Optimizer:
+  """Averages the parameters of `tx` from an epoch on (NT-ASGD: Merity et al. 2018, algorithm 1).
+
+  It begins at the end of the first epoch that is worse by validation than the best of all those
+  before it but the last `n`; the mean is of the parameters there and after each step since, and
+  they go on as without it.
+  """
+
+  def init(params):
+    never = jnp.full(n, -jnp.inf, jnp.float32)
+    mean = jax.tree.map(jnp.copy, params)  # a copy: the steps donate their state's buffers
+    return AveragedState(tx.init(params), mean, jnp.zeros((), jnp.int32), never, never.max())
+
+  def update(gradients, state, params):
+    updates, inner = tx.update(gradients, state.inner, params)
+    return updates, state._replace(inner=inner)
+
+  def stepped(state, params):
+    averages, count = state.count > 0, state.count + 1
+
+    def moved(mean, p):
+      return jnp.where(averages, mean + (p - mean) / count, mean)
+
+    mean, inner = jax.tree.map(moved, state.mean, params), tx.stepped(state.inner, params)
+    return state._replace(inner=inner, mean=mean, count=jnp.where(averages, count, 0))
+
+  def end_epoch(state, params, score, improved):
+    inner = tx.end_epoch(state.inner, params, score, improved)
+    begins = (state.count == 0) & (score < state.best)
+    mean = jax.tree.map(lambda m, p: jnp.where(begins, p, m), state.mean, params)
+    scores = jnp.append(state.recent, score)
+    best = jnp.fmax(state.best, scores[0])  # of a score that is not a number, the other
+    return AveragedState(inner, mean, jnp.where(begins, 1, state.count), scores[1:], best)
+
+  def evaluated(params, state):
+    params = tx.evaluated(params, state.inner)
+    return jax.tree.map(lambda m, p: jnp.where(state.count > 0, m, p), state.mean, params)
+
+  return Optimizer(init, update, stepped, end_epoch, evaluated)
 
 
 class NadamState(NamedTuple):

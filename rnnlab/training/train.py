@@ -12,6 +12,7 @@ import optax
 from rnnlab.cells.base import Array
 from rnnlab.tasks.base import Metric
 from rnnlab.training import metrics, rows, windows
+from rnnlab.training.optim import Optimizer
 from rnnlab.training.windows import Windows
 
 CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
@@ -20,9 +21,9 @@ CHUNK = 25  # steps between two looks from outside: at progress, at the clock, a
 class Program(NamedTuple):
   """What a program of training is compiled from: hashable, and the same for all its runs.
 
-  build: `values -> (model, tx)`, a linen module of a split's inputs and an optax chain. values is
-  a dict of numbers, traced within the program. Runs of one program may differ only in values, key
-  and data.
+  build: `values -> (model, tx)`, a linen module of a split's inputs and an optimiser. values is a
+  dict of numbers, traced within the program. Runs of one program may differ only in values, key and
+  data.
   loss, metrics, score: those of the task, see `rnnlab.tasks.base`; the first metric chooses the
   epoch.
   widths, ascending, are for a model of ids `[N, T]` that masks its padding (id 0): batches are made
@@ -32,7 +33,7 @@ class Program(NamedTuple):
   windows: of a task whose batches are windows of a stream, how they are cut; else None.
   """
 
-  build: Callable[[dict], tuple[nn.Module, optax.GradientTransformation]]
+  build: Callable[[dict], tuple[nn.Module, Optimizer]]
   loss: Callable[[Array, Mapping[str, Array]], metrics.Sums]
   metrics: tuple[Metric, ...]
   batch_size: int
@@ -132,7 +133,7 @@ def steps_of(program: Program, split: Mapping[str, Any]) -> int:
 def train_step(
   program: Program,
   model: nn.Module,
-  tx: optax.GradientTransformation,
+  tx: Optimizer,
   state: TrainState,
   key: Array,
   batch: Mapping[str, Array],
@@ -141,7 +142,7 @@ def train_step(
 
   Of its weights, float32 `[B]`, or `[B, T]` of a window, those of what only fills it are 0. Where
   the program trims, the gradient is taken over as many columns of the inputs as hold the batch's
-  ids. Of a window that is shorter than others the gradient is smaller by as much.
+  ids. Where the windows' lengths vary, a step is as long as its window is (Merity et al. 2018).
   """
 
   def loss(params, inputs):
@@ -152,22 +153,23 @@ def train_step(
       outputs, carry = model.apply({'params': params}, inputs, **options), state.carry
     sums = metrics.of(program.loss, program.metrics, outputs, batch)
     total, weight = sums.pop('objective', sums['loss'])
-    value = total / weight
-    if program.windows and program.windows.width > program.windows.steps:
-      value *= batch['weights'].sum() / (program.batch_size * program.windows.steps)
-    return value, (sums, carry)
+    return total / weight, (sums, carry)
 
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
   gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
   widths = program.widths if program.trim else ()
   (value, (sums, carry)), grads = rows.trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  if program.windows and program.windows.vary:
+    share = batch['weights'].sum() / (program.batch_size * program.windows.steps)
+    updates = jax.tree.map(lambda u: u * share, updates)
+  params = optax.apply_updates(state.params, updates)
   finite = jnp.isfinite(value)
   good = (state.bad_step < 0) & finite
   return state._replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
+    params=params,
+    opt_state=tx.stepped(opt_state, params),
     totals=metrics.add(state.totals, sums),
     last_loss=jnp.where(good, value, state.last_loss),
     bad_step=jnp.where((state.bad_step < 0) & ~finite, state.step, state.bad_step),
@@ -224,10 +226,10 @@ def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any
 def test(
   program: Program, state: TrainState, values: dict, split: Mapping[str, Any]
 ) -> tuple[Array, ...]:
-  """`predict` by the last parameters, and by the best."""
-  return tuple(
-    predict(program, params, values, split) for params in (state.params, state.best_params)
-  )
+  """`predict` by the last parameters, as they are evaluated, and by the best."""
+  _, tx = program.build(values)
+  last = tx.evaluated(state.params, state.opt_state)
+  return tuple(predict(program, params, values, split) for params in (last, state.best_params))
 
 
 def is_better(metric: Metric, value: Array, best: Array) -> Array:
@@ -242,9 +244,11 @@ def end_epoch(
   """The state that `epoch` (from 1) leaves to the next, sums, and the validation split's outputs.
 
   `split` is that split, every example of which is counted once; the sums are those of training and
-  of validation. Idempotent.
+  of validation. Done again it changes nothing but the optimiser's state.
   """
-  outputs = predict(program, state.params, values, split)
+  _, tx = program.build(values)
+  params = tx.evaluated(state.params, state.opt_state)
+  outputs = predict(program, params, values, split)
   sums = metrics.of_split(program.loss, program.score, program.metrics, outputs, split)
   primary = program.metrics[0]
   total, weight = sums[primary.name]
@@ -254,11 +258,12 @@ def end_epoch(
   def first_if_better(new, old):
     return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
-  best = (state.params, score, jnp.int32(epoch))
+  best = (params, score, jnp.int32(epoch))
   best = first_if_better(best, (state.best_params, state.best_score, state.best_epoch))
   names = 'best_params', 'best_score', 'best_epoch'
   totals = metrics.zeros(program.metrics)
-  after = state._replace(totals=totals, **dict(zip(names, best, strict=True)))
+  opt_state = tx.end_epoch(state.opt_state, state.params, primary.sign * score, better)
+  after = state._replace(totals=totals, opt_state=opt_state, **dict(zip(names, best, strict=True)))
   return after, (state.totals, sums), outputs
 
 

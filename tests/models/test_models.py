@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import few_cells
 
 from rnnlab import cells, models, recurrence
 from rnnlab.models import adapters
@@ -52,7 +53,7 @@ def test_pooling_against_a_loop(how, bidirectional, masked):
   ['layers', 'bidirectional', 'pooling', 'classes'],
   [(1, False, 'last', 1), (2, True, 'concat', 3), (1, True, 'mean', 1), (2, False, 'max', 2)],
 )
-@pytest.mark.parametrize('cell', cells.names())
+@pytest.mark.parametrize('cell', few_cells(cells.names()))
 def test_logits_have_their_shape_and_every_parameter_a_gradient(
   cell, layers, bidirectional, pooling, classes
 ):
@@ -144,6 +145,40 @@ def test_dropout_keeps_the_mean_of_the_linear_head():
   )
   plain = model.apply({'params': params}, IDS)
   np.testing.assert_allclose(apply(keys).mean(0), plain, atol=0.02)
+
+
+@pytest.mark.parametrize('locked', [False, True])
+def test_locked_dropout_drops_a_value_at_all_steps_or_at_none(locked):
+  xs = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (20, 7, 30)), jnp.float32)
+  layer, rngs = models.Dropout(0.4, locked=locked), {'dropout': jax.random.key(0)}
+  found = layer.apply({}, xs, deterministic=False, rngs=rngs)
+  factor = np.asarray(found / xs)
+  kept = factor != 0
+  np.testing.assert_allclose(factor[kept], 1 / 0.6, rtol=1e-6)
+  assert abs(kept[:, 0].mean() - 0.6) < 5 * np.sqrt(0.6 * 0.4 / 600)
+  assert (kept == kept[:, :1]).all() == locked
+  assert (kept != kept[:1]).any()  # each row has its own
+  np.testing.assert_array_equal(layer.apply({}, xs), xs)
+  traced = jax.jit(
+    lambda rate: models.Dropout(rate, locked).apply({}, xs, deterministic=False, rngs=rngs)
+  )
+  np.testing.assert_allclose(traced(0.4), found, rtol=1e-6)
+
+
+def test_word_dropout_drops_a_word_wherever_it_stands():
+  ids = np.random.default_rng(0).integers(0, 1000, (40, 50))
+  xs = jnp.asarray(np.random.default_rng(1).uniform(1, 2, (*ids.shape, 3)), jnp.float32)
+  layer, rngs = models.WordDropout(0.3, 1000), {'dropout': jax.random.key(0)}
+  found = np.asarray(layer.apply({}, xs, ids, deterministic=False, rngs=rngs) / xs).round(5)
+  factors = {}
+  for word, factor in zip(ids.ravel(), found.reshape(-1, 3), strict=True):
+    assert (factors.setdefault(word, factor) == factor).all()
+  values = np.array([*factors.values()])
+  assert len(values) < ids.size / 2 and (values == values[:, :1]).all()
+  kept = values[:, 0] != 0
+  np.testing.assert_allclose(values[kept], 1 / 0.7, rtol=1e-5)
+  assert abs(kept.mean() - 0.7) < 5 * np.sqrt(0.7 * 0.3 / len(kept))
+  np.testing.assert_array_equal(layer.apply({}, xs, ids), xs)
 
 
 # `Recurrent` in a model of somebody else's.
@@ -289,14 +324,15 @@ def test_a_series_has_the_answers_it_has_alone_whatever_pads_it(steps, bidirecti
   )
   params = init(model, SERIES)
   assert sorted(params) == ['Dense_0', 'Recurrent_0', 'Recurrent_1']
-  found = model.apply({'params': params}, SERIES)
+  apply = jax.jit(lambda series: model.apply({'params': params}, series))
+  found = apply(SERIES)
   assert found.shape == ((4, 5, 2) if steps else (4, 2))
   for i, length in enumerate(SERIES['lengths'][:3]):
     alone = {'xs': SERIES['xs'][i : i + 1, :length], 'lengths': SERIES['lengths'][i : i + 1]}
-    expected = model.apply({'params': params}, alone)[0]
+    expected = apply(alone)[0]
     np.testing.assert_allclose(found[i, :length] if steps else found[i], expected, atol=1e-6)
   other = SERIES | {'xs': np.where(SERIES['xs'] == SERIES['xs'][3], 1e3, SERIES['xs'])}
-  np.testing.assert_allclose(model.apply({'params': params}, other)[3], found[3], atol=1e-6)
+  np.testing.assert_allclose(apply(other)[3], found[3], atol=1e-6)
 
 
 def test_steps_of_tokens_are_those_of_the_layers_and_a_head():

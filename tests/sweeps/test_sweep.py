@@ -166,6 +166,9 @@ def test_the_record_tells_whether_claims_were_made_before_the_runs(tmp_path):
     ('data.validation_fraction', 0.9),
     ('optim.learning_rate', float('nan')),
     ('optim.schedule', 'cosin'),
+    ('optim.decay', 0.0),
+    ('optim.patience', 0),
+    ('optim.nonmonotone', 0),
     ('train.batch_size', 0),
     ('seed', -1),
   ],
@@ -174,6 +177,20 @@ def test_a_value_out_of_range_is_named(field, value):
   made = config()
   made.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=f'--config.{field}='):
+    configs.check(made)
+
+
+@pytest.mark.parametrize(
+  ['field', 'value'],
+  [('train.patience', 1), ('optim.schedule', 'plateau'), ('optim.name', 'asgd')],
+)
+def test_what_goes_by_validation_must_not_go_by_the_test_split(field, value):
+  made = config()
+  made.update_from_flattened_dict({field: value})
+  configs.check(made)
+  made.data.validation_fraction = 0.0
+  words = f'--config.{field}={value} needs .*fraction above 0: .* the test split would say when to'
+  with pytest.raises(ValueError, match=words):
     configs.check(made)
 
 

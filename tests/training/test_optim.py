@@ -20,6 +20,10 @@ def config(**fields):
       'warmup_steps': 0,
       'clip_norm': 0.0,
       'weight_decay': 0.0,
+      'decay': 0.5,
+      'decay_after': 4,
+      'patience': 1,
+      'nonmonotone': 5,
     }
     | fields
   )
@@ -59,6 +63,101 @@ def test_schedules():
   expected = [0.05 * (1 + np.cos(np.pi * t / 8)) for t in range(9)]
   np.testing.assert_allclose([cosine(t) for t in range(9)], expected, atol=1e-7)
   assert optim.schedule(config(), 8)(5) == 0.1
+  assert optim.schedule(config(schedule='plateau'), 8)(5) == 0.1
+
+
+def test_step_falls_at_each_epoch_after_the_first_as_zaremba_et_al_have_it():
+  """TensorFlow's tutorial, of epoch i from 0: decay ** max(i + 1 - max_epoch, 0)."""
+  of_epoch = [0.1 * 0.5 ** max(i + 1 - 4, 0) for i in range(9)]
+  rate = optim.schedule(config(schedule='step'), 9 * 3, 3)
+  np.testing.assert_allclose([rate(t) for t in range(27)], np.repeat(of_epoch, 3), rtol=1e-6)
+  at_once = optim.schedule(config(schedule='step', decay_after=0, decay=0.1), 2 * 3, 3)
+  np.testing.assert_allclose([at_once(t) for t in range(6)], [1e-2] * 3 + [1e-3] * 3, rtol=1e-5)
+
+
+SCORES = [1.0, 3.0, 2.0, np.nan, 4.0, 4.0, 1.0, 3.5, 5.0, 2.0, 4.5, 4.5, 4.5, 4.0]
+
+
+def epochs(cfg, scores=SCORES, steps=3):
+  """What an optimiser evaluates after each epoch of steps on a noisy bowl, and its gradients."""
+  tx = optim.optimizer(cfg, len(scores) * steps, steps)
+  rng = np.random.default_rng(0)
+  params = {'w': jnp.asarray(rng.normal(size=(2, 3)), jnp.float32), 'b': jnp.array([0.5])}
+  start = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+  noises = [{name: rng.normal(size=p.shape) for name, p in params.items()} for _ in scores * steps]
+  update, stepped, end_epoch = map(jax.jit, (tx.update, tx.stepped, tx.end_epoch))
+  state, best, evaluated = tx.init(params), -np.inf, []
+  for step, noise in enumerate(noises):
+    grads = jax.tree.map(lambda p, e: p + e.astype(np.float32), params, noise)
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    state = stepped(state, params)
+    if (step + 1) % steps == 0:
+      score = scores[step // steps]
+      improved = score > best
+      best = score if improved else best
+      before = tx.evaluated(params, state)
+      state = end_epoch(state, params, jnp.float32(score), improved)
+      evaluated.append(tx.evaluated(params, state))
+      jax.tree.map(np.testing.assert_array_equal, before, evaluated[-1])
+  return start, noises, evaluated
+
+
+def lowered(scores, patience, decay):
+  """The factor of the rate in each epoch: PyTorch's ReduceLROnPlateau, of one patience less."""
+  factor, best, bad, found = 1.0, -np.inf, 0, []
+  for score in scores:
+    found.append(factor)
+    if score > best:
+      best, bad = score, 0
+    else:
+      bad += 1
+    if bad > patience - 1:
+      factor, bad = factor * decay, 0
+  return found
+
+
+@pytest.mark.parametrize('patience', [1, 2, 3])
+def test_plateau_falls_after_epochs_that_are_not_better(patience):
+  cfg = config(name='sgd', schedule='plateau', decay=0.25, patience=patience)
+  p, noises, found = epochs(cfg)
+  rates = np.repeat(lowered(SCORES, patience, 0.25), 3)
+  assert len({*rates}) >= 3
+  if patience == 1:  # PyTorch's example of a language model divides by 4 at each of these
+    assert rates[::3].tolist() == [4.0**-n for n in (0, 0, 0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 9)]
+  for step, (rate, noise) in enumerate(zip(rates, noises, strict=True)):
+    p = {name: p[name] - 0.1 * rate * (p[name] + noise[name]) for name in p}
+    if step % 3 == 2:
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found[step // 3], p)
+
+
+@pytest.mark.parametrize(('n', 'begins'), [(1, 4), (3, 6), (5, 9), (12, None)])
+@pytest.mark.parametrize('schedule', ['constant', 'plateau'])
+def test_asgd_averages_from_where_validation_is_no_longer_better(n, begins, schedule):
+  """Merity et al. 2018, algorithm 1, by hand in float64, with the decay of all parameters.
+
+  An epoch that is worse than the best but of the last n, as their code has it. What is averaged
+  are the parameters at that epoch's end and after each later step.
+  """
+  scores = [1.0, 3.0, 2.0, np.nan, 2.5, 4.0, 2.7, 4.5, 5.0, 2.0, 4.5, 4.5, 4.5, 4.0]
+  logs, first = [], None
+  for epoch, score in enumerate(scores):
+    if first is None and len(logs) > n and score < np.nanmax(logs[:-n]):
+      first = epoch
+    logs.append(score)
+  cfg = config(name='asgd', nonmonotone=n, weight_decay=0.1, schedule=schedule)
+  p, noises, found = epochs(cfg, scores)
+  rates = np.repeat(lowered(scores, 1, 0.5), 3) if schedule == 'plateau' else np.ones(len(noises))
+  averaged = []
+  for step, (rate, noise) in enumerate(zip(rates, noises, strict=True)):
+    p = {name: p[name] - 0.1 * rate * (p[name] + noise[name] + 0.1 * p[name]) for name in p}
+    if first is not None and step >= first * 3 + 2:
+      averaged.append(p)
+    if step % 3 == 2:
+      for name, value in found[step // 3].items():
+        desired = np.mean([q[name] for q in averaged or [p]], axis=0)
+        np.testing.assert_allclose(value, desired, rtol=2e-5)
+  assert first == begins
 
 
 @pytest.mark.parametrize('name', optim.OPTIMIZERS)

@@ -5,6 +5,7 @@ import functools
 import json
 import runpy
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from rnnlab.runs import program
 from rnnlab.sweeps import executors, sweep
 from rnnlab.sweeps.executors.population import groups
 from rnnlab.tasks import classification
-from rnnlab.training import population, train
+from rnnlab.training import optim, population, train
+from rnnlab.training.optim import Optimizer
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
 # Members that differ in all in which they may.
@@ -151,7 +153,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
   labels, numbers = np.zeros(50, np.int32), range(3)
   task = classification.task
   program = train.Program(
-    lambda _: (Spy(), optax.sgd(0.0)), task.loss, task.metrics, 4, score=task.score
+    lambda _: (Spy(), Optimizer(*optax.sgd(0.0))), task.loss, task.metrics, 4, score=task.score
   )
   data = {'inputs': ids, 'labels': labels}
   keys = [jax.random.key(seed) for seed in numbers]
@@ -180,6 +182,55 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
     }
 
 
+@pytest.mark.parametrize('lanes', [1, 2])
+def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
+  """To the bit those of a population of one; and those of the run itself within rounding."""
+
+  class Line:
+    def init(self, key, xs):
+      return {'params': {'w': jax.random.normal(key, (3,)), 'b': jnp.zeros(())}}
+
+    def apply(self, variables, xs, deterministic, rngs=None):
+      return xs @ variables['params']['w'] + variables['params']['b']
+
+  def build(values):
+    config = types.SimpleNamespace(**(fields | values))
+    return Line(), optim.optimizer(config, 0)
+
+  fields = {'name': 'asgd', 'schedule': 'plateau', 'nonmonotone': 1, 'warmup_steps': 0}
+  fields |= {'weight_decay': 0.0, 'clip_norm': 0.0, 'learning_rate': 2.0}
+  draw, task = np.random.default_rng(0), classification.task
+  split, validation = (
+    {'inputs': draw.normal(size=(60, 3)).astype(np.float32), 'labels': draw.integers(0, 2, 60)}
+    for _ in range(2)
+  )
+  program = train.Program(build, task.loss, task.metrics[::-1], 4, score=task.score)
+  values = [{'decay': np.float32(0.1 * i), 'patience': np.float32(i)} for i in (1, 2, 3)]
+  keys = [jax.random.key(seed) for seed in range(3)]
+
+  def state(i):
+    return train.init_state(program, values[i], keys[i], split['inputs'])
+
+  def trained(members, lanes):
+    fixed = [population.Fixed(values[i], keys[i], {'labels': split['labels']}) for i in members]
+    states, count = [state(i) for i in members], len(members)
+    group = population.stack(program, states, fixed, population.mesh(), lanes)
+    ends = {'epochs': [6] * count, 'until': [0] * count, 'patience': [0] * count}
+    data = split, validation, validation
+    *_, turn = population.fit(group, *data, **ends, alive={*range(count)})
+    return [population.member(jax.device_get(turn.states), i) for i in range(count)]
+
+  together = trained(range(3), lanes)
+  assert all(0 < of.opt_state.count < 6 * 15 for of in together)
+  assert len({float(of.opt_state.inner.factor) for of in together}) == 3
+  for i, found in enumerate(together):
+    *_, last = train.fit(program, values[i], state(i), keys[i], split, validation, epochs=6)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, jax.tree.map(np.asarray, last.state))
+    if lanes == 1:
+      jax.tree.map(np.testing.assert_array_equal, found, *trained([i], 1))
+
+
 def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   members = ({'seed': 0}, {'seed': 0, 'train.patience': 1}, {'seed': 1})
   runs = specs(reviews, members, **{'train.epochs': 6, 'optim.learning_rate': 0.5})
@@ -199,7 +250,8 @@ def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   assert list(stopped.values()) == ['', 'patience', '']
 
 
-@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['serial', 'population'])
 def test_a_run_pauses_at_an_epoch_and_goes_on_to_the_same_bits(executor, reviews, whole, tmp_path):
   runs = specs(reviews)
   events = do(executor, [run._replace(until=1) for run in runs], tmp_path / 'sweep')
@@ -287,7 +339,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population'])
+@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
 def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
   executor, reviews, tmp_path
 ):

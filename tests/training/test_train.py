@@ -16,7 +16,8 @@ from rnnlab import cells, models
 from rnnlab.data import batching, imdb
 from rnnlab.runs import checkpoint
 from rnnlab.tasks import classification
-from rnnlab.training import rows, train
+from rnnlab.training import optim, rows, train
+from rnnlab.training.optim import Optimizer
 
 N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
 
@@ -40,6 +41,15 @@ def dropping():
   return make(dropout=0.3, recurrent_dropout=0.3)
 
 
+@pytest.fixture(scope='module')
+def averaging():
+  """A rate that falls, and an average from the first epoch's end on, as if it were no good."""
+  model, _, data = make(dropout=0.3)
+  tx = optim.averaged(optim.plateau(Optimizer(*optax.adam(0.03)), 0.5, 1), 1)
+  wanting = tx._replace(init=lambda params: tx.init(params)._replace(best=jnp.float32(jnp.inf)))
+  return model, wanting, data
+
+
 WIDTHS = (2, 3, 6)
 
 
@@ -56,7 +66,12 @@ def ragged(padding, rows=N, longest=T):
 def program(model, tx, widths=()):
   task = classification.task
   return train.Program(
-    lambda _: (model, tx), task.loss, task.metrics, BATCH, widths, score=task.score
+    lambda _: (model, Optimizer(*tx)),
+    task.loss,
+    task.metrics,
+    BATCH,
+    widths,
+    score=task.score,
   )
 
 
@@ -156,7 +171,7 @@ def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
 @pytest.mark.parametrize('cell', ['lstm', 'gru'])
 def test_a_trimmed_batch_has_the_loss_and_gradients_of_the_padded(cell):
   """A row of weight 0 is short, or so long that nothing can be trimmed: it must not matter."""
-  tx = optax.sgd(1.0)
+  tx = Optimizer(*optax.sgd(1.0))
   labels, weights = jnp.array([1, 0, 1, 1]), jnp.array([1.0, 1.0, 1.0, 0.0])
   state = None
   for rate in (0.0, 0.3):
@@ -260,7 +275,7 @@ def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
 def test_a_step_is_the_gradient_step_of_its_batch(plain):
   model, _, data = plain
   ids, labels = data['inputs'], data['labels']
-  tx = optax.sgd(0.5)
+  tx = Optimizer(*optax.sgd(0.5))
   state = start(model, tx)
   weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
 
@@ -281,14 +296,15 @@ def test_same_key_same_bits_other_key_other_bits(dropping):
   assert runs[0] == runs[1] != runs[2]
 
 
-def test_going_on_from_any_yield_gives_the_same_bits(dropping, tmp_path):
+@pytest.mark.parametrize('of', ['dropping', 'averaging'])
+def test_going_on_from_any_yield_gives_the_same_bits(of, request, tmp_path):
   """Through a checkpoint on disk, in the middle of an epoch and at its end."""
-  model, tx, _ = dropping
-  whole = [(bits(p.state), p.row) for p in fit(dropping, 2)]
+  made = model, tx, _ = request.getfixturevalue(of)
+  whole = [(bits(p.state), p.row) for p in fit(made, 2)]
   assert [row is not None for _, row in whole] == [False, True, False, True]
   like = start(model, tx)
   for cut in range(3):
-    steps = fit(dropping, 2)
+    steps = fit(made, 2)
     for _ in range(cut + 1):
       progress = next(steps)
     with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
@@ -296,7 +312,44 @@ def test_going_on_from_any_yield_gives_the_same_bits(dropping, tmp_path):
     with checkpoint.manager(tmp_path / str(cut)) as checkpoints:
       state, log = checkpoint.restore(checkpoints, like)
     assert log == {'rows': [1]} and bits(state) == whole[cut][0]
-    assert [(bits(p.state), p.row) for p in fit(dropping, 2, state=state)] == whole[cut + 1 :]
+    assert [(bits(p.state), p.row) for p in fit(made, 2, state=state)] == whole[cut + 1 :]
+
+
+def test_what_is_judged_and_kept_is_the_average_of_the_steps(averaging):
+  """Where validation is told of each epoch once, with whether it is the best so far."""
+  model, tx, data = averaging
+  told = []
+
+  def end_epoch(state, params, score, improved):
+    jax.debug.callback(lambda *seen: told.append([*map(float, seen)]), score, improved)
+    return tx.end_epoch(state, params, score, improved)
+
+  kept, run = [], program(model, tx._replace(end_epoch=end_epoch))
+  run = run._replace(metrics=run.metrics[::-1])  # by the loss, of which lower is better
+  of_run = run, {}, start(model, tx), jax.random.key(0), data, data
+  for progress in train.fit(*of_run, epochs=4):
+    state, row = progress.state, progress.row
+    if row:
+      kept.append(jax.tree.map(np.array, tx.evaluated(state.params, state.opt_state)))
+      logits = model.apply({'params': kept[-1]}, data['inputs'])
+      loss = optax.sigmoid_binary_cross_entropy(logits, data['labels']).mean()
+      np.testing.assert_allclose(row['validation_loss'], loss, rtol=1e-5)
+      best = kept[int(state.best_epoch) - 1]
+      jax.tree.map(np.testing.assert_array_equal, state.best_params, best)
+      assert told[-1] == [pytest.approx(-row['validation_loss']), best is kept[-1]]
+  assert len(told) == 4
+  embeddings = [params['Embed_0']['embedding'] for params in (kept[-1], state.params)]
+  assert np.abs(np.subtract(*embeddings)).max() > 1e-3
+  last, _ = train.test(run, state, {}, data)
+  close(last, model.apply({'params': kept[-1]}, data['inputs']))
+
+  state, _, _ = train.close_epoch(run, start(model, tx), {}, data, 1)
+  params = [jax.tree.map(np.array, state.params)]
+  for count in (1, 1, 1):
+    state = train.train_steps(run, state, {}, jax.random.key(0), data, count)
+    params.append(jax.tree.map(np.array, state.params))
+  mean = jax.tree.map(lambda *of: np.mean(of, axis=0), *params)
+  close(tx.evaluated(state.params, state.opt_state), mean)
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain):

@@ -1,8 +1,11 @@
 """Windows of a stream: how they are cut, and evaluation against a plain loop in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import reference
 from reference import unroll
@@ -10,7 +13,8 @@ from reference import unroll
 from rnnlab import cells, models
 from rnnlab.data import DataError
 from rnnlab.tasks import language_model
-from rnnlab.training import windows
+from rnnlab.training import train, windows
+from rnnlab.training.optim import Optimizer
 from rnnlab.training.windows import Windows
 
 
@@ -50,13 +54,14 @@ def expected(name, params, split):
   return -log_p[np.arange(len(log_p)), split['targets']]
 
 
-@pytest.mark.parametrize('size', [1, 63, 64, 1000])
-@pytest.mark.parametrize('name', CELLS)
+@pytest.mark.parametrize(
+  ('name', 'size'), [('elman', 1), ('gru-after', 64), ('lstm', 63), ('lstm', 500)]
+)
 def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
   split, model = stream(size), model_of(CELLS[name])
   params = model.init(jax.random.key(0), windows.example(split))['params']
   desired = expected(name, params, split)
-  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (1, 16, 1), (40, 2, 1)):
+  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (40, 2, 1)):
     monkeypatch.setattr(windows, 'STREAMS', streams)
     monkeypatch.setattr(windows, 'STEPS', steps)
     monkeypatch.setattr(windows, 'WARM', warm)
@@ -148,9 +153,7 @@ def test_the_loss_of_a_window_and_its_gradient(options):
       start = tuple(np.full((2, 4), 0.3) for _ in range(2))
       _, xs = unroll('lstm', params[layer]['cell'], xs, start)
     w = np.swapaxes(first, -1, -2) if options.get('tied') else params['output']
-    logits = (
-      xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
-    )
+    logits = xs @ w[..., None, :, :] + params['output_bias'][..., None, None, :]
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     targets = np.broadcast_to(np.asarray(batch['targets'])[..., None], (*log_p.shape[:-1], 1))
     nll = -np.take_along_axis(log_p, targets, axis=-1)[..., 0]
@@ -170,3 +173,41 @@ def test_the_loss_of_a_window_and_its_gradient(options):
   wanted = reference.gradients(lambda p: desired([p[i] for i in range(len(flat))]), by_place)
   for i, found in enumerate(jax.tree.leaves(grads)):
     np.testing.assert_allclose(found, wanted[i], rtol=1e-4, atol=1e-6)
+
+
+def test_windows_of_many_lengths_go_on_where_the_last_one_ended_with_steps_as_long():
+  """Merity et al. 2018, section 5: the rate is scaled by the window's length."""
+  cut, split, batch_size = Windows(6, spread=1.5, halved=0.4, offset=True), stream(200), 3
+  split |= {'characters': np.ones(200, np.int32)}
+  model, task = model_of(CELLS['lstm']), language_model.task
+  key, tx = jax.random.key(0), Optimizer(*optax.sgd(1.0))
+
+  def trained(tx, count):
+    made = functools.partial(train.Program, lambda _: (model, tx), task.loss, task.metrics)
+    program = made(batch_size, windows=cut)
+    start = train.init_state(program, {}, key, windows.example(split))
+    return start, train.train_steps(program, jax.tree.map(jnp.copy, start), {}, key, split, count)
+
+  order_key, _ = jax.random.split(jax.random.fold_in(key, 1))
+  starts, lengths = windows.cuts(cut, order_key, 0, 200, batch_size)
+  assert len({*lengths.tolist()}) > 3
+  places = np.arange(batch_size)[:, None] * 66 + np.arange(starts[0], starts[-1] + lengths[-1])
+  start, end = trained(Optimizer(*optax.sgd(0.0)), len(starts))
+  params = jax.tree.map(lambda a: np.asarray(a, np.float64), start.params)
+  xs = params['embedding'][split['inputs'][places % 198]]
+  for layer, found in zip(('Recurrent_0', 'Recurrent_1'), end.carry, strict=True):
+    carry, xs = unroll('lstm', params[layer]['cell'], xs, (np.zeros((3, 4)),) * 2)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tuple(found), carry)
+
+  def mean(params):
+    first = {name: array[places[:, : lengths[0]] % 198] for name, array in split.items()}
+    return model.apply({'params': params}, first | {'weights': np.ones_like(first['inputs'])})[
+      0
+    ].mean()
+
+  _, after = trained(tx, 1)
+  share = lengths[0] / 6
+  assert share != 1
+  desired = jax.tree.map(lambda p, g: p - share * g, start.params, jax.grad(mean)(start.params))
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+  jax.tree.map(close, after.params, desired)

@@ -56,10 +56,14 @@ FIELDS = {
   'data.split_seed': ['0', '3'],
   'data.max_examples': ['0', '100'],
   'data.label_noise': ['0', '0.1'],
-  'optim.name': ["'adam'", "'sgd'"],
+  'optim.name': ["'adam'", "'sgd'", "'asgd'"],
   'optim.learning_rate': ['1e-3', '1', '1e-30'],
   'optim.epsilon': ['1e-8', '1'],
-  'optim.schedule': ["'constant'", "'cosine'"],
+  'optim.schedule': ["'constant'", "'cosine'", "'step'", "'plateau'"],
+  'optim.decay': ['0.5', '1', '1e-3'],
+  'optim.decay_after': ['0', '4'],
+  'optim.patience': ['1', 'np.int64(3)'],
+  'optim.nonmonotone': ['1', '5'],
   'optim.warmup_steps': ['0', '10'],
   'optim.clip_norm': ['0', '1.0'],
   'optim.weight_decay': ['0', '0.1'],
@@ -444,10 +448,9 @@ def faults(case, status, said, folder):
 
 def main(count, seed=0):
   """Does `count` cases; whether all ended as they have to."""
-  import rnnlab.reports.figures  # noqa: F401
-  import rnnlab.reports.report  # noqa: F401
-  from rnnlab import models  # noqa: F401
+  import forks
 
+  forks.load()
   warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads yet, as nothing is computed
   os.environ['COLUMNS'] = '200'
   began, ended, found = time.monotonic(), collections.Counter(), []
@@ -468,5 +471,5 @@ def main(count, seed=0):
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(ROOT))
+  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
   sys.exit(not main(int(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -15,6 +15,7 @@ from rnnlab.machine import devices
 from rnnlab.models import LanguageModel
 from rnnlab.tasks import classification, language_model
 from rnnlab.training import train, windows
+from rnnlab.training.optim import Optimizer
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
 rnnlab.use_cores()
@@ -87,7 +88,7 @@ def _training(case, mesh):
     recurrent_dropout=rate,
     dropout_per_gate=case.dropout == 'per gate',
   )
-  tx = optax.adam(1e-3)
+  tx = Optimizer(*optax.adam(1e-3))
   task = classification.task
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
   return _steps(case, program, {'inputs': ids, 'labels': labels}, ids[:1])
@@ -104,7 +105,7 @@ def _text(case, mesh):
   text = peers.TEXTS[case.text]
   cell = CELLS[case.cell](case.hidden)
   model = LanguageModel((cell,) * text.layers, text.vocab_size, case.inputs)
-  tx = optax.chain(optax.clip_by_global_norm(peers.CLIP), optax.sgd(1.0))
+  tx = Optimizer(*optax.chain(optax.clip_by_global_norm(peers.CLIP), optax.sgd(1.0)))
   task, cut = language_model.task, windows.Windows(case.steps)
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch, windows=cut)
   return _steps(case, program, stream, windows.example(stream))

@@ -124,7 +124,7 @@ def forward(
 
 @jit
 def _packed_state(kind, w_h, drop_h):
-  """w_h, packed: a GRU's candidate is multiplied by itself, and each gate with its own mask."""
+  """w_h, packed: a GRU's candidate is multiplied by itself, and each gate that has its own mask."""
   units = w_h.shape[0]
   if len(drop_h) > 1:
     return pack(w_h, units)

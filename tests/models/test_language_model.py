@@ -1,0 +1,91 @@
+"""The dropouts of a language model: where each acts, in training alone, by its key."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnlab import cells, models
+from rnnlab.runs import configs
+from rnnlab.tasks import language_model
+
+V, E, H = 11, 6, 5
+IDS = np.random.default_rng(0).integers(0, V, (2, 3, 8)).astype(np.int32)
+BATCH = {'inputs': IDS[0], 'targets': IDS[1], 'weights': np.ones((3, 8), np.float32)}
+RATES = (
+  'word_dropout',
+  'embed_dropout',
+  'layer_dropout',
+  'output_dropout',
+  'dropout',
+  'recurrent_dropout',
+  'weight_dropout',
+)
+
+
+def model_of(**fields):
+  return models.LanguageModel((cells.get('lstm', hidden_size=H),) * 2, V, E, **fields)
+
+
+@pytest.fixture(scope='module')
+def params():
+  return model_of().init(jax.random.key(0), BATCH)['params']
+
+
+@pytest.mark.parametrize('rate', RATES)
+def test_each_dropout_acts_in_training_alone_and_by_its_key(rate, params):
+  @jax.jit
+  def run(seed, p):
+    rngs = {'dropout': jax.random.key(seed)}
+    model = model_of(**{rate: p}, alpha=1.0)
+    outputs, carry = model.apply({'params': params}, BATCH, deterministic=False, rngs=rngs)
+    return outputs['nll'], outputs['penalty'], carry
+
+  plain, carry = model_of().apply({'params': params}, BATCH)
+  without, penalty, end = run(0, 0.0)
+  np.testing.assert_allclose(without, plain, rtol=1e-5)
+  nll, dropped, after = run(1, 0.5)
+  np.testing.assert_array_equal(run(1, 0.5)[0], nll)
+  assert (run(2, 0.5)[0] != nll).any() and (nll != plain).any()
+  first, last = ((a.h != b.h).any() for a, b in zip(after, end, strict=True))
+  assert (first, last) == (
+    rate not in ('layer_dropout', 'output_dropout'),
+    rate != 'output_dropout',
+  )
+  assert dropped != penalty
+  given, _ = model_of(**{rate: 0.5}).apply({'params': params}, BATCH)
+  np.testing.assert_array_equal(given, plain)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), end, carry)
+
+
+def test_locked_dropout_is_the_same_at_each_step_of_a_window(params):
+  """A cell that puts out what it is given, and a token at all steps: so is the loss."""
+
+  def step(params, carry, x_t, dot):
+    y = x_t + 0 * dot(params['w'], x_t)
+    return y, y
+
+  def initial_carry(batch_shape, dtype=jnp.float32):
+    return jnp.zeros((*batch_shape, E), dtype)
+
+  through = cells.Cell(lambda key, size: {'w': jnp.ones((size, E))}, initial_carry, step)
+  batch = BATCH | {'inputs': np.full((3, 8), 4), 'targets': np.full((3, 8), 7)}
+  for rate in ('embed_dropout', 'layer_dropout', 'output_dropout', 'word_dropout'):
+    for locked in (True, False):
+      model = models.LanguageModel((through,) * 2, V, E, locked=locked, **{rate: 0.5})
+      variables = model.init(jax.random.key(0), batch)
+      for seed in range(3):
+        rngs = {'dropout': jax.random.key(seed)}
+        outputs, _ = model.apply(variables, batch, deterministic=False, rngs=rngs)
+        nll = np.asarray(outputs['nll'])
+        assert (nll == nll[:, :1]).all() == (locked or rate == 'word_dropout')
+        assert (nll == nll[:1]).all() == (rate == 'word_dropout')
+
+
+def test_a_config_s_rates_are_the_model_s():
+  config = configs.default('language_model').model
+  rates = {rate: i / 10 for i, rate in enumerate(RATES, 1)}
+  config.update(rates | {'locked': True})
+  made = language_model.model(config, V)
+  assert {rate: getattr(made, rate) for rate in RATES} == rates and made.locked
+  assert not models.LanguageModel.locked

@@ -1,0 +1,168 @@
+"""The output layer over a vocabulary, whole and adaptive, against plain NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from rnnlab.machine import devices
+from rnnlab.models import adaptive, softmax
+
+ROWS, FEATURES = 13, 6
+
+
+def drawn(vocab_size, rows=ROWS, seed=0):
+  draw = np.random.default_rng(seed)
+  targets = draw.integers(0, vocab_size, rows)
+  targets[:2] = 0, vocab_size - 1
+  weights = draw.uniform(0, 2, rows)
+  weights[3] = 0
+  return draw.normal(size=(rows, FEATURES)), targets, weights
+
+
+def log_softmax(logits):
+  logits = logits - logits.max(axis=-1, keepdims=True).real
+  return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def of_all(p, vocab_size):
+  return log_softmax(p['hs'] @ p['w'] + p['b'][..., None, :])
+
+
+def of_clusters(p, vocab_size):
+  """Grave et al. (2017): each token's probability, by its definition."""
+  cuts = adaptive.cutoffs(vocab_size)
+  head = log_softmax(p['hs'] @ p['head'] + p['bias'][..., None, :])
+  parts = [head[..., : cuts[0]]]
+  for i in range(1, len(cuts)):
+    within = log_softmax(p['hs'] @ p[f'down_{i}'] @ p[f'out_{i}'])
+    parts.append(head[..., cuts[0] + i - 1, None] + within)
+  leading = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+  parts = [np.broadcast_to(part, (*leading, part.shape[-1])) for part in parts]
+  return np.concatenate(parts, axis=-1)
+
+
+def plain(log_p, p, targets, weights):
+  at = np.broadcast_to(targets[:, None], (*log_p.shape[:-1], 1))
+  found = -np.take_along_axis(log_p, at, axis=-1)[..., 0]
+  return (weights * found).sum(axis=-1), found
+
+
+KINDS = {
+  'all': (
+    of_all,
+    lambda hs, targets, p, _: softmax.nll(hs, targets, p['w'], p['b']),
+    lambda hs, targets, weights, p, _: softmax.total_nll(hs, targets, weights, p['w'], p['b']),
+  ),
+  'adaptive': (of_clusters, adaptive.nll, adaptive.total_nll),
+}
+
+
+def parameters(kind, vocab_size):
+  draw = np.random.default_rng(1)
+  shapes = {'w': (FEATURES, vocab_size), 'b': (vocab_size,)}
+  if kind == 'adaptive':
+    init = jax.nn.initializers.glorot_uniform()
+    made = jax.eval_shape(
+      lambda key: adaptive.init(key, init, FEATURES, vocab_size), jax.random.key(0)
+    )
+    shapes = {name: of.shape for name, of in made.items()}
+  return {name: draw.normal(size=shape) for name, shape in shapes.items()}
+
+
+def to_jax(tree):
+  return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+
+
+@pytest.mark.parametrize('chunk', [1, 100, 2**22])
+@pytest.mark.parametrize(('kind', 'vocab_size'), [('all', 1), ('all', 29), ('adaptive', 60)])
+def test_values_and_gradients(kind, vocab_size, chunk, monkeypatch):
+  monkeypatch.setattr(softmax, 'CHUNK', chunk)
+  log_p, nll, total_nll = KINDS[kind]
+  hs, targets, weights = drawn(vocab_size)
+  p = parameters(kind, vocab_size)
+  desired, each = plain(log_p(p | {'hs': hs}, vocab_size), p, targets, weights)
+  ids, rates = jnp.asarray(targets), jnp.asarray(weights, jnp.float32)
+
+  @jax.jit
+  def value(p, hs):
+    total, found = total_nll(hs, ids, rates, p, vocab_size)
+    return 3 * total, (total, found)
+
+  (_, (total, found)), grads = jax.value_and_grad(value, (0, 1), has_aux=True)(
+    to_jax(p), to_jax(hs)
+  )
+  np.testing.assert_allclose(total, desired, rtol=1e-5)
+  np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    nll(to_jax(hs), ids, to_jax(p), vocab_size), each, rtol=1e-5, atol=1e-6
+  )
+
+  def loss(inputs):
+    return 3 * plain(log_p(inputs, vocab_size), inputs, targets, weights)[0]
+
+  wanted = reference.gradients(loss, p | {'hs': hs})
+  for name, grad in (grads[0] | {'hs': grads[1]}).items():
+    np.testing.assert_allclose(grad, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_no_row_is_left_out_where_all_are_of_one_cluster():
+  p, vocab_size = parameters('adaptive', 60), 60
+  hs, targets, weights = drawn(vocab_size)
+  for only in (0, 5, 59):
+    targets[:] = only
+    each = plain(of_clusters(p | {'hs': hs}, vocab_size), p, targets, weights)[1]
+    found = adaptive.nll(to_jax(hs), jnp.asarray(targets), to_jax(p), vocab_size)
+    np.testing.assert_allclose(found, each, rtol=1e-5)
+
+
+def test_the_probabilities_of_clusters_are_one_together():
+  p = parameters('adaptive', 60)
+  hs = drawn(60)[0]
+  found = adaptive.log_probabilities(to_jax(hs), to_jax(p), 60)
+  np.testing.assert_allclose(np.exp(found).sum(axis=-1), 1, rtol=1e-5)
+  np.testing.assert_allclose(found, of_clusters(p | {'hs': hs}, 60), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('vocab_size', [29, 30])
+def test_columns_are_split_over_devices(vocab_size):
+  hs, targets, weights = drawn(vocab_size)
+  p = parameters('all', vocab_size)
+  arguments = to_jax((hs, p['w'], p['b']))
+
+  def value(hs, w, b):
+    return softmax.total_nll(hs, jnp.asarray(targets), to_jax(weights), w, b)[0]
+
+  desired = jax.jit(jax.value_and_grad(value, (0, 1, 2)))(*arguments)
+  with jax.set_mesh(devices.mesh()):
+    found = jax.jit(jax.value_and_grad(value, (0, 1, 2)))(*arguments)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, desired)
+
+
+def test_features_in_bfloat16_are_summed_in_float32():
+  vocab_size = 500
+  hs, targets, weights = drawn(vocab_size)
+  p = parameters('all', vocab_size)
+  rounded = jnp.asarray(hs, jnp.bfloat16)
+  w = jnp.asarray(p['w'], jnp.bfloat16)
+  exact = {'hs': np.asarray(rounded, np.float64), 'w': np.asarray(w, np.float64), 'b': p['b']}
+  each = plain(of_all(exact, vocab_size), p, targets, weights)[1]
+  found = softmax.nll(rounded, jnp.asarray(targets), w, to_jax(p['b']))
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_is_that_of_a_chunk(monkeypatch):
+  """And not that of the logits of all rows, which would be 50 times as much."""
+  rows, vocab_size, chunk = 5_000, 1_000, 10**5
+  monkeypatch.setattr(softmax, 'CHUNK', chunk)
+  shapes = [(rows, 8), (8, vocab_size), (vocab_size,), (rows,), (rows,)]
+  types = ['float32'] * 3 + ['int32', 'float32']
+  given = [jax.ShapeDtypeStruct(s, t) for s, t in zip(shapes, types, strict=True)]
+
+  def value(hs, w, b, targets, weights):
+    return softmax.total_nll(hs, targets, weights, w, b)[0]
+
+  compiled = jax.jit(jax.value_and_grad(value, (0, 1, 2))).lower(*given).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 4 * (8 * chunk + 20 * rows)
