@@ -14,7 +14,7 @@ from experiments.benchmarks import peers
 from rnnlab.machine import devices
 from rnnlab.models import LanguageModel
 from rnnlab.tasks import classification, language_model
-from rnnlab.training import optim, train, windows
+from rnnlab.training import train, windows
 from rnnlab.training.optim import Optimizer
 
 CELLS = {'lstm': rnnlab.lstm, 'gru': functools.partial(rnnlab.gru, reset='after')}
