@@ -5,6 +5,8 @@ import re
 from rnnlab.reports import tables
 from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
+NOT_LISTED = 'Config', 'Again'  # of how it was made: one is a file, the other comes below
+
 
 def markdown(told: Report) -> str:
   """The text of summary.md."""
@@ -52,19 +54,10 @@ def markdown(told: Report) -> str:
       *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
       '',
     ]
-  lines += [
-    '## Made by',
-    '',
-    *(
-      f'- {name}: {", ".join(map(code, values))}'
-      for name, values in told.made_by.items()
-      if name not in ('Config', 'Again')
-    ),
-    '',
-    '```',
-    *told.made_by['Again'],
-    '```',
+  made = [
+    f'- {n}: {", ".join(map(code, v))}' for n, v in told.made_by.items() if n not in NOT_LISTED
   ]
+  lines += ['## Made by', '', *made, '', '```', *told.made_by['Again'], '```']
   return '\n'.join(lines) + '\n'
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import few_cells
 
 import rnnlab
 from rnnlab import recurrence
@@ -196,7 +197,10 @@ def value_and_gradients(cell, params, xs):
 
 
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
-@pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
+@pytest.mark.parametrize(
+  'how',
+  ['wrong', *(pytest.param(how, marks=pytest.mark.slow) for how in ('not a number', 'raises'))],
+)
 def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
   call = getattr(cpu, f'_call_{direction}')
 
@@ -253,7 +257,7 @@ def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, mon
 # The GPU kernels, in Pallas' interpreter.
 
 
-@pytest.mark.parametrize('name', gpu.CELLS)
+@pytest.mark.parametrize('name', few_cells(gpu.CELLS))
 def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeypatch):
   plan = gpu.Plan(gpu.CELLS[name], False, interpret=True)
   gpu.probe(plan, 16, jax.devices()[0])

@@ -107,7 +107,8 @@ def test_members_are_their_solo_runs(reviews, whole, tmp_path):
   assert shapes == dict.fromkeys(('labels', 'final', 'best'), (100,))
 
 
-@pytest.mark.parametrize('lanes', [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('lanes', [2, 5])
 def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeypatch, tmp_path):
   """In several blocks, and in one; the batches masked where a solo run's are trimmed."""
   in_lanes(monkeypatch, lanes)
@@ -250,7 +251,8 @@ def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   assert list(stopped.values()) == ['', 'patience', '']
 
 
-@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['serial', 'population'])
 def test_a_run_pauses_at_an_epoch_and_goes_on_to_the_same_bits(executor, reviews, whole, tmp_path):
   runs = specs(reviews)
   events = do(executor, [run._replace(until=1) for run in runs], tmp_path / 'sweep')
@@ -338,7 +340,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population'])
+@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
 def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
   executor, reviews, tmp_path
 ):
