@@ -15,6 +15,7 @@ from rnnlab.tasks.base import Panel
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200)  # between two resets of the carry; each divides the last
 MOST = 10_000  # tokens of which perplexity is asked with little context: more take their time
 SAMPLED = 200  # tokens of a sample
+SMALL = ('character', 'byte')  # units of which bits are told
 PLACES = 30  # in a line, of which the last stands for those after it too
 
 SEEDS = (
@@ -50,13 +51,13 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
   targets = np.asarray(first['targets'])
   nlls = np.stack([np.asarray(of.get('best', of['final']), float) for of in predictions])
   unit = {'subword': 'piece'}.get(encoding['unit'], encoding['unit'])
-  edges = _edges(int(targets.max()) + 1)
+  edges, log = _edges(int(targets.max()) + 1), '' if unit in SMALL else 'y'
   made = [
     _of_classes(
       f'by frequency of the {unit}',
       f'The tokens of the test split by the rank of the {unit} in train, 1 being the most frequent,'
       ' and below how many tokens they are.',
-      {'x_label': f'rank of the {unit} in train', 'ticks': _ranges(edges), 'log': 'y'},
+      {'x_label': f'rank of the {unit} in train', 'ticks': _ranges(edges), 'log': log},
       (np.searchsorted(edges, targets + 1), nlls, unit),
     )
   ]
@@ -122,11 +123,7 @@ def _by_context(predictions, unit):
 
 def _measure(nll, unit):
   """(what it is called, its values): perplexity, or of small units bits."""
-  return (
-    (f'Bits per {unit}', nll / math.log(2))
-    if unit in ('character', 'byte')
-    else ('Perplexity', np.exp(nll))
-  )
+  return (f'Bits per {unit}', nll / math.log(2)) if unit in SMALL else ('Perplexity', np.exp(nll))
 
 
 def _band(values):
