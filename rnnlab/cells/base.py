@@ -40,6 +40,8 @@ class Cell(NamedTuple):
     A kernel serves a cell only with the step and the initial_carry of the factory that names it.
   name: what error messages call the cell; a factory's cell has the name of its factory.
   made: set by the factory.
+  parallel: the recurrence as a `Linear`, where it is one and `step` is that of the `Linear`, so
+    that `recurrence.unroll` may take all steps at once; else None.
 
   In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
   `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.
@@ -61,6 +63,7 @@ class Cell(NamedTuple):
   fused: str | None = None
   name: str = ''
   made: Made | None = None
+  parallel: 'Linear | None' = None
 
   @property
   def options(self) -> dict[str, Any]:
@@ -77,6 +80,41 @@ class Cell(NamedTuple):
       if again() == self:
         return again, ()
     return Cell, tuple(self)
+
+
+def _elementwise(a, carry):
+  return jax.tree.map(jnp.multiply, a, carry)
+
+
+class Linear(NamedTuple):
+  """A recurrence that is linear in its carry: carry_t = a_t * carry_{t-1} + b_t.
+
+  coefficients: `(params, x_t [..., D], dot) -> (a_t, b_t)`, for the inputs of one step, `[B, D]`,
+    or of all, `[T, B, D]`. b_t is as the carry, and a_t too, or may be broadcast to it.
+  output: `(params, carry_t, x_t, dot) -> y_t [..., H]`, for one step or for all.
+  times: `(a, carry) -> a * carry`, also of one a with another, associative: by element unless
+    given.
+  one: numbers, the a that leaves a carry as it is; all 1 where None.
+  """
+
+  coefficients: Callable[[Params, Array, Dot], tuple[Any, Carry]]
+  output: Callable[[Params, Carry, Array, Dot], Array]
+  times: Callable[[Any, Carry], Carry] = _elementwise
+  one: Any = None
+
+  def step(self, params: Params, carry: Carry, x_t: Array, dot: Dot) -> tuple[Carry, Array]:
+    """The step of a `Cell`."""
+    a, b = self.coefficients(params, x_t, dot)
+    carry = jax.tree.map(jnp.add, self.times(a, carry), b)
+    return carry, self.output(params, carry, x_t, dot)
+
+
+def linear(cell: Cell) -> Linear | None:
+  """The `Linear` that `cell` may be run as: `parallel`, unless its step was replaced.
+
+  >>> rnnlab.cells.base.linear(rnnlab.lstm(4))
+  """
+  return cell.parallel if cell.parallel and cell.step == cell.parallel.step else None
 
 
 _own = weakref.WeakKeyDictionary()  # by the step of a factory's cell: the initial_carry of each

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from absl import logging
 
 from rnnlab.cells import near
-from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, kernel_name
+from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, kernel_name, linear
 from rnnlab.machine import devices
-from rnnlab.recurrence import checks, engine
+from rnnlab.recurrence import checks, engine, parallel
 from rnnlab.recurrence.dropout import Masks, products
 from rnnlab.recurrence.kernels import gpu
 from rnnlab.recurrence.memory import TRUNCATION, checkpointed, is_truncation, truncated
 
-BACKENDS = 'auto', 'scan', 'kernel'
+BACKENDS = 'auto', 'scan', 'kernel', 'parallel'
 
 
 def unroll(
@@ -116,6 +116,8 @@ def unroll(
     resets = None if resets is None else resets & ~unknown[:, None]
 
   run = _in_scan if kernel is None else functools.partial(_in_kernel, kernel)
+  if _at_once(cell, steps, backend, options):
+    run = functools.partial(_in_scan, at_once=True)
   arguments = params, initial_carry, table, xs, mask, resets, dropout
   axes = None, 0, None, 0, 0, 0, -2
   run = functools.partial(run, cell, kind, reverse, options)
@@ -149,18 +151,24 @@ def _in_kernel(kernel, cell, kind, reverse, options, params, carry, table, xs, m
   return kernel(cell, params, xs, reverse=reverse, **given)
 
 
-def _in_scan(cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop):
-  """What a scan of the cell's step makes of them: the carry, or all carries, and ys."""
+def _in_scan(
+  cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop, at_once=False
+):
+  """What a scan of the cell's step makes of them: the carry, or all carries, and ys.
+
+  at_once: of all steps at once, as `parallel` has it for a cell that is linear in its carry.
+  """
   xs = xs if table is None else Lookup(table, xs).rows()
   new = None if resets is None else cell.initial_carry(xs.shape[:1], kind)
   xs, real, anew = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (xs, mask, resets))
   if real is not None:
     xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
 
+  run = functools.partial(*((parallel.scan, linear(cell)) if at_once else (engine.scan, cell.step)))
+
   def scan(carry, inputs):
     xs, real, anew = inputs
-    return engine.scan(
-      cell.step,
+    return run(
       params,
       carry,
       xs,
@@ -204,7 +212,7 @@ def _kernel(cell, params, xs, backend, options):
     raise ValueError(f'backend must be one of {words}, not {backend!r}{near(backend, BACKENDS)}')
   asked = [n for n, value in options._asdict().items() if value is not None and value is not False]
   found = None
-  if backend != 'scan' and not asked and kernel_name(cell) is not None:
+  if backend in ('auto', 'kernel') and not asked and kernel_name(cell) is not None:
     if gpu.supports(cell, params, xs):
       found = gpu.unroll
     else:
@@ -237,6 +245,19 @@ def _why(cell, params, xs, asked):
     ' size must be 16, 32, 64 or 128, and'
     ' jax_default_matmul_precision must ask for no more than TF32'
   )
+
+
+def _at_once(cell, steps, backend, options):
+  """Whether to take all steps at once, as `parallel` does; an empty sequence is scanned.
+
+  Raises ValueError where `backend` asks for that and it can't be.
+  """
+  asked = [name for name in ('remat', 'truncate') if getattr(options, name)]
+  if backend == 'parallel' and linear(cell) is None:
+    raise ValueError(f"backend='parallel': {checks.called(cell)} is not linear in its carry")
+  if backend == 'parallel' and asked:
+    raise ValueError(f"backend='parallel': it has no {' and no '.join(asked)}")
+  return backend in ('auto', 'parallel') and linear(cell) is not None and not asked and steps > 0
 
 
 @functools.cache

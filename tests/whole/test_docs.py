@@ -174,7 +174,7 @@ def test_a_link_of_a_page_leads_somewhere(page):
     assert not anchor or anchor in anchors(file), target
 
 
-OF_THE_READER = {'rnnlab/cells/mgu.py'}  # what a page has the reader write
+OF_THE_READER = {'rnnlab/cells/ugrnn.py'}  # what a page has the reader write
 
 
 @pytest.mark.parametrize('page', PAGES)

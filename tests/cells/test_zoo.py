@@ -1,0 +1,240 @@
+"""Every further cell against its equations in NumPy, and what each of them starts from."""
+
+import re
+from pathlib import Path
+
+import equations
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_allclose
+
+from rnnlab import cells
+from rnnlab.cells import base
+from rnnlab.recurrence import products, unroll
+
+BATCH, STEPS, INPUTS, HIDDEN = 2, 5, 2, 4
+
+CASES = {
+  name: (name, {}, INPUTS) for name in cells.names() if name not in ('elman', 'gru', 'lstm')
+} | {
+  'mlstm-heads': ('mlstm', {'heads': 2}, INPUTS),
+  'sru-square': ('sru', {}, HIDDEN),
+  'rglru-square': ('rglru', {}, HIDDEN),
+}
+
+
+def drawn(cell, inputs, seed=0):
+  """params, the states, xs, and what to multiply states and ys with; float64."""
+  rng = np.random.default_rng(seed)
+  params = jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0))
+  params = {name: 0.8 * rng.normal(size=w.shape) for name, w in params.items()}
+  states = [rng.normal(size=a.shape) for a in jax.tree.leaves(cell.initial_carry((BATCH,)))]
+  weights = [rng.normal(size=a.shape) for a in states]
+  xs = rng.normal(size=(BATCH, STEPS, inputs))
+  return params, states, xs, weights, rng.normal(size=(BATCH, STEPS, HIDDEN))
+
+
+def of_numpy(name, params, states, xs, d_states, d_ys):
+  """The sum of the results times their weights, and its gradients, from the NumPy loop."""
+  arrays = params | {f'state {k}': a for k, a in enumerate(states)} | {'xs': xs}
+
+  def loss(arrays):
+    p = {k: arrays[k][..., None, :] if v.ndim == 1 else arrays[k] for k, v in params.items()}
+    start = tuple(arrays[f'state {k}'] for k in range(len(states)))
+    end, ys = equations.unroll(name, p, start, arrays['xs'])
+
+    def total(a, d):
+      return (a * d).sum(tuple(range(-d.ndim, 0)))
+
+    return total(ys, d_ys) + sum(total(a, d) for a, d in zip(end, d_states, strict=True))
+
+  return loss(arrays), reference.gradients(loss, arrays)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_values_and_gradients_are_those_of_the_paper_s_equations(case):
+  name, options, inputs = CASES[case]
+  cell = cells.get(name, hidden_size=HIDDEN, **options)
+  params, states, xs, d_states, d_ys = drawn(cell, inputs)
+  value, gradients = of_numpy(name, params, states, xs, d_states, d_ys)
+  tree = jax.tree.structure(cell.initial_carry((BATCH,)))
+
+  def loss(params, states, xs):
+    carry = jax.tree.unflatten(tree, states)
+    end, ys = unroll(cell, params, xs, initial_carry=carry)
+    ends = zip(jax.tree.leaves(end), d_states, strict=True)
+    return (ys * d_ys).sum() + sum((a * d).sum() for a, d in ends)
+
+  with jax.enable_x64():
+    found, (of_params, of_states, of_xs) = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(
+      params, list(map(jnp.asarray, states)), xs
+    )
+  assert_allclose(found, value, 1e-10)
+  of_states = {f'state {k}': a for k, a in enumerate(of_states)}
+  for key, gradient in (of_params | of_states | {'xs': of_xs}).items():
+    assert_allclose(gradient, gradients[key], 1e-8, 1e-10, err_msg=key)
+
+
+@pytest.mark.parametrize('name', ['slstm', 'mlstm'])
+def test_the_stabiliser_changes_no_value(name):
+  """From the initial carry: the paper's equations with plain exponentials, no m, float64."""
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  h, n = np.zeros((2, BATCH, HIDDEN))
+  c = np.zeros((BATCH, HIDDEN, HIDDEN) if name == 'mlstm' else (BATCH, HIDDEN))
+  expected = []
+  for x in np.moveaxis(xs, 1, 0):
+    if name == 'slstm':
+      pre = x @ params['w_x'] + h @ params['w_h'] + params['b']
+      i, f, z, o = np.split(pre, 4, -1)
+      i, f, o = np.exp(i), reference.sigmoid(f), reference.sigmoid(o)
+      c, n = f * c + i * np.tanh(z), f * n + i
+      h = o * c / n
+    else:
+      q, k, v, o = np.split(x @ params['w_x'] + params['b'], 4, -1)
+      i, f = np.split(x @ params['w_g'] + params['b_g'], 2, -1)
+      i, f, k = np.exp(i), reference.sigmoid(f), k / np.sqrt(HIDDEN)
+      c = f[..., None] * c + i[..., None] * v[..., :, None] * k[..., None, :]
+      n = f * n + i * k
+      bound = np.maximum(np.abs((n * q).sum(-1, keepdims=True)), 1)
+      h = reference.sigmoid(o) * np.einsum('bij,bj->bi', c, q) / bound
+    expected.append(h)
+  with jax.enable_x64():
+    found = unroll(cell, params, xs)[1]
+    assert_allclose(found, np.stack(expected, 1), 1e-10)
+  large = {k: np.float32(60 * v) for k, v in params.items()}
+  assert np.isfinite(unroll(cell, large, np.float32(xs))[1]).all()
+
+
+# Parameters by D and H, as rnnlab/cells/README.md has them.
+COUNTS = {
+  'cifg': lambda d, h: 3 * h * (d + h + 1),
+  'elman': lambda d, h: h * (d + h + 1),
+  'gru': lambda d, h: 3 * h * (d + h + 1) + h,
+  'indrnn': lambda d, h: h * (d + 2),
+  'irnn': lambda d, h: h * (d + h + 1),
+  'lru': lambda d, h: 3 * h * d + 2 * h * h + 3 * h,
+  'lstm': lambda d, h: 4 * h * (d + h + 1),
+  'lstm_layer_norm': lambda d, h: 4 * h * (d + h + 1) + 10 * h,
+  'lstm_no_forget': lambda d, h: 3 * h * (d + h + 1),
+  'lstm_peephole': lambda d, h: 4 * h * (d + h + 1) + 3 * h,
+  'mgu': lambda d, h: 2 * h * (d + h + 1),
+  'mingru': lambda d, h: 2 * h * (d + 1),
+  'minlstm': lambda d, h: 3 * h * (d + 1),
+  'mlstm': lambda d, h: 4 * h * (d + 1) + 2 * (d + 1),
+  'qrnn': lambda d, h: 3 * h * (d + 1),
+  'rglru': lambda d, h: 2 * h * (d + 1) + h + (h * d if d != h else 0),
+  'slstm': lambda d, h: 4 * h * (d + h + 1),
+  'sru': lambda d, h: (3 if d == h else 4) * h * d + 4 * h,
+}
+
+
+def test_every_cell_has_a_row_of_the_page_and_the_parameters_that_it_says():
+  page = (Path(cells.__file__).parent / 'README.md').read_text()
+  assert sorted(COUNTS) == cells.names() == sorted(re.findall(r'^\| `(\w+)`', page, re.MULTILINE))
+  for name, count in COUNTS.items():
+    for d, h in ((3, 5), (4, 4)):
+      cell = cells.get(name, hidden_size=h)
+      params = jax.eval_shape(lambda key, c=cell, d=d: c.init(key, d), jax.random.key(0))
+      assert sum(p.size for p in params.values()) == count(d, h), name
+
+
+def test_what_the_cells_start_from():
+  def initial(name, inputs=INPUTS, size=200, **options):
+    return cells.get(name, hidden_size=size, **options).init(jax.random.key(0), inputs)
+
+  params = initial('irnn', scale=0.5)
+  assert_allclose(params['w_h'], 0.5 * np.eye(200))
+  assert 0.0008 < params['w_x'].std() < 0.0012
+  params = initial('lru', r_min=0.4, r_max=0.9)
+  r = np.exp(-np.exp(params['nu']))
+  assert 0.4 < r.min() < 0.47 and 0.88 < r.max() < 0.9
+  assert_allclose(np.exp(params['gamma']), np.sqrt(1 - r**2), 1e-5)
+  a = reference.sigmoid(np.float64(initial('rglru')['l'])) ** 8
+  assert 0.9 <= a.min() < 0.91 and 0.99 < a.max() <= 0.9991
+  for name, at in (('lstm_peephole', 4), ('cifg', 0), ('lstm_layer_norm', 4), ('slstm', 4)):
+    b = initial(name, size=4, forget_bias=2.0)['b']
+    assert (b[at : at + 4] == 2).all() and b.sum() == 8, name
+  assert initial('mlstm', heads=2, forget_bias=2.0)['b_g'].tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'words'),
+  [
+    ('indrnn', {'activation': 'rely'}, "'tanh' or 'relu', not 'rely'"),
+    ('mlstm', {'heads': 3}, 'heads must divide hidden_size=4, and not be 3'),
+    ('mlstm', {'heads': 0}, 'heads must divide'),
+    ('lru', {'r_min': 0.9, 'r_max': 0.5}, 'r_min=0.9 and r_max=0.5'),
+  ],
+)
+def test_an_option_that_can_t_be_is_an_error_in_words(name, options, words):
+  with pytest.raises(ValueError, match=words):
+    cells.get(name, hidden_size=HIDDEN, **options)
+
+
+# All steps at once.
+
+LINEAR = [name for name in cells.names() if base.linear(cells.get(name, hidden_size=1))]
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('name', LINEAR)
+def test_all_steps_at_once_are_the_scan(name, reverse):
+  """With padding in holes, resets, a carry, dropout, every carry returned; and with none of it."""
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, states, xs, *_ = drawn(cell, INPUTS)
+  rng = np.random.default_rng(1)
+  options = {
+    'mask': np.array([[1, 0, 1, 1, 0], [0, 1, 1, 1, 1]], bool),
+    'resets': np.array([[1, 0, 1, 0, 0], [0, 1, 0, 0, 1]], bool),
+    'dropout': [rng.choice([0.0, 2.0], (BATCH, p.width)) for p in products(cell, params, INPUTS)],
+    'return_carries': True,
+  }
+  carry = jax.tree.unflatten(jax.tree.structure(cell.initial_carry((BATCH,))), states)
+
+  def both(options):
+    def run(backend):
+      def f(params, xs, carry):
+        options_ = {'reverse': reverse, 'backend': backend} | options
+        return unroll(cell, params, xs, initial_carry=carry, **options_)
+
+      out, pull = jax.vjp(f, params, xs, carry)
+      return out, pull(jax.tree.map(jnp.cos, out))
+
+    return jax.jit(lambda: (run('parallel'), run('scan')))()
+
+  with jax.enable_x64():
+    for given in ({}, options):
+      found, expected = both(given)
+      jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+
+
+def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():
+  cell = cells.get('mingru', hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  changed = cell._replace(step=lambda p, h, x, dot: cell.step(p, h, -x, dot))
+  for backend in ('auto', 'scan'):
+    found = unroll(changed, params, xs, backend=backend)[1]
+    assert_allclose(found, unroll(cell, params, -xs)[1], 1e-5, 1e-6)
+  for other, options, words in (
+    (changed, {}, '.*mingru.* is not linear in its carry'),
+    (cells.get('lstm', hidden_size=HIDDEN), {}, '.*lstm.* is not linear'),
+    (cell, {'remat': True}, 'it has no remat'),
+    (cell, {'truncate': (1, 2)}, 'it has no truncate'),
+  ):
+    with pytest.raises(ValueError, match=f"backend='parallel': {words}"):
+      other_params = other.init(jax.random.key(0), INPUTS)
+      unroll(other, other_params, np.float32(xs), backend='parallel', **options)
+
+
+def test_no_steps_and_one_row_run_in_parallel():
+  cell = cells.get('lru', hidden_size=HIDDEN)
+  params = cell.init(jax.random.key(0), INPUTS)
+  carry, ys = unroll(cell, params, jnp.zeros((BATCH, 0, INPUTS)), backend='parallel')
+  assert ys.shape == (BATCH, 0, HIDDEN) and (carry.real == 0).all()
+  xs = jax.random.normal(jax.random.key(1), (STEPS, INPUTS))
+  found, expected = (unroll(cell, params, xs, backend=b) for b in ('parallel', 'scan'))
+  jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), found, expected)
