@@ -5,6 +5,8 @@ XLA's, and what is compared is what a program computes. XLA does as for a user i
 `for_a_user`, and in what a test compiles with `programs.as_for_a_user`.
 """
 
+import contextlib
+import fcntl
 import functools
 import os
 import random
@@ -24,6 +26,7 @@ FLAGS = os.environ.get('XLA_FLAGS', '').replace(QUICK, '')  # set already where 
 os.environ['XLA_FLAGS'] = FLAGS + QUICK
 jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
 
+from forks import Forks  # noqa: E402
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
 from rnnlab.machine.cache import root as cache_root  # noqa: E402
@@ -32,10 +35,28 @@ from rnnlab.machine.cache import root as cache_root  # noqa: E402
 os.environ.setdefault('NUMBA_CACHE_DIR', str(cache_root()))
 
 
+@contextlib.contextmanager
+def shared(tmp_path_factory, name):
+  """A folder for all test processes, and whether it is empty yet: the first of them fills it."""
+  base = tmp_path_factory.getbasetemp()
+  folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
+  folder.mkdir(exist_ok=True)
+  with open(folder / 'lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield folder, not (folder / 'filled').exists()
+    (folder / 'filled').touch()
+
+
 @pytest.fixture(scope='session')
 def reviews(tmp_path_factory):
   """An aclImdb folder of 300 + 100 reviews whose words tell their label, some of the time."""
-  folder = tmp_path_factory.mktemp('data') / 'aclImdb'
+  with shared(tmp_path_factory, 'reviews') as (folder, empty):
+    if empty:
+      write_reviews(folder / 'aclImdb')
+  return folder / 'aclImdb'
+
+
+def write_reviews(folder):
   draw = random.Random(0)
   words = [f'word{i}' for i in range(200)]
   for split, count in (('train', 150), ('test', 50)):
@@ -44,7 +65,6 @@ def reviews(tmp_path_factory):
       for i in range(count):
         text = draw.choices(words + marks * 40, k=draw.randint(5, 60))
         (folder / split / label / f'{i}_1.txt').write_text(' '.join(text))
-  return folder
 
 
 @pytest.fixture(scope='session')
@@ -78,11 +98,23 @@ def forget_programs():
   jax.clear_caches()
 
 
+@pytest.fixture(scope='session')
+def forks(environment):
+  """A process of that environment that has imported what launch.py does, to be forked."""
+  with contextlib.closing(Forks(environment)) as forks:
+    yield forks
+
+
+def given(reviews, words):
+  """The words of a launch, and of what data it is unless they say so."""
+  data = ['--config.data.source=directory', f'--config.data.dir={reviews}']
+  return [*without(data, words), *words]
+
+
 def do(words, reviews, folder, env, root=ROOT):
   """Runs launch.py to its end in a folder; returns the finished process."""
-  given = ['--config.data.source=directory', f'--config.data.dir={reviews}']
   return subprocess.run(
-    [sys.executable, root / 'launch.py', *without(given, words), *words],
+    [sys.executable, root / 'launch.py', *given(reviews, words)],
     cwd=folder,
     env=env,
     capture_output=True,
@@ -92,11 +124,18 @@ def do(words, reviews, folder, env, root=ROOT):
 
 
 @pytest.fixture
-def launch(reviews, environment, tmp_path):
-  """Runs launch.py to its end in tmp_path; returns the finished process."""
+def launch(reviews, environment, request, tmp_path):
+  """Runs launch.py to its end in tmp_path; returns the finished process.
+
+  It is a fork, unless it is to have another environment or is another clone's.
+  """
 
   def run(*words, root=ROOT, env=None, check=None):
-    done = do(words, reviews, tmp_path, environment | (env or {}), root)
+    if env is None and root == ROOT:
+      done = request.getfixturevalue('forks').run(given(reviews, words), tmp_path)
+      done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    else:
+      done = do(words, reviews, tmp_path, environment | (env or {}), root)
     if check is not None:
       assert done.returncode == check, done.stdout + done.stderr
     return done
@@ -108,12 +147,11 @@ def launch(reviews, environment, tmp_path):
 def start(reviews, for_a_user, tmp_path):
   """Starts launch.py in tmp_path, compiling as for a user; its output is a pipe."""
 
-  def run(*words, **options):
+  def run(*words, env=for_a_user, **options):
     return subprocess.Popen(
-      [sys.executable, ROOT / 'launch.py', *words]
-      + ['--config.data.source=directory', f'--config.data.dir={reviews}'],
+      [sys.executable, ROOT / 'launch.py', *given(reviews, words)],
       cwd=tmp_path,
-      env=for_a_user,
+      env=env,
       text=True,
       **({'stdout': subprocess.PIPE} | options),
     )
@@ -123,12 +161,14 @@ def start(reviews, for_a_user, tmp_path):
 
 @pytest.fixture(scope='session')
 def finished(tmp_path_factory, reviews, environment):
-  """A smoke sweep done without a break: its workdir, and what it said."""
-  workdir = tmp_path_factory.mktemp('finished') / 'sweep'
-  words = SMOKE, f'--workdir={workdir}', '--executor=process'
-  done = do(words, reviews, workdir.parent, environment)
-  assert done.returncode == 0, done.stdout + done.stderr
-  return workdir, done.stdout
+  """A smoke sweep done without a break: its workdir, not to be changed, and what it said."""
+  with shared(tmp_path_factory, 'finished') as (folder, empty):
+    if empty:
+      words = SMOKE, f'--workdir={folder}/sweep', '--executor=process'
+      done = do(words, reviews, folder, environment)
+      assert done.returncode == 0, done.stdout + done.stderr
+      (folder / 'said').write_text(done.stdout)
+  return folder / 'sweep', (folder / 'said').read_text()
 
 
 @pytest.fixture(scope='session')

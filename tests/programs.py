@@ -10,6 +10,7 @@ import subprocess
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from rnnlab.interop import files
 from rnnlab.runs import checkpoint
@@ -26,7 +27,16 @@ as_for_a_user = functools.partial(
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs
 
+# Of a product over cells the quick tests do these, a carry of two parts and one of one; the slow
+# tests do all the others.
+QUICK = 'lstm', 'gru', 'gru-after'
+
 COLOURS = {f'{tens}{ones}' for tens in (3, 4, 9, 10) for ones in range(9)}  # 38 and 48: any other
+
+
+def few_cells(names):
+  """Cells' names to parametrize a test with, of which those outside QUICK are slow."""
+  return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def launched(experiment='made', preset='', command='python launch.py', claims=()):

@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -269,6 +270,7 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
   is_h5 = content.startswith(HDF5)
   try:
     if is_h5:
+      _check_heaps(content)
       with h5py.File(io.BytesIO(content)) as file:
         told = file.attrs.get('model_config')
       whole = told and json.loads(told)
@@ -300,6 +302,25 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
     where = path if is_h5 else f'{path}: its {WEIGHTS}'
     raise ValueError(f'{where} is damaged: {error}') from None
   return _import_classifier(parsed, weights)
+
+
+def _check_heaps(content: bytes) -> None:
+  """Raises ValueError for an .h5 file whose strings HDF5 would never come to the end of.
+
+  A heap of strings is a header of 16 bytes, then objects with one each: their number, 0 of what is
+  free, and their size. HDF5 goes from one to the next by the size, also where that of free space is
+  0, as when a part of the file has become zeros.
+  """
+  starts = re.finditer(b'GCOL\x01\0\0\0', content)
+  for start, stop in ((at.start(), at.end()) for at in starts):
+    end = start + int.from_bytes(content[stop : stop + 8], 'little')
+    place = stop + 8
+    while place + 16 <= min(end, len(content)):
+      number = int.from_bytes(content[place : place + 2], 'little')
+      size = int.from_bytes(content[place + 8 : place + 16], 'little')
+      if not number and not size:
+        raise ValueError('a heap of strings in it is broken')
+      place += 16 + -(-size // 8) * 8 if number else size
 
 
 def _keras_weights(file: h5py.File, config: Mapping) -> list[np.ndarray]:

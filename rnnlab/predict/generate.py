@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ def step(
   if len(found) == 1:
     return found[0], tuple(after)
   each = jnp.stack([jax.nn.log_softmax(logits) for logits in found])
-  return jax.nn.logsumexp(each, axis=0) - math.log(len(found)), tuple(after)
+  return jax.nn.logsumexp(each, axis=0), tuple(after)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+COLDEST = 1e-30  # where only the likeliest token is left, and float32 still has it
+
 
 class Sampling(NamedTuple):
   """How the next token is drawn. Each restriction is of what the ones before it leave.
@@ -54,8 +56,8 @@ def next_token(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Arr
     logits = logits.at[:, jnp.array(sampling.never)].set(-jnp.inf)
   if sampling.temperature == 0:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-  # The greatest is 0, so that no logit overflows however low the temperature.
-  logits = (logits - logits.max(axis=-1, keepdims=True)) / sampling.temperature
+  # The greatest is 0, so that it stays finite however low the temperature.
+  logits = (logits - logits.max(axis=-1, keepdims=True)) / max(sampling.temperature, COLDEST)
   draw = jax.vmap(jax.random.categorical)
   if not sampling.top_k and sampling.top_p == 1:
     return draw(key, logits).astype(jnp.int32)

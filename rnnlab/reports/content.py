@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rnnlab import results
+from rnnlab import results, tasks
 from rnnlab.reports.hardest import Hard
-from rnnlab.results import measures
+from rnnlab.results import measures, statistics
 from rnnlab.tasks.base import Metric
 
 TUTORIAL = (
@@ -30,6 +30,10 @@ NOTES = (
   'cells. Seeds needed: of each group, to tell a difference as large in four '
   'of five tries. Seconds an epoch are the median over the epochs after the first, which '
   'compiles; of runs that trained together as a population, the share of each.'
+)
+STRETCHES = (
+  ' A test split that is one text has no examples that are independent: in the intervals over seeds'
+  f' and examples, {statistics.BLOCKS} stretches of it, of equal length, stand for them.'
 )
 SEARCH = (
   'Each arm was given the same trials; what was best by validation {metric} was run again with '
@@ -56,6 +60,15 @@ class Drawing(NamedTuple):
   alternative: str
   svg: str
   searched: bool
+
+
+class Texts(NamedTuple):
+  """Texts of some groups: their title, of which data and what they are, and (group, text)s."""
+
+  title: str
+  data: str
+  caption: str
+  groups: list[tuple[str, str]]
 
 
 class Block(NamedTuple):
@@ -88,8 +101,9 @@ class Report(NamedTuple):
 
   summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
   trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
-  figures. hardest: (data, group, examples as hardest.of_group gives them) of each setting that has
-  some. missing: as results.missing_runs gives it. made_by: what made the numbers, as name -> lines.
+  figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them)
+  of each setting that has some. missing: as results.missing_runs gives it. made_by: what made the
+  numbers, as name -> lines.
   """
 
   title: str
@@ -100,6 +114,7 @@ class Report(NamedTuple):
   blocks: list[Block]
   trials: list[pd.DataFrame]
   drawings: list[Drawing]
+  texts: list[Texts]
   hardest: list[tuple[str, str, list[Hard]]]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]
@@ -108,6 +123,12 @@ class Report(NamedTuple):
     from rnnlab.reports import terminal
 
     return terminal.table(self.blocks, self.claims)
+
+
+def notes(told: Report) -> str:
+  """How to read the tables of a report."""
+  of_stream = any(block.metrics[0].link == 'exp' for block in told.blocks)
+  return NOTES + STRETCHES * of_stream
 
 
 def blocks_of(
@@ -139,11 +160,19 @@ def _caption(runs):
   if len(sizes.drop_duplicates()) == 1:
     train, validation, test = sizes.iloc[0]
     middle = '' if tutorial else f', {validation:,} validation'
-    caption += f'\n{train:,} train{middle} and {test:,} test examples'
+    caption += f'\n{train:,} train{middle} and {test:,} test {_counted(runs)}'
   protocol = TUTORIAL if tutorial else HELD_OUT.format(metric=metric.words)
   if metric.better == 'lower':
     protocol += f' Of the {metric.words}, lower is better.'
   return f'{caption}\n{protocol}'
+
+
+def _counted(runs):
+  """What there is so many of in a split."""
+  try:
+    return 'tokens' if tasks.find(runs['task'].iloc[0]).batches == 'windows' else 'examples'
+  except ValueError:  # a task of another program
+    return 'examples'
 
 
 def of_cells(pairs: pd.DataFrame) -> pd.Series:

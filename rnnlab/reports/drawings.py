@@ -9,7 +9,7 @@ import pandas as pd
 from rnnlab import results
 from rnnlab.machine import disk
 from rnnlab.reports import captions, panels
-from rnnlab.reports.content import Block, Drawing, by_task, of_cells, where
+from rnnlab.reports.content import Block, Drawing, Texts, by_task, of_cells, where
 from rnnlab.results import measures
 
 
@@ -20,8 +20,10 @@ def draw(
   pairs: pd.DataFrame,
   trials: pd.DataFrame,
   blocks: list[Block],
-) -> Iterator[Drawing]:
+) -> Iterator[Drawing | Texts]:
   """Writes figures/*.png of what is compared and of a search's trials; yields each Drawing.
+
+  What of a task's panels is text is not drawn: it yields Texts.
 
   The figures of a workdir of several tasks have the task's name before their own.
   """
@@ -90,6 +92,10 @@ def _of_panels(workdir, prefix, ends, task, block):
   runs = block.runs.merge(chosen[[*keys, 'group']], on=keys)
   for shown in panels.of_task(workdir, task, runs):
     caption = panels.caption(shown) + which
+    if shown.kind == 'tokens':
+      texts = [(group, panel.data['text']) for group, _, panel in shown.groups]
+      yield Texts(shown.title, block.title, caption, texts)
+      continue
     alternative = captions.sentences(*panels.alternative(shown))
     png, svg = figures.render(figures.panels, shown, note=f'{caption}\n{block.title}')
     name = prefix + _slug(shown.title) + ends

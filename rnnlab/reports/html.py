@@ -7,7 +7,7 @@ import urllib.parse
 import jinja2
 
 from rnnlab.reports import tables
-from rnnlab.reports.content import HARDEST, NOTES, Report, search_words
+from rnnlab.reports.content import HARDEST, Report, notes, search_words
 from rnnlab.runs import folder as run_files
 
 
@@ -34,7 +34,7 @@ def page(told: Report, workdir: pathlib.Path) -> str:
   return templates.get_template('report.html').render(
     told=told,
     tables=tables,
-    notes=NOTES,
+    notes=notes(told),
     hardest_notes=HARDEST,
     search_words=search_words,
     links=links,

@@ -6,7 +6,7 @@ import jinja2
 from markupsafe import Markup
 
 from rnnlab.reports import tables
-from rnnlab.reports.content import MAX_LISTED, NOTES, Report, search_words
+from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
 TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
   '\\': r'\textbackslash{}',
@@ -41,7 +41,7 @@ def latex(told: Report) -> str:
   return templates.get_template('summary.tex').render(
     told=told,
     tables=tables,
-    notes=NOTES,
+    notes=notes(told),
     most=MAX_LISTED,
     search_words=search_words,
     newline=Markup(r'\\'),

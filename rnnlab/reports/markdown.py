@@ -3,7 +3,7 @@
 import re
 
 from rnnlab.reports import tables
-from rnnlab.reports.content import MAX_LISTED, NOTES, Report, search_words
+from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
 
 def markdown(told: Report) -> str:
@@ -39,7 +39,11 @@ def markdown(told: Report) -> str:
       elif len(pairs):
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_md(block.references), ''] * bool(block.references)
-  lines += [_md(NOTES), '', *drawn(search=False)]
+  lines += [_md(notes(told)), '', *drawn(search=False)]
+  for texts in told.texts:
+    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '']
+    for group, text in texts.groups:
+      lines += [f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '']
   lines += ['## Search', ''] * bool(told.trials)
   for trials in told.trials:
     lines += [_md(search_words(trials)), '', *grid(*tables.of_arms(trials))]

@@ -21,6 +21,8 @@ TOLD = 3  # of the values that stand out, to those who do not see a figure
 class Shown(NamedTuple):
   """A panel of each of some groups of runs; all have one kind, title and caption.
 
+  Those of kind 'tokens' have, in place of ids, the 'text' that these are.
+
   groups: (group, its cell, its panel), in the order of the summary.
   """
 
@@ -38,11 +40,11 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
   """
   found: dict[tuple[str, str], list] = {}
   try:
-    panels = tasks.find(task).panels
+    of = tasks.find(task)
   except ValueError as error:
     logging.warning('%s: the report has no panels of its runs', error)
     return
-  if panels is None:
+  if of.panels is None:
     return
   for group, part in runs.groupby('group', sort=False):
     folders = [pathlib.Path(workdir) / run for run in part['id']]
@@ -51,7 +53,7 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
       continue
     encoding = disk.read_json(folders[0] / run_files.ENCODING, dict) or {}
     try:
-      made = panels(kept, encoding)
+      made = [_legible(panel, of, folders[0], encoding) for panel in of.panels(kept, encoding)]
     except Exception as error:  # of a task of one's own, or predictions of an older one
       logging.warning(
         'the report leaves out the panels of %s, as the task %s fails to make them of its'
@@ -67,6 +69,14 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
       found.setdefault((panel.kind, panel.title), []).append(entry)
   for (kind, title), groups in found.items():
     yield Shown(kind, title, groups[0][2].caption, groups)
+
+
+def _legible(panel, task, folder, encoding):
+  """The panel, with the text of its tokens, if it is of such."""
+  if panel.kind != 'tokens':
+    return panel
+  words = (folder / run_files.VOCABULARY).read_text(encoding='utf-8').split('\n')[:-1]
+  return panel._replace(data={'text': task.join(panel.data['ids'], encoding, words)})
 
 
 def caption(shown: Shown) -> str:
@@ -111,9 +121,10 @@ def _curve(data):
   known = np.isfinite(x) & np.isfinite(y)
   if not known.any():
     return 'no points'
-  points = [*zip(x[known], y[known], strict=True)]
+  names = data.get('ticks') or [f'{a:.3g}' for a in x]
+  points = [(names[i], y[i]) for i in np.flatnonzero(known)]
   ends = [points[i] for i in sorted({0, len(points) // 2, len(points) - 1})]
-  said = ', '.join(f'{b:.3g} at {a:.3g}' for a, b in ends)
+  said = ', '.join(f'{b:.3g} at {a}' for a, b in ends)
   return f'{data.get("y_label", "y")} against {data.get("x_label", "x")}: {said}'
 
 

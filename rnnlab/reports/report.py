@@ -9,7 +9,7 @@ import pandas as pd
 from rnnlab import results
 from rnnlab.machine import disk
 from rnnlab.reports import content, drawings, hardest, html, latex, markdown, search, terminal
-from rnnlab.reports.content import Report
+from rnnlab.reports.content import Drawing, Report, Texts
 from rnnlab.reports.made_by import made_by
 from rnnlab.results import statistics
 
@@ -41,6 +41,7 @@ def write(workdir) -> Report:
   missing = results.legible(results.missing_runs(workdir, set(every['id'])))
   name = sweep['experiment'] or results.legible(workdir.name)
   name = ':'.join(filter(None, (name, sweep['preset'])))
+  drawn = list(drawings.draw(workdir, runs, summary, pairs, trials, blocks))
   told = Report(
     f'{name}, {len(every)} of {len(every) + len(missing)} runs',
     content.finding(summary, pairs, claims, sweep['claims_after']),
@@ -49,7 +50,8 @@ def write(workdir) -> Report:
     claims,
     blocks,
     [part for _, part in trials.groupby('metrics', sort=False)],
-    list(drawings.draw(workdir, runs, summary, pairs, trials, blocks)),
+    [one for one in drawn if isinstance(one, Drawing)],
+    [one for one in drawn if isinstance(one, Texts)],
     list(_hardest(workdir, blocks)),
     missing,
     made_by(workdir, every, sweep),

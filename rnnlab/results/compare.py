@@ -42,10 +42,11 @@ def compare(
     for group, part in runs.groupby('group')
     for column in measures.test_columns(measures.metrics_of(part))
   }
-  # What is right or wrong for an item makes intervals of a share alone.
-  shares = {g for g, part in runs.groupby('group') if measures.metrics_of(part)[0].unit == '%'}
-  wanted = shares & {group for _, _, pair in pairs for group in pair.values()}
-  resampled = _resampled(workdir, {k: v for k, v in values.items() if k[0] in wanted})
+  first = {group: measures.metrics_of(part)[0] for group, part in runs.groupby('group')}
+  # Test items make intervals of a mean over them, as a share is, or of the exponential of one.
+  means = {group for group, metric in first.items() if metric.unit == '%' or metric.link == 'exp'}
+  wanted = means & {group for _, _, pair in pairs for group in pair.values()}
+  resampled = _resampled(workdir, {k: v for k, v in values.items() if k[0] in wanted}, first)
   rows = []
   for shared, name, pair in pairs:
     metrics = measures.from_json(shared['metrics'])
@@ -101,25 +102,26 @@ def _pairs(runs, names, name):
   return pairs
 
 
-def _resampled(workdir, groups):
+def _resampled(workdir, groups, metrics):
   """{name: (test split, Resampled)} of the `groups` whose predictions are all there.
 
-  groups: {name: runs, of columns id and the metric}; a name is (group, column). A group is left out
-  where the metric is not the share of right items, as of a mean over classes. Groups of different
-  test splits share no items.
+  groups: {name: runs, of columns id and the metric}; a name is (group, column). metrics: the first
+  one of each group. A group is left out where that is no mean of what `_scores` gives, as a mean
+  over classes is none. Groups of different test splits share no items.
   """
   if workdir is None:
     return {}
-  wanted = {run for part in groups.values() for run in part['id']}
-  rights = {run: _rights(pathlib.Path(workdir) / run) for run in wanted}
+  wanted = {run: metrics[group] for (group, _), part in groups.items() for run in part['id']}
+  scores = {run: _scores(pathlib.Path(workdir) / run, metric) for run, metric in wanted.items()}
   splits = {}
   for name, part in groups.items():
     at = 'best' if name[1].startswith('best_') else 'final'  # as predictions.npz has it
-    found = [rights[run].get(at) for run in part['id']]
-    if found and all(found) and found[0][0] and len({labels for labels, _ in found}) == 1:
-      right = np.stack([right for _, right in found])
-      if np.allclose(right.mean(axis=1), part[name[1]], rtol=0, atol=1e-3):
-        splits.setdefault(found[0][0], {})[name] = right
+    found = [scores[run].get(at) for run in part['id']]
+    if found and all(found) and found[0][0] and len({split for split, _ in found}) == 1:
+      items = np.stack([items for _, items in found])
+      apart = np.abs(items.mean(axis=1) - part[name[1]])
+      if (apart <= 1e-3 * np.maximum(1, part[name[1]])).all():
+        splits.setdefault(found[0][0], {})[name] = items
   return {
     name: (split, resampled)
     for split, groups in splits.items()
@@ -132,17 +134,26 @@ def _classes(logits):
   return logits > 0 if logits.ndim == 1 else logits.argmax(axis=-1)
 
 
-def _rights(folder):
-  """{'final': (the test labels as bytes, bool `[N]`: is an item right), 'best': ...} of a run.
+def _scores(folder, metric):
+  """{'final': (what the test split asks for, as bytes, a number an item), 'best': ...} of a run.
 
-  Nothing of a run whose predictions are not logits, of two classes or more, for labels.
+  For a share it is whether an item is right, bool `[N]`; for the exponential of a mean over the
+  tokens of a stream, what `statistics.of_blocks` gives. Nothing of a run whose predictions are
+  neither.
   """
   found = predictions.read(folder)
+  outputs = {name: found[name] for name in ('final', 'best') if name in found}
+  if metric.link == 'exp':
+    targets = found.get('targets')
+    if targets is None:
+      return {}
+    of_each = {n: statistics.of_blocks(o) for n, o in outputs.items() if o.shape == targets.shape}
+    return {name: (targets.tobytes(), blocks) for name, blocks in of_each.items() if len(blocks)}
   labels = found.get('labels')
   if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'biu':
     return {}
   return {
     name: (labels.tobytes(), predicted == labels)
-    for name in ('final', 'best')
-    if name in found and (predicted := _classes(found[name])).shape == labels.shape
+    for name, logits in outputs.items()
+    if (predicted := _classes(logits)).shape == labels.shape
   }

@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from rnnlab.machine import disk
-from rnnlab.tasks.base import BETTER, Metric
+from rnnlab.tasks.base import BETTER, LINKS, Metric
 
 SPLITS = 'test', 'validation', 'train'
 
 
-FORM = [{'name': str, 'unit': str, 'better': str, 'format': str}]  # of `metrics` in a result.json
+# Of `metrics` in a result.json.
+FORM = [{'name': str, 'unit': str, 'better': str, 'format': str, 'link?': str}]
 # What a result.json means that names no task and no metrics, as those of version 0.1 do.
 OLD_TASK = 'classification'
 OLD_METRICS = (
@@ -42,11 +43,14 @@ def read(entries: Any) -> tuple[Metric, ...]:
   if not entries or not disk.fits(entries, FORM):
     raise ValueError('metrics must be a list of name, unit, better and format')
   metrics = tuple(
-    Metric(e['name'], e['unit'], e['better'], _format(e['format'], e['unit'])) for e in entries
+    Metric(e['name'], e['unit'], e['better'], _format(e['format'], e['unit']), e.get('link', ''))
+    for e in entries
   )
   for metric in metrics:
     if metric.better not in BETTER:
       raise ValueError(f'{metric.name}: better must be higher or lower, not {metric.better!r}')
+    if metric.link not in LINKS:
+      raise ValueError(f'{metric.name}: link must be exp or nothing, not {metric.link!r}')
     metric.number(1.0)
   return metrics
 

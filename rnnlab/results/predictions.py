@@ -14,7 +14,8 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """The arrays of a run's predictions.npz; none where it is missing or, with a warning, damaged.
 
   They are the test split's arrays other than its inputs, and the model's outputs `[N, ...]` by the
-  last parameters, final, and by those of the best epoch, best, where validation chose one.
+  last parameters, final, and by those of the best epoch, best, where validation chose one;
+  and what the task's `examine` gave.
   """
   path = folder / run_files.PREDICTIONS
   try:

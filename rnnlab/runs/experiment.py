@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from rnnlab.interop import files
-from rnnlab.machine import disk, provenance
+from rnnlab.machine import disk, hosts, provenance
 from rnnlab.runs import checkpoint, configs, hardest, trackers
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
   predictions: what predictions.npz holds, the test split's arrays other than its inputs, and the
   model's outputs `[N, ...]` by the last parameters, final, and by the best, best, where there are
-  such.
+  such; and what the task's `examine` gives.
   vocabulary: the words that the model knows, in id order; empty where it reads none.
   encoding: what else is needed to read new examples and to say what outputs mean.
   hardest: the test examples of the highest loss, see `rnnlab.runs.hardest`.
@@ -193,6 +193,11 @@ def finish(
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
+  if task.examine:
+    kept = state.best_params if best else params
+    splits: Any = shared.splits
+    found = task.examine(model, kept, dataset._replace(splits=splits))
+    predictions |= hosts.fetch(found)
   result = {
     'id': spec.id,
     'overrides': spec.overrides,

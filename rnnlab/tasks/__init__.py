@@ -19,7 +19,10 @@ from rnnlab.tasks.fields import Field
 __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'of', 'primary']
 
 DEFAULT = 'classification'
-_PARTS = ('base', 'fields', 'scores', 'sequences', 'streams')  # files here that are no tasks
+_PARTS = (  # files here that are no tasks
+  *('base', 'bleu', 'edits', 'fields', 'scores', 'sequences', 'stream_panels', 'streams'),
+  'translating',
+)
 _added = {}
 
 

@@ -167,8 +167,12 @@ class Task(NamedTuple):
     averages models, explains and exports them.
   spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
     keeps. Predict needs it, as it does encode, outputs, and decode or join.
+  examine: `(model, params, dataset) -> {name: array}`: what else is to be known of a trained model,
+    kept beside its predictions. It is asked once, at the end of a run, of the parameters that the
+    run keeps; the dataset's splits are on the device.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
-    beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does.
+    beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
+    and so what `examine` gave.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
   """
 
@@ -185,6 +189,7 @@ class Task(NamedTuple):
   encode: Callable[[Sequence[Any], Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   decode: Callable[[Any, Mapping[str, Any]], dict[str, Sequence[Any]]] | None = None
   join: Callable[[Iterable[int], Mapping[str, Any], Sequence[str]], str] | None = None
+  examine: Callable[[Any, Any, Dataset], dict[str, Any]] | None = None
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
@@ -215,10 +220,14 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve' or 'scatter'. title: a line. caption: what is seen, in whole sentences.
+  kind: 'matrix', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen, in whole
+    sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
-    each point is of several examples, 'counts'; of a scatter 'x' and 'y'; of both 'reference', a
-    line to see them beside: 'diagonal', 'zero' or None. All may have 'x_label' and 'y_label'.
+    there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
+    is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
+    see them beside: 'diagonal', 'zero' or None. The x of a curve may have names, 'ticks', and
+    'log' says which of its axes are logarithmic: 'x', 'y' or 'xy'. All these may have 'x_label' and
+    'y_label'. Of tokens it has 'ids', int `[n]`, of which the task's `join` makes the text.
   """
 
   kind: str

@@ -16,7 +16,7 @@ import numpy as np
 
 from rnnlab.data import corpus, units
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import fields, streams
+from rnnlab.tasks import fields, stream_panels, streams
 from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
@@ -196,5 +196,7 @@ task = Task(
   join=corpus.decode,
   outputs=outputs,
   spec=spec,
+  examine=stream_panels.examine,
+  panels=stream_panels.panels,
   batches='windows',
 )

@@ -18,6 +18,7 @@ from rnnlab.data import DataError
 STREAMS, STEPS = 64, 64  # of an evaluation: rows side by side, and places in a window
 WARM = 8  # windows before a stream's start from which its carry is guessed
 TOLERANCE = 1e-5  # relative, by which a carry may differ from the one that it stands for
+TIMES = 4  # that the parts of a stream are run side by side, before one row runs through it
 
 
 class Windows(NamedTuple):
@@ -129,8 +130,10 @@ def predict(model: nn.Module, params: Any, split: Mapping[str, Array]) -> Array:
 
   The stream is cut into parts that are run side by side. A part has to start from the carry that
   the one before it ends with, which is not known yet: it is guessed from the last places before the
-  part, and where a guess was not right to TOLERANCE all parts are run again, from the carries that
-  the last time ended with. That must come to an end, as each time one more part starts right.
+  part. Where the guess was not right to TOLERANCE all parts are run again, from the carries that
+  the last time ended with, until these are right or change no output any more. A carry that forgets
+  nothing would take as many times as there are parts: after TIMES one row runs through the whole
+  stream, to say what each part starts from.
   """
   size = len(split['inputs'])
   count = min(STREAMS, -(-size // STEPS))
@@ -148,38 +151,57 @@ def predict(model: nn.Module, params: Any, split: Mapping[str, Array]) -> Array:
     outputs, carry = model.apply({'params': params}, batch, carry)
     return carry, outputs
 
-  def starts(ends):
+  def ends(carry, batches):
+    return jax.lax.scan(lambda carry, batch: (one(carry, batch)[0], None), carry, batches)[0]
+
+  def following(ends):
     return jax.tree.map(lambda a, b: jnp.concatenate([a[:1], b[:-1]]), first, ends)
 
-  def again(tried):
-    times, carry, _ = tried
-    ends, outputs = jax.lax.scan(one, carry, batches)
-    return times + 1, starts(ends), outputs
+  def run(tried, starts):
+    ended, outputs = jax.lax.scan(one, starts, batches)
+    after = following(ended)
+    wrong = _differ(after, starts) & _differ(outputs, tried.outputs)
+    return _Tried(tried.times + 1, wrong, after, outputs)
 
-  def is_wrong(tried):
-    times, carry, before, _ = tried
-    return (times < count) & _differ(carry, before)
+  def run_in_order(tried):
+    rows = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1)[:, :, None], batches)
+    start = jax.tree.map(lambda a: a[:1], first)
+    _, starts = jax.lax.scan(lambda carry, part: (ends(carry, part), carry), start, rows)
+    return run(tried, jax.tree.map(lambda a: a[:, 0], starts))
 
-  def repeat(tried):
-    times, carry, _, _ = tried
-    times, after, outputs = again((times, carry, None))
-    return times, after, carry, outputs
-
-  before = jax.tree.map(lambda a: a[-WARM:], batches)
-  guess, _ = jax.lax.scan(lambda c, b: (one(c, b)[0], None), first, before)
-  guess = starts(guess)
-  times, after, outputs = again((jnp.int32(0), guess, None))
-  *_, outputs = jax.lax.while_loop(is_wrong, repeat, (times, after, guess, outputs))
-  outputs = jnp.swapaxes(outputs, 0, 1)
+  guess = following(ends(first, jax.tree.map(lambda a: a[-WARM:], batches)))
+  shape = jax.eval_shape(lambda: jax.lax.scan(one, guess, batches)[1])
+  none = jnp.full(shape.shape, jnp.finfo(shape.dtype).max, shape.dtype)
+  tried = run(_Tried(jnp.int32(0), jnp.array(True), guess, none), guess)
+  tried = jax.lax.while_loop(
+    lambda tried: tried.wrong & (tried.times < TIMES), lambda tried: run(tried, tried.after), tried
+  )
+  tried = jax.lax.while_loop(
+    lambda tried: tried.wrong & (tried.times == TIMES), run_in_order, tried
+  )
+  outputs = jnp.swapaxes(tried.outputs, 0, 1)
   return outputs.reshape(-1, *outputs.shape[3:])[:size]
 
 
-def _differ(carry, other):
-  """Whether two carries differ by more than TOLERANCE anywhere."""
+class _Tried(NamedTuple):
+  """What came of running all parts.
+
+  times: how often that was. wrong: whether they started from other carries than they should have,
+  and it makes a difference. after: from what they should have started. outputs: those of windows.
+  """
+
+  times: Array
+  wrong: Array
+  after: Any
+  outputs: Array
+
+
+def _differ(a: Any, b: Any) -> Array:
+  """Whether two trees of arrays differ by more than TOLERANCE anywhere; NaN is like any number."""
 
   def differ(a, b):
     if not jnp.issubdtype(a.dtype, jnp.inexact):
       return (a != b).any()
     return (jnp.abs(a - b) > TOLERANCE * (1 + jnp.abs(b))).any()
 
-  return jnp.array(jax.tree.leaves(jax.tree.map(differ, carry, other))).any()
+  return jnp.array(jax.tree.leaves(jax.tree.map(differ, a, b))).any()

@@ -577,6 +577,21 @@ def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory)
     assert 0 < len(str(error)) < 1000
 
 
+def test_an_h5_file_whose_strings_have_no_end_is_refused(tmp_path):
+  """In which HDF5 itself goes round for ever, as a free object of no size is followed by itself."""
+  path = tmp_path / 'model.h5'
+  classifier('lstm').save(path)
+  content = path.read_bytes()
+  objects = [content.index(b'GCOL') + 16]
+  while content[objects[-1]]:  # its number: of the last one, of what is free, it is 0
+    size = int.from_bytes(content[objects[-1] + 8 : objects[-1] + 16], 'little')
+    objects.append(objects[-1] + 16 + -(-size // 8) * 8)
+  for at in (objects[1], objects[-2], objects[-1]):
+    path.write_bytes(content[:at] + bytes(16) + content[at + 16 :])
+    with pytest.raises(ValueError, match='model.h5 is damaged.* a heap of strings in it is broken'):
+      ik.load(path)
+
+
 def test_an_h5_file_of_keras_2_is_read(tmp_path):
   """Its config has no modules and other inputs; its names of weights end in :0."""
   theirs = classifier('lstm', both=True)

@@ -1,5 +1,6 @@
 """Models that were never trained, of several kinds, for the tests of predictions."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -44,7 +45,17 @@ def logits_of(predictor, texts):
   data = predictor.config.data
   ids = text.encode(texts, predictor.vocabulary)
   padded = batching.pad(ids, data.max_len, data.padding, data.truncation)
-  return np.asarray(predictor.model.apply({'params': predictor.params}, padded), np.float64)
+  return np.asarray(outputs_of(predictor, padded), np.float64)
+
+
+def outputs_of(predictor, inputs):
+  """What the model itself makes of inputs, compiled once for those of a shape."""
+  return _apply(predictor.model, predictor.params, inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model, params, inputs):
+  return model.apply({'params': params}, inputs)
 
 
 class Values(nn.Module):

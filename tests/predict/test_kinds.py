@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from predictors import NAMES, TAGS, TEXTS, WORDS, logits_of, series, softmax, tagger, three
+from predictors import (
+  NAMES,
+  TAGS,
+  TEXTS,
+  WORDS,
+  logits_of,
+  outputs_of,
+  series,
+  softmax,
+  tagger,
+  three,
+)
 
 import rnnlab
 from rnnlab.data import text
@@ -117,7 +128,7 @@ SERIES = [DRAW.normal(size=(steps, 2)).astype(np.float32) for steps in (3, 1, 40
 def values_by_hand(predictor, xs):
   """The values for one series alone, without any padding."""
   inputs = {'xs': xs[None], 'lengths': np.array([len(xs)])}
-  found = predictor.model.apply({'params': predictor.params}, inputs)[0]
+  found = outputs_of(predictor, inputs)[0]
   return np.asarray(found, np.float64) * [2.0, 0.5] + [10.0, -1.0]
 
 
@@ -247,13 +258,14 @@ def test_one_label_that_a_row_may_have_is_a_column_too(tmp_path):
 
 def sentences(count=70):
   draw = np.random.default_rng(0)
-  return [[*draw.choice([*WORDS, 'unheard'], n)] for n in draw.integers(1, 40, count)]
+  lengths = draw.choice([1, 2, 7, 16, 17, 25, 32, 39], count)  # a program is compiled for each
+  return [[*draw.choice([*WORDS, 'unheard'], n)] for n in lengths]
 
 
 def tags_by_hand(predictor, tokens):
   """The probabilities of the tags of one sentence alone, without any padding: `[T, C]`."""
   ids = [WORDS.index(t) + text.FIRST_WORD if t in WORDS else text.UNKNOWN for t in tokens]
-  return softmax(predictor.model.apply({'params': predictor.params}, np.array([ids]))[0])
+  return softmax(outputs_of(predictor, np.array([ids]))[0])
 
 
 @pytest.mark.parametrize('padding', ['post', pytest.param('pre', marks=pytest.mark.slow)])

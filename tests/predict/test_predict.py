@@ -77,11 +77,16 @@ def trained(reviews, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def run_predict(environment, tmp_path_factory):
-  """Runs `python -m rnnlab.predict` to its end; what it says is bytes."""
+def run_predict(environment, forks, tmp_path_factory):
+  """Runs `python -m rnnlab.predict` to its end; what it says is bytes.
+
+  It is a fork, unless its output or its environment is to be another.
+  """
   folder = tmp_path_factory.mktemp('elsewhere')
 
   def run(*words, stdin=b'', stdout=subprocess.PIPE, **env):
+    if stdout == subprocess.PIPE and not env:
+      return forks.run(words, folder, 'rnnlab.predict', stdin)
     return subprocess.run(
       [sys.executable, '-m', 'rnnlab.predict', *map(str, words)],
       input=stdin,
@@ -508,7 +513,7 @@ def test_a_closed_or_broken_stream_ends_it_without_a_traceback(
 ):
   _, (folder, *_) = trained
   ours = f'{sys.executable} -m rnnlab.predict {folder}'
-  (tmp_path / 'texts').write_text('good\n' * 100_000)
+  (tmp_path / 'texts').write_text('good\n' * 20_000)
   for command, status, says in (
     (f'{ours} good >&-', 2, 'standard output is closed'),
     (f'{ours} <&-', 2, 'standard input is closed'),

@@ -15,6 +15,7 @@ import test_recurrence as recurrence_tests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from programs import few_cells
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, recurrence
@@ -29,7 +30,8 @@ NAMES = [name for name in OPTIONS if name != 'elman']
 RESETS = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
 HOLES = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], bool)
 
-each_cell = pytest.mark.parametrize('name', NAMES)
+each_cell = pytest.mark.parametrize('name', few_cells(NAMES))
+each_kernel = pytest.mark.parametrize('name', NAMES)
 
 
 def make(name, hidden_size=HIDDEN):
@@ -92,7 +94,7 @@ def compare(actual, desired, rtol=2e-5):
     (None, True, 'mask-per-gate'),
   ],
 )
-@each_cell
+@each_kernel
 def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
   p = problem(name)
   masks = drops_of_products(name, p, dropout)
@@ -110,7 +112,7 @@ def loop_with_resets(name, p, resets, mask=None, reverse=False, masks=(None, Non
   ('mask', 'reverse', 'dropout'),
   [(HOLES, False, 'no-dropout'), (None, True, 'mask-per-gate')],
 )
-@each_cell
+@each_kernel
 def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, dropout):
   p = problem(name)
   masks = drops_of_products(name, p, dropout)

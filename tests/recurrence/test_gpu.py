@@ -9,6 +9,7 @@ import pytest
 import reference
 import test_recurrence as recurrence_tests
 from numpy.testing import assert_allclose
+from programs import few_cells
 from test_recurrence import OPTIONS, drops, drops_of_products, loop_on, with_gradients
 
 from rnnlab import cells, recurrence
@@ -23,7 +24,8 @@ MASKS = {
 
 RESETS = np.array([[0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]], bool)
 
-each_cell = pytest.mark.parametrize('name', NAMES)
+each_cell = pytest.mark.parametrize('name', few_cells(NAMES))
+each_kernel = pytest.mark.parametrize('name', NAMES)
 
 
 def make(name, hidden_size=HIDDEN):
@@ -74,7 +76,7 @@ def compare(actual, desired):
     ('no-mask', True, 'mask-per-gate'),
   ],
 )
-@each_cell
+@each_kernel
 def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
   p, real = problem(name), MASKS[mask]
   masks = drops_of_products(name, p, dropout)
@@ -86,7 +88,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
 
 @pytest.mark.parametrize('unroll', ['interpreted', 'scan'])
 @pytest.mark.parametrize(('mask', 'reverse'), [('holes', False), ('no-mask', True)])
-@each_cell
+@each_kernel
 def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, unroll):
   p, real = problem(name), MASKS[mask]
   f = interpreted(name, reverse) if unroll == 'interpreted' else run(gpu.unroll, name, reverse)

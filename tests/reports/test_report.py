@@ -128,6 +128,12 @@ def workdir(tmp_path):
   return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+  """For tests of words alone: figures have their captions, and no picture, which takes long."""
+  monkeypatch.setattr(figures, 'render', lambda *_, **__: (b'', '<svg></svg>'))
+
+
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
   """The report of six runs, one that failed and one that never began."""
@@ -282,7 +288,7 @@ def test_a_damaged_line_of_metrics_is_left_out_and_named(workdir, caplog):
   assert str(path) in caplog.text
 
 
-def test_one_seed_has_no_interval(tmp_path):
+def test_one_seed_has_no_interval(tmp_path, undrawn):
   write_run(tmp_path, 'lstm', accuracy=0.80)
   write_run(tmp_path, 'gru', accuracy=0.81)
   text = text_of(report.write(tmp_path))
@@ -323,7 +329,7 @@ def shown_in(workdir):
   return {name: ' '.join(text.split()) for name, text in shown.items()}
 
 
-def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path):
+def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path, undrawn):
   write_disagreeing(tmp_path)
   last = results.compare(results.load_runs(tmp_path)).set_index('metric').loc['test_accuracy']
   assert last['p'] < 0.05  # the two metrics do disagree
@@ -346,7 +352,7 @@ def test_the_selected_epoch_makes_the_verdict_and_the_last_is_secondary(tmp_path
   assert primary == {'best_test_accuracy': True, 'test_accuracy': False}
 
 
-def test_where_validation_is_test_the_last_epoch_makes_the_verdict(tmp_path):
+def test_where_validation_is_test_the_last_epoch_makes_the_verdict(tmp_path, undrawn):
   write_disagreeing(tmp_path, tutorial=True)
   for name, text in shown_in(tmp_path).items():
     if name not in ('terminal', 'alternatives'):
@@ -384,7 +390,7 @@ def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(
   )
 
 
-def test_where_validation_is_test_it_is_said_and_no_best_epoch_is_shown(tmp_path):
+def test_where_validation_is_test_it_is_said_and_no_best_epoch_is_shown(tmp_path, undrawn):
   write_runs(tmp_path, tutorial=True)
   runs = results.load_runs(tmp_path)
   assert runs.filter(like='best').isna().all(axis=None)
@@ -816,7 +822,7 @@ def test_where_only_trials_are_done_yet_the_report_is_of_the_search(searched, tm
   assert 'Each dot is the test accuracy' not in page.text
 
 
-def test_other_settings_are_compared_as_a_family_of_their_own(tmp_path):
+def test_other_settings_are_compared_as_a_family_of_their_own(tmp_path, undrawn):
   draw = np.random.default_rng(0)
   for cell in ('lstm', 'gru'):
     for size in (32, 64, 128):

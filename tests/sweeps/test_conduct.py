@@ -20,7 +20,8 @@ from rnnlab.runs import program
 from rnnlab.sweeps import conduct, executors, storage, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
-EXECUTORS = ['serial', 'cores', 'population', pytest.param('process', marks=pytest.mark.slow)]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ('cores', 'process')]
+EXECUTORS = ['serial', 'population', *OTHERS]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -169,9 +170,10 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('cores', 'proces
 
 
 @pytest.mark.parametrize('executor', ['serial', *SLOW])
-def test_a_reader_that_goes_away_ends_the_program(executor, start, tmp_path):
+def test_a_reader_that_goes_away_ends_the_program(executor, start, environment, tmp_path):
   """As `launch.py | head` does, with the status and the silence of `yes | head`."""
-  process = start(*SWEEP, '--workdir=out', f'--executor={executor}', stderr=subprocess.PIPE)
+  words = *SWEEP, '--workdir=out', f'--executor={executor}'
+  process = start(*words, env=environment, stderr=subprocess.PIPE)
   read_until('epoch 1/2', process)
   process.stdout.close()
   try:
@@ -186,9 +188,11 @@ LATER = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGT
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, *LATER])
-def test_a_signal_to_all_while_workers_start_is_the_launcher_s(number, start, tmp_path):
+def test_a_signal_to_all_while_workers_start_is_the_launcher_s(
+  number, start, environment, tmp_path
+):
   words = *SWEEP, '--workdir=out', '--executor=process'
-  process = start(*words, stderr=subprocess.STDOUT, start_new_session=True)
+  process = start(*words, env=environment, stderr=subprocess.STDOUT, start_new_session=True)
   read_until('executor: process', process)
   os.killpg(process.pid, number)
   output = process.stdout.read()

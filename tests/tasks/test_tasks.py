@@ -152,7 +152,9 @@ def test_a_run_of_an_older_workdir_is_found_and_keeps_its_words(tmp_path):
     assert json.loads(path.read_text())['seed'] == 1
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population', 'process'])
+@pytest.mark.parametrize(
+  'executor', ['serial', 'population', pytest.param('process', marks=pytest.mark.slow)]
+)
 def test_a_task_of_one_s_own_is_trained_and_its_least_error_is_the_best(executor, whole):
   workdir, said = whole(executor)
   assert '40 train waves, 20 validation waves, 30 test waves' in said

@@ -250,7 +250,8 @@ def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   assert list(stopped.values()) == ['', 'patience', '']
 
 
-@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['serial', 'population'])
 def test_a_run_pauses_at_an_epoch_and_goes_on_to_the_same_bits(executor, reviews, whole, tmp_path):
   runs = specs(reviews)
   events = do(executor, [run._replace(until=1) for run in runs], tmp_path / 'sweep')
@@ -338,7 +339,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
 
 
-@pytest.mark.parametrize('executor', ['serial', 'population'])
+@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
 def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
   executor, reviews, tmp_path
 ):

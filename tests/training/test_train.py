@@ -171,7 +171,7 @@ def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
 @pytest.mark.parametrize('cell', ['lstm', 'gru'])
 def test_a_trimmed_batch_has_the_loss_and_gradients_of_the_padded(cell):
   """A row of weight 0 is short, or so long that nothing can be trimmed: it must not matter."""
-  tx = optax.sgd(1.0)
+  tx = Optimizer(*optax.sgd(1.0))
   labels, weights = jnp.array([1, 0, 1, 1]), jnp.array([1.0, 1.0, 1.0, 0.0])
   state = None
   for rate in (0.0, 0.3):
@@ -275,7 +275,7 @@ def test_a_cell_of_a_notebook_runs_by_its_name_and_once_defined_anew_anew(
 def test_a_step_is_the_gradient_step_of_its_batch(plain):
   model, _, data = plain
   ids, labels = data['inputs'], data['labels']
-  tx = optax.sgd(0.5)
+  tx = Optimizer(*optax.sgd(0.5))
   state = start(model, tx)
   weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
 

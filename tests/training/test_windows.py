@@ -54,13 +54,14 @@ def expected(name, params, split):
   return -log_p[np.arange(len(log_p)), split['targets']]
 
 
-@pytest.mark.parametrize('size', [1, 63, 64, 1000])
-@pytest.mark.parametrize('name', CELLS)
+@pytest.mark.parametrize(
+  ('name', 'size'), [('elman', 1), ('gru-after', 64), ('lstm', 63), ('lstm', 500)]
+)
 def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
   split, model = stream(size), model_of(CELLS[name])
   params = model.init(jax.random.key(0), windows.example(split))['params']
   desired = expected(name, params, split)
-  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (1, 16, 1), (40, 2, 1)):
+  for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (40, 2, 1)):
     monkeypatch.setattr(windows, 'STREAMS', streams)
     monkeypatch.setattr(windows, 'STEPS', steps)
     monkeypatch.setattr(windows, 'WARM', warm)

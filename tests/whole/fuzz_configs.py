@@ -448,10 +448,9 @@ def faults(case, status, said, folder):
 
 def main(count, seed=0):
   """Does `count` cases; whether all ended as they have to."""
-  import rnnlab.reports.figures  # noqa: F401
-  import rnnlab.reports.report  # noqa: F401
-  from rnnlab import models  # noqa: F401
+  import forks
 
+  forks.load()
   warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads yet, as nothing is computed
   os.environ['COLUMNS'] = '200'
   began, ended, found = time.monotonic(), collections.Counter(), []
@@ -472,5 +471,5 @@ def main(count, seed=0):
 
 
 if __name__ == '__main__':
-  sys.path.insert(0, str(ROOT))
+  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
   sys.exit(not main(int(sys.argv[1]), *map(int, sys.argv[2:])))

@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import pandas as pd
@@ -155,70 +154,14 @@ MISTAKES = {
 }
 
 
-# What launch.py imports takes most of a launch's time: here it is imported once, and each launch is
-# a fork of that process.
-FORKS = """
-import contextlib, json, os, pathlib, runpy, sys, traceback, warnings
-import rnnlab.reports.figures, rnnlab.reports.report, rnnlab.sweeps.sweep
-from absl import app
-from ml_collections import config_flags
-
-warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads yet, as nothing is computed
-program, launches = sys.argv[1], json.loads(sys.stdin.read())
-for name, words in launches.items():
-  folder = pathlib.Path(name)
-  folder.mkdir()
-  if not (child := os.fork()):
-    os.chdir(folder)
-    for number in (1, 2):
-      os.dup2(os.open(f'{number}', os.O_WRONLY | os.O_CREAT), number)
-    sys.argv = [program, *words]
-    status = 1
-    try:
-      runpy.run_path(program, run_name='__main__')
-      status = 0
-    except SystemExit as end:
-      status = end.code or 0
-    except BaseException:
-      traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-  print(json.dumps([name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]), flush=True)
-"""
-
-
-@pytest.fixture(scope='module')
-def mistakes(reviews, environment, tmp_path_factory):
-  """Launches with each of MISTAKES: its exit status, what it said, and the files it left."""
-  given = [SMOKE, '--config.data.source=directory', f'--config.data.dir={reviews}']
-  launches = {name: [*without(given, words), *words] for name, (words, _) in MISTAKES.items()}
-  folder = tmp_path_factory.mktemp('mistakes')
-  done = subprocess.run(
-    [sys.executable, '-c', FORKS, ROOT / 'launch.py'],
-    input=json.dumps(launches),
-    cwd=folder,
-    env=environment | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  statuses = dict(map(json.loads, done.stdout.splitlines()))
-  return {
-    name: (status, *((folder / name / number).read_text() for number in '12'), folder / name)
-    for name, status in statuses.items()
-  }
-
-
 @pytest.mark.parametrize('name', MISTAKES)
-def test_a_mistake_is_told_in_a_line_or_two(name, mistakes):
-  status, output, errors, folder = mistakes[name]
-  assert status == 2
-  assert MISTAKES[name][1] in errors
-  assert 'Traceback' not in output + errors
-  assert len(errors.strip().splitlines()) <= 2
-  assert not list(folder.glob('runs/*/cell-*'))
+def test_a_mistake_is_told_in_a_line_or_two(name, launch, tmp_path):
+  words, said = MISTAKES[name]
+  done = launch(*without([SMOKE], words), *words, check=2)
+  assert said in done.stderr
+  assert 'Traceback' not in done.stdout + done.stderr
+  assert len(done.stderr.strip().splitlines()) <= 2
+  assert not list(tmp_path.glob('runs/*/cell-*'))
 
 
 def test_no_data_and_no_network_names_the_ways_out(launch, tmp_path):

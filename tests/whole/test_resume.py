@@ -83,21 +83,39 @@ def wait(process, seconds):
     process.wait(seconds)
 
 
-@pytest.mark.parametrize('executor', ['process', *SLOW])
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
+  start, launch, environment, tmp_path
+):
+  words = *SWEEP, '--executor=serial'
+  launch(*words, '--workdir=whole', check=0)
+  stop(start(*words, '--workdir=stopped', env=environment, **IN_A_TERMINAL), tmp_path)
+  launch(*words, '--workdir=stopped', check=0)
+  assert finals(tmp_path / 'stopped') == finals(tmp_path / 'whole')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['process', 'serial', 'population'])
+def test_a_sweep_compiled_as_for_a_user_goes_on_to_the_bit_after_ctrl_c(
   executor, whole, start, launch, for_a_user, tmp_path
 ):
   words = *SWEEP, '--workdir=stopped', f'--executor={executor}'
-  process = start(*words, stderr=subprocess.STDOUT, start_new_session=True)
+  stop(start(*words, **IN_A_TERMINAL), tmp_path)
+  launch(*words, env=for_a_user, check=0)
+  assert finals(tmp_path / 'stopped') == finals(whole(executor))
+
+
+IN_A_TERMINAL = {'stderr': subprocess.STDOUT, 'start_new_session': True}
+
+
+def stop(process, folder):
+  """Stops a launch in folder/stopped after its first epoch, as a terminal does: workers, too."""
   read_until('epoch 1/2', process)
-  os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+  os.killpg(process.pid, signal.SIGINT)
   output = process.stdout.read()
   assert process.wait() == 130
   assert 'to go on: python' in output and '--workdir=stopped' in output
   assert 'Traceback' not in output
-  assert list((tmp_path / 'stopped').glob('*/checkpoints/[0-9]*'))
-  launch(*words, env=for_a_user, check=0)
-  assert finals(tmp_path / 'stopped') == finals(whole(executor))
+  assert list((folder / 'stopped').glob('*/checkpoints/[0-9]*'))
 
 
 @pytest.mark.slow

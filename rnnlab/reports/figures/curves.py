@@ -11,6 +11,7 @@ from rnnlab.reports.figures.layout import (
   heading,
   in_unit,
   label_values,
+  log_axis,
   name_point,
   place_labels,
   time_unit,
@@ -48,8 +49,10 @@ def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
     for ax, metric in zip(axes, metrics, strict=False):
       ys = [f'{split}_{metric.name}' for split in ('validation', 'train')]
       known = [y for y in ys if epochs[y].notna().any()]
-      ax.set_title(f'{heading(metric.words)}: solid {word}{", dashed train" * (ys[1] in known)}')
+      title = f'{heading(metric.words)}: solid {word}{", dashed train" * (ys[1] in known)}'
+      ax.set_title(wrap(title, 48))
       _overlay(ax, epochs, groups, known)
+      _fit(ax, metric)
       ax.set_xlabel('Epoch')
       label_values(ax, metric)
     for ax in axes[len(metrics) :]:
@@ -80,6 +83,7 @@ def score_vs_time(epochs: pd.DataFrame, note: str = '') -> Figure:
     ax = fig.subplots()
     ax.set_title(title)
     _overlay(ax, epochs, groups, [f'validation_{metric.name}'])
+    _fit(ax, metric)
     ax.set_xlabel(label)
     label_values(ax, metric)
     axes = [ax]
@@ -144,6 +148,14 @@ def _facets(epochs, groups, metric, splits, title, xlabel, note):
     ax.xaxis.set_tick_params(labelbottom=i + columns >= len(groups))
     if i + columns >= len(groups):
       ax.set_xlabel(xlabel)
+  _fit(axes[0], metric)
   for ax in axes[len(groups) :]:
     ax.set_axis_off()
   return fig, axes[: len(groups)]
+
+
+def _fit(ax, metric):
+  """Has the axis of an exponential be logarithmic where the first epochs would hide the last."""
+  low, high = ax.dataLim.intervaly
+  if metric.link == 'exp' and 3 * low < high < np.inf:
+    log_axis(ax, (1, 2, 5) if high < 100 * low else (1,), 'y')

@@ -53,22 +53,26 @@ def place_labels(fig: Figure) -> None:
     labels = sorted(ax.texts, key=lambda label: label.xyann[1])
     if not labels:
       continue
-    bottom, top = ax.get_ylim()
+    to = ax.yaxis.get_transform()  # spaces are even in what is drawn, as logarithms
+    bottom, top = to.transform(ax.get_ylim())
     unit = (top - bottom) / ax.bbox.height
     heights = np.array([Text.get_window_extent(label).height for label in labels]) * unit
-    wanted = np.array([label.xyann[1] for label in labels])
+    wanted = to.transform(np.array([label.xyann[1] for label in labels]))
     steps = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2 * 1.15)])
     base = isotonic_regression(wanted - steps).x
     base = np.clip(base, bottom, max(bottom, top - steps[-1]))
-    for label, y in zip(labels, base + steps, strict=True):
+    for label, y in zip(labels, to.inverted().transform(base + steps), strict=True):
       label.set_position((1.03, y))
 
 
-def log_axis(ax: Axes, subs: Any) -> None:
-  ax.set_xscale('log')
-  ax.xaxis.set_minor_formatter('')
-  ax.xaxis.set_major_locator(LogLocator(subs=subs))
-  ax.xaxis.set_major_formatter('{x:g}')
+def log_axis(ax: Axes, subs: Any, which: str = 'x') -> None:
+  ax.set(**{f'{which}scale': 'log'})
+  axis = ax.xaxis if which == 'x' else ax.yaxis
+  axis.set_minor_formatter('')
+  axis.set_major_locator(LogLocator(subs=subs))
+  axis.set_major_formatter('{x:g}' if which == 'x' else '{x:,.12g}')
+  if which == 'y':
+    ax.tick_params(axis='y', which='minor', length=0)
 
 
 def cell_legend(ax: Axes, cells: Any, colours: Any) -> None:

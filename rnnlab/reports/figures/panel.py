@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-from rnnlab.reports.figures.layout import wrap
+from rnnlab.reports.figures.layout import heading, log_axis, wrap
 from rnnlab.reports.figures.style import (
   INK,
   MUTED,
@@ -117,6 +117,7 @@ def _short(label, most):
 def _curves(shown, note):
   """A line a group in one set of axes, and where there are counts, how many each point is of."""
   counted = [panel.data.get('counts') is not None for _, _, panel in shown.groups]
+  same = all(counted) and len({tuple(panel.data['counts']) for _, _, panel in shown.groups}) == 1
   fig = new_figure(10 if len(shown.groups) > 1 else 7.5, 5.6 if any(counted) else 4.6, note)
   heights = {'height_ratios': [3.4, 1]} if any(counted) else {}
   axes = fig.subplots(1 + any(counted), 1, sharex=True, squeeze=False, gridspec_kw=heights)[:, 0]
@@ -130,15 +131,36 @@ def _curves(shown, note):
     x, y = (np.asarray(panel.data[name], float) for name in 'xy')
     marker = 'o' if len(x) <= 30 else ''
     ax.plot(x, y, line, marker=marker, color=colour, markeredgecolor=PAPER, label=wrap(group, 40))
-    if counted[number]:
-      _bars(axes[1], x, panel.data['counts'], number, len(shown.groups), colour)
-  _label(ax, shown.groups[0][2].data)
+    if 'low' in panel.data:
+      ends = panel.data['low'], panel.data['high']
+      ax.fill_between(x, *ends, color=colour, alpha=0.16, linewidth=0)
+    if counted[number] and not same:
+      _bars(axes[1], x, panel.data, number, len(shown.groups), colour)
+    elif counted[number] and not number:
+      _bars(axes[1], x, panel.data, 0, 1, MUTED if len(shown.groups) > 1 else colour)
+  data = shown.groups[0][2].data
+  _label(ax, data)
+  _scale(axes, data)
+  if any(counted):
+    axes[1].set_ylabel(heading(data.get('counted', 'examples')))
   axes[-1].set_xlabel(ax.get_xlabel())
   if any(counted):
     ax.set_xlabel('')
   if len(shown.groups) > 1:
     ax.legend(frameon=False, labelcolor='linecolor', loc='best')
   return fig
+
+
+def _scale(axes, data):
+  """Sets which axes of a curve are logarithmic, and the names of its places."""
+  if 'x' in data.get('log', ''):
+    log_axis(axes[0], (1, 2, 5))
+  if 'y' in data.get('log', ''):
+    log_axis(axes[0], (1,) if np.max(data['y']) > 100 * np.min(data['y']) else (1, 2, 5), 'y')
+  if ticks := data.get('ticks'):
+    long = sum(map(len, ticks)) > 90
+    turned = {'rotation': 30, 'ha': 'right', 'rotation_mode': 'anchor'} if long else {}
+    axes[-1].set_xticks(data['x'], ticks, **turned)
 
 
 def _styles(groups, colours):
@@ -149,13 +171,12 @@ def _styles(groups, colours):
     yield colours[cell], ('-', '--', ':', '-.')[seen[cell] % 4]
 
 
-def _bars(ax, x, counts, number, groups, colour):
+def _bars(ax, x, data, number, groups, colour):
   """How many each point is of: bars of the groups beside each other."""
-  room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=0.1) if len(x) > 1 else 0.1
+  room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=1.0 if data.get('ticks') else 0.1)
   width = 0.55 * room / groups
   places = x + (number - (groups - 1) / 2) * 1.25 * width  # apart, as the groups' x differ a little
-  ax.bar(places, counts, width, color=colour, alpha=0.75)
-  ax.set_ylabel('Examples')
+  ax.bar(places, data['counts'], width, color=colour, alpha=0.75)
   ax.yaxis.set_major_locator(_few())
   ax.yaxis.set_major_formatter('{x:,.0f}')
 

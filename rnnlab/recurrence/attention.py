@@ -1,0 +1,244 @@
+"""A decoder: a cell that looks back, at each step, at a memory of which it chooses by attention.
+
+B rows, T steps of the decoder, S places of the memory, M their features, D inputs, H units of the
+cell, A features that are compared. The scan is that of `engine`, so that any cell will do and has
+its fast gradients.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rnnlab.cells import near
+from rnnlab.cells.base import Array, Carry, Cell, Dot, kernel_init, matmul
+from rnnlab.machine import devices
+from rnnlab.recurrence import checks, engine
+
+KINDS = 'additive', 'multiplicative', 'none'
+
+
+class Decoder(NamedTuple):
+  """A cell with attention.
+
+      additive        a_s = v . tanh(W_q y_{t-1} + W_k m_s),  c_t = sum_s softmax(a)_s m_s
+                      y_t = cell([x_t, c_t]),  o_t = tanh(W_o [y_t, c_t] + b_o)
+      multiplicative  y_t = cell([x_t, o_{t-1}])
+                      a_s = (W_q y_t) . m_s,  c_t and o_t as above
+      none            o_t = y_t
+
+  additive: Bahdanau et al. (2015), with the output of Luong et al. (2015), equation 5, in place of
+  maxout; multiplicative: 'general' of Luong et al. with input feeding, their figure 4.
+
+  cell: whose y_t `[B, H]` asks. attention: one of KINDS. size: A of additive.
+  feeding: whether multiplicative feeds o_{t-1}, or the cell has x_t alone.
+  """
+
+  cell: Cell
+  attention: str = 'additive'
+  size: int = 128
+  feeding: bool = True
+
+
+class DecoderCarry(NamedTuple):
+  """The cell's carry, its last y `[B, H]`, and the last output `[B, H]`."""
+
+  cell: Carry
+  y: Array
+  output: Array
+
+
+class Memory(NamedTuple):
+  """What is attended to: values `[B, S, M]`, what they are found by `[B, S, A or M]`, and a mask.
+
+  mask: bool `[B, S]`, True at the places that there are. A row without any gives a context of 0.
+  """
+
+  values: Array
+  keys: Array
+  mask: Array
+
+
+def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> dict[str, Any]:
+  """Draws a decoder's parameters: 'cell', as the cell makes it, and those of attention.
+
+  Raises ValueError for an attention that is none of KINDS.
+
+  >>> from rnnlab.recurrence import attention
+  >>> decoder = attention.Decoder(rnnlab.gru(hidden_size=4), 'multiplicative')
+  >>> params = attention.init(decoder, jax.random.key(0), input_size=3, memory_size=5)
+  >>> {name: of.shape for name, of in params.items() if name != 'cell'}
+  {'w_query': (4, 5), 'w_output': (9, 4), 'b_output': (4,)}
+  """
+  if decoder.attention not in KINDS:
+    hint = near(decoder.attention, KINDS)
+    words = ', '.join(KINDS)
+    raise ValueError(f'attention must be one of {words}, not {decoder.attention!r}{hint}')
+  k_cell, k_query, k_key, k_score, k_output = jax.random.split(key, 5)
+  hidden_size = _hidden_size(decoder.cell)
+  fed = {'additive': memory_size, 'multiplicative': decoder.feeding * hidden_size, 'none': 0}
+  params: dict[str, Any] = {'cell': decoder.cell.init(k_cell, input_size + fed[decoder.attention])}
+  if decoder.attention == 'none':
+    return params
+  additive = decoder.attention == 'additive'
+  params['w_query'] = kernel_init(k_query, (hidden_size, decoder.size if additive else memory_size))
+  if additive:
+    params['w_key'] = kernel_init(k_key, (memory_size, decoder.size))
+    params['v'] = kernel_init(k_score, (decoder.size, 1))[:, 0]
+  params['w_output'] = kernel_init(k_output, (hidden_size + memory_size, hidden_size))
+  params['b_output'] = jnp.zeros(hidden_size)
+  return params
+
+
+@functools.cache
+def _hidden_size(cell):
+  return jax.eval_shape(lambda: _first_y(cell, (1,), jnp.float32)).shape[-1]
+
+
+def _first_y(cell, batch, dtype):
+  """The y that a cell might have had before its first step: zeros."""
+
+  def y(key):
+    params = cell.init(key, 1)
+    carry = cell.initial_carry(batch, dtype)
+    return cell.step(params, carry, jnp.zeros((*batch, 1), dtype), matmul)[1]
+
+  shape = jax.eval_shape(y, jax.random.key(0)).shape
+  return jnp.zeros(shape, dtype)
+
+
+def remember(
+  decoder: Decoder, params: dict[str, Any], values: Array, mask: Array | None = None
+) -> Memory:
+  """A memory to attend to, of values `[B, S, M]`; mask: bool `[B, S]`, or None for all of them."""
+  if mask is None:
+    mask = jnp.ones(values.shape[:2], bool)
+  return Memory(values, values @ params['w_key'] if 'w_key' in params else values, mask)
+
+
+def initial_carry(
+  decoder: Decoder, batch_size: int, cell: Carry | None = None, dtype: Any = jnp.float32
+) -> DecoderCarry:
+  """The carry before the first step; cell: that of the cell, or its own where None.
+
+  Its y is what the cell's h is, where it has one of y's shape, as that is what attention asks by.
+  """
+  zeros = _first_y(decoder.cell, (batch_size,), dtype)
+  if cell is None:
+    cell = decoder.cell.initial_carry((batch_size,), dtype)
+  leaves = jax.tree.leaves(cell)
+  y = leaves[0] if leaves and leaves[0].shape == zeros.shape else zeros
+  return DecoderCarry(cell, y, zeros)
+
+
+def step(
+  decoder: Decoder,
+  params: dict[str, Any],
+  memory: Memory | None,
+  carry: DecoderCarry,
+  x_t: Array,
+  dot: Dot = matmul,
+) -> tuple[DecoderCarry, Array]:
+  """One step, on x_t `[B, D]`: the carry, and the output o_t `[B, H]`."""
+  inner, y, output = carry
+  if decoder.attention == 'none':
+    inner, y = decoder.cell.step(params['cell'], inner, x_t, dot)
+    return DecoderCarry(inner, y, y), y
+  assert memory is not None
+  if decoder.attention == 'additive':
+    context = _context(decoder, params, memory, dot(params['w_query'], y))
+    given = jnp.concatenate([x_t, context], axis=-1)
+    inner, y = decoder.cell.step(params['cell'], inner, given, dot)
+  else:
+    given = jnp.concatenate([x_t, output], axis=-1) if decoder.feeding else x_t
+    inner, y = decoder.cell.step(params['cell'], inner, given, dot)
+    context = _context(decoder, params, memory, dot(params['w_query'], y))
+  both = jnp.concatenate([y, context], axis=-1)
+  output = jnp.tanh(dot(params['w_output'], both) + params['b_output'])
+  return DecoderCarry(inner, y, output), output
+
+
+def decode(
+  decoder: Decoder,
+  params: dict[str, Any],
+  xs: Array,
+  memory: Memory | None = None,
+  *,
+  carry: DecoderCarry | None = None,
+  mask: Array | None = None,
+  dtype: Any = None,
+) -> tuple[DecoderCarry, Array]:
+  """Runs a decoder over inputs that are known, as those of teacher forcing.
+
+  xs: `[B, T, D]`. memory: from `remember`; None for no attention. carry: from `initial_carry`, or
+  from a call before; that itself where None. mask: bool `[B, T]`, True at the real steps: at others
+  the carry stays, the output is 0, and no gradient passes. dtype: what the operands of products
+  with weights are rounded to, as in `unroll`.
+
+  Returns the last carry and the outputs `[B, T, H]`.
+  """
+  carry, outputs, _ = _scan(decoder, params, xs, memory, carry, mask, dtype, every=False)
+  return carry, outputs
+
+
+def attention_weights(
+  decoder: Decoder,
+  params: dict[str, Any],
+  xs: Array,
+  memory: Memory,
+  *,
+  carry: DecoderCarry | None = None,
+  mask: Array | None = None,
+) -> Array:
+  """How much each step of `decode` attends to each place of the memory: `[B, T, S]`, sums of 1."""
+  if decoder.attention == 'none':
+    raise ValueError('a decoder without attention attends to nothing')
+  first = initial_carry(decoder, len(xs)) if carry is None else carry
+  _, _, carries = _scan(decoder, params, xs, memory, first, mask, None, every=True)
+  ys = carries.y
+  if decoder.attention == 'additive':  # asks by the y before the step
+    ys = jnp.concatenate([first.y[:, None], ys[:, :-1]], axis=1)
+  ask = functools.partial(_weights, decoder, params, memory)
+  return jax.vmap(ask, in_axes=1, out_axes=1)(ys @ params['w_query'])
+
+
+def _scan(decoder, params, xs, memory, carry, mask, dtype, every):
+  carry = initial_carry(decoder, len(xs)) if carry is None else carry
+  mask = (
+    None if mask is None else checks.flags('mask', mask, (len(xs),), xs.shape[1], 'at real steps')
+  )
+
+  def run(params, carry, memory, xs, mask):
+    xs, real = (None if a is None else jnp.swapaxes(a, 0, 1) for a in (xs, mask))
+    if real is not None:
+      xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
+
+    def one(given, carry, x_t, dot):
+      params, memory = given
+      return step(decoder, params, memory, carry, x_t, dot)
+
+    carry, out = engine.scan(one, (params, memory), carry, xs, real=real, dtype=dtype, every=every)
+    ys, carries = out if every else (out, ())
+    return carry, *jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (ys, carries))
+
+  arguments = params, carry, memory, xs, mask
+  return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, 0), out_axes=(0, 0, 0))
+
+
+def _context(decoder, params, memory, query):
+  """What a query `[B, A]` finds in a memory: `[B, M]`."""
+  return jnp.einsum('bs,bsm->bm', _weights(decoder, params, memory, query), memory.values)
+
+
+def _weights(decoder, params, memory, query):
+  """How much a query `[B, A]` attends to each place: `[B, S]`; all 0 where there is no place."""
+  if decoder.attention == 'additive':
+    scores = jnp.tanh(query[:, None] + memory.keys) @ params['v']
+  else:
+    scores = jnp.einsum('ba,bsa->bs', query, memory.keys)
+  lowest = jnp.finfo(scores.dtype).min
+  scores = jnp.where(memory.mask, scores, lowest)
+  highest = jax.lax.stop_gradient(scores.max(axis=1, keepdims=True))
+  found = jnp.where(memory.mask, jnp.exp(scores - highest), 0)
+  return found / jnp.maximum(found.sum(axis=1, keepdims=True), jnp.finfo(scores.dtype).tiny)

@@ -1,0 +1,68 @@
+"""How much of texts is wrong, by the edits that would make them right; on the host.
+
+The score of a whole split is one of sums over its sentences, so that a bootstrap has only to add
+other rows of `statistics`: `score(statistics(hypotheses, references)[rows].sum(axis=0))`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+  """What `score` needs of each sentence: int64 `[N, 4]`.
+
+  The edits of a sentence, the length of its reference, whether it is wrong at all, and 1. Of
+  several references it is the one with the fewest edits, the first of such.
+
+  hypotheses: N texts, of tokens with white space between them. references: N times the right ones,
+    one at least, in the same way.
+  """
+  flat = [(row, one.split()) for row, right in enumerate(references) for one in right]
+  tokens = [text.split() for text in hypotheses]
+  edits = distances([tokens[row] for row, _ in flat], [one for _, one in flat])
+  found = np.zeros((len(tokens), 4), np.int64)
+  found[:, 3] = 1
+  best = [-1] * len(tokens)
+  for (row, one), count in zip(flat, edits.tolist(), strict=True):
+    if best[row] < 0 or count < best[row]:
+      best[row] = count
+      found[row, :3] = count, len(one), count > 0
+  if without := [row for row, count in enumerate(best) if count < 0]:
+    raise ValueError(f'the sentence at position {without[0]}, counted from 0, has no reference')
+  return found
+
+
+def score(sums: Any) -> tuple[float, float]:
+  """The error rate of tokens, edits by tokens of references, and that of sentences; as shares.
+
+  Of phonemes these are the phoneme and the word error rate. sums: of rows of `statistics`, `[4]`.
+  """
+  edits, tokens, wrong, sentences = (float(value) for value in sums)
+  return edits / max(tokens, 1), wrong / max(sentences, 1)
+
+
+def distances(
+  hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> np.ndarray:
+  """The fewest tokens to insert, delete or replace (Levenshtein 1966), of N pairs: int `[N]`."""
+  id_of: dict[str, int] = {}
+  ours, right = (_padded(texts, id_of, gap) for texts, gap in ((hypotheses, -1), (references, -2)))
+  lengths = np.array([*map(len, hypotheses)], int)
+  places = np.arange(right.shape[1] + 1)
+  row = np.tile(places, (len(ours), 1))  # from no token of ours to each beginning of the right ones
+  for step in range(ours.shape[1]):
+    replaced = row[:, :-1] + (ours[:, step, None] != right)
+    new = np.concatenate([row[:, :1] + 1, np.minimum(row[:, 1:] + 1, replaced)], axis=1)
+    # Insertions: the least of new[k] + j - k over k up to j.
+    new = np.minimum.accumulate(new - places, axis=1) + places
+    row = np.where((step < lengths)[:, None], new, row)
+  return row[np.arange(len(row)), [*map(len, references)]]
+
+
+def _padded(texts, id_of, gap):
+  ids = np.full((len(texts), max(map(len, texts), default=0)), gap)
+  for row, text in zip(ids, texts, strict=True):
+    row[: len(text)] = [id_of.setdefault(token, len(id_of)) for token in text]
+  return ids
