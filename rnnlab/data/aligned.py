@@ -212,5 +212,5 @@ def dictionary(content: str) -> Examples:
     pairs.setdefault(
       (_VARIANT.sub('', word), ' '.join(sound.rstrip('012') for sound in sounds)), row
     )
-  words, sounds = zip(*pairs, strict=True)
-  return Examples(words, sounds, np.array([*pairs.values()]))
+  words, said = zip(*pairs, strict=True)
+  return Examples(words, said, np.array([*pairs.values()]))
