@@ -11,8 +11,8 @@ FIRST on are the tokens of train, by falling count. A split has
 
 How both sides are read is the encoding {'source': ..., 'target': ..., 'shared': whether they have
 one vocabulary}, each side's as `rnnlab.data.units` has it, with 'vocabulary', a list in the order
-of ids. A pair whose source or target is longer than data.max_len is left out of train, of it alone, so
-that what is tested on does not depend on it.
+of ids. A pair whose source or target is longer than data.max_len is left out of train, of it alone,
+so that what is tested on does not depend on it.
 """
 
 import collections
