@@ -134,3 +134,9 @@ def test_public_functions_say_their_types():
       if isinstance(node, ast.FunctionDef) and node.name[0] != '_' and untyped(node):
         found[f'{file}: {node.name}'] = untyped(node)
   assert not found
+
+
+def test_no_two_files_of_tests_have_the_same_name():
+  """Pytest imports each by its name alone."""
+  names = sorted(path.name for path in pathlib.Path(__file__).parent.rglob('*.py'))
+  assert names == sorted({*names})

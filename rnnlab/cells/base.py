@@ -92,7 +92,7 @@ class Linear(NamedTuple):
   coefficients: `(params, x_t [..., D], dot) -> (a_t, b_t)`, for the inputs of one step, `[B, D]`,
     or of all, `[T, B, D]`. b_t is as the carry, and a_t too, or may be broadcast to it.
   output: `(params, carry_t, x_t, dot) -> y_t [..., H]`, for one step or for all.
-  times: `(a, carry) -> a * carry`, also of one a with another, associative: by element unless
+  times: `(a, carry) -> a * carry`, also of one a with another; associative, and by element unless
     given.
   one: numbers, the a that leaves a carry as it is; all 1 where None.
   """

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from rnnlab.cells.base import Array
 from rnnlab.models import softmax
+from rnnlab.recurrence import checks
 
 SHARES = 0.04, 0.2  # of the vocabulary, up to where the head goes and the first cluster
 DIVISOR = 4  # of the features, from one cluster to the next
@@ -56,8 +57,11 @@ def init(key: Array, kernel_init: Callable, features: int, vocab_size: int) -> d
 
 
 def nll(hs: Array, targets: Array, params: dict[str, Array], vocab_size: int) -> Array:
-  """Negative log-likelihoods in nats, float32 `[N]`. hs: `[N, H]`. targets: int `[N]`."""
-  cuts = cutoffs(vocab_size)
+  """Negative log-likelihoods in nats, float32 `[N]`. hs: `[N, H]`. targets: int `[N]`.
+
+  Raises ValueError for targets that are no ids below V; where they are not known, NaN.
+  """
+  targets, cuts = checks.ids(targets, vocab_size, 'targets'), cutoffs(vocab_size)
   found = softmax.nll(hs, _of_head(targets, cuts), params['head'], params['bias'])
   for i in range(1, len(cuts)):
 
@@ -73,6 +77,7 @@ def total_nll(
   hs: Array, targets: Array, weights: Array, params: dict[str, Array], vocab_size: int
 ) -> tuple[Array, Array]:
   """The sum of weights `[N]` times `nll`, and `nll`, which has no gradient; as of `softmax`."""
+  targets = checks.ids(targets, vocab_size, 'targets')
   return _total(vocab_size, hs, params, targets, jax.lax.stop_gradient(weights))
 
 
@@ -136,7 +141,7 @@ def log_probabilities(hs: Array, params: dict[str, Array], vocab_size: int) -> A
 
 def _of_head(targets, cuts):
   """The entry of the head that a target has: its own, or its cluster's."""
-  cluster = sum((targets >= cut).astype(targets.dtype) for cut in cuts[:-1])
+  cluster = sum((targets >= cut).astype(targets.dtype) for cut in cuts)  # beyond V: no entry
   return jnp.where(cluster > 0, cuts[0] + cluster - 1, targets)
 
 

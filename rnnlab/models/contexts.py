@@ -29,7 +29,7 @@ def nll(
   rows = max(1, min(size, most) // longest)
   starts = np.linspace(0, max(size - longest, 0), rows).astype(int)
   places = starts + np.arange(longest)[:, None]
-  weights = (places < size).astype(np.float32)
+  weights = jnp.asarray(places < size, jnp.float32)
   batches = {name: array[places % size][:, :, None] for name, array in split.items()}
   batches['weights'] = weights[:, :, None]
   start = model.apply({'params': params}, rows, method='initial_carry')

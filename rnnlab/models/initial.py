@@ -39,7 +39,11 @@ class Convention(NamedTuple):
 
 @functools.cache  # one object a bound, as cells.get and jit know an option by identity
 def uniform(bound: float) -> Initializer:
-  """Uniform from -bound to bound."""
+  """Uniform from -bound to bound.
+
+  >>> bool(abs(rnnlab.conventions.uniform(0.1)(jax.random.key(0), (50,))).max() < 0.1)
+  True
+  """
 
   def init(key, shape, dtype=float):
     return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -49,7 +53,12 @@ def uniform(bound: float) -> Initializer:
 
 @functools.cache
 def uniform_params(init: Callable[..., dict], bound: float) -> Callable[..., dict]:
-  """As a cell's `init` `(key, input_size) -> params`, but all of them uniform in +- bound."""
+  """As a cell's `init` `(key, input_size) -> params`, but all of them uniform in +- bound.
+
+  >>> init = rnnlab.conventions.uniform_params(rnnlab.lstm(4).init, 0.1)
+  >>> bool(abs(init(jax.random.key(0), 3)['b']).max() < 0.1)
+  True
+  """
 
   def draw(key, input_size):
     shapes = jax.eval_shape(lambda key: init(key, input_size), key)

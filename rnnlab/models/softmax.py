@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from rnnlab.cells.base import Array
+from rnnlab.recurrence import checks
 
 CHUNK = 2**22  # logits at once
 
@@ -20,8 +21,11 @@ CHUNK = 2**22  # logits at once
 def nll(hs: Array, targets: Array, w: Array, b: Array) -> Array:
   """Negative log-likelihoods in nats, float32 `[N]`.
 
-  hs: `[N, H]`. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`.
+  hs: `[N, H]`, float32 or bfloat16. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`. Raises
+  ValueError for targets that are no such ids; where they are not known (traced), their likelihood
+  is NaN.
   """
+  targets = checks.ids(targets, len(b), 'targets')
 
   def one(_, rows):
     return (), likelihood(*rows, w, b)[0]
@@ -33,8 +37,10 @@ def total_nll(hs: Array, targets: Array, weights: Array, w: Array, b: Array) -> 
   """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient.
 
   The gradient by hs, w and b is computed together with the value, so that no more than a chunk of
-  logits is there at once, and none is computed twice. There is none by the weights.
+  logits is there at once, and none is computed twice. There is none by the weights, and no second
+  derivative: `nll` has all.
   """
+  targets = checks.ids(targets, len(b), 'targets')
   return _total(hs, w, b, targets, jax.lax.stop_gradient(weights))
 
 
@@ -72,10 +78,12 @@ def likelihood(hs: Array, targets: Array, w: Array, b: Array) -> tuple[Array, Ar
   highest = logits.max(axis=1, keepdims=True)
   exps = jnp.exp(logits - highest)
   total = exps.sum(axis=1, keepdims=True)
-  is_target = jnp.arange(len(b)) == targets[:, None]
-  picked = jnp.sum(jnp.where(is_target, logits, 0), axis=1)
-  found = jnp.log(total[:, 0]) + highest[:, 0] - picked
-  return found, _split(exps / total - is_target)
+  # Taken by its place, not by comparing all: a pass through the logits less. From below 0 it would
+  # be counted from the end; beyond the end there is NaN.
+  at = jnp.where(targets < 0, len(b), targets)[:, None]
+  picked = jnp.take_along_axis(logits, at, axis=1, mode='fill')
+  found = jnp.log(total) + highest - picked
+  return found[:, 0], _split(exps * (1 / total) - (jnp.arange(len(b)) == at))
 
 
 def _split(logits):

@@ -98,7 +98,8 @@ def drop_weights(
   probability `rate`, in [0, 1) or traced, for all steps that are taken with what is returned; those
   kept are scaled by 1 / (1 - rate). Biases and the input's weights stay.
 
-  Raises ValueError where a step computes such weights, and does not only cut them from parameters.
+  Raises ValueError where a step computes such weights, and does not only cut them from parameters,
+  and where it has none.
 
   >>> cell, key = rnnlab.elman(hidden_size=40), jax.random.key(0)
   >>> params = rnnlab.recurrence.drop_weights(key, cell, cell.init(key, 3), 3, rate=0.5)
@@ -122,6 +123,10 @@ def drop_weights(
   x_t = jnp.zeros((1, input_size))
   # A product's weights have the gradient 1 by the numbers that they consist of.
   ws, gradient = jax.vjp(weights, jax.lax.stop_gradient(params))
+  if not ws:
+    raise ValueError(
+      f'weight_dropout drops the weights of states, and the cell {cell} has none: set it to 0'
+    )
   (used,) = gradient([jnp.ones_like(w) for w in ws])
   dropped = dict(params)
   for i, name in enumerate(_moved(cell, jax.make_jaxpr(weights)(params), sorted(params))):

@@ -66,8 +66,10 @@ def unroll(
     many: less with remat, which then acts within each k2 steps.
 
   backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError where no kernel can;
-    'auto' for a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a CPU, and
-    none of return_carries, dtype, remat and truncate.
+    'parallel' for all steps at once, for a cell that is linear in its carry, without remat and
+    truncate. 'auto' for a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a
+    CPU, and none of return_carries, dtype, remat and truncate; or for all steps at once where
+    `parallel.pays` says so.
 
   Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and
   those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
@@ -116,7 +118,7 @@ def unroll(
     resets = None if resets is None else resets & ~unknown[:, None]
 
   run = _in_scan if kernel is None else functools.partial(_in_kernel, kernel)
-  if _at_once(cell, steps, backend, options):
+  if _at_once(cell, initial_carry, steps, backend, options):
     run = functools.partial(_in_scan, at_once=True)
   arguments = params, initial_carry, table, xs, mask, resets, dropout
   axes = None, 0, None, 0, 0, 0, -2
@@ -247,7 +249,7 @@ def _why(cell, params, xs, asked):
   )
 
 
-def _at_once(cell, steps, backend, options):
+def _at_once(cell, carry, steps, backend, options):
   """Whether to take all steps at once, as `parallel` does; an empty sequence is scanned.
 
   Raises ValueError where `backend` asks for that and it can't be.
@@ -257,7 +259,9 @@ def _at_once(cell, steps, backend, options):
     raise ValueError(f"backend='parallel': {checks.called(cell)} is not linear in its carry")
   if backend == 'parallel' and asked:
     raise ValueError(f"backend='parallel': it has no {' and no '.join(asked)}")
-  return backend in ('auto', 'parallel') and linear(cell) is not None and not asked and steps > 0
+  if linear(cell) is None or asked or not steps:
+    return False
+  return backend == 'parallel' or backend == 'auto' and parallel.pays(carry, steps)
 
 
 @functools.cache

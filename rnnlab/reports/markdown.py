@@ -5,6 +5,8 @@ import re
 from rnnlab.reports import tables
 from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
+NOT_LISTED = 'Config', 'Again'  # of how it was made: one is a file, the other comes below
+
 
 def markdown(told: Report) -> str:
   """The text of summary.md."""
@@ -40,10 +42,7 @@ def markdown(told: Report) -> str:
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(notes(told)), '', *drawn(search=False)]
-  for texts in told.texts:
-    lines += [f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '']
-    for group, text in texts.groups:
-      lines += [f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '']
+  lines += [line for texts in told.texts for line in _quoted(texts)]
   lines += ['## Search', ''] * bool(told.trials)
   for trials in told.trials:
     lines += [_md(search_words(trials)), '', *grid(*tables.of_arms(trials))]
@@ -55,20 +54,18 @@ def markdown(told: Report) -> str:
       *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
       '',
     ]
-  lines += [
-    '## Made by',
-    '',
-    *(
-      f'- {name}: {", ".join(map(code, values))}'
-      for name, values in told.made_by.items()
-      if name not in ('Config', 'Again')
-    ),
-    '',
-    '```',
-    *told.made_by['Again'],
-    '```',
+  made = [
+    f'- {n}: {", ".join(map(code, v))}' for n, v in told.made_by.items() if n not in NOT_LISTED
   ]
+  lines += ['## Made by', '', *made, '', '```', *told.made_by['Again'], '```']
   return '\n'.join(lines) + '\n'
+
+
+def _quoted(texts):
+  """The lines of some Texts."""
+  yield from (f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '')
+  for group, text in texts.groups:
+    yield from (f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '')
 
 
 def _md(text):

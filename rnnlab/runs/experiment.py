@@ -195,9 +195,8 @@ def finish(
   params = tx.evaluated(state.params, state.opt_state)
   if task.examine:
     kept = state.best_params if best else params
-    splits: Any = shared.splits
-    found = task.examine(model, kept, dataset._replace(splits=splits))
-    predictions |= hosts.fetch(found)
+    splits: Any = shared.splits  # as they are on the device
+    predictions |= hosts.fetch(task.examine(model, kept, dataset._replace(splits=splits)))
   result = {
     'id': spec.id,
     'overrides': spec.overrides,

@@ -145,4 +145,4 @@ def _edges(last):
 def _ranges(edges):
   """Classes of numbers, of which these are the upper ends, in words."""
   starts = [1, *(edge + 1 for edge in edges[:-1])]
-  return [f'{a:,}–{b:,}' for a, b in zip(starts, edges, strict=True)]
+  return [f'{a:,}–{b:,}' if a < b else f'{a:,}' for a, b in zip(starts, edges, strict=True)]

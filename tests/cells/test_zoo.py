@@ -1,5 +1,6 @@
 """Every further cell against its equations in NumPy, and what each of them starts from."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import reference
 from numpy.testing import assert_allclose
 
 from rnnlab import cells
-from rnnlab.cells import base
-from rnnlab.recurrence import products, unroll
+from rnnlab.cells import base, lru
+from rnnlab.recurrence import drop_weights, engine, parallel, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 2, 5, 2, 4
 
@@ -175,6 +176,14 @@ def test_an_option_that_can_t_be_is_an_error_in_words(name, options, words):
     cells.get(name, hidden_size=HIDDEN, **options)
 
 
+def test_dropout_of_weights_that_a_cell_has_not_is_an_error_in_words():
+  cell = cells.get('mingru', hidden_size=HIDDEN)
+  params = cell.init(jax.random.key(0), INPUTS)
+  with pytest.raises(ValueError, match=r'weight_dropout .* mingru\(hidden_size=4\) has none'):
+    drop_weights(jax.random.key(0), cell, params, INPUTS, 0.5)
+  assert drop_weights(jax.random.key(0), cell, params, INPUTS, 0.0) is params
+
+
 # All steps at once.
 
 LINEAR = [name for name in cells.names() if base.linear(cells.get(name, hidden_size=1))]
@@ -210,6 +219,48 @@ def test_all_steps_at_once_are_the_scan(name, reverse):
     for given in ({}, options):
       found, expected = both(given)
       jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+def test_a_tree_of_steps_is_the_loop_over_them(reverse):
+  """Complex factors, values and gradients."""
+  rng = np.random.default_rng(0)
+  a, b, carry = (
+    lru.LRUCarry(*rng.normal(size=(2, *shape))) for shape in ((7, 2, 3),) * 2 + ((2, 3),)
+  )
+  expected, state = [], carry.real + 1j * carry.imag
+  for t in reversed(range(7)) if reverse else range(7):
+    state = (a.real[t] + 1j * a.imag[t]) * state + b.real[t] + 1j * b.imag[t]
+    expected.append(state)
+  expected = np.stack(expected[::-1] if reverse else expected)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(way, *arrays):
+    out, pull = jax.vjp(lambda *given: way(lru.times, *given, reverse), *arrays)
+    return out, pull(jax.tree.map(jnp.cos, out))
+
+  with jax.enable_x64():
+    found, slopes = run(parallel.in_a_tree, a, b, carry)
+    assert_allclose(found.real + 1j * found.imag, expected, 1e-10)
+    other, others = run(parallel.one_by_one, a, b, carry)
+  jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), (found, slopes), (other, others))
+
+
+def test_all_steps_are_taken_at_once_where_that_pays(monkeypatch):
+  def found(steps, backend='auto', kind='cpu'):
+    asked = []
+    monkeypatch.setattr(
+      parallel, 'scan', lambda *a, **k: asked.append(1) or engine.scan(cell.step, *a[1:], **k)
+    )
+    monkeypatch.setattr(parallel.devices, 'backend', lambda: kind)
+    xs = jax.ShapeDtypeStruct((2, steps, INPUTS), jnp.float32)
+    jax.eval_shape(lambda p, xs: unroll(cell, p, xs, backend=backend), params, xs)
+    return bool(asked)
+
+  cell = cells.get('mingru', hidden_size=64)
+  params = cell.init(jax.random.key(0), INPUTS)
+  assert found(1024) and not found(1025) and found(1025, kind='gpu') and found(1025, 'parallel')
+  assert not found(5, 'scan') and not found(0, 'parallel')
 
 
 def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():

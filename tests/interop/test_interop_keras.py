@@ -326,7 +326,12 @@ def test_a_classifier_of_keras_predicts_the_same(name, shape, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('name', 'shape'), [(n, s) for n, s in CLASSIFIERS if s not in ('no-bias', 'logits')]
+  ('name', 'shape'),
+  [
+    pytest.param(name, shape, marks=pytest.mark.slow if shape == 'tutorial' else ())
+    for name, shape in CLASSIFIERS
+    if shape not in ('no-bias', 'logits')
+  ],
 )
 def test_a_classifier_of_rnnlab_predicts_the_same_in_keras(name, shape, tmp_path):
   shape = SHAPES[shape]

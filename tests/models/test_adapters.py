@@ -106,7 +106,12 @@ SEQUENCES = {
 @pytest.mark.parametrize(
   ('name', 'sequence'),
   [('lstm', sequence) for sequence in SEQUENCES]
-  + [(name, 'keep_order lengths') for name in CELLS if name != 'lstm'],
+  + [('gru', 'keep_order lengths')]
+  + [
+    pytest.param(name, 'keep_order lengths', marks=pytest.mark.slow)
+    for name in CELLS
+    if name not in ('lstm', 'gru')
+  ],
 )
 def test_a_sequence_is_that_of_unroll_values_and_gradients(name, sequence, library):
   fields, lengths = SEQUENCES[sequence]

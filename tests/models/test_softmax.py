@@ -125,6 +125,57 @@ def test_the_probabilities_of_clusters_are_one_together():
   np.testing.assert_allclose(found, of_clusters(p | {'hs': hs}, 60), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('wrong', [-1, 60, 61, 1000])
+@pytest.mark.parametrize('kind', KINDS)
+def test_targets_that_are_no_ids(kind, wrong):
+  _, nll, total_nll = KINDS[kind]
+  hs, targets, weights = drawn(60)
+  targets[4] = wrong
+  ids, p = jnp.asarray(targets), to_jax(parameters(kind, 60))
+  hs, weights = to_jax((hs, weights))
+  with pytest.raises(ValueError, match=rf'targets\[4\] is {wrong}, but there are 60 rows'):
+    nll(hs, ids, p, 60)
+  with pytest.raises(ValueError, match=rf'targets\[4\] is {wrong}, but there are 60 rows'):
+    total_nll(hs, ids, weights, p, 60)
+  found = jax.jit(lambda ids: nll(hs, ids, p, 60))(ids)
+  np.testing.assert_array_equal(np.isnan(found), np.arange(ROWS) == 4)
+  total, each = jax.jit(lambda ids: total_nll(hs, ids, weights, p, 60))(ids)
+  assert np.isnan(total)
+  np.testing.assert_array_equal(np.isnan(each), np.arange(ROWS) == 4)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_population(kind):
+  """Under vmap, as a sweep trains its runs at once, each has its own values and gradients."""
+  _, nll, total_nll = KINDS[kind]
+  p = to_jax(parameters(kind, 60))
+  members = [to_jax(drawn(60, seed=seed)[::2]) for seed in (0, 1)]
+  ids = [jnp.asarray(drawn(60, seed=seed)[1]) for seed in (0, 1)]
+  own = [jax.tree.map(lambda a, scale=scale: scale * a, p) for scale in (1.0, 0.5)]
+
+  def value(p, hs, ids, weights):
+    return total_nll(hs, ids, weights, p, 60)
+
+  step = jax.value_and_grad(value, (0, 1), has_aux=True)
+  stack = lambda trees: jax.tree.map(lambda *a: jnp.stack(a), *trees)  # noqa: E731
+  hs, weights = stack(members)
+  found = jax.jit(jax.vmap(step))(stack(own), hs, stack(ids), weights)
+  each = [step(q, h, i, r) for q, (h, r), i in zip(own, members, ids, strict=True)]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, stack(each)
+  )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_one_row(kind):
+  log_p, nll, _ = KINDS[kind]
+  hs, targets, weights = (a[1:2] for a in drawn(60))
+  p = parameters(kind, 60)
+  each = plain(log_p(p | {'hs': hs}, 60), p, targets, weights)[1]
+  found = nll(to_jax(hs), jnp.asarray(targets), to_jax(p), 60)
+  np.testing.assert_allclose(found, each, rtol=1e-5)
+
+
 @pytest.mark.parametrize('vocab_size', [29, 30])
 def test_columns_are_split_over_devices(vocab_size):
   hs, targets, weights = drawn(vocab_size)

@@ -197,7 +197,10 @@ def value_and_gradients(cell, params, xs):
 
 
 @pytest.mark.parametrize('direction', ['forward', 'backward'])
-@pytest.mark.parametrize('how', ['wrong', 'not a number', 'raises'])
+@pytest.mark.parametrize(
+  'how',
+  ['wrong', *(pytest.param(how, marks=pytest.mark.slow) for how in ('not a number', 'raises'))],
+)
 def test_a_broken_cpu_kernel_is_not_used(registered, folder, monkeypatch, how, direction, caplog):
   call = getattr(cpu, f'_call_{direction}')
 

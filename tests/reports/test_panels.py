@@ -5,7 +5,9 @@ import json
 
 import matplotlib.colors
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.text import Text
 from test_report import Page, contrast, write_run
 
 from rnnlab import tasks
@@ -141,6 +143,46 @@ def test_words_of_panels_do_not_leave_the_picture(kind, groups):
   for ax in fig.axes:
     box = ax.get_tightbbox()
     assert box.x0 >= 0 and box.x1 <= fig.bbox.x1 and box.y0 >= 0 and box.y1 <= fig.bbox.y1
+
+
+def test_a_curve_may_have_a_band_named_places_and_logarithmic_axes():
+  y = np.array([3.0, 40.0, 2000.0])
+  data = {'x': np.arange(3), 'y': y, 'low': y / 2, 'high': 2 * y, 'counts': [5, 6, 7]}
+  data |= {'ticks': ['1–3', '4–10', '11+'], 'log': 'y', 'counted': 'tokens'}
+  of = [(cell.upper(), cell, Panel('curve', 'A title', '', data)) for cell in ('lstm', 'gru')]
+  shown = Shown('curve', 'A title', '', of)
+  ax, below = figures.panels(shown).axes
+  assert ax.get_yscale() == 'log' and below.get_ylabel() == 'Tokens'
+  assert [tick.get_text() for tick in below.get_xticklabels()] == data['ticks']
+  band, _ = ax.collections
+  ends = band.get_paths()[0].vertices[:, 1]
+  assert (ends.min(), ends.max()) == (1.5, 4000)
+  assert [bar.get_height() for bar in below.patches] == [5, 6, 7]  # once, as both have the same
+  assert (
+    list(panels.alternative(shown))[1] == 'LSTM: y against x: 3 at 1–3, 40 at 4–10, 2e+03 at 11+'
+  )
+  data = {'x': [1, 10, 100], 'y': [3, 2, 1], 'log': 'x'}
+  (ax,) = figures.panels(
+    Shown('curve', 'A title', '', [('LSTM', 'lstm', Panel('curve', 'A title', '', data))])
+  ).axes
+  assert (ax.get_xscale(), ax.get_yscale()) == ('log', 'linear')
+
+
+def test_labels_of_lines_keep_apart_on_a_logarithmic_axis():
+  metric = Metric('perplexity', '', 'lower', '.2f', 'exp')
+  rows = [
+    {'id': group, 'group': group, 'model.cell': group, 'epoch': epoch, 'validation_is_test': False}
+    | {'train_perplexity': value * 1.01, 'validation_perplexity': value, 'seconds': 1.0}
+    | {'metrics': json.dumps([metric._asdict()])}
+    for group, last in (('lstm', 80.0), ('gru', 81.0))
+    for epoch, value in enumerate((9000.0, 400.0, last), 1)
+  ]
+  fig = figures.learning_curves(pd.DataFrame(rows))
+  (ax,) = (ax for ax in fig.axes if ax.texts)
+  assert ax.get_yscale() == 'log'
+  boxes = sorted((Text.get_window_extent(label) for label in ax.texts), key=lambda box: box.y0)
+  assert all(a.y1 <= b.y0 for a, b in itertools.pairwise(boxes)) and len(boxes) == 4
+  assert ax.bbox.y0 <= boxes[0].y1 and boxes[-1].y0 <= ax.bbox.y1
 
 
 def test_letters_that_no_font_here_has_are_left_to_the_browser(recwarn, caplog):

@@ -13,6 +13,7 @@ from rnnlab import results
 from rnnlab.reports import report
 from rnnlab.results import measures, statistics
 from rnnlab.runs import configs
+from rnnlab.tasks.base import Metric
 
 CLAIM = {
   'claim': 'GRU is ahead',
@@ -82,6 +83,36 @@ def test_a_row_of_the_comparison_is_what_statistics_say(tmp_path):
   assert row['items_low'] == pytest.approx(items.low, abs=0.0005)
   assert row['items_high'] == pytest.approx(items.high, abs=0.0005)
   assert row['p_holm'] == row['p']  # a family of one
+
+
+def test_a_perplexity_has_an_interval_over_seeds_and_stretches_of_the_text(tmp_path):
+  draw, nll = np.random.default_rng(0), {}
+  names = ('perplexity', 'exp'), ('loss', '')
+  metrics = [Metric(name, '', 'lower', '.3f', link)._asdict() for name, link in names]
+  targets, hard = draw.integers(0, 9, 2000), draw.exponential(1, 2000)
+  for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
+    folder = write_run(tmp_path, cell, seed, epochs=1)
+    nll[cell, seed] = hard + draw.normal(4 + 0.1 * (cell == 'gru'), 0.3, 2000) + seed / 100
+    mean = nll[cell, seed].mean()
+    of = {'perplexity': float(np.exp(mean)), 'loss': float(mean)}
+    values = {f'{split}_{n}': v for split in ('train', 'validation', 'test') for n, v in of.items()}
+    result = json.loads((folder / 'result.json').read_text())
+    result |= {'task': 'language_model', 'metrics': metrics}
+    result['final'], result['best'] = values | {'epoch': 1}, values | {'epoch': 1}
+    (folder / 'result.json').write_text(json.dumps(result))
+    outputs = dict.fromkeys(('final', 'best'), nll[cell, seed])
+    np.savez(folder / 'predictions.npz', targets=targets, **outputs)
+  runs = results.load_runs(tmp_path)
+  row = results.compare(runs, tmp_path).iloc[0]
+  groups = [[nll[cell, seed] for seed in range(3)] for cell in ('lstm', 'gru')]
+  groups = [np.stack([statistics.of_blocks(run) for run in group]) for group in groups]
+  assert row['difference'] == pytest.approx(groups[1].mean() - groups[0].mean())
+  low, high = statistics.bootstrap_difference(*groups)[1:3]
+  chance = 0.05 * (high - low)  # of the draws, which are others
+  assert (row['items_low'], row['items_high']) == pytest.approx((low, high), abs=chance)
+  np.savez(folder / 'predictions.npz', targets=targets, final=nll['lstm', 0], best=nll['lstm', 0])
+  found = results.compare(runs, tmp_path)
+  assert found['items_low'].isna().all() and found['low'].notna().all()
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,40 @@ def test_bootstrap_of_one_run_has_no_interval():
   assert np.isnan(statistics.bootstrap_difference(a[[0, 0]], a[[0, 0, 0]])[1:]).all()
 
 
+def nlls(draw, runs, size, topic):
+  """The nll of tokens by two groups of runs, `[2, R, N]`, and the difference to be estimated.
+
+  A text has topics of some hundred tokens, which suit the one group more than the other.
+  """
+  topics = np.repeat(draw.normal(0, topic, (2, size // 40)), 40, axis=1)
+  of_runs = draw.normal([[4.0], [4.1]], 0.02, (2, runs))
+  found = of_runs[:, :, None] + topics[:, None] + draw.exponential(1, (2, 1, size)) - 1
+  # Over the runs there may be, exp of a mean is greater than exp of the mean of means.
+  true = np.diff(np.exp([4.0 + 0.02**2 / 2, 4.1 + 0.02**2 / 2]))[0]
+  return found + draw.normal(0, 0.3, found.shape), true
+
+
+def test_intervals_of_perplexity_cover_the_chance_of_the_text():
+  draw, covered, naive = np.random.default_rng(13), [], []
+  for _ in range(150):
+    found, true = nlls(draw, 5, 4000, topic=0.5)
+    a, b = (np.stack([statistics.of_blocks(run) for run in runs]) for runs in found)
+    value, low, high, _ = statistics.bootstrap_difference(a, b)
+    means = np.exp(found.mean(axis=2)).mean(axis=1)
+    assert value == pytest.approx(means[1] - means[0])
+    covered.append(low <= true <= high)
+    error = np.sqrt(np.var(means[1] * found[1].mean(0) - means[0] * found[0].mean(0)) / 4000)
+    naive.append(abs(value - true) <= 1.96 * error)
+  assert has(covered, 0.90, 0.98)
+  assert np.mean(naive) < 0.7
+
+
+def test_a_short_stream_and_one_that_is_not_finite_have_no_stretches():
+  assert len(statistics.of_blocks(np.ones(999))) == 0
+  assert statistics.of_blocks(np.full(1000, 2.0)) == pytest.approx([np.exp(2)] * 50)
+  assert len(statistics.of_blocks(np.append(np.ones(2000), np.inf))) == 0
+
+
 def test_expected_maximum_is_that_of_all_choices():
   values = np.random.default_rng(10).normal(size=6)
   values[1] = values[2]

@@ -164,6 +164,7 @@ def test_two_processes_give_the_figures_of_one_and_broken_off_the_same_bits(
   assert finals(broken) == whole
 
 
+@pytest.mark.slow
 def test_a_mistake_that_the_first_process_finds_ends_all(launch_two):
   (led, status), (followed, follower_status) = end(launch_two(*RUN, '--config.train.batch_size=33'))
   assert status == follower_status == 2

@@ -201,7 +201,7 @@ def test_halving_judges_by_the_best_epoch_up_to_the_rung(tmp_path):
   assert {run.until for run in todo} == {0}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
   method=st.sampled_from(['sobol', 'random']),
   halving=st.sampled_from([(), (2,), (1, 3)]),

@@ -107,7 +107,8 @@ def test_members_are_their_solo_runs(reviews, whole, tmp_path):
   assert shapes == dict.fromkeys(('labels', 'final', 'best'), (100,))
 
 
-@pytest.mark.parametrize('lanes', [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('lanes', [2, 5])
 def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeypatch, tmp_path):
   """In several blocks, and in one; the batches masked where a solo run's are trimmed."""
   in_lanes(monkeypatch, lanes)

@@ -61,6 +61,7 @@ def test_a_second_launch_does_nothing_and_shows_the_report(finished, launch):
     pd.testing.assert_frame_equal(frame[written.columns], written, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment, tmp_path):
   """And is as wide as COLUMNS says."""
   workdir, _ = finished
@@ -239,6 +240,7 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   assert told['summary'][0]['test_accuracy_std'] is None  # of a single run
 
 
+@pytest.mark.slow
 def test_a_cell_in_one_new_file_trains_by_name(launch, tmp_path):
   copy = tmp_path / 'clone'
   shutil.copytree(ROOT / 'rnnlab', copy / 'rnnlab', ignore=shutil.ignore_patterns('__pycache__'))

@@ -39,7 +39,7 @@ def test_each_version_bound_has_one_source():
   assert not {'dependencies', 'optional-dependencies'} & project['project'].keys()
   dynamic = project['tool']['setuptools']['dynamic']
   extras = {name: told['file'] for name, told in dynamic['optional-dependencies'].items()}
-  optional = ('cluster', 'files', 'search', 'trackers')
+  optional = ('cluster', 'files', 'search', 'trackers', 'translation')
   assert extras == {name: f'experiments/{name}.txt' for name in optional} | {
     'test': 'tests/requirements.txt'
   }

@@ -12,6 +12,7 @@ from reference import unroll
 
 from rnnlab.data import DataError
 from rnnlab.interop import files
+from rnnlab.reports import report
 from rnnlab.runs import configs, program, run
 from rnnlab.runs import folder as run_files
 from rnnlab.sweeps import executors, sweep
@@ -96,6 +97,9 @@ def test_a_population_has_the_metrics_of_its_runs_by_themselves(config, whole, t
   assert [event.kind for event in events].count('done') == 4
   found = finals(tmp_path)
   for name, (final, best, rows, _) in finals(whole).items():
+    asked = [np.load(at / name / run_files.PREDICTIONS) for at in (whole, tmp_path)]
+    np.testing.assert_allclose(*(of['context_nll'] for of in asked), rtol=1e-4)
+    np.testing.assert_array_equal(*(of['sample'] for of in asked))
     assert found[name][0] == pytest.approx(final, rel=1e-4)
     assert found[name][1] == pytest.approx(best, rel=1e-4)
     assert [row['epoch'] for row in found[name][2]] == [row['epoch'] for row in rows]
@@ -111,14 +115,21 @@ def test_what_a_run_says_is_what_its_files_say_in_a_plain_loop(config, whole, ce
   text = (whole / config.data.path / 'test.txt').read_text()
   targets = [ids[word] for line in text.splitlines() for word in (*line.split(), '<eos>')]
   params = jax.tree.map(lambda a: np.asarray(a, np.float64), files.load(folder / run_files.PARAMS))
-  xs = params['embedding'][[ids['<eos>'], *targets[:-1]]][None]
-  for layer in ('Recurrent_0', 'Recurrent_1'):
-    zeros = np.zeros((1, SIZES['model.hidden_size']))
-    name, carry = ('lstm', (zeros, zeros)) if cell == 'lstm' else ('gru-after', (zeros,))
-    _, xs = unroll(name, params[layer]['cell'], xs, carry)
-  logits = xs[0] @ params['output'] + params['output_bias']
-  log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-  nll = -log_p[np.arange(len(targets)), targets]
+
+  def loop(rows, anew):
+    """The nll of rows of (input, target) pairs, the carry being made anew where `anew` says."""
+    inputs, targets = np.moveaxis(rows, -1, 0)
+    xs = params['embedding'][inputs]
+    for layer in ('Recurrent_0', 'Recurrent_1'):
+      zeros = np.zeros((len(xs), SIZES['model.hidden_size']))
+      name, carry = ('lstm', (zeros, zeros)) if cell == 'lstm' else ('gru-after', (zeros,))
+      _, xs = unroll(name, params[layer]['cell'], xs, carry, resets=anew)
+    logits = xs @ params['output'] + params['output_bias']
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return -np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+
+  pairs = np.stack([[ids['<eos>'], *targets[:-1]], targets], axis=-1)
+  nll = loop(pairs[None], np.zeros((1, len(pairs)), bool))[0]
   assert result['best']['test_loss'] == pytest.approx(nll.mean(), rel=1e-5)
   assert result['best']['test_perplexity'] == pytest.approx(np.exp(nll.mean()), rel=1e-5)
   bits = nll.sum() / np.log(2) / len(text)
@@ -126,6 +137,13 @@ def test_what_a_run_says_is_what_its_files_say_in_a_plain_loop(config, whole, ce
   with np.load(folder / run_files.PREDICTIONS) as kept:
     np.testing.assert_allclose(kept['best'], nll, rtol=1e-4, atol=1e-5)
     assert kept['targets'].tolist() == targets
+    assert kept['sample'].shape == (200,) and 0 <= kept['sample'].min() <= kept['sample'].max() < 14
+    starts = np.linspace(0, len(pairs) - 200, len(pairs) // 200).astype(int)
+    rows = np.stack([pairs[start : start + 200] for start in starts])
+    assert kept['context_steps'].tolist() == [1, 2, 5, 10, 20, 50, 100, 200]
+    for steps, found in zip(kept['context_steps'], kept['context_nll'], strict=True):
+      anew = np.broadcast_to(np.arange(200) % steps == 0, rows.shape[:2])
+      assert found == pytest.approx(loop(rows, anew).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -147,3 +165,23 @@ def test_a_text_shorter_than_a_batch_of_windows_is_told(config):
   varied.train.window = 4000
   with pytest.raises(DataError, match=r'(?s)2 streams of windows of 4002 steps.*train\.window'):
     program.prepare(varied)
+
+
+@pytest.mark.slow
+def test_the_report_shows_what_is_known_of_the_models_and_what_they_write(whole):
+  told = report.write(whole)
+  names = {drawing.name: drawing for drawing in told.drawings}
+  for name in ('frequency_of_the_word', 'place_in_the_line', 'context'):
+    assert 'GRU: Perplexity against' in names[f'perplexity_by_{name}'].alternative
+  (texts,) = told.texts
+  assert texts.title == 'Samples' and {group for group, _ in texts.groups} == {'LSTM', 'GRU'}
+  page, lines = ((whole / file).read_text() for file in ('report.html', 'summary.md'))
+  for group, text in texts.groups:
+    (folder,) = whole.glob(f'cell-{group.lower()}*')
+    with np.load(folder / run_files.PREDICTIONS) as kept:
+      vocabulary = (folder / run_files.VOCABULARY).read_text().split()
+      words = [vocabulary[i] for i in kept['sample']]
+    assert text.split() == [word for word in words if word != '<eos>']
+    assert text.count('\n') == words.count('<eos>')
+    assert text.split('\n')[0] in page and text.split('\n')[0] in lines
+  assert 'test tokens' in page and '50 stretches' in page
