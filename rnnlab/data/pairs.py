@@ -9,8 +9,10 @@ FIRST on are the tokens of train, by falling count. A split has
 - 'references', of validation and test alone: uint8 `[N, R, L]`, the right translations of each
   example as UTF-8, padded behind with 0; see `references`.
 
-How both sides are read is the encoding {'source': ..., 'target': ...}, each as `rnnlab.data.units`
-has it, with the side's 'vocabulary', a list in the order of ids.
+How both sides are read is the encoding {'source': ..., 'target': ..., 'shared': whether they have
+one vocabulary}, each side's as `rnnlab.data.units` has it, with 'vocabulary', a list in the order
+of ids. A pair whose source or target is longer than data.max_len is left out of train, of it alone,
+so that what is tested on does not depend on it.
 """
 
 import collections
@@ -23,6 +25,7 @@ from ml_collections import ConfigDict
 
 from rnnlab.data import DataError, aligned, batching, cache, own, units
 from rnnlab.data.base import Dataset
+from rnnlab.data.text import listed
 
 PAD, BOS, EOS, UNK, FIRST = range(5)
 SPECIAL = '<pad>', '<bos>', units.END, units.UNKNOWN
@@ -56,7 +59,10 @@ def load(config: Any) -> Dataset:
   texts = splits['test'].pop('texts')
   for split in splits.values():
     split['targets'] = split['inputs']['target'][:, 1:]
-  shown = lambda rows: _texts(texts[rows])  # noqa: E731
+
+  def shown(rows):
+    return _texts(texts[rows])
+
   return made._replace(splits=splits, spec=spec(made.encoding), shown=shown)
 
 
@@ -67,8 +73,11 @@ def spec(encoding: Mapping[str, Any]) -> Spec:
 
 
 def encode(texts: Sequence[str], encoding: Mapping[str, Any]) -> np.ndarray:
-  """Texts of the source side as a model takes them: int32 `[N, S]`, S as the longest needs it."""
-  return _ids(_tokens(texts, encoding['source']), encoding['source']['vocabulary'], [])
+  """Texts of the source side as a model takes them: int32 `[N, S]`, S as the longest needs it.
+
+  Raises TypeError, with the place, for what is no list of texts.
+  """
+  return _ids(_tokens(listed(texts), encoding['source']), encoding['source']['vocabulary'], [])
 
 
 def decode(ids: Iterable[int], side: Mapping[str, Any]) -> str:
@@ -134,6 +143,19 @@ def _dataset(kind, read, config):
       splits[name]['texts'] = _as_bytes(part.inputs)
     sizes.append(f'{len(part.rows):,} {name}')
   notes += [_told(side, tokens, encoding[side]) for side in SIDES]
+  return Dataset(
+    splits=splits,
+    title=f'{read.title}, {_title(encoding)}',
+    line=f'{", ".join(sizes)} pairs',
+    source=kind,
+    fingerprint=_fingerprint(splits, encoding),
+    vocabulary=tuple(encoding['target']['vocabulary']),
+    encoding=encoding,
+    notes=tuple(notes),
+  )
+
+
+def _fingerprint(splits, encoding):
   flat = {
     f'{name}/{of}': array
     for name, one in splits.items()
@@ -141,16 +163,7 @@ def _dataset(kind, read, config):
   }
   words = '\n'.join(word for side in SIDES for word in encoding[side]['vocabulary'])
   flat['vocabularies'] = np.frombuffer(words.encode(), np.uint8)
-  return Dataset(
-    splits=splits,
-    title=f'{read.title}, {_title(encoding)}',
-    line=f'{", ".join(sizes)} pairs',
-    source=kind,
-    fingerprint=cache.fingerprint(flat),
-    vocabulary=tuple(encoding['target']['vocabulary']),
-    encoding=encoding,
-    notes=tuple(notes),
-  )
+  return cache.fingerprint(flat)
 
 
 def _title(encoding):

@@ -127,6 +127,8 @@ def test_new_texts_are_read_as_those_of_train_and_written_as_people_do(flickr):
   assert pairs.decode([3, *out[1:3], 2, *out], made.encoding['target']) == '<unk> two cats'
   assert pairs.references(made.splits['test'])[0] == ['a dog runs.']
   assert made.title.endswith('lower case')
+  with pytest.raises(TypeError, match='not one text'):
+    pairs.encode('Hund', made.encoding)
 
 
 @pytest.mark.parametrize('unit', ['character', 'subword'])
