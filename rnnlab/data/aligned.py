@@ -97,9 +97,13 @@ def _splits(path, stems, config):
       chosen[split] = found[0]
   if 'train' not in chosen:
     raise DataError(
-      f'{path}: there are no train files, as train.de and train.en: it has {_some([*stems])}'
+      f'{path}: there are no train files, as train.de and train.en: it has {_names(stems)}'
     )
   return chosen
+
+
+def _names(stems):
+  return _some([file.name for of in stems.values() for file in of.values()])
 
 
 def _some(names):
@@ -212,5 +216,5 @@ def dictionary(content: str) -> Examples:
     pairs.setdefault(
       (_VARIANT.sub('', word), ' '.join(sound.rstrip('012') for sound in sounds)), row
     )
-  words, said = zip(*pairs, strict=True)
-  return Examples(words, said, np.array([*pairs.values()]))
+  words = [word for word, _ in pairs]
+  return Examples(words, [sounds for _, sounds in pairs], np.array([*pairs.values()]))

@@ -44,9 +44,12 @@ def load(config: Any) -> Dataset:
   The vocabulary is that of the target side; the spec is a Spec. Raises DataError where data are
   missing, damaged, or too few.
   """
-  found = aligned.files(config)
   kind = aligned.source(config)
-  there = {name: cache.identity(path) for name, path in found.items()}
+  try:
+    found = aligned.files(config)
+    there = {name: cache.identity(path) for name, path in found.items()}
+  except OSError as error:
+    raise DataError(f'{config.path}: {error.strerror}') from error
   path = cache.path('pairs', dict(config.items()) | {'source': kind}, there)
   made = cache.dataset(path, lambda: _dataset(kind, aligned.read(config, found), config))
   splits = {name: dict(made.splits[name]) for name in own.SPLITS if name in made.splits}
@@ -193,7 +196,7 @@ def _repeated(keys):
 
 def _together(part):
   """The first row of each source, and the different targets that it has."""
-  found: dict[str, tuple[int, dict[str, None]]] = {}
+  found = {}
   for row, (text, target) in enumerate(zip(part.inputs, part.targets, strict=True)):
     found.setdefault(_key(text), (row, {}))[1][target] = None
   return [row for row, _ in found.values()], [[*right] for _, right in found.values()]
@@ -209,7 +212,7 @@ def _encodings(kind, parts, config):
       f'--config.data.shared_vocabulary: both sides must be of one unit, and they are'
       f' {chosen[0]}s and {chosen[1]}s: give data.unit_source and data.unit_target'
     )
-  encoding: dict[str, Any] = {'shared': config.shared_vocabulary}
+  encoding = {'shared': config.shared_vocabulary}
   texts = dict(zip(SIDES, parts['train'][:2], strict=True))
   for side, unit in zip(SIDES, chosen, strict=True):
     encoding[side] = {'unit': unit, 'lowercase': config.lowercase}

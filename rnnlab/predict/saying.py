@@ -35,7 +35,7 @@ SHOWN = 1000  # tokens of a line at most, where people read
 COLOURS = (0.15, 'green'), (0.5, ''), (0.85, 'yellow'), (math.inf, 'bold red')
 SURPRISING = 0.5  # the share from which the bits are written after a token, without colours
 FEW = 8  # unknown tokens that are named
-LEGEND = 'perplexity  bits per character  text, of which green is foreseen, and red surprising'
+LEGEND = 'perplexity  bits/char  text: green where foreseen, red where surprising'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -208,7 +208,7 @@ def score_file(models: Mapping[str, TextModel], given: argparse.Namespace) -> No
       _write(given.out, model, scored)
     else:
       if people:
-        console.print(f'{name:10}{LEGEND}', style='dim', highlight=False)
+        console.print(f'{name}:\n{LEGEND}' if name else LEGEND, style='dim', highlight=False)
       for i, line in enumerate(scored.lines(model.members[0].encoding['end']), 1):
         where = {'number': i} | ({'setting': name} if name else {})
         _print_score(model, line, where, console if people else None, given.json)
@@ -249,7 +249,7 @@ def _print_score(model, scored, where, console, as_json):
       json.dumps(where | said | {'bits_per_character': _rounded(per_character), 'tokens': tokens})
     )
   elif console:
-    line = rich.text.Text(f'{scored.perplexity:10.2f}  {per_character:6.3f}  ')
+    line = rich.text.Text(f'{scored.perplexity:10.2f}  {per_character:9.3f}  ')
     if 'setting' in where:
       line.append(f'{where["setting"]}  ', 'dim')
     _append_tokens(line, model.members[0], scored, not console.no_color)

@@ -156,9 +156,9 @@ def test_both_sides_may_have_one_vocabulary(flickr):
 
 def test_what_is_long_is_left_out_of_train_alone(flickr):
   (flickr / 'val.de').write_text('Ein Hund rennt, rennt, rennt.\n')
-  made = pairs.load(config(flickr, languages='de-en', max_len=5))
+  made = pairs.load(config(flickr, languages='de-en', max_len=4))
   assert made.line == '2 train, 1 validation, 2 test pairs'
-  assert told(made, 'left out').endswith('data.max_len=5: 1 pair, the longest, line 3, of 6 tokens')
+  assert told(made, 'left out').endswith('data.max_len=4: 1 pair, the longest, line 3, of 6 tokens')
   assert 'Zwei' not in made.encoding['source']['vocabulary']
   assert 'longest 4 in train and 8 in all' in told(made, 'source')
   with pytest.raises(DataError, match='all 3 train pairs are longer than 2 tokens'):
@@ -170,6 +170,14 @@ def test_empty_sides_are_left_out_and_told(flickr):
   made = pairs.load(config(flickr, languages='de-en'))
   assert made.line.startswith('2 train')
   assert told(made, 'left out') == 'left out of train, as a side is empty: 1 pair, line 2'
+
+
+def test_fewer_examples_and_no_validation(flickr):
+  made = pairs.load(config(flickr, languages='de-en', validation_fraction=0.0, max_examples=1))
+  assert made.line == '1 train, 1 test pairs' and [*made.splits] == ['train', 'test']
+  assert told(made, 'validation') == (
+    'validation: not read, as --config.data.validation_fraction=0'
+  )
 
 
 def test_a_table_is_cut_and_a_source_is_on_one_side(tmp_path):
@@ -261,7 +269,7 @@ def test_bad_folders_and_files_are_told(tmp_path, flickr):
   refused(flickr, 'there is no train.fr, the source side', 'train.de, train.en', languages='fr-en')
   refused(flickr, 'there is no test_2018.*', 'test_2016_flickr', test='test_2018', **de_en)
   refused(tmp_path / 'nothing', 'there is no such folder or file', **de_en)
-  refused(folder(tmp_path / 'bare', {'a.txt': 'b'}), 'no train files', 'it has a', **de_en)
+  refused(folder(tmp_path / 'bare', {'a.txt': 'b'}), 'no train files', 'it has a.txt', **de_en)
   refused('', 'which pairs?', source='pairs')
 
 

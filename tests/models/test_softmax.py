@@ -192,7 +192,7 @@ def test_columns_are_split_over_devices(vocab_size):
 
 
 def test_features_in_bfloat16_are_summed_in_float32():
-  vocab_size = 500
+  vocab_size = 60
   hs, targets, weights = drawn(vocab_size)
   p = parameters('all', vocab_size)
   rounded = jnp.asarray(hs, jnp.bfloat16)
@@ -202,6 +202,19 @@ def test_features_in_bfloat16_are_summed_in_float32():
   found = softmax.nll(rounded, jnp.asarray(targets), w, to_jax(p['b']))
   assert found.dtype == jnp.float32
   np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-5)
+
+  def value(hs, w):
+    return softmax.total_nll(hs, jnp.asarray(targets), to_jax(weights), w, to_jax(p['b']))[0]
+
+  d_hs, d_w = jax.grad(value, (0, 1))(rounded, w.astype(jnp.float32))
+  assert (d_hs.dtype, d_w.dtype) == (jnp.bfloat16, jnp.float32)
+
+  def loss(inputs):
+    return plain(of_all(inputs, vocab_size), inputs, targets, weights)[0]
+
+  wanted = reference.gradients(loss, exact)
+  np.testing.assert_allclose(d_hs.astype(jnp.float32), wanted['hs'], rtol=1e-2, atol=1e-2)
+  np.testing.assert_allclose(d_w, wanted['w'], rtol=1e-4, atol=1e-5)
 
 
 def test_memory_is_that_of_a_chunk(monkeypatch):

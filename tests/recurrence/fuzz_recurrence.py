@@ -29,7 +29,7 @@ from rnnlab.cells.base import Lookup
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 BATCHES, STEPS, WIDTHS = (0, 1, 2, 3, 5), (0, 1, 2, 4), (1, 3, 17)
-HIDDEN = 4, 15, 16, 32  # on both sides of the kernels' multiples of 16
+HIDDEN = 4, 15, 16, 32  # whole vectors of a kernel, and parts of one
 CELLS = 'lstm', 'gru', 'gru-before', 'elman'
 
 

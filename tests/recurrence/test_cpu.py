@@ -182,7 +182,7 @@ def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts(name):
   st.sampled_from([1, 3, 4, 9, 17]),
   st.sampled_from([1, 2, 70]),
   st.sampled_from([1, 7, 130]),
-  st.sampled_from([1, 16, 64, 81]),
+  st.sampled_from([1, 7, 16, 64, 81, 100]),
   st.booleans(),
 )
 def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
@@ -193,6 +193,19 @@ def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
   args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks))
   actual, desired = (
     jax.jit(with_gradients(f(name, reverse, hidden)))(*args) for f in (in_kernel, in_scan)
+  )
+  compare(actual, desired, 1e-4)
+
+
+@pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask', 'mask-per-gate'])
+@each_cell
+def test_large_weights_equal_the_scan(name, dropout):
+  """Rows of a product in several blocks, and operands that are packed in tiles."""
+  p = problem(name, 0, 7, 5, 270, 300)
+  args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), None))
+  args += (single(drops_of_products(name, p, dropout)),)
+  actual, desired = (
+    jax.jit(with_gradients(f(name, True, 300)))(*args) for f in (in_kernel, in_scan)
   )
   compare(actual, desired, 1e-4)
 

@@ -123,6 +123,23 @@ def test_gradients_are_those_of_parameters_and_inputs_at_real_steps(peer):
   assert np.array_equal(np.any(np.asarray(xs), axis=-1), real) and not real.all()
 
 
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_a_language_models_operations_are_those_of_its_layers_and_of_its_output(cell):
+  case = peers.Case('text', cell, *peers.TEXTS['tiny'][:4], text='tiny')
+  gates = {'lstm': 4, 'gru': 3}[cell]
+  # Of 2 x 6 tokens: 4 inputs and two layers of 3 units, then 11 logits; three times for gradients.
+  assert peers.flops(case) == 3 * 2 * 12 * ((4 + 3 + 3 + 3) * gates * 3 + 3 * 11)
+
+
+@pytest.mark.parametrize('peer', [rnnlab_peer, flax_peer])
+def test_a_language_model_takes_its_steps_again_and_again(peer):
+  case = peers.Case('text', 'lstm', *peers.TEXTS['tiny'][:4], text='tiny')
+  call, repeats = peer.build(case)
+  call()
+  call()
+  assert repeats == peers.WINDOWS
+
+
 def test_a_process_that_dies_is_said_and_the_others_go_on():
   workers = {'matmul': speed.Worker('matmul'), 'rnnlab': speed.Worker('rnnlab')}
   workers['rnnlab']._process.kill()
@@ -146,7 +163,9 @@ def test_peers_are_chosen_by_name():
 def test_cases_go_from_the_smallest_shape_over_the_tutorials_to_the_largest():
   found = speed.cases()
   assert len(set(c.name for c in found)) == len(found)
-  assert [c[2:6] for c in found] == sorted(c[2:6] for c in found)
+  assert [c.text for c in found] == sorted((c.text for c in found), key=bool)
+  layers = [c[2:6] for c in found if not c.text]
+  assert layers == sorted(layers)
   for cell in ('lstm', 'gru'):
     assert {c.dropout for c in found if c.what == 'training' and c.cell == cell} == {
       'none',

@@ -9,12 +9,14 @@ import numpy as np
 from rnnlab.recurrence.kernels.cpu.ffi import address as address_of
 from rnnlab.recurrence.kernels.cpu.tile import (
   LANES,
+  LINE,
   PANEL,
   ROWS,
   copy,
   fill,
   floats,
   jit,
+  prefetch_line,
   tile_one,
   tile_part,
   tile_wide,
@@ -27,15 +29,26 @@ def padded(columns):
   return (columns + LANES - 1) // LANES * LANES
 
 
+BLOCK = 256  # rows of a panel: so many stay in a cache while all rows of v pass
+FAR = 256  # floats of a row of v from which on `add_weights` does not read it in columns
+
+
+@jit
+def _share(left, parts):
+  """How many of what is left are for the next of so many parts, which are as alike as may be."""
+  return (left + parts - 1) // parts
+
+
 @jit
 def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, columns):
   """out[r, m] += the sum over k < count of v[r, k] w[first + k, m]; see `_tile`.
 
-  w: the address of `total` rows, packed, of so many columns; see `pack`.
+  w: the address of `total` rows, packed, of so many columns; see `pack`. v_k: 0 where v is packed
+  by `_in_tiles`, which has v_row for each of its rows.
   """
   wide = columns - columns % PANEL
   rest = padded(columns - wide)
-  tiles = (rows + ROWS - 1) // ROWS  # of as many rows each as may be, or one less
+  tiles, blocks = _share(rows, ROWS), _share(count, BLOCK)
   at_m = 0
   while at_m < columns:
     left = columns - at_m
@@ -43,27 +56,28 @@ def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, colum
       w_row, of_m = PANEL, w + 4 * (at_m * total + first * PANEL)
     else:
       w_row, of_m = rest, w + 4 * (wide * total + first * rest + at_m - wide)
-    r = 0
-    for i in range(tiles):
-      some = (rows - r + tiles - i - 1) // (tiles - i)
-      at, of_v = out + 4 * (r * out_row + at_m), v + 4 * r * v_row
-      if left >= PANEL:
-        tile_wide(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
-      elif left >= LANES:
-        tile_one(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
-      else:
-        tile_part(some, at, out_row, of_v, v_row, v_k, of_m, w_row, count, left)
-      r += some
+    lines = w_row // LANES
+    k = 0
+    for b in range(blocks):
+      many = _share(count - k, blocks - b)
+      of_k, r = of_m + 4 * k * w_row, 0
+      for i in range(tiles):
+        some = _share(rows - r, tiles - i)
+        row, step = (v_row, v_k) if v_k else (1, some)
+        at, of_v = out + 4 * (r * out_row + at_m), v + 4 * (r * v_row + k * step)
+        for j in range(some, 2 * some):
+          for line in range(lines):
+            prefetch_line(at + 4 * j * out_row + LINE * line)
+        soon = of_k + 4 * many * w_row + LINE * many * (i % lines)  # a part of the next block
+        if left >= PANEL:
+          tile_wide(some, at, out_row, of_v, row, step, of_k, w_row, many, left, soon)
+        elif left >= LANES:
+          tile_one(some, at, out_row, of_v, row, step, of_k, w_row, many, left, soon)
+        else:
+          tile_part(some, at, out_row, of_v, row, step, of_k, w_row, many, left, soon)
+        r += some
+      k += many
     at_m += PANEL if left >= PANEL else LANES
-
-
-@jit
-def transposed(a):
-  b = np.empty((a.shape[1], a.shape[0]), np.float32)
-  for r in range(a.shape[0]):
-    for j in range(a.shape[1]):
-      b[j, r] = a[r, j]
-  return b
 
 
 @jit
@@ -83,6 +97,21 @@ def pack(w, columns):
       for k in range(rows):
         copy(packed[at:], w[k, m:], count)
         at += padded(count)
+  return packed
+
+
+@jit
+def pack_transposed(w):
+  """The transpose of w, packed as one part."""
+  rows, width = w.shape
+  packed = np.zeros(width * padded(rows), np.float32)
+  at = 0
+  for m in range(0, rows, PANEL):
+    count = min(PANEL, rows - m)
+    for k in range(width):
+      for j in range(count):
+        packed[at + j] = w[m + j, k]
+      at += padded(count)
   return packed
 
 
@@ -144,6 +173,27 @@ def multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, roo
 
 
 @jit
+def _in_tiles(v, drops, rows, room):
+  """Packs v `[rows, K]`, times a mask `[B, K]` where there is one in `drops`, in room.
+
+  The operand of `add_weights` is v transposed, of whose rows a tile takes a few: here these lie
+  together, for each row of v.
+  """
+  packed, count = floats(address_of(room), room.size), v.shape[1]
+  tiles, at, r = _share(count, ROWS), 0, 0
+  for i in range(tiles):
+    some = _share(count - r, tiles - i)
+    for k in range(rows):
+      for j in range(some):
+        value = v[k, r + j]
+        if len(drops):
+          value *= drops[0, k % drops.shape[1], r + j]
+        packed[at + j] = value
+      at += some
+    r += some
+
+
+@jit
 def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
   """Adds to d_w `[K, G H]` what `rows` rows of v and of d, the gradient by their products, give.
 
@@ -152,18 +202,17 @@ def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
   count, columns = d_w.shape
   panel = np.zeros(rows * PANEL, np.float32)
   for g in range(0, gates, gates if len(drop) < 2 else 1):
-    of_v = v
-    if len(drop):
-      mask = drop[first + g if len(drop) > 1 else 0]
-      for r in range(rows):
-        of_mask = mask[r % len(mask)]
-        for k in range(count):
-          room[r, k] = v[r, k] * of_mask[k]
-      of_v = room
+    mask = first + g if len(drop) > 1 else 0
+    of_v, v_row, v_k = address_of(v), 1, count
+    if count > FAR:
+      _in_tiles(v, drop[mask : mask + 1], rows, room)
+      of_v, v_row, v_k = address_of(room), rows, 0
+    elif len(drop):
+      of_v = _masked(of_v, count, drop[mask], room[:rows])
     begin, end = g * units, (g + 1 if len(drop) > 1 else gates) * units
     for m in range(begin, end, PANEL):
       width = min(PANEL, end - m)
       for r in range(rows):
         copy(panel[r * padded(width) :], d[r, block * units + m :], width)
       at, of_d = address_of(d_w) + 4 * (first * units + m), address_of(panel)
-      add_product(at, columns, address_of(of_v), 1, count, of_d, rows, 0, count, rows, width)
+      add_product(at, columns, of_v, v_row, v_k, of_d, rows, 0, count, rows, width)

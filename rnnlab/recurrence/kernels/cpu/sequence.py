@@ -25,7 +25,7 @@ from rnnlab.recurrence.kernels.cpu.gemm import (
   multiply,
   multiply_back,
   pack,
-  transposed,
+  pack_transposed,
 )
 from rnnlab.recurrence.kernels.cpu.tile import copy, fill, jit, prefetch
 
@@ -270,8 +270,7 @@ def backward(
   gates = w_x.shape[1] // units
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
-  w_x_t = pack(transposed(w_x), inputs)
-  w_h_t = pack(transposed(w_h), units)
+  w_x_t, w_h_t = pack_transposed(w_x), pack_transposed(w_h)
   d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
   # The last steps' operands and gradients, until there are enough for products of many rows.
   size = max(max(CHUNK, units) // rows, 1)

@@ -18,6 +18,7 @@ from rnnlab.recurrence.kernels.cpu.ffi import pointer
 LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
 WIDE = 4 if llvmlite.binding.get_host_cpu_features().get('avx512f') else 1  # vectors of a tile
 PANEL = WIDE * LANES  # columns
+LINE = 64  # bytes of memory that come together
 
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
@@ -28,15 +29,16 @@ jit = numba.njit(**options)
 def _tile(rows, vectors, part=False):
   """A function that adds to `rows` rows of `LANES * vectors` columns of out, from registers.
 
-  `(out, out_row, v, v_row, v_k, w, w_row, count, columns)`: addresses, and strides in elements:
-  out[r, m] += the sum over k < count of v[r, k] w[k, m].
+  `(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)`: addresses, and strides in
+  elements: out[r, m] += the sum over k < count of v[r, k] w[k, m]. From `soon` on, `count` lines
+  are asked for meanwhile, so that the next weights are near when their turn comes.
   part: whether only the first `columns` of a vector are there in out; w has LANES of them.
   """
   word, one = ir.IntType(64), ir.FloatType()
   many = ir.VectorType(one, LANES)
   grid = [(r, j) for r in range(rows) for j in range(vectors)]
 
-  def write(builder, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+  def write(builder, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
     out, v, w = (builder.inttoptr(a, one.as_pointer()) for a in (out, v, w))
 
     def row(start, r, stride):
@@ -54,6 +56,7 @@ def _tile(rows, vectors, part=False):
     with cgutils.for_range(builder, count) as loop:
       of_k = builder.gep(w, [builder.mul(loop.index, w_row)])
       weights = [builder.load(vector(of_k, j), align=4) for j in range(vectors)]
+      _prefetch(builder, builder.add(soon, builder.mul(loop.index, ir.Constant(word, LINE))), 2)
       for r in range(rows):
         value = builder.load(builder.gep(of_rows[r], [builder.mul(loop.index, v_k)]))
         lanes = _in_all_lanes(builder, value)
@@ -65,13 +68,13 @@ def _tile(rows, vectors, part=False):
       _store(builder, builder.load(sums[r, j]), vector(outs[r], j), mask)
 
   @intrinsic
-  def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+  def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
     def generate(context, builder, signature, arguments):
       # A function that LLVM must not copy to each of its uses, which would take it half a minute.
       name = f'rnnlab_tile_{rows}_{"part" if part else vectors}'
       function = builder.module.globals.get(name)
       if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [word] * 9), name)
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [word] * 10), name)
         function.linkage = 'linkonce_odr'
         function.attributes.add('noinline')
         inside = ir.IRBuilder(function.append_basic_block())
@@ -80,9 +83,21 @@ def _tile(rows, vectors, part=False):
       builder.call(function, arguments)
       return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 9), generate
+    return types.void(*[types.intp] * 10), generate
 
   return tile
+
+
+def _prefetch(builder, address, near):
+  """Asks for the line of memory at an address; near: 3 for the innermost cache, 2 for the next."""
+  word, pointer = ir.IntType(32), cgutils.voidptr_t
+  function = builder.module.globals.get('llvm.prefetch.p0') or ir.Function(
+    builder.module,
+    ir.FunctionType(ir.VoidType(), [pointer, word, word, word]),
+    'llvm.prefetch.p0',
+  )
+  hints = [ir.Constant(word, hint) for hint in (0, near, 1)]  # to read, how near, as data
+  builder.call(function, [builder.inttoptr(address, pointer), *hints])
 
 
 def _in_all_lanes(builder, value):
@@ -133,54 +148,54 @@ part_1, part_2, part_3, part_4, part_5, part_6 = (_tile(n, 1, True) for n in ran
 
 
 @jit
-def tile_wide(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+def tile_wide(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
   """A tile of 1 to ROWS rows of PANEL columns; see `_tile`."""
   if rows == 1:
-    wide_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_1(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 2:
-    wide_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_2(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 3:
-    wide_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_3(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 4:
-    wide_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_4(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 5:
-    wide_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_5(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   else:
-    wide_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    wide_6(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
 
 
 @jit
-def tile_one(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+def tile_one(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
   """A tile of 1 to ROWS rows of LANES columns; see `_tile`."""
   if rows == 1:
-    one_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_1(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 2:
-    one_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_2(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 3:
-    one_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_3(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 4:
-    one_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_4(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 5:
-    one_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_5(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   else:
-    one_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    one_6(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
 
 
 @jit
-def tile_part(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns):
+def tile_part(rows, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
   """A tile of 1 to ROWS rows of fewer columns; see `_tile`."""
   if rows == 1:
-    part_1(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_1(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 2:
-    part_2(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_2(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 3:
-    part_3(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_3(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 4:
-    part_4(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_4(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   elif rows == 5:
-    part_5(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_5(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
   else:
-    part_6(out, out_row, v, v_row, v_k, w, w_row, count, columns)
+    part_6(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)
 
 
 @jit
@@ -194,16 +209,11 @@ def ints(address, shape):
 
 
 @intrinsic
-def _prefetch_line(typing, address):
+def prefetch_line(typing, address):
+  """Asks for the line of memory at an address."""
+
   def generate(context, builder, signature, arguments):
-    word, pointer = ir.IntType(32), cgutils.voidptr_t
-    function = builder.module.globals.get('llvm.prefetch.p0') or ir.Function(
-      builder.module,
-      ir.FunctionType(ir.VoidType(), [pointer, word, word, word]),
-      'llvm.prefetch.p0',
-    )
-    hints = [ir.Constant(word, hint) for hint in (0, 3, 1)]  # to read, soon, as data
-    builder.call(function, [builder.inttoptr(arguments[0], pointer), *hints])
+    _prefetch(builder, arguments[0], 3)
     return context.get_dummy_value()
 
   return types.void(types.intp), generate
@@ -212,8 +222,8 @@ def _prefetch_line(typing, address):
 @jit
 def prefetch(row):
   """Asks for a row that is read a step later, as there are more than the machine foresees."""
-  for at in range(0, 4 * row.size, 64):
-    _prefetch_line(address_of(row) + at)
+  for at in range(0, 4 * row.size, LINE):
+    prefetch_line(address_of(row) + at)
 
 
 @jit
