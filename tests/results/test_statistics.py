@@ -290,7 +290,8 @@ def nlls(draw, runs, size, topic):
   return found + draw.normal(0, 0.3, found.shape), true
 
 
-def test_intervals_of_perplexity_cover_the_chance_of_the_text():
+def test_intervals_of_perplexity_cover_the_chance_of_the_text(monkeypatch):
+  monkeypatch.setattr(statistics, 'DRAWS', 400)
   draw, covered, naive = np.random.default_rng(13), [], []
   for _ in range(150):
     found, true = nlls(draw, 5, 4000, topic=0.5)
