@@ -6,6 +6,7 @@ They are written atomically, and training goes on from them to the same bits.
 import contextlib
 import errno
 import functools
+import logging as logging_
 import os
 import pathlib
 import shutil
@@ -97,10 +98,13 @@ def _files_left(folder):
 
 @functools.cache  # once a process, so that a hook that others set later is not replaced
 def _hush():
-  """Keeps TensorStore's threads from printing tracebacks of arrays that nobody waits for any more.
+  """Keeps threads from printing tracebacks of arrays that nobody waits for any more.
 
-  When Orbax meets an array that cannot be read, it does not wait for those that come after it.
+  When Orbax meets an array that cannot be read, it does not wait for those that come after it: the
+  interpreter tells of those of TensorStore, and asyncio's log of tasks.
   """
+  asyncio_log = logging_.getLogger('asyncio')
+  asyncio_log.addFilter(lambda record: 'exception was never retrieved' not in record.getMessage())
   hook = sys.unraisablehook
 
   def hushed(unraisable):

@@ -143,7 +143,7 @@ def test_the_main_job_has_every_field_as_it_is_by_default():
     ('train.bach_size', 'train.batch_size'),
     ('sed', 'seed'),
     ('model.gru.rset', 'reset'),
-    ('model.gur.reset', 'model.gru'),
+    ('model.grru.reset', 'model.gru'),
   ],
 )
 def test_a_field_that_no_code_reads_is_an_error_wherever_it_is(name, near):

@@ -143,7 +143,7 @@ class Inputs(NamedTuple):
 def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   """Whether `unroll` may run `cell` over `xs [B, T, D]` as a kernel: where JAX computes on a CPU.
 
-  For an LSTM or a GRU in float32.
+  For an LSTM or a GRU in float32, of sizes that are known, which those of an export may not be.
   """
   device = jax.config.jax_default_device
   return (
@@ -151,6 +151,7 @@ def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
     and (getattr(device, 'platform', device) or jax.default_backend()) == 'cpu'
     and jnp.result_type(xs.dtype, *params.values()) == jnp.float32
     and 0 not in xs.shape
+    and all(isinstance(size, int) for size in xs.shape)
   )
 
 
