@@ -2,10 +2,10 @@
 
     python launch.py --config=experiments/language_model.py
 
-800,000 words of film reviews, from the package that the main job's reviews are in, in lower case
-and by a vocabulary of 10,000 words. Two layers, of which the second has the size of the embedding,
-which is the output's weights too; the GRU's first layer is as much wider as makes the parameters
-equal.
+Half a million words of film reviews, from the package that the main job's reviews are in, in lower
+case and by a vocabulary of 10,000 words. Two layers, of which the second has the size of the
+embedding, which is the output's weights too; the GRU's first layer is as much wider as makes the
+parameters equal.
 
     python launch.py --config=experiments/language_model.py:character
 
@@ -64,15 +64,19 @@ def get_config(preset=''):
     _awd(config)
   else:
     config.data.lowercase = True
-    config.data.max_tokens = 800_000
+    config.data.max_tokens = 500_000
     config.model.layers = 2
     config.model.hidden_size = config.model.embed_size = 200
     config.model.tied = True
-    config.model.output_dropout = 0.2
-    config.optim.learning_rate = 3e-3
-    config.optim.schedule = 'cosine'
-    config.optim.clip_norm = 1.0
-    config.train.epochs = 2
+    config.model.init_scale = 0.1
+    config.optim.name = 'sgd'
+    config.optim.learning_rate = 20.0
+    config.optim.schedule = 'step'
+    config.optim.decay_after = 2
+    config.optim.clip_norm = 0.25
+    config.train.batch_size = 20
+    config.train.window = 20
+    config.train.epochs = 3
   if preset == 'character':
     config.data.unit = 'character'
     config.data.max_tokens = 2_000_000
