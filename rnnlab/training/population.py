@@ -220,8 +220,8 @@ def capacity(
 
   needs = functools.partial(_needs, program, state, fixed, split, mesh)
   if jax.default_backend() != 'cpu':
-    one, two = needs(1), needs(2)
-    return count * max(1, 1 + int((room - one) / max(two - one, of_member)))
+    two, three = needs(2), needs(3)  # as a member alone is trained by another program
+    return count * max(1, 2 + int((room - two) // max(three - two, of_member)))
   # A core's blocks are of one member, whatever their number: more cost a state each, its copy on
   # the way to disk, and another when the group is put together. Few need no compiling to tell.
   if 3 * of_member * members < room / 4:

@@ -324,7 +324,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   start = program.begin(shared, config)
   fixed = population.Fixed(start.values, start.key, start.own)
   member = shared.program, start.state, fixed, shared.splits['train'], population.mesh()
-  needs = {lanes: population._needs(*member, lanes) for lanes in (1, 2, 4, 8)}
+  needs = {lanes: population._needs(*member, lanes) for lanes in (1, 2, 3, 4, 8)}
   monkeypatch.setattr(population, '_needs', lambda *arguments: needs[arguments[-1]])
 
   def capacity(memory, backend):
