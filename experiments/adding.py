@@ -12,6 +12,7 @@ Two epochs of tiny models over 10 steps, to see that everything works.
 """
 
 from rnnlab.runs import configs
+from rnnlab.tasks import generated
 
 
 def get_config(preset=''):
@@ -38,3 +39,8 @@ def sweep(add):
   for seed in range(3):
     for cell in ('lstm', 'gru', 'elman'):
       add({'model.cell': cell, 'seed': seed})
+
+
+def references(preset):
+  """What is reached without memory."""
+  return generated.references(get_config(preset).data)

@@ -53,35 +53,39 @@ def load(config) -> Dataset:
       key = jax.random.fold_in(jax.random.key(config.seed), number)
       drawn = jax.jit(_drawing(problem, _difficulty(config, name)), static_argnums=1)
       splits[name] = jax.device_get(drawn(key, config[f'{name}_examples']))
-  difficulty = _difficulty(config)
-  given = ', '.join(f'{name} {getattr(difficulty, name)}' for name in problem.fields)
   return Dataset(
     splits,
-    title=f'{problem.title}: {given}',
+    title=title(config),
     line=(
       f'{config.examples:,} train examples an epoch, each drawn anew;'
       f' {config.validation_examples:,} validation and {config.test_examples:,} test examples'
     ),
     source='generated',
     fingerprint=sequences.digest(splits),
-    spec=_spec(problem, difficulty),
-    notes=(baseline(config.problem, difficulty),) if problem.baseline else (),
+    spec=_spec(problem, _difficulty(config)),
+    notes=tuple(reference['says'] for reference in references(config)),
   )
+
+
+def title(config) -> str:
+  """What the problem of the `data` part of a config is, a line for people."""
+  given = ', '.join(f'{name} {value}' for name, value in vars(_difficulty(config)).items())
+  return f'{problems.find(config.problem).title}: {given}'
+
+
+def references(config) -> list[dict[str, Any]]:
+  """What is reached without memory, as an experiment of this `data` part says it in a report."""
+  told = problems.find(config.problem).baseline
+  if told is None:
+    return []
+  metric, value, words = told(_difficulty(config))
+  shown = {'accuracy': ACCURACY, 'loss': LOSS}[metric].shown(value)
+  return [{'says': f'Without memory: {metric} {shown}, by {words}.', 'title': title(config)}]
 
 
 def draw(config):
   """How training examples of the `data` part of a config are drawn; see `Task.draw`."""
   return _drawing(problems.find(config.problem), _difficulty(config))
-
-
-def baseline(name: str, difficulty: Any) -> str:
-  """What is reached without memory, in a line; difficulty: the problem's numbers as attributes."""
-  made = problems.find(name).baseline
-  if made is None:
-    return ''
-  metric, value, words = made(difficulty)
-  shown = ACCURACY.shown(value) if metric == 'accuracy' else LOSS.shown(value)
-  return f'to compare: {metric} {shown} by {words}'
 
 
 def narrow(config) -> dict[str, Any]:
