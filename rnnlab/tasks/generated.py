@@ -47,8 +47,7 @@ def load(config) -> Dataset:
   splits: dict[str, dict[str, Any]] = {
     'train': {'inputs': np.zeros((config.examples, 0), np.float32)}
   }
-  # On the host, so as to take no memory of a device, and so that each machine has the same bits.
-  with jax.default_device(jax.local_devices(backend='cpu')[0]):
+  with jax.set_mesh(_host()):
     for name, number in KEYS.items():
       key = jax.random.fold_in(jax.random.key(config.seed), number)
       drawn = jax.jit(_drawing(problem, _difficulty(config, name)), static_argnums=1)
@@ -65,6 +64,20 @@ def load(config) -> Dataset:
     spec=_spec(problem, _difficulty(config)),
     notes=tuple(reference['says'] for reference in references(config)),
   )
+
+
+def _host():
+  """A mesh of one CPU, so that a launch draws without an accelerator's memory.
+
+  Under a run's own mesh the processes of several hosts would have to draw together.
+  """
+  import jax
+
+  try:
+    device = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:  # where JAX_PLATFORMS leaves it out
+    device = jax.local_devices()[0]
+  return jax.sharding.Mesh(np.array([device]), ('batch',))
 
 
 def title(config) -> str:
@@ -109,8 +122,8 @@ def _drawing(problem, difficulty):
 def _difficulty(config, split: str = 'train') -> types.SimpleNamespace:
   """The numbers of a config's problem, by the names that they have in it, as a split has them."""
   found = {}
-  for name, number in problems.find(config.problem).fields.items():
-    given = getattr(config, name)
+  for name, number in problems.find(config['problem']).fields.items():
+    given = config[name]
     found[name] = number.default if given == OWN else given
   own = {name: found.get(f'{split}_{name}') or value for name, value in found.items()}
   return types.SimpleNamespace(**own)
@@ -170,7 +183,7 @@ def _judged(outputs, targets):
 def check(given: dict[str, Any]) -> None:
   """Raises ValueError, for people, for numbers that the problem has not, or may not have."""
   data = {name[5:]: value for name, value in given.items() if name.startswith('data.')}
-  config, problem = types.SimpleNamespace(**data), problems.find(data['problem'])
+  problem = problems.find(data['problem'])
   for name in problems.numbers():
     value, number = data[name], problem.fields.get(name)
     if value == OWN:
@@ -178,24 +191,24 @@ def check(given: dict[str, Any]) -> None:
     if number is None:
       has = ', '.join(problem.fields)
       raise ValueError(
-        f'--config.data.{name}={value}: the problem {config.problem} has no {name}; it has {has}'
+        f'--config.data.{name}={value}: the problem {data["problem"]} has no {name}; it has {has}'
       )
     if not _fits(value, number):
       raise ValueError(
         f'--config.data.{name}={value}: must be from {number.least} to {number.most} in the problem'
-        f' {config.problem}'
+        f' {data["problem"]}'
       )
-  difficulties = [_difficulty(config, name) for name in ('train', *KEYS)]
+  difficulties = [_difficulty(data, name) for name in ('train', *KEYS)]
   for difficulty in difficulties:
     if problem.check:
       problem.check(difficulty)
-  of_one = _numbers_of_one(config.problem, tuple(vars(difficulties[-1]).values()))
+  of_one = _numbers_of_one(data['problem'], tuple(vars(difficulties[-1]).values()))
   shown = given | {f'data.{name}': value for name, value in vars(difficulties[0]).items()}
   fields.check_room(
     shown,
     {
       'data.validation_examples data.test_examples data.problem': (
-        (config.validation_examples + config.test_examples) * of_one
+        (data['validation_examples'] + data['test_examples']) * of_one
       ),
       'train.batch_size data.problem model.hidden_size': (
         given['train.batch_size'] * (of_one + given['model.hidden_size'])

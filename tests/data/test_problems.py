@@ -13,7 +13,7 @@ from rnnlab.data import problems
 
 
 def fields_of(name, **given):
-  found = {field: number.default for field, number in problems.find(name).fields.items()}
+  found = {field: number.default for field, number in problems.find(name).fields.count()}
   return types.SimpleNamespace(**found | given)
 
 
@@ -60,24 +60,24 @@ def due(mask, targets):
 
 def copy_memory(fields, inputs, targets, mask):
   blank, marker = fields.symbols + 1, fields.symbols + 2
-  ids, items = inputs.tolist(), fields.items
-  given, delay, after = ids[:items], ids[items : items + fields.delay], ids[items + fields.delay :]
+  ids, count = inputs.tolist(), fields.count
+  given, delay, after = ids[:count], ids[count : count + fields.delay], ids[count + fields.delay :]
   assert all(1 <= i <= fields.symbols for i in given)
-  assert delay[-1] == marker and after == [blank] * items
+  assert delay[-1] == marker and after == [blank] * count
   allowed = {blank} if fields.noise == 0 else {*range(1, blank)}
   assert fields.noise == 0.5 or {*delay[:-1]} <= allowed
   assert marker not in delay[:-1]
-  places = [*range(items + fields.delay, 2 * items + fields.delay)]
+  places = [*range(count + fields.delay, 2 * count + fields.delay)]
   assert due(mask, targets) == (places, [i - 1 for i in given])
 
 
 def denoising(fields, inputs, targets, mask):
   noise, marker = fields.symbols + 1, fields.symbols + 2
   before, after = inputs[: fields.length].tolist(), inputs[fields.length :].tolist()
-  assert after == [marker] + [noise] * (fields.items - 1)
+  assert after == [marker] + [noise] * (fields.count - 1)
   given = [i for i in before if i != noise]
-  assert len(given) == fields.items and all(1 <= i <= fields.symbols for i in given)
-  places = [*range(fields.length, fields.length + fields.items)]
+  assert len(given) == fields.count and all(1 <= i <= fields.symbols for i in given)
+  places = [*range(fields.length, fields.length + fields.count)]
   assert due(mask, targets) == (places, [i - 1 for i in given])
 
 
@@ -147,11 +147,11 @@ PROBLEMS = {
   'temporal_order': (temporal_order, of(length=st.integers(10, 40))),
   'copy_memory': (
     copy_memory,
-    of(delay=SMALL, items=SMALL, symbols=st.integers(2, 5), noise=st.sampled_from([0.0, 0.5, 1.0])),
+    of(delay=SMALL, count=SMALL, symbols=st.integers(2, 5), noise=st.sampled_from([0.0, 0.5, 1.0])),
   ),
   'denoising': (
     denoising,
-    of(length=st.integers(4, 9), items=st.integers(1, 4), symbols=st.integers(2, 5)),
+    of(length=st.integers(4, 9), count=st.integers(1, 4), symbols=st.integers(2, 5)),
   ),
   'parity': (parity, of_lengths(9)),
   'majority': (majority, of_lengths(9)),
@@ -202,7 +202,7 @@ def test_every_problem_is_tested():
 
 @pytest.mark.parametrize('name', problems.names())
 def test_a_problem_s_numbers_are_of_one_type_wherever_they_are(name):
-  for field, number in problems.find(name).fields.items():
+  for field, number in problems.find(name).fields.count():
     kinds = {type(other.default) for other in problems.numbers()[field].values()}
     assert kinds == {type(number.least)} == {type(number.default)}
     assert 0 <= number.least <= number.default <= number.most
@@ -224,9 +224,9 @@ def test_what_is_drawn_evenly_is_drawn_evenly():
   even(drawn('parity', n, length=6, min_length=2)['targets'], 2)
   lengths = (drawn('parity', n, length=6, min_length=2)['inputs'] > 0).sum(axis=1)
   even(lengths - 2, 5)
-  copied = drawn('copy_memory', n, delay=3, items=2, symbols=3)
+  copied = drawn('copy_memory', n, delay=3, count=2, symbols=3)
   even(copied['targets'][copied['mask']], 3)
-  found = drawn('denoising', n, length=4, items=1, symbols=2)['inputs'][:, :4]
+  found = drawn('denoising', n, length=4, count=1, symbols=2)['inputs'][:, :4]
   even(np.argmax(found < 3, axis=1), 4)
   markers = drawn('adding', n, length=6)['inputs'][..., 1]
   even(np.argmax(markers[:, :3], axis=1), 3)
@@ -246,7 +246,7 @@ def test_keys_come_again_soon_by_a_power_law():
 
 @pytest.mark.parametrize('share', [0.0, 0.25])
 def test_noise_is_a_share_of_the_blanks(share):
-  ids = drawn('copy_memory', 500, delay=21, items=1, symbols=4, noise=share)['inputs'][:, 1:21]
+  ids = drawn('copy_memory', 500, delay=21, count=1, symbols=4, noise=share)['inputs'][:, 1:21]
   assert (ids < 5).mean() == pytest.approx(share, abs=5 * 0.5 / math.sqrt(10_000))
 
 
@@ -265,7 +265,7 @@ def test_what_is_reached_without_memory_is_told():
   ('name', 'given', 'words'),
   [
     ('parity', {'min_length': 50}, 'min_length=50: at most the length, 40'),
-    ('denoising', {'items': 101}, 'items=101: at most the length, 100'),
+    ('denoising', {'count': 101}, 'count=101: at most the length, 100'),
     ('associative_recall', {'pairs': 33}, 'pairs=33: at most half of the 64 symbols'),
     ('associative_recall', {'pairs': 17}, 'needs a length of at least 68 steps, and it is 64'),
   ],

@@ -11,30 +11,30 @@ from rnnlab.data.problems.base import Baseline, Number, Problem, Sizes
 
 
 def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
-  """n examples of length + items steps: ids 1 to symbols, the noise and the marker after them."""
+  """n examples of length + count steps: ids 1 to symbols, the noise and the marker after them."""
   import jax
   import jax.numpy as jnp
 
   items_key, places_key = jax.random.split(key)
-  items, length, symbols = fields.items, fields.length, fields.symbols
+  count, length, symbols = fields.count, fields.length, fields.symbols
   noise, marker = symbols + 1, symbols + 2
-  given = jax.random.randint(items_key, (n, items), 0, symbols)
+  given = jax.random.randint(items_key, (n, count), 0, symbols)
   # The first of a random order of all places.
   order = jnp.argsort(jax.random.uniform(places_key, (n, length)), axis=1)
-  places = jnp.sort(order[:, :items], axis=1)
-  ids = jnp.full((n, length + items), noise).at[:, length].set(marker)
+  places = jnp.sort(order[:, :count], axis=1)
+  ids = jnp.full((n, length + count), noise).at[:, length].set(marker)
   return {
     'inputs': ids.at[jnp.arange(n)[:, None], places].set(given + 1),
     'targets': jnp.pad(given, ((0, 0), (length, 0))),
-    'mask': jnp.broadcast_to(jnp.arange(length + items) >= length, ids.shape),
+    'mask': jnp.broadcast_to(jnp.arange(length + count) >= length, ids.shape),
   }
 
 
 def check(fields: Any) -> None:
   """Raises ValueError where there are not as many places as symbols."""
-  if fields.items > fields.length:
+  if fields.count > fields.length:
     raise ValueError(
-      f'--config.data.items={fields.items}: at most the length, {fields.length}, as each symbol has'
+      f'--config.data.count={fields.count}: at most the length, {fields.length}, as each symbol has'
       ' a place of its own'
     )
 
@@ -46,7 +46,7 @@ problem = Problem(
   sizes=lambda fields: Sizes(symbols=fields.symbols + 2, outputs=fields.symbols),
   fields={
     'length': Number(100, 1, 1_000_000, 'steps before the marker'),
-    'items': Number(10, 1, 10_000, 'how many symbols are to be remembered'),
+    'count': Number(10, 1, 10_000, 'how many symbols are to be remembered'),
     'symbols': Number(8, 2, 1_000_000, 'how many different symbols there are'),
   },
   baseline=lambda fields: Baseline('accuracy', 1 / fields.symbols, 'any symbol at random'),
