@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import tasks
 from rnnlab.console import progress
@@ -50,15 +50,22 @@ def ask(
   sweep: Callable | None = None,
   pinned: tuple[str, ...] = (),
   command: str = '',
+  settle: Callable[[ConfigDict], ConfigDict] = lambda config: config,
 ) -> Request:
   """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. Fields in `pinned`,
-  those set on the command line, keep their value.
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. A run of another
+  config, which may be of another task, is `add(overrides, config)`; it is given to `settle`, as
+  `config` was. Fields in `pinned`, those set on the command line, keep their value, which other
+  configs take over where their task has such a field.
   Raises ValueError for a config or a sweep that describes no run.
   """
-  specify = functools.partial(_specify, config, pinned, command)
+
+  def specify(override, other=None):
+    base = config if other is None else settle(_taking_over(other, config, pinned))
+    return _specify(base, pinned, command, override)
+
   runs, searches = _asked(sweep, config, specify, pinned) if sweep else ([specify({})], [])
   return Request(config, pinned, command, runs, searches)
 
@@ -243,9 +250,9 @@ def _asked(sweep, config, specify, pinned):
     if len(specs) + more > MOST:
       raise ValueError(f'the sweep asks for more than {MOST:,} runs')
 
-  def add(override):
+  def add(override, config=None):
     count(1)
-    specs.append(specify(override))
+    specs.append(specify(override, config))
 
   def search(*args, **options):
     try:
@@ -274,6 +281,17 @@ def _asked(sweep, config, specify, pinned):
   if not specs and not searches:
     raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
   return specs, searches
+
+
+def _taking_over(other, config, pinned):
+  """Another config of a sweep, with the values that `pinned` fields have in `config`."""
+  if not isinstance(other, ConfigDict | FrozenConfigDict):
+    raise ValueError(
+      f"the sweep's add takes overrides and a ConfigDict, not {configs.words(other)}"
+    )
+  given, fields = configs.flat(config), configs.flat(other)
+  taken = {name: given[name] for name in pinned if name in fields}
+  return configs.check_fields(ConfigDict(configs.nested(fields | taken)))
 
 
 def _blame(config, error):
