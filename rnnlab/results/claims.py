@@ -126,16 +126,18 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
 
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
-  effect, the difference and its interval for people, '' where there is none; a and b, in words; metric, says, margin; difference of b's mean less a's, low to high its 95%
-  Welch interval; p; p_holm, adjusted for all claims; n_a and n_b seeds; command, '' if not given. What a claim says is of the
-  values as they are, whether higher or lower is better: 'b > a' and 'b < a' are Welch's test
-  against 0. 'b >= a' is non-inferiority, of a metric of which higher is better: the same against
-  -margin; 'b <= a' is that of one of which lower is better, against margin. 'b = a' is equivalence:
-  TOST where the difference is within the margin, and where it is not, Welch's test against the
-  margin's nearer end. A verdict is where p_holm is below 5%, for or against by the side on which
-  the difference lies. Numbers of parameters need no test. A claim is undecided while runs of it
-  have yet to be done, as looking early would count as another try, where one side is runs of
-  several settings, and where `check_claims` refuses it.
+  effect, the difference and its interval for people, '' where there is none; a and b, in words;
+  metric, says, margin; difference of b's mean less a's, low to high its 95% Welch interval; p;
+  p_holm, adjusted for all claims; n_a and n_b seeds; command, '' if not given.
+
+  What a claim says is of the values as they are, whether higher or lower is better: 'b > a' and 'b
+  < a' are Welch's test against 0. 'b >= a' is non-inferiority, of a metric of which higher is
+  better: the same against -margin; 'b <= a' is that of one of which lower is better, against
+  margin. 'b = a' is equivalence: TOST where the difference is within the margin, and where it is
+  not, Welch's test against the margin's nearer end. A verdict is where p_holm is below 5%, for or
+  against by the side on which the difference lies. Numbers of parameters need no test. A claim is
+  undecided while runs of it have yet to be done, as looking early would count as another try, where
+  one side is runs of several settings, and where `check_claims` refuses it.
   """
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []

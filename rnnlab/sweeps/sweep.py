@@ -18,7 +18,6 @@ from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
 
-SIGN = {'higher': 1, 'lower': -1}  # of a metric's value in a score, by what is better
 MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
 
@@ -55,10 +54,9 @@ def ask(
   """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. A run of another
-  config, which may be of another task, is `add(overrides, config)`; it is given to `settle`, as
-  `config` was. Fields in `pinned`, those set on the command line, keep their value, which other
-  configs take over where their task has such a field.
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. `add(overrides,
+  config)` is a run of another config, of another task perhaps, once `settle` has had it. Fields in
+  `pinned`, those set on the command line, keep their value, in other configs too if they are there.
   Raises ValueError for a config or a sweep that describes no run.
   """
 
@@ -232,9 +230,8 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
 def _known(workdir):
   """{a config: the id of its run} of the runs in `workdir`; of several, of one that has ended."""
   found = {}
-  if workdir is None:
-    return found
-  for folder in sorted(run_files.folders(workdir), key=lambda f: not run_files.has_ended(f)):
+  folders = run_files.folders(workdir) if workdir else []
+  for folder in sorted(folders, key=lambda f: not run_files.has_ended(f)):
     config = run_files.read_config(folder)
     # By its hash in the name a config is known to be the one that the folder was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
@@ -286,12 +283,10 @@ def _asked(sweep, config, specify, pinned):
 def _taking_over(other, config, pinned):
   """Another config of a sweep, with the values that `pinned` fields have in `config`."""
   if not isinstance(other, ConfigDict | FrozenConfigDict):
-    raise ValueError(
-      f"the sweep's add takes overrides and a ConfigDict, not {configs.words(other)}"
-    )
+    raise ValueError(f"the sweep's add takes a ConfigDict as config, not {configs.words(other)}")
   given, fields = configs.flat(config), configs.flat(other)
-  taken = {name: given[name] for name in pinned if name in fields}
-  return configs.check_fields(ConfigDict(configs.nested(fields | taken)))
+  fields |= {name: given[name] for name in pinned if name in fields}
+  return configs.check_fields(ConfigDict(configs.nested(fields)))
 
 
 def _blame(config, error):
@@ -363,8 +358,7 @@ def _score(workdir, spec):
     values = [row.get(f'validation_{metric.name}') for row in rows[: spec.until or None]]
     if None in values:
       return None
-    sign = SIGN[metric.better]
-    return max((sign * value for value in values if math.isfinite(value)), default=-math.inf)
+    return max((metric.sign * value for value in values if math.isfinite(value)), default=-math.inf)
   error = run_files.failure(folder)
   return None if not error or error['again'] else -math.inf
 
@@ -381,7 +375,7 @@ def _record_of(search, pinned, arms, workdir):
       'id': trial.spec.id,
       'setting': {name: trial.spec.overrides[name] for name in sampled},
       'epochs': len(rows),
-      f'validation_{metric.name}': SIGN[metric.better] * trial.score if reached else None,
+      f'validation_{metric.name}': metric.sign * trial.score if reached else None,
       'state': trial.state,
     }
 

@@ -255,7 +255,7 @@ def test_a_sweep_may_add_runs_of_another_config_and_task():
   assert 'label_noise' not in two.config.data
   settled = sweep.ask(config(), over, settle=lambda c: c.unlock() or c).runs
   assert [run.config.task.name for run in settled] == ['classification', 'regression']
-  with pytest.raises(ValueError, match='takes overrides and a ConfigDict'):
+  with pytest.raises(ValueError, match='takes a ConfigDict as config'):
     sweep.expand(config(), lambda add: add({}, {'seed': 1}))
   with pytest.raises(ValueError, match="no field 'optim.momentun'"):
     other.optim.momentun = 0.9
