@@ -63,6 +63,13 @@ def ask(
   return Request(config, pinned, command, runs, searches)
 
 
+def rebase(request: Request, config: ConfigDict) -> Request:
+  """What `request` asks for, over another config: its sweep is not asked again."""
+  specify = functools.partial(_specify, config, request.pinned, request.command)
+  runs = [specify(run.overrides) for run in request.runs]
+  return request._replace(config=config, runs=runs)
+
+
 def plan(
   config: ConfigDict,
   sweep: Callable | None = None,
@@ -212,7 +219,7 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
   content = {
     'experiment': asked.experiment,
     'preset': asked.preset,
-    'command': asked.command,
+    'command': asked.request.command,
     'runs': list(known.values()),
     'searches': searches,
     'claims': asked.claims,

@@ -34,6 +34,24 @@ def test_what_the_command_line_sets_is_not_swept():
   assert [(run.config.model.cell, run.config.seed) for run in runs] == [('lstm', 7), ('gru', 7)]
 
 
+def test_a_sweep_that_is_asked_once_is_had_over_another_config_too():
+  asked = []
+
+  def over(add):
+    asked.append(add)
+    for size in (4, 5):
+      add({'model.hidden_size': size, 'model.pooling': 'mean'})
+    add({'model.cell': 'gru'})
+    add.search([{}], {'optim.learning_rate': ('log', 1e-4, 1e-2)}, trials=2, seeds=[1])
+
+  pinned = ('model.pooling',)
+  request = sweep.rebase(sweep.ask(config(), over, pinned, 'command'), config(data__dir='there'))
+  assert len(asked) == 1
+  other = sweep.ask(config(data__dir='there'), over, pinned, 'command')
+  assert request == other and sweep.plan_of(request) == sweep.plan_of(other)
+  assert {run.config.data.dir for run in sweep.plan_of(request).runs} == {'there'}
+
+
 def test_an_id_tells_the_overrides_and_changes_with_any_field():
   (run,) = sweep.expand(config())
   assert run.id.startswith('cell-lstm_seed-0_')
