@@ -1,0 +1,73 @@
+"""What a generated problem is: how its examples are drawn, how hard they are, what is trivial."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+KINDS = ('value', 'class', 'classes', 'sets')
+
+
+class Number(NamedTuple):
+  """A number by which a problem is made harder or easier.
+
+  default: the published one, an int or a float, which also says what the number is. least, most:
+  what it may be. help: what it is, for people.
+  """
+
+  default: int | float
+  least: int | float
+  most: int | float
+  help: str
+
+
+class Sizes(NamedTuple):
+  """What the model has to know of examples.
+
+  symbols: the greatest id of inputs that are ids, 0 where they are numbers. outputs: how many
+  classes or symbols there are to choose from; 1 of a value.
+  """
+
+  symbols: int
+  outputs: int
+
+
+class Baseline(NamedTuple):
+  """What is reached without any memory, or by chance.
+
+  metric: 'loss' or 'accuracy', as `rnnlab.tasks.generated` has it. value: the expected one. words:
+  how it is reached, for people, to end the sentence "<metric> <value>: ".
+  """
+
+  metric: str
+  value: float
+  words: str
+
+
+class Problem(NamedTuple):
+  """A problem whose examples are drawn at random, as many as are wanted.
+
+  title: what it is, with its paper, a line for people.
+  kind: what is to be given. 'value': a number after the last step; 'class': a class after it;
+    'classes': a class at each step that the mask marks; 'sets': at each such step the set of the
+    symbols that may come next.
+  draw: `(key, n, fields) -> arrays of n examples`, traced in the compiled epoch, so that n and
+    fields are Python's and shapes depend on these alone. fields has the numbers of `fields` as
+    attributes. The arrays are
+      inputs: float32 `[n, T, D]`; or ids, int32 `[n, T]`, from 1, where 0 pads behind;
+      lengths: int32 `[n]`, of float inputs alone, where their steps beyond it are padding;
+      targets: of a value float32 `[n]`, of a class int32 `[n]` from 0, of classes int32 `[n, T]`,
+        of sets bool `[n, T, S]`;
+      mask: bool `[n, T]`, of classes and sets: the steps that count.
+  sizes: `(fields) -> Sizes`.
+  fields: by name, what the config's data.NAME is. One called test_NAME or validation_NAME is what
+    NAME is in that split, or 0 where it is as in training.
+  baseline: `(fields) -> Baseline`, or None where nothing simple is known.
+  check: `(fields) -> None`; raises ValueError, for people, where they don't go together.
+  """
+
+  title: str
+  kind: str
+  draw: Callable[[Any, int, Any], dict[str, Any]]
+  sizes: Callable[[Any], Sizes]
+  fields: Mapping[str, Number]
+  baseline: Callable[[Any], Baseline] | None = None
+  check: Callable[[Any], None] | None = None
