@@ -2,9 +2,9 @@
 
     python launch.py --config=experiments/adding.py
 
-Each step has a number and a marker, and the answer is the sum of the two marked numbers (Hochreiter
-& Schmidhuber 1997). Always saying 1 has a mean squared error of 0.167; a test error below 0.01 counts as
-solved. Training examples are drawn anew for each step, 10,000 of them an epoch.
+Each step has a number and a marker; the answer is the sum of the two marked numbers (Hochreiter &
+Schmidhuber 1997). Always saying 1 has a mean squared error of 0.167, and a test error below 0.01 is
+as good as solved. Training examples are drawn anew for each step, 10,000 of them an epoch.
 
     python launch.py --config=experiments/adding.py:smoke
 

@@ -49,8 +49,8 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding: Mapping[str, Any]
     'y_label': 'share that is right',
   }
   caption = (
-    'The strings of the test split by their size, of all seeds together. One is right where, at each'
-    ' of its steps, the symbols that the model takes for possible are those that are. Below is how'
-    ' many strings a point is of.'
+    'The strings of the test split by their size, of all seeds together. A string is right if, at'
+    ' each of its steps, the symbols that the model takes for possible are those that are. Below is'
+    ' how many strings a point stands for.'
   )
   return [Panel('curve', 'Strings that are right by their size', caption, data)]

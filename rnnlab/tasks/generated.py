@@ -82,7 +82,7 @@ def baseline(name: str, difficulty: Any) -> str:
     return ''
   metric, value, words = made(difficulty)
   shown = ACCURACY.shown(value) if metric == 'accuracy' else LOSS.shown(value)
-  return f'{metric} without memory: {shown}, by {words}'
+  return f'to compare: {metric} {shown} by {words}'
 
 
 def narrow(config) -> dict[str, Any]:
@@ -208,7 +208,9 @@ def _numbers_of_one(name, difficulty):
   import jax
 
   problem = problems.find(name)
-  drawn = _drawing(problem, types.SimpleNamespace(**dict(zip(problem.fields, difficulty))))
+  drawn = _drawing(
+    problem, types.SimpleNamespace(**dict(zip(problem.fields, difficulty, strict=True)))
+  )
   shapes = jax.eval_shape(lambda key: drawn(key, 1), jax.random.key(0))
   return sum(math.prod(shape.shape) for shape in jax.tree.leaves(shapes))
 

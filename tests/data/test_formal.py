@@ -87,8 +87,8 @@ SHORT = {
   'reber': {'length': 11},
 }
 LONG = {
-  'anbn': {'n_min': 7, 'n': 90},
-  'anbncn': {'n_min': 7, 'n': 90},
+  'anbn': {'min_n': 7, 'n': 90},
+  'anbncn': {'min_n': 7, 'n': 90},
   'dyck-1': {'length': 60, 'depth': 4},
   'dyck-2': {'length': 60, 'depth': 9},
   'reber': {'length': 90},
@@ -155,7 +155,7 @@ def test_large_splits_of_great_numbers_do_not_overflow():
 def test_of_each_length_every_string_of_reber_is_as_likely_as_any():
   """As where both arcs of a state are as likely: each symbol but six halves a string's chance."""
   there = {text for text in members('reber') if len(text) == 11 and belongs('reber', text)}
-  _, texts = drawn('reber', 20_000, length_min=11, length=11)
+  _, texts = drawn('reber', 20_000, min_length=11, length=11)
   counts = collections.Counter(texts)
   assert counts.keys() == there
   expected = 20_000 / len(there)
@@ -177,19 +177,19 @@ def test_every_string_of_brackets_is_drawn_that_is_no_deeper_and_no_longer(kinds
 
 
 def test_long_strings_of_reber_have_chances_that_do_not_vanish():
-  _, texts = drawn('reber', 4, length_min=1500, length=1500)
+  _, texts = drawn('reber', 4, min_length=1500, length=1500)
   assert all(EMBEDDED.fullmatch(text) for text in texts) and len({*texts}) == 4
 
 
 @pytest.mark.parametrize(
   ('language', 'given'),
   [
-    ('anbn', {'n_min': 60}),
-    ('anbncn', {'n_min': 60}),
-    ('dyck-2', {'length': 3, 'length_min': 3}),
-    ('reber', {'length': 10, 'length_min': 11}),
+    ('anbn', {'min_n': 60}),
+    ('anbncn', {'min_n': 60}),
+    ('dyck-2', {'length': 3, 'min_length': 3}),
+    ('reber', {'length': 10, 'min_length': 11}),
   ],
 )
 def test_a_range_without_a_string_is_refused(language, given):
-  with pytest.raises(ValueError, match='length|n_min'):
+  with pytest.raises(ValueError, match='--config.data.min_'):
     problems.find(language.partition('-')[0]).check(of(language, **given))

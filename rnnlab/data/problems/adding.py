@@ -4,10 +4,12 @@ A step is a pair: a number, uniform in [0, 1), and a marker, which is 1 at one s
 half and at one of the second, else 0. The target is the sum of the two marked numbers.
 """
 
+from typing import Any
+
 from rnnlab.data.problems.base import Baseline, Number, Problem, Sizes
 
 
-def draw(key, n, fields):
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   """n examples: inputs float32 `[n, T, 2]`, targets float32 `[n]`."""
   import jax
   import jax.numpy as jnp

@@ -5,10 +5,12 @@ may come next is asked for: an a at the start, an a or a b after an a, and then 
 were a, before the end. Who is right at every step, of every n, has counted.
 """
 
+from typing import Any
+
 from rnnlab.data.problems.base import Number, Problem, Sizes, spread
 
 
-def strings(sizes, most, letters):
+def strings(sizes: Any, most: int, letters: int) -> dict[str, Any]:
   """a^n, b^n, ... of so many letters, for n of `sizes`, int `[N]` up to `most`: as a problem draws.
 
   Ids: 1 the start, then the letters. Targets: the letters, then the end.
@@ -29,19 +31,22 @@ def strings(sizes, most, letters):
   }
 
 
-def draw(key, n, fields):
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   """n strings a^k b^k, k evenly spread: inputs int32 `[n, T]`, targets bool `[n, T, 3]`."""
-  return strings(spread(key, n, fields.n_min, fields.n), fields.n, letters=2)
+  return strings(spread(key, n, fields.min_n, fields.n), fields.n, letters=2)
 
 
-def check(fields):
-  """Raises ValueError where no n is left, in training or in another split."""
-  if fields.n < fields.n_min:
-    raise ValueError(f'n, {fields.n:,}, must be at least n_min, {fields.n_min:,}')
+def check(fields: Any) -> None:
+  """Raises ValueError, for people, where the least n is above the greatest."""
+  if fields.min_n > fields.n:
+    raise ValueError(
+      f'--config.data.min_n={fields.min_n}: at most n, {fields.n}, in each split (see data.test_n'
+      ' and data.validation_n too)'
+    )
 
 
 NUMBERS = {
-  'n_min': Number(1, 1, 100_000, 'the least n'),
+  'min_n': Number(1, 1, 100_000, 'the least n'),
   'n': Number(50, 1, 100_000, 'the greatest n that is trained on'),
   'validation_n': Number(0, 0, 100_000, 'the greatest n that validates'),
   'test_n': Number(500, 0, 100_000, 'the greatest n that is tested'),

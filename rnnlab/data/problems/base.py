@@ -76,6 +76,33 @@ class Problem(NamedTuple):
   check: Callable[[Any], None] | None = None
 
 
+def lengths(greatest: int) -> dict[str, Number]:
+  """The numbers of a problem whose examples have lengths drawn evenly, 1 to `greatest`."""
+  most = 1_000_000
+  return {
+    'length': Number(greatest, 1, most, 'steps, of the longest example'),
+    'min_length': Number(1, 1, most, 'steps, of the shortest example'),
+    'test_length': Number(0, 0, most, 'the longest in the test split; 0: as in training'),
+    'test_min_length': Number(0, 0, most, 'the shortest in the test split; 0: as in training'),
+  }
+
+
+def check_lengths(fields: Any) -> None:
+  """Raises ValueError, for people, where the shortest example is longer than the longest."""
+  if fields.min_length > fields.length:
+    raise ValueError(
+      f'--config.data.min_length={fields.min_length}: at most the length, {fields.length}, in each'
+      ' split (see data.test_length and data.test_min_length too)'
+    )
+
+
+def drawn_lengths(key: Any, n: int, fields: Any) -> Any:
+  """n lengths, each from fields.min_length to fields.length, int32 `[n, 1]`."""
+  import jax
+
+  return jax.random.randint(key, (n, 1), fields.min_length, fields.length + 1)
+
+
 def spread(key: Any, n: int, least: int, most: int) -> Any:
   """n whole numbers from `least` to `most`, each as likely as any, int32 `[n]`, in random order.
 

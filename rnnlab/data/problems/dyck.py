@@ -6,10 +6,12 @@ where none is open. Dyck-1 asks for a counter (Suzgun et al. 2019), Dyck-2 for a
 brackets nest is bounded in what is drawn (Hewitt et al. 2020), not in what may come next.
 """
 
+from typing import Any
+
 from rnnlab.data.problems.base import Number, Problem, Sizes, spread
 
 
-def draw(key, n, fields):
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   """n strings, even lengths evenly spread: inputs int32 `[n, T]`, targets bool `[n, T, 2 K + 1]`.
 
   A bracket opens or closes with equal chances where both leave a string of that length and depth,
@@ -21,7 +23,7 @@ def draw(key, n, fields):
 
   kinds, depth_most = fields.brackets, fields.depth
   size_key, key = jax.random.split(key)
-  sizes = 2 * spread(size_key, n, (fields.length_min + 1) // 2, fields.length // 2)
+  sizes = 2 * spread(size_key, n, (fields.min_length + 1) // 2, fields.length // 2)
   steps = fields.length // 2 * 2
   places = jnp.arange(depth_most)
 
@@ -54,12 +56,12 @@ def draw(key, n, fields):
   }
 
 
-def check(fields):
-  """Raises ValueError where no length is left, in training or in another split."""
-  if fields.length // 2 < (fields.length_min + 1) // 2:
+def check(fields: Any) -> None:
+  """Raises ValueError, for people, where there is no even length."""
+  if (fields.min_length + 1) // 2 > fields.length // 2:
     raise ValueError(
-      f'there is no even length from length_min, {fields.length_min:,}, to length,'
-      f' {fields.length:,}'
+      f'--config.data.min_length={fields.min_length}: no even length is from it to the length,'
+      f' {fields.length}, in each split (see data.test_length and data.validation_length too)'
     )
 
 
@@ -70,7 +72,7 @@ problem = Problem(
   sizes=lambda fields: Sizes(symbols=2 * fields.brackets + 1, outputs=2 * fields.brackets + 1),
   fields={
     'brackets': Number(2, 1, 1_000, 'kinds of brackets: 1 of Dyck-1, 2 of Dyck-2'),
-    'length_min': Number(2, 2, 100_000, 'symbols of the shortest string'),
+    'min_length': Number(2, 2, 100_000, 'symbols of the shortest string'),
     'length': Number(50, 2, 100_000, 'symbols of the longest string that is trained on'),
     'validation_length': Number(0, 0, 100_000, 'symbols of the longest string that validates'),
     'test_length': Number(200, 0, 100_000, 'symbols of the longest string that is tested'),

@@ -8,9 +8,11 @@ The paper takes both arcs of a state with equal chances, so that long strings ar
 are evenly spread, and of each length all strings are as likely as each other, as they are there.
 """
 
+from typing import Any
+
 import numpy as np
 
-from rnnlab.data.problems.base import Number, Problem, Sizes, spread
+from rnnlab.data.problems.base import Number, Problem, Sizes, check_lengths, spread
 
 SYMBOLS = 'BTPSXVE'  # ids from 1, in this order; targets in the same order
 SHORTEST = 9
@@ -27,9 +29,9 @@ REBER = (
 )
 
 
-def embedded():
+def embedded() -> tuple[tuple[tuple[str, int | None], ...], ...]:
   """The arcs of each state of the embedded grammar, as `REBER` has them."""
-  states = [(('B', 1),), (('T', 2), ('P', 10))]
+  states: list[tuple[tuple[str, int | None], ...]] = [(('B', 1),), (('T', 2), ('P', 10))]
   for outer in 'TP':
     first = len(states)
     last = first + len(REBER)  # the state where the outer symbol comes again
@@ -39,7 +41,7 @@ def embedded():
   return (*states, (('E', None),))
 
 
-def tables(length):
+def tables(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Of each state: the symbols and states of two arcs, what may come, and the first arc's chance.
 
   Returns symbols and states, int `[19, 2]`; allowed, bool `[20, 7]`, of which the last is after the
@@ -62,7 +64,7 @@ def tables(length):
   return symbols, states, allowed, chances
 
 
-def draw(key, n, fields):
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   """n strings of lengths evenly spread: inputs int32 `[n, T]`, targets bool `[n, T, 7]`.
 
   The E that ends a string is not among the inputs, as nothing comes after it.
@@ -72,7 +74,7 @@ def draw(key, n, fields):
 
   symbols, states, allowed, chances = map(jnp.asarray, tables(fields.length))
   size_key, arc_key = jax.random.split(key)
-  sizes = spread(size_key, n, fields.length_min, fields.length)
+  sizes = spread(size_key, n, fields.min_length, fields.length)
   steps = fields.length - 1
 
   def step(state, given):
@@ -93,24 +95,16 @@ def draw(key, n, fields):
   }
 
 
-def check(fields):
-  """Raises ValueError where no length is left, in training or in another split."""
-  if fields.length < fields.length_min:
-    raise ValueError(
-      f'length, {fields.length:,}, must be at least length_min, {fields.length_min:,}'
-    )
-
-
 problem = Problem(
   title='the embedded Reber grammar, next symbols (Hochreiter & Schmidhuber 1997)',
   kind='sets',
   draw=draw,
   sizes=lambda fields: Sizes(symbols=len(SYMBOLS), outputs=len(SYMBOLS)),
   fields={
-    'length_min': Number(SHORTEST, SHORTEST, 100_000, 'symbols of the shortest string'),
+    'min_length': Number(SHORTEST, SHORTEST, 100_000, 'symbols of the shortest string'),
     'length': Number(40, SHORTEST, 100_000, 'symbols of the longest string that is trained on'),
     'validation_length': Number(0, 0, 100_000, 'symbols of the longest string that validates'),
     'test_length': Number(200, 0, 100_000, 'symbols of the longest string that is tested'),
   },
-  check=check,
+  check=check_lengths,
 )
