@@ -58,6 +58,7 @@ def main() -> None:
     _check(given)
     ensembles = _loaded(given.run_dir, given.setting)
     saying.check(ensembles, given)
+    ensembles = saying.adapted(ensembles, given)
     if given.export:
       _export(ensembles, given.export)
     if saying.is_file(ensembles, given):

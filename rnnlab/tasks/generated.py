@@ -18,7 +18,7 @@ import numpy as np
 
 from rnnlab.data import problems
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import fields, sequences
+from rnnlab.tasks import by_size, fields, sequences
 from rnnlab.tasks.base import Metric, Task
 from rnnlab.tasks.fields import Field, Kind
 
@@ -30,12 +30,13 @@ KEYS = {'validation': 1001, 'test': 1002}
 ERROR = Metric('error', '', 'lower', '.4f')
 ACCURACY = Metric('accuracy', '%', 'higher', '.1%')
 SEQUENCE_ACCURACY = Metric('sequence_accuracy', '%', 'higher', '.1%')
+RIGHT_UP_TO = Metric('right_up_to', '', 'higher', '.0f')  # the size of strings, see `by_size`
 LOSS = Metric('loss', '', 'lower', '.4f')
 METRICS = {  # by the kind of a problem
   'value': (ERROR, ACCURACY, LOSS),
   'class': (ACCURACY, LOSS),
   'classes': (ACCURACY, SEQUENCE_ACCURACY, LOSS),
-  'sets': (ACCURACY, SEQUENCE_ACCURACY, LOSS),
+  'sets': (ACCURACY, SEQUENCE_ACCURACY, RIGHT_UP_TO, LOSS),
 }
 
 
@@ -102,8 +103,9 @@ def draw(config):
 
 
 def narrow(config) -> dict[str, Any]:
-  """The metrics of a config's problem."""
-  return {'metrics': METRICS[problems.find(config.problem).kind]}
+  """The metrics of a config's problem, and what gives those that are no means."""
+  kind = problems.find(config.problem).kind
+  return {'metrics': METRICS[kind], 'score': by_size.score if kind == 'sets' else None}
 
 
 def _drawing(problem, difficulty):
@@ -254,8 +256,10 @@ task = Task(
   draw=draw,
   model=sequences.model,
   loss=loss,
-  metrics=(ERROR, ACCURACY, SEQUENCE_ACCURACY, LOSS),
+  metrics=(ERROR, ACCURACY, SEQUENCE_ACCURACY, RIGHT_UP_TO, LOSS),
   narrow=narrow,
+  score=by_size.score,
+  panels=by_size.panels,
   fields={
     **sequences.MODEL,
     'model.embed_size': sequences.MODEL['model.embed_size']._replace(default=32),

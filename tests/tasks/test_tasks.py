@@ -42,7 +42,8 @@ def conducted(executor, workdir, preset='', stop=lambda: False, change=None):
   """Does what the file asks for, as a launch; returns the plan, and the runs that failed."""
   made = read(preset)
   made.config.update_from_flattened_dict(change or {})
-  asked = conduct.Asked(made.config, made.sweep, [], (), 'series', preset, 'command')
+  request = sweep.ask(made.config, made.sweep, command='command')
+  asked = conduct.Asked(request, [], 'series', preset)
   workdir.mkdir(exist_ok=True)
   output = io.StringIO()
   console = progress.Console(file=output, width=200)

@@ -393,7 +393,7 @@ def stop_at_the_plan():
     sys.exit(0)
 
   conduct.conduct = planned
-  sweep.MOST = 200  # so that what never ends is found out soon
+  asking.MOST = 200  # so that what never ends is found out soon
   sources.resolve = lambda data: data.source  # which may ask the network
   devices.keep_programs = lambda: None
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 KINDS = ('value', 'class', 'classes', 'sets')
 
 
@@ -56,7 +58,8 @@ class Problem(NamedTuple):
       lengths: int32 `[n]`, of float inputs alone, where their steps beyond it are padding;
       targets: of a value float32 `[n]`, of a class int32 `[n]` from 0, of classes int32 `[n, T]`,
         of sets bool `[n, T, S]`;
-      mask: bool `[n, T]`, of classes and sets: the steps that count.
+      mask: bool `[n, T]`, of classes and sets: the steps that count;
+      size: int32 `[n]`, of sets: how large an example is, by which what is right is told.
   sizes: `(fields) -> Sizes`.
   fields: by name, what the config's data.NAME is. One called test_NAME or validation_NAME is what
     NAME is in that split, or 0 where it is as in training.
@@ -98,3 +101,20 @@ def drawn_lengths(key: Any, n: int, fields: Any) -> Any:
   import jax
 
   return jax.random.randint(key, (n, 1), fields.min_length, fields.length + 1)
+
+
+def spread(key: Any, n: int, least: int, most: int) -> Any:
+  """n whole numbers from `least` to `most`, each as likely as any, int32 `[n]`, in random order.
+
+  They are spread as evenly as can be: of n = most - least + 1 each is there once. So a batch has
+  easy and hard examples in the same proportion as all others, and a test covers all sizes.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  count = most - least + 1
+  start_key, order_key = jax.random.split(key)
+  start = jax.random.randint(start_key, (), 0, count)
+  whole, rest = np.divmod(np.arange(n, dtype=np.int64) * count, n)  # on the host: n count is large
+  numbers = least + jnp.asarray(whole) + (jnp.asarray(rest) + start) // n
+  return jax.random.permutation(order_key, numbers.astype(jnp.int32))
