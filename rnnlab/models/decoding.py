@@ -314,15 +314,15 @@ def in_batches(of_batch: Callable[[np.ndarray], Found], source: np.ndarray, rows
   of_batch: of int32 `[rows, width]`, whose rows may be without any token. source: int32 `[N, S]`.
   """
   lengths = (source != 0).sum(axis=1)
-  widths = np.maximum(NARROWEST, 2 ** np.ceil(np.log2(np.maximum(lengths, 1))).astype(int))
+  widths = np.array([width(length) for length in lengths.tolist()], int)
   order = np.argsort(lengths, kind='stable')
   parts, places = [], []
-  for width in np.unique(widths):
-    of_width = order[widths[order] == width]
+  for columns in np.unique(widths):
+    of_width = order[widths[order] == columns]
     for start in range(0, len(of_width), rows):
       here = of_width[start : start + rows]
-      batch = np.zeros((rows, width), np.int32)
-      some = min(width, source.shape[1])
+      batch = np.zeros((rows, columns), np.int32)
+      some = min(columns, source.shape[1])
       batch[: len(here), :some] = source[here, :some]
       parts.append([np.asarray(a)[: len(here)] for a in of_batch(batch)])
       places.append(here)
@@ -333,3 +333,8 @@ def in_batches(of_batch: Callable[[np.ndarray], Found], source: np.ndarray, rows
     part[0] = np.pad(part[0], [(0, 0), (0, 0), (0, longest - part[0].shape[2])])
   back = np.argsort(np.concatenate(places))
   return Found(*(np.concatenate(of)[back] for of in zip(*parts, strict=True)))
+
+
+def width(length: int) -> int:
+  """How many places a batch has for a source of so many."""
+  return max(NARROWEST, 1 << (length - 1).bit_length())
