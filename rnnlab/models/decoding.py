@@ -124,7 +124,10 @@ def draw(
 
 
 class _Beam(NamedTuple):
-  """The state of a search: what has not ended, `[N, K, ...]`, and what has, the best first."""
+  """The state of a search: what has not ended, `[N, K, ...]`, and what has, the best first.
+
+  The carry's arrays are `[N K, ...]`.
+  """
 
   place: Array
   done: Array  # [N]
@@ -157,13 +160,11 @@ def beam(
   Raises ValueError for a penalty of coverage where the model attends to nothing.
   """
   rows, size = len(limits), search.size
-  each = jax.vmap(next, in_axes=(None, 1, 1), out_axes=(1, 1, 1))
-  carry = jax.tree.map(lambda a: jnp.repeat(a[:, None], size, axis=1), carry)
+  memory, carry = jax.tree.map(lambda a: jnp.repeat(a, size, axis=0), (memory, carry))
   attended = None
   if search.coverage:
-    if (
-      there is None or jax.eval_shape(each, memory, carry, jnp.zeros((rows, size), int))[2] is None
-    ):
+    attends = jax.eval_shape(next, memory, carry, jnp.zeros(rows * size, int))[2] is not None
+    if there is None or not attends:
       raise ValueError('a penalty of coverage is of models that attend to their source')
     attended = jnp.zeros((rows, size, there.shape[1]))
   nothing = jnp.full((rows, size), -jnp.inf)
@@ -178,23 +179,25 @@ def beam(
     attended=attended,
     ended=Found(none, nothing, nothing),
   )
-  step = functools.partial(_step, each, memory, limits, there, search)
+  step = functools.partial(_step, next, memory, limits, there, search)
   return jax.lax.while_loop(lambda of: (of.place <= longest) & ~of.done.all(), step, start).ended
 
 
-def _step(each, memory, limits, there, search, of):
+def _step(next, memory, limits, there, search, of):
   """One step of a beam, a _Beam."""
-  size = search.size
-  logits, carry, attention = each(memory, of.carry, of.last)
-  more = _allowed(jax.nn.log_softmax(logits), search.never)
+  rows, size = of.last.shape
+  logits, carry, attention = next(memory, of.carry, of.last.ravel())
+  more = _allowed(jax.nn.log_softmax(logits), search.never).reshape(rows, size, -1)
   must_end = (of.place >= limits)[:, None, None] & (jnp.arange(more.shape[-1]) != search.end)
   more = jnp.where(must_end, -jnp.inf, of.log_probs[:, :, None] + more)
-  flat = more.reshape(len(more), -1)
+  flat = more.reshape(rows, -1)
   # Each hypothesis ends in one way, so that of 2 K there are K that do not end.
   values, which = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
   parents, tokens = which // more.shape[-1], (which % more.shape[-1]).astype(jnp.int32)
   ends = tokens == search.end
-  attended = of.attended if of.attended is None else of.attended + attention
+  attended = of.attended
+  if attended is not None:
+    attended += attention.reshape(attended.shape)
 
   def ended(values, parents, ends):
     ids = _rows(of.ids, parents).at[:, :, of.place].set(search.end)
@@ -212,11 +215,12 @@ def _step(each, memory, limits, there, search, of):
   kept = jax.tree.map(lambda a: _rows(a, order), both)
   log_probs, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, values), size)
   parents, tokens = _rows(parents, order), _rows(tokens, order)
+  of_carry = (jnp.arange(rows)[:, None] * size + parents).ravel()
   return _Beam(
     place=of.place + 1,
     done=of.done | (of.place >= limits) | (kept.scores > -jnp.inf).all(axis=1),
     last=tokens,
-    carry=jax.tree.map(lambda a: _rows(a, parents), carry),
+    carry=jax.tree.map(lambda a: a[of_carry], carry),
     ids=_rows(of.ids, parents).at[:, :, of.place].set(tokens),
     log_probs=log_probs,
     attended=attended if attended is None else _rows(attended, parents),
