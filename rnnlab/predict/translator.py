@@ -225,7 +225,7 @@ def unknown(model: Translator, text: str) -> list[str]:
   return [token for i, token in zip(ids, tokens, strict=True) if i == pairs.UNK]
 
 
-def translator(members: Sequence[Predictor]) -> Translator:
+def of_members(members: Sequence[Predictor]) -> Translator:
   """Models that translate as one.
 
   Raises ValueError for none, for members that read or say differently, and for an encoding that

@@ -223,14 +223,16 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen, in whole
+  kind: 'matrix', 'curve', 'scatter', 'attention' or 'tokens'. title: a line. caption: what is seen, in whole
     sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
     there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
     is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
     see them beside: 'diagonal', 'zero' or None. The x of a curve may have names, 'ticks', and
     'log' says which of its axes are logarithmic: 'x', 'y' or 'xy'. All these may have 'x_label' and
-    'y_label'. Of tokens it has 'ids', int `[n]`, of which the task's `join` makes the text.
+    'y_label'. Of attention it has 'each', a list of dicts with 'source' and 'target', S and T
+    tokens, and 'weights' `[T, S]`. Of tokens it has 'ids', int `[n]`, of which the task's `join`
+    makes the text, or the 'text' itself.
   """
 
   kind: str
