@@ -158,11 +158,13 @@ class Task(NamedTuple):
     Where outputs are of 'tokens', it gives a stream for each text, with the end of a line after it:
     a dict of arrays as a split has them, and 'tokens', N str, the targets as the text has them. The
     encoding then has 'end' and 'unknown', the ids of the end of a line and of unknown tokens, or
-    None.
+    None. Where they are a 'sequence', it gives the ids of the sources, int32 `[N, S]`, as
+    `rnnlab.data.pairs` has them, and the encoding is as there.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
-  join: `(ids, encoding, vocabulary) -> text`: of outputs of 'tokens', in place of decode, the text
-    of ids. What comes after an 'end' is joined as by itself.
+  join: `(ids, encoding, vocabulary) -> text`: of outputs of 'tokens' or a 'sequence', in place of
+    decode, the text of ids. Of a stream, what comes after an 'end' is joined as by itself; of a
+    sequence there is nothing after its end.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
     averages models, explains and exports them.
   spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
@@ -203,8 +205,9 @@ class Outputs(NamedTuple):
     class `[C]`; 'labels', the log-odds of each label `[C]`, any of which an example may have;
     'values', a standardised number, a scalar or `[V]`; 'tokens', for each token of a stream its
     negative log-likelihood in nats, of a model with a method `logits(ids [B, T], carry) -> (logits
-    [B, T, V], carry)` of what comes next.
-  names: of the classes, the labels or the values, in order; of tokens none.
+    [B, T, V], carry)` of what comes next; 'sequence', how likely another text is, of a model with
+    the methods of `rnnlab.models.decoding.of_models`, which write one.
+  names: of the classes, the labels or the values, in order; of tokens and sequences none.
   steps: whether there is one of these for each time step, along a first axis `[T, ...]`.
   mean, std: of values, in the unit of the targets: a value is output * std + mean. A number, or one
     for each value.
