@@ -1,4 +1,4 @@
-"""The model of pairs of texts: a translation's tokens, each given the source and those before it."""
+"""Pairs of texts: a translation's tokens, each given its source and the tokens before it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
