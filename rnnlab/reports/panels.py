@@ -95,13 +95,8 @@ def caption(shown: Shown) -> str:
 
 def alternative(shown: Shown) -> Iterator[str]:
   """What kind of figure it is, and then what it shows of each group, for who does not see it."""
-  kinds = {
-    'matrix': 'Heat map',
-    'attention': 'Heat map',
-    'curve': 'Line plot',
-    'scatter': 'Scatter plot',
-  }
-  yield f'{kinds[shown.kind]}: {shown.title}'
+  kinds = {'curve': 'Line plot', 'scatter': 'Scatter plot'}
+  yield f'{kinds.get(shown.kind, "Heat map")}: {shown.title}'
   for group, _, panel in shown.groups:
     yield f'{group}: {_TOLD[shown.kind](panel.data)}'
 

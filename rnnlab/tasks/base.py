@@ -223,8 +223,8 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve', 'scatter', 'attention' or 'tokens'. title: a line. caption: what is seen, in whole
-    sentences.
+  kind: 'matrix', 'attention', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen,
+    in whole sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
     there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
     is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
