@@ -147,7 +147,9 @@ def _predict(ensembles, given):
 def _translate(ensembles, given):
   """What models that translate are asked for."""
   if given.export:
-    raise ValueError('a model that translates cannot be exported')
+    _export(ensembles, given.export)
+    if not (given.texts or given.input):
+      return
   notes = collections.defaultdict(list)
   lines = translating.lines(given)
   blocks = _examples(ensembles, given, notes) if lines is None else lines
