@@ -290,7 +290,7 @@ def _run(given):
 
 
 def _check_metric(task):
-  names = [metric.name for metric in tasks.find(task.name).metrics]
+  names = [metric.name for metric in tasks.find(task.name).metrics if not metric.once]
   if task.metric and task.metric not in names:
     raise ValueError(
       f'--config.task.metric={task.metric}: the task {task.name} has the metrics'

@@ -57,6 +57,9 @@ class Metric(NamedTuple):
   better: 'higher' or 'lower'.
   format: Python's format specification of a value for people, as '.3f', or '.1%' of a share.
   link: 'exp' of what is e to the mean that is summed up, as perplexity is; '' of the mean itself.
+  once: whether it is known of the test split alone, by the parameters that a run keeps: the task's
+    `examine` gives it, a number under this name, as what costs too much for each epoch's end, or
+    nothing of that name where it cannot be computed. None such is the primary one.
   """
 
   name: str
@@ -64,6 +67,7 @@ class Metric(NamedTuple):
   better: str = 'lower'
   format: str = '.4f'
   link: str = ''
+  once: bool = False
 
   def of_mean(self, mean: float) -> float:
     """The metric, of the mean that its sums give; infinite where it is too great for a float."""
@@ -170,8 +174,9 @@ class Task(NamedTuple):
   spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
     keeps. Predict needs it, as it does encode, outputs, and decode or join.
   examine: `(model, params, dataset) -> {name: array}`: what else is to be known of a trained model,
-    kept beside its predictions. It is asked once, at the end of a run, of the parameters that the
-    run keeps; the dataset's splits are on the device.
+    kept beside its predictions, but for a figure of each metric that is known `once`. It is asked
+    once, at the end of a run, of the parameters that the run keeps; the dataset's splits are on the
+    device.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
     and so what `examine` gave.
@@ -266,6 +271,13 @@ def check(task: Any) -> Task:
         f"{where}: {metric}: a share has the unit '%' and a format such as '.1%', and nothing else"
         ' has either'
       )
+  if (at_once := [m.name for m in task.metrics if m.once]) and (
+    task.metrics[0].once or task.metrics[-1].once or not task.examine
+  ):
+    raise ValueError(
+      f'{where}: {", ".join(at_once)}: what is known once is given by examine, and is neither the'
+      ' primary metric nor the loss'
+    )
   if task.batches not in BATCHES:
     raise ValueError(f"{where}: its batches must be 'rows' or 'windows', not {task.batches!r}")
   for name in task.fields:
