@@ -19,7 +19,7 @@ from rnnlab.predict.translator import Attention, Translation, Translator
 OWN = 'beam', 'nbest', 'length_penalty', 'coverage_penalty'
 DRAWS = 'temperature', 'top_k', 'top_p', 'seed', 'samples'  # flags that language models have too
 NOT_OURS = 'length', 'stop', 'score'  # of language models alone
-PICTURES = '.png', '.svg'
+PICTURE = '.png'
 SHADES = ' ░▒▓█'
 TALLEST = 12  # letters of a source token above a drawing, where they stand one below the other
 WIDEST = 16  # letters of a target token beside it
@@ -61,7 +61,7 @@ def translates(models: Mapping[str, Any]) -> bool:
 
 def is_picture(given: argparse.Namespace) -> bool:
   """Whether a picture of what --explain shows is asked for."""
-  return bool(given.explain and given.out) and given.out.lower().endswith(PICTURES)
+  return bool(given.explain and given.out) and given.out.lower().endswith(PICTURE)
 
 
 def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
@@ -84,7 +84,7 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
   if given.out and len(models) > 1 and not given.explain:
     raise ValueError(f'--out is of one setting: give --setting, of {", ".join(models)}')
   if given.explain and given.out and not is_picture(given):
-    raise ValueError(f'--out={given.out}: with --explain it must end in {" or ".join(PICTURES)}')
+    raise ValueError(f'--out={given.out}: with --explain it must end in {PICTURE}')
   for model in models.values():  # raises before anything is said
     _translate(model, [], given)
 
@@ -249,9 +249,8 @@ def drawing(attention: Attention, width: int) -> Iterator[rich.text.Text]:
     blocks = (SHADES[min(int(share * 5), 4)] * cell for share in weights[:room].tolist())
     pad = ' ' * (left - rich.cells.cell_len(token))
     yield rich.text.Text(f'{pad}{token} {"".join(blocks)}')
-  if rest := len(attention.source) - room:
-    if rest > 0:
-      yield rich.text.Text(f'{" " * left} and {rest} places for which there is no room', 'dim')
+  if (rest := len(attention.source) - room) > 0:
+    yield rich.text.Text(f'{" " * left} and {rest} more, for which there is no room', 'dim')
 
 
 def _short(token, most):
@@ -273,8 +272,8 @@ def _draw(path, pictures):
     for (name, cell), found in each.items()
   ]
   shown = Shown('attention', 'Attention', '', groups)
-  png, svg = figures.render(figures.panels, shown, note='')
-  disk.write_atomic(path, svg if path.lower().endswith('.svg') else png)
+  png, _ = figures.render(figures.panels, shown, note='')
+  disk.write_atomic(path, png)
   some = f', of the first {PICTURED} texts' * (len(pictures) > PICTURED)
   print(f'wrote {path}{some}', file=sys.stderr)
 
