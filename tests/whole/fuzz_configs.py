@@ -381,10 +381,10 @@ def stop_at_the_plan():
   from rnnlab.data import sources
   from rnnlab.machine import devices
   from rnnlab.runs import configs
-  from rnnlab.sweeps import conduct, sweep
+  from rnnlab.sweeps import asking, conduct, sweep
 
   def planned(asked, workdir, *_, **__):
-    plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
+    plan = sweep.plan_of(asked.request, workdir)
     sweep.record(workdir, asked, plan)
     for spec in plan.runs[: not os.getpid() % 8]:
       traced(spec.config)
