@@ -101,9 +101,12 @@ def jacobian_norms(
 
 
 def at_lags(values: Array, mask: Array, chosen: Sequence[int]) -> Array:
-  """The mean of `values [B, T]` over the rows at each of the chosen lags; NaN where none is so long.
+  """The mean of `values [B, T]` over the rows at each of the chosen lags; NaN where no row has it.
 
   mask: bool `[B, T]`, True at real steps.
+
+  >>> rnnlab.flow.at_lags(jnp.array([[1.0, 2.0, 3.0]]), jnp.ones((1, 3), bool), (0, 2, 4))
+  Array([ 3.,  1., nan], dtype=float32)
   """
   where = (lags(mask) == jnp.array(chosen)[:, None, None]) & mask
   return jnp.where(where, values, 0).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
