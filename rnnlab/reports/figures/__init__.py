@@ -6,6 +6,7 @@ state behind and needs no display.
 """
 
 from rnnlab.reports.figures.curves import learning_curves, score_vs_time
+from rnnlab.reports.figures.flow import gradient_flow
 from rnnlab.reports.figures.panel import panels
 from rnnlab.reports.figures.scores import frontier, paired_seeds, select, test_scores
 from rnnlab.reports.figures.search import expected_best, response, search_response
@@ -40,6 +41,7 @@ __all__ = [
   'THEME',
   'expected_best',
   'frontier',
+  'gradient_flow',
   'learning_curves',
   'paired_seeds',
   'panels',
