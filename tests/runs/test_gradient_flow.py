@@ -1,7 +1,9 @@
-"""How far gradients reach in a run: the same numbers by other ways, the same training, a picture."""
+"""How far gradients reach in a run: the numbers by another way, and the training as without."""
 
+import functools
 import random
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,87 +69,66 @@ def done(request, written):
   return rnnlab.run(config), config
 
 
-def test_the_norms_of_a_run_are_those_of_its_parameters(done):
-  """By the parameters that it ends with, a step's state at a time: what comes after, by jax.grad."""
+def test_the_norms_are_those_of_a_loss_of_what_comes_after_a_step(done):
+  """By jax.grad of the model, of which the last layer goes on from a step's state that is given."""
   found, config = done
-  shared = program.prepare(config)
+  shared, windows = program.prepare(config), config.task.name == 'language_model'
   batch = flow.batch_of(shared.program, shared.dataset.splits['train'])
-  steps = config.task.name in ('tagging', 'language_model')
-  kept = pd.DataFrame(found.gradient_flow)
-  assert sorted(kept['epoch'].unique()) == [0, 1, 2]
+  steps, seen, model = config.task.name in ('tagging', 'language_model'), {}, found.model
+
+  def outputs(change):
+    """The model's, with what `change` makes of a call of the last layer."""
+
+    def intercept(call, args, options, context):
+      layer = context.module
+      if not isinstance(layer, rnnlab.Recurrent) or layer.name != f'Recurrent_{layers - 1}':
+        return call(*args, **options)
+      return change(layer, call(*args, **options), *args[:2])
+
+    with nn.intercept_methods(intercept):
+      of = model.apply({'params': found.params}, batch if windows else batch['inputs'])
+    return of[0] if windows else of
+
+  def from_step(t, carry):
+    def change(layer, out, xs, mask):
+      xs = xs.rows() if isinstance(xs, rnnlab.Lookup) else xs
+      mask = jnp.ones(xs.shape[:2], bool) if mask is None else mask
+      run = functools.partial(rnnlab.unroll, layer.cell, layer.variables['params']['cell'])
+      carries, ys = run(xs, mask=mask, return_carries=True)
+      seen.update(mask=np.asarray(mask), carry=jax.tree.map(lambda a: a[:, t], carries))
+      if carry is None:
+        return out
+      h, *_ = jax.tree.leaves(carry)
+      rest = run(xs[:, t + 1 :], mask=mask[:, t + 1 :], initial_carry=carry)[1]
+      ys = jnp.concatenate([ys[:, :t], jnp.where(mask[:, t, None], h, 0)[:, None], rest], axis=1)
+      whole = out[1] if windows else out
+      ys = jnp.concatenate([ys, whole[..., ys.shape[-1] :]], axis=-1)
+      return (out[0], ys) if windows else ys
+
+    return outputs(change)
+
+  def loss(carry, t):
+    of = from_step(t, carry)
+    if steps:  # of the last real step alone
+      last = seen['mask'].sum(axis=1)[:, None] - 1 == np.arange(seen['mask'].shape[1])
+      last = last.reshape(*last.shape, *[1] * (of.ndim - 2))
+      of = jnp.where(last, of, jax.lax.stop_gradient(of))
+    return tasks.find(config.task.name).loss(of, batch)['loss'][0]
+
   layers = MORE[config.task.name].get('model.layers', 1)
-  assert sorted(kept['layer'].unique()) == list(range(1, layers + 1))
-  lags, norms = by_hand(found, batch, config, steps)
-  last = kept[(kept['epoch'] == 2) & (kept['layer'] == layers)]
-  assert last['lag'].tolist() == [lag for lag in (0, 1, 2, 4, 8) if (lags == lag).any()]
-  for lag, norm in zip(last['lag'], last['norm'], strict=True):
-    assert_allclose(norm, norms[lags == lag].mean(), rtol=1e-4)
-
-
-def by_hand(found, batch, config, steps):
-  """Lags and norms of the last layer's real steps, from the inputs of that layer on."""
-  model, params = found.model, found.params
-  seen = {}
-
-  def see(call, args, options, context):
-    if isinstance(context.module, rnnlab.Recurrent):
-      seen.update(layer=context.module.name, xs=args[0], mask=args[1])
-    return call(*args, **options)
-
-  task, variables = tasks.find(config.task.name), {'params': params}
-  windows = config.task.name == 'language_model'
-  given = batch if windows else batch['inputs']
-  import flax.linen as nn
-
-  with nn.intercept_methods(see):
-    model.apply(variables, given)
-  xs, layer = seen['xs'], params[seen['layer']]
-  xs = xs.rows() if isinstance(xs, rnnlab.Lookup) else xs
-  mask = np.ones(xs.shape[:2], bool) if seen['mask'] is None else np.asarray(seen['mask'])
-  lags, norms = [], []
-  cell = model.cells[-1] if windows else model.cell
-  bidirectional = not windows and model.bidirectional
-  for row, real in enumerate(mask):
-    length = int(real.sum())
-    assert real[:length].all()  # padded behind
-    for t in range(length):
-
-      def rest(carry, t=t, row=row, length=length):
-        """The row's own loss, of the state after step t."""
-        ys = seen_ys[row : row + 1, : t + 1]
-        ys = ys.at[:, t].set(jax.tree.leaves(carry)[0])
-        after = rnnlab.unroll(
-          cell, layer['cell'], xs[row : row + 1, t + 1 : length], initial_carry=carry
-        )[1]
-        ys = jnp.concatenate([ys, after], axis=1)
-        if bidirectional:
-          back = rnnlab.unroll(
-            cell, layer['cell_backward'], xs[row : row + 1, :length], reverse=True
-          )[1]
-          ys = jnp.concatenate([ys, back], axis=-1)
-
-        def put(call, args, options, context):
-          if isinstance(context.module, rnnlab.Recurrent) and context.module.name == seen['layer']:
-            out = call(*args, **options)
-            whole = (out[1] if windows else out).at[row : row + 1, :length].set(ys)
-            return (out[0], whole) if windows else whole
-          return call(*args, **options)
-
-        with nn.intercept_methods(put):
-          outputs = model.apply(variables, given)
-        outputs = outputs[0] if windows else outputs
-        if steps:
-          outputs = jax.lax.stop_gradient(outputs).at[row, length - 1].set(outputs[row, length - 1])
-        return task.loss(outputs, batch)['loss'][0]
-
-      carries, seen_ys = rnnlab.unroll(
-        cell, layer['cell'], xs, mask=jnp.asarray(mask), return_carries=True
-      )
-      carry = jax.tree.map(lambda a, row=row, t=t: a[row : row + 1, t], carries)
-      by = jax.grad(rest)(carry)
-      lags.append(length - 1 - t)
-      norms.append(np.sqrt(sum((np.asarray(a) ** 2).sum() for a in jax.tree.leaves(by))))
-  return np.array(lags), np.array(norms)
+  kept = pd.DataFrame(found.gradient_flow)
+  assert set(kept['epoch']) == {0, 1, 2} and set(kept['layer']) == set(range(1, layers + 1))
+  kept = kept[(kept['epoch'] == 2) & (kept['layer'] == layers)].set_index('lag')['norm']
+  norms = {}
+  for t in range(9 - 2 * windows):
+    from_step(t, None)
+    by = jax.grad(loss)(seen['carry'], t)
+    of_rows = np.sqrt(sum((np.asarray(a) ** 2).sum(axis=1) for a in jax.tree.leaves(by)))
+    for norm, real in zip(of_rows, seen['mask'], strict=True):
+      if real[t]:
+        norms.setdefault(int(real[t + 1 :].sum()), []).append(norm)
+  assert kept.index.tolist() == [lag for lag in (0, 1, 2, 4, 8) if lag in norms]
+  assert_allclose(kept, [np.mean(norms[lag]) for lag in kept.index], rtol=1e-4)
 
 
 def test_the_training_is_the_same_to_the_bit(done):

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from rnnlab.reports.figures.layout import log_axis, name_point, place_labels
 from rnnlab.reports.figures.style import MUTED, groups_of, new_figure, styled
 
-LEAST = 1e-30  # of a share that is drawn: what is below is nothing
+LEAST = 1e-8  # where the axis ends: beside the rest of a gradient, less is lost in rounding
+NOTHING = 1e-45  # in place of 0, which has no logarithm
 
 
 @styled
@@ -28,12 +29,12 @@ def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
     ax.axhline(1, color=MUTED, linewidth=1, linestyle='--', zorder=1)
     for group, (colour, alpha) in groups.items():
       rows = drawn[(drawn['epoch'] == epoch) & (drawn['group'] == group)]
-      logs = np.log(rows['share'].where(rows['share'] > LEAST))
+      logs = np.log(rows['share'].clip(lower=NOTHING))
       lines = logs.groupby(rows['lag']).agg([lambda of: of.mean(skipna=False), 'min', 'max'])
       lag, (mean, low, high) = lines.index, np.exp(lines.to_numpy().T)
       ax.plot(lag, mean, 'o-', color=colour, alpha=alpha, markersize=4.5)
       ax.fill_between(lag, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
-      known = np.flatnonzero(np.isfinite(mean))
+      known = np.flatnonzero(mean >= LEAST)
       if ax is axes[1] and len(known):
         name_point(ax, group, (lag[known[-1]], mean[known[-1]]), colour)
     ax.set_xlabel('Steps before the last')
@@ -54,8 +55,10 @@ def _title(flow, epochs):
 
 def _scale(axes, flow):
   """Logarithmic axes, with a tick at each lag as far as there is room."""
-  shares = flow['share'][flow['share'] > LEAST]
-  log_axis(axes[0], (1,) if shares.max() > 100 * shares.min() else (1, 2, 5), 'y')
+  low, high = flow['share'].clip(lower=LEAST).agg(['min', 'max'])
+  log_axis(axes[0], (1,) if high > 100 * low else (1, 2, 5), 'y')
+  if low == LEAST:
+    axes[0].set_ylim(bottom=LEAST)
   for ax in axes:
     ax.set_xscale('log', base=2)
     ax.minorticks_off()
