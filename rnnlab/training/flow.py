@@ -27,7 +27,7 @@ def batch_of(program: Program, split: Mapping[str, Any]) -> dict[str, Any]:
   if program.windows:
     count = min(EXAMPLES, program.batch_size)
     steps = program.windows.steps
-    return windows.window(split, count, steps, np.int32(0), np.int32(steps))
+    return windows.window(split, count, steps, *jnp.array([0, steps]))
   rows = np.linspace(0, size - 1, min(EXAMPLES, size)).astype(int)
   batch = jax.tree.map(lambda a: a[rows], dict(split))
   return batch | {'weights': np.ones(len(rows), np.float32)}
