@@ -29,7 +29,7 @@ class Gates(NamedTuple):
   """What the gates of a cell do over the real steps of a batch.
 
   low, high: float `[G]`, the share of the values below 0.1, and above 0.9, of each sigmoid that a
-    step takes, in its order.
+    step takes, in its order: of `lstm` f, i, o, of `gru` r, z.
   memory: a carry whose arrays have the shape of one row's: 1 / (1 - f), the steps after which a
     number has faded to 1/e of itself or so, for the mean f of its forget gate; NaN where there is
     no such gate. A forget gate is what a step multiplies an array of the carry with, by element and

@@ -187,9 +187,9 @@ def test_gates_of_lstm_are_those_of_its_equations():
       values.append(x @ params['w_x'] + flat[:HIDDEN] @ params['w_h'] + params['b'])
   i, f, _, o = (sigmoid(np.array(a)) for a in np.split(np.array(values), 4, axis=1))
   found = flow.gate_statistics(cell, params, xs, mask=mask)
-  assert_allclose(found.low, [(gate < 0.1).mean() for gate in (i, f, o)])
-  assert_allclose(found.high, [(gate > 0.9).mean() for gate in (i, f, o)])
-  assert found.high[1] > 0
+  assert_allclose(found.low, [(gate < 0.1).mean() for gate in (f, i, o)])
+  assert_allclose(found.high, [(gate > 0.9).mean() for gate in (f, i, o)])
+  assert found.high[0] > 0
   assert_allclose(found.memory.c, 1 / (1 - f.mean(axis=0)), rtol=1e-10)
   assert np.isnan(found.memory.h).all()
 

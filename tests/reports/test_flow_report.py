@@ -52,7 +52,7 @@ def test_a_share_is_of_the_norm_at_the_last_step(workdir):
 
 def test_lines_are_the_last_layer_s_at_first_and_at_last(workdir):
   fig = figures.gradient_flow(flow_of(workdir))
-  assert [ax.get_title() for ax in fig.axes] == ['Before training', 'After epoch 3']
+  assert [ax.get_title(loc='left') for ax in fig.axes] == ['Before training', 'After epoch 3']
   for ax, kept in zip(fig.axes, (1.0, 0.7), strict=True):
     lines = [line for line in ax.lines if len(line.get_xdata()) == len(LAGS) - 1]
     found = {line.get_color(): line.get_ydata() for line in lines}

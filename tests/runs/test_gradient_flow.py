@@ -93,7 +93,8 @@ def test_the_norms_are_those_of_a_loss_of_what_comes_after_a_step(done):
     def change(layer, out, xs, mask):
       xs = xs.rows() if isinstance(xs, rnnlab.Lookup) else xs
       mask = jnp.ones(xs.shape[:2], bool) if mask is None else mask
-      run = functools.partial(rnnlab.unroll, layer.cell, layer.variables['params']['cell'])
+      params = layer.variables['params']['cell']
+      run = functools.partial(rnnlab.unroll, layer.cell, params, backend='scan')
       carries, ys = run(xs, mask=mask, return_carries=True)
       seen.update(mask=np.asarray(mask), carry=jax.tree.map(lambda a: a[:, t], carries))
       if carry is None:
