@@ -59,7 +59,7 @@ def test_lines_are_the_last_layer_s_at_first_and_at_last(workdir):
     for cell, left in LEFT.items():
       np.testing.assert_allclose(found[figures.COLOURS[cell]], (left * kept) ** np.array(LAGS[1:]))
   assert fig.axes[0].get_ylim()[0] == 1e-8  # as that of the Elman network is less at a lag of 8
-  assert [text.get_text() for text in fig.axes[1].texts] == ['LSTM', 'Elman']
+  assert {text.get_text() for text in fig.axes[1].texts} == {'LSTM', 'Elman'}
 
 
 def test_what_is_0_or_was_not_kept_is_drawn_too(workdir):
