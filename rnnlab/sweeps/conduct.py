@@ -70,7 +70,7 @@ def conduct(
   """
   devices.use_cores()
   devices.keep_programs()
-  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command)
+  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command, program.settle)
   failed, said, first = {}, set(), True
 
   def say(line):
@@ -96,15 +96,27 @@ def conduct(
     if not todo:
       return plan, failed
     if first:
-      data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
-      told = '\n  '.join((data.title, data.line, *data.notes))
-      console.print(told, soft_wrap=True)  # what the figures will be of
+      for config in _datasets(asked.config, plan.runs):
+        data = tasks.find(config.task.name).load(program.data_of(config))
+        told = '\n  '.join((data.title, data.line, *data.notes))
+        console.print(told, soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
     with jax.enable_x64(False):  # the bits of a run are not those of the environment
       failed |= _follow(execute, progress.Display(todo, console), stop, workdir, url)
     first = False
+
+
+def _datasets(config, runs):
+  """A config of each task that the runs have, first that of the launch itself if it is among them.
+
+  What differs in its data between runs of one task is told by the runs' own names.
+  """
+  configs = [run.config for run in runs]
+  of_task = {one.task.name: one for one in reversed(configs)}
+  first = {config.task.name: config} if config.task.name in of_task else {}
+  return list((first | of_task | first).values())
 
 
 def _follow(execute, display, stop, workdir, url):

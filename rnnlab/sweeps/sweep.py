@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from rnnlab import tasks
 from rnnlab.console import progress
@@ -18,7 +18,6 @@ from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
 
-SIGN = {'higher': 1, 'lower': -1}  # of a metric's value in a score, by what is better
 MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
 
 
@@ -50,15 +49,21 @@ def ask(
   sweep: Callable | None = None,
   pinned: tuple[str, ...] = (),
   command: str = '',
+  settle: Callable[[ConfigDict], ConfigDict] = lambda config: config,
 ) -> Request:
   """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. Fields in `pinned`,
-  those set on the command line, keep their value.
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. `add(overrides,
+  config)` is a run of another config, of another task perhaps, once `settle` has had it. Fields in
+  `pinned`, those set on the command line, keep their value, in other configs too if they are there.
   Raises ValueError for a config or a sweep that describes no run.
   """
-  specify = functools.partial(_specify, config, pinned, command)
+
+  def specify(override, other=None):
+    base = config if other is None else settle(_taking_over(other, config, pinned))
+    return _specify(base, pinned, command, override)
+
   runs, searches = _asked(sweep, config, specify, pinned) if sweep else ([specify({})], [])
   return Request(config, pinned, command, runs, searches)
 
@@ -225,9 +230,8 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
 def _known(workdir):
   """{a config: the id of its run} of the runs in `workdir`; of several, of one that has ended."""
   found = {}
-  if workdir is None:
-    return found
-  for folder in sorted(run_files.folders(workdir), key=lambda f: not run_files.has_ended(f)):
+  folders = run_files.folders(workdir) if workdir else []
+  for folder in sorted(folders, key=lambda f: not run_files.has_ended(f)):
     config = run_files.read_config(folder)
     # By its hash in the name a config is known to be the one that the folder was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
@@ -243,9 +247,9 @@ def _asked(sweep, config, specify, pinned):
     if len(specs) + more > MOST:
       raise ValueError(f'the sweep asks for more than {MOST:,} runs')
 
-  def add(override):
+  def add(override, config=None):
     count(1)
-    specs.append(specify(override))
+    specs.append(specify(override, config))
 
   def search(*args, **options):
     try:
@@ -274,6 +278,15 @@ def _asked(sweep, config, specify, pinned):
   if not specs and not searches:
     raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
   return specs, searches
+
+
+def _taking_over(other, config, pinned):
+  """Another config of a sweep, with the values that `pinned` fields have in `config`."""
+  if not isinstance(other, ConfigDict | FrozenConfigDict):
+    raise ValueError(f"the sweep's add takes a ConfigDict as config, not {configs.words(other)}")
+  given, fields = configs.flat(config), configs.flat(other)
+  fields |= {name: given[name] for name in pinned if name in fields}
+  return configs.check_fields(ConfigDict(configs.nested(fields)))
 
 
 def _blame(config, error):
@@ -345,8 +358,7 @@ def _score(workdir, spec):
     values = [row.get(f'validation_{metric.name}') for row in rows[: spec.until or None]]
     if None in values:
       return None
-    sign = SIGN[metric.better]
-    return max((sign * value for value in values if math.isfinite(value)), default=-math.inf)
+    return max((metric.sign * value for value in values if math.isfinite(value)), default=-math.inf)
   error = run_files.failure(folder)
   return None if not error or error['again'] else -math.inf
 
@@ -363,7 +375,7 @@ def _record_of(search, pinned, arms, workdir):
       'id': trial.spec.id,
       'setting': {name: trial.spec.overrides[name] for name in sampled},
       'epochs': len(rows),
-      f'validation_{metric.name}': SIGN[metric.better] * trial.score if reached else None,
+      f'validation_{metric.name}': metric.sign * trial.score if reached else None,
       'state': trial.state,
     }
 

@@ -235,3 +235,28 @@ def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
   runs = rnnlab.load_runs(tmp_path / 'runs')
   assert list(runs['test_accuracy']) == [memory.result['final']['test_accuracy']]
   assert np.isfinite(memory.params['Dense_0']['kernel']).all()
+
+
+def test_a_sweep_may_add_runs_of_another_config_and_task():
+  other = configs.default('regression')
+  other.train.epochs = 7
+
+  def over(add):
+    add({'seed': 1})
+    add({'seed': 1, 'model.cell': 'gru'}, other)
+
+  one, two = sweep.expand(config(train__epochs=3, model__hidden_size=5), over)
+  assert (one.config.task.name, two.config.task.name) == ('classification', 'regression')
+  assert (two.config.train.epochs, two.config.model.cell) == (7, 'gru')
+  assert two.config.model.hidden_size == other.model.hidden_size
+  pinned = ('model.hidden_size', 'data.label_noise')  # which regression does not have
+  _, two = sweep.expand(config(model__hidden_size=5), over, pinned)
+  assert two.config.model.hidden_size == 5 and two.config.train.epochs == 7
+  assert 'label_noise' not in two.config.data
+  settled = sweep.ask(config(), over, settle=lambda c: c.unlock() or c).runs
+  assert [run.config.task.name for run in settled] == ['classification', 'regression']
+  with pytest.raises(ValueError, match='takes a ConfigDict as config'):
+    sweep.expand(config(), lambda add: add({}, {'seed': 1}))
+  with pytest.raises(ValueError, match="no field 'optim.momentun'"):
+    other.optim.momentun = 0.9
+    sweep.expand(config(), over)
