@@ -70,6 +70,7 @@ FIELDS = {
   'train.batch_size': ['1', '32'],
   'train.epochs': ['1', '3', 'np.int64(2)'],
   'train.patience': ['0', '2'],
+  'train.gradient_flow': ['False', 'True'],
 }
 WRONG_FIELDS = (
   'sed',
