@@ -290,7 +290,8 @@ def _run(given):
 
 
 def _check_metric(config):
-  task, names = config.task, [metric.name for metric in tasks.of(config).metrics]
+  task = config.task
+  names = [metric.name for metric in tasks.of(config).metrics if not metric.once]
   if task.metric and task.metric not in names:
     raise ValueError(
       f'--config.task.metric={task.metric}: the task {task.name} has the metrics'

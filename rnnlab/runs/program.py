@@ -82,7 +82,7 @@ def prepare(config: ConfigDict) -> Shared:
   program = train.Program(
     build,
     task.loss,
-    task.metrics,
+    tuple(metric for metric in task.metrics if not metric.once),
     shape.train.batch_size,
     dataset.widths,
     selects='validation' in dataset.splits,

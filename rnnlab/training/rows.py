@@ -2,9 +2,11 @@
 
 Of ids `[N, T]` whose padding, id 0, the model masks, batches are of rows of like length: `widths`,
 ascending, are the numbers of columns that they may be trimmed to, and () is for inputs that stay as
-they are.
+they are. Of a tree of ids, as of both sides of a pair, the longest of a row counts, and all are
+trimmed to one width.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,15 +91,23 @@ def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -
   """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
   if not widths:
     return function(ids)
-  steps = ids.shape[1]
-  used = (ids != 0).any(axis=0)
-  first = jnp.argmax(used)
-  span = steps - jnp.argmax(used[::-1]) - first
+  arrays, tree = jax.tree.flatten(ids)
+  used = [(array != 0).any(axis=0) for array in arrays]
+  firsts = [jnp.argmax(columns) for columns in used]
+  spans = [
+    len(columns) - jnp.argmax(columns[::-1]) - first
+    for columns, first in zip(used, firsts, strict=True)
+  ]
+  span = functools.reduce(jnp.maximum, spans)
 
   def at(width):
     # Where fewer than `width` columns follow the first, the slice begins before it.
-    return lambda: function(jax.lax.dynamic_slice_in_dim(ids, first, width, axis=1))
+    def cut(array, first):
+      return jax.lax.dynamic_slice_in_dim(array, first, min(width, array.shape[1]), axis=1)
 
+    return lambda: function(jax.tree.unflatten(tree, map(cut, arrays, firsts)))
+
+  steps = max(array.shape[1] for array in arrays)
   widths = (*(width for width in widths if width < steps), steps)
   return jax.lax.switch(_bucket(span, widths), [at(width) for width in widths])
 
@@ -108,8 +118,9 @@ def _bucket(lengths, widths):
 
 
 def _buckets(ids, widths):
-  """The bucket of each row of `ids [N, T]`, int `[N]`."""
-  return _bucket(jnp.sum(ids != 0, axis=1), widths)
+  """The bucket of each row of ids `[N, T]`, or of a tree of such, int `[N]`."""
+  lengths = [jnp.sum(array != 0, axis=1) for array in jax.tree.leaves(ids)]
+  return _bucket(functools.reduce(jnp.maximum, lengths), widths)
 
 
 def _rows(tree, rows):
