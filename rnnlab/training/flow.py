@@ -21,8 +21,11 @@ EXAMPLES = 32
 def batch_of(program: Program, split: Mapping[str, Any]) -> dict[str, Any]:
   """EXAMPLES rows of a train split from all over it, or a window of so many streams; or fewer.
 
-  split: a dict of arrays, on the host. Its weights, as of a batch in training, are 1.
+  split: a dict of arrays, on the host; where the program draws its examples, so many are drawn that
+  are the same for every run. Its weights, as of a batch in training, are 1.
   """
+  if program.draw:
+    return program.draw(jax.random.key(0), EXAMPLES) | {'weights': np.ones(EXAMPLES, np.float32)}
   size = examples(split)
   if program.windows:
     count = min(EXAMPLES, program.batch_size)
