@@ -76,7 +76,7 @@ def test_the_norms_are_those_of_a_loss_of_what_comes_after_a_step(done):
   layers = MORE[config.task.name].get('model.layers', 1)
 
   def outputs(change):
-    """The model's, with what `change` makes of the last layer, of what that returned, xs and mask."""
+    """The model's, with what `change` makes of the last layer's call in its place."""
 
     def intercept(call, args, options, context):
       layer, out = context.module, call(*args, **options)
