@@ -91,6 +91,20 @@ class LanguageModel(nn.Module):
     w, b = output
     return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
 
+  def scored(
+    self, batch: Mapping[str, Array], carry: Any = None
+  ) -> tuple[Array, Array, Array, Any]:
+    """A batch, as of a call without dropout, but with a gradient through an adaptive softmax too.
+
+    Returns the sum of weights * nll, which alone has a gradient, these negative log-likelihoods,
+    float32 `[B, T]`, the last layer's outputs that they come of, `[B, T, H]`, and the carry.
+    """
+    hs, _, carry, output = self._run(batch['inputs'], carry, True, batch.get('mask'))
+    layer: Any = adaptive if self.adaptive else softmax
+    of_targets = batch['targets'].ravel(), batch['weights'].ravel()
+    total, nll = layer.total_nll(hs.reshape(-1, hs.shape[-1]), *of_targets, *output)
+    return total, nll.reshape(batch['targets'].shape), hs, carry
+
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None):
     """The last layer's outputs, the same with dropout, the carry, and what the output takes."""

@@ -118,7 +118,7 @@ def _frontier(summary):
 
 
 def _learning_curves(epochs):
-  word, metrics = watched(epochs), measures.metrics_of(epochs)
+  word, metrics = watched(epochs), measures.of_epochs(measures.metrics_of(epochs))
   metric, *others = metrics
   also = f', and of {", ".join(other.words for other in others)},' if others else ''
   yield f'Line plots of {word} and train {metric.words}{also} against epochs'

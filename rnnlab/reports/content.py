@@ -15,7 +15,7 @@ TUTORIAL = (
   'epoch is reported.'
 )
 HELD_OUT = (
-  'Validation is cut from the train split; the test split chose nothing. The primary metric '
+  'Validation is a split of its own; the test split chose nothing. The primary metric '
   'is test {metric} at the epoch of best validation {metric}; after the last epoch it is '
   'secondary.'
 )

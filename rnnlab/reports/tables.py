@@ -62,8 +62,10 @@ def of_others(summary: pd.DataFrame) -> Table:
   header = ['Other metric', 'Group', f'Test,\n{epoch}', '95% interval', f'Validation,\n{epoch}']
   rows = []
   for metric in metrics[1:]:
+    test = f'{at}test_{metric.name}'
+    if metric.once and summary[f'{test}_mean'].isna().all():  # as BLEU, where nobody computes it
+      continue
     for row in summary.to_dict('records'):
-      test = f'{at}test_{metric.name}'
       rows.append(
         [
           f'{metric.words}{_unit(metric)}',
@@ -80,7 +82,7 @@ def of_others(summary: pd.DataFrame) -> Table:
 
 
 def _mean(metric, row, column):
-  mean, std = (metric.number(row[f'{column}_{part}']) for part in ('mean', 'std'))
+  mean, std = (metric.number(row.get(f'{column}_{part}')) for part in ('mean', 'std'))
   return mean if std == '-' else f'{mean} ± {std}'
 
 

@@ -189,28 +189,31 @@ def finish(
   seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
-  task, dataset = shared.task, shared.dataset
+  task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    sums = metrics.of_split(task.loss, task.score, task.metrics, outputs, of_test)
-    return metrics.means('test', sums, task.metrics)
+    sums = metrics.of_split(task.loss, task.score, measured, outputs, of_test)
+    return metrics.means('test', sums, measured)
 
   best = None
   if shared.program.selects:
     predictions['best'] = np.asarray(outputs[1])
     row = rows[int(state.best_epoch) - 1]
-    names = ['epoch', *(f'validation_{name}' for name in metrics.names(task.metrics))]
+    names = ['epoch', *(f'validation_{name}' for name in metrics.names(measured))]
     best = {name: row[name] for name in names} | test(outputs[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
+  final |= test(outputs[0])
   if task.examine:
     kept = state.best_params if best else params
     splits: Any = shared.splits  # as they are on the device
     predictions |= hosts.fetch(task.examine(model, kept, dataset._replace(splits=splits)))
+    once = [metric.name for metric in task.metrics if metric.once and metric.name in predictions]
+    (best or final).update({f'test_{name}': float(predictions.pop(name)) for name in once})
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
@@ -223,7 +226,7 @@ def finish(
       'sizes': {name: train.examples(shared.splits[name]) for name in SPLITS},
       'validation_is_test': not shared.program.selects,
     },
-    'final': final | test(outputs[0]),
+    'final': final,
     'best': best,
     **_history(spec, state, rows, seconds),
   }

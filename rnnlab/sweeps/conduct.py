@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import rich.console
-from ml_collections import ConfigDict
 
 from rnnlab import tasks
 from rnnlab.console import progress
@@ -24,18 +23,14 @@ from rnnlab.sweeps.sweep import Plan
 class Asked(NamedTuple):
   """What a launch asks for.
 
-  sweep: the experiment's, or None for the one run of config. claims: to be tested on the runs.
-  pinned: the fields set on the command line. command: it, in words. references: published figures
-  for the report.
+  request: its runs and searches, over a config that is settled. claims: to be tested on the runs.
+  experiment, preset: the names of what was launched. references: published figures for the report.
   """
 
-  config: ConfigDict
-  sweep: Callable | None
+  request: sweep.Request
   claims: list[dict[str, Any]]
-  pinned: tuple[str, ...]
   experiment: str
   preset: str
-  command: str
   references: Sequence[Any] = ()
 
 
@@ -70,7 +65,6 @@ def conduct(
   """
   devices.use_cores()
   devices.keep_programs()
-  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command, program.settle)
   failed, said, first = {}, set(), True
 
   def say(line):
@@ -79,7 +73,7 @@ def conduct(
     said.add(line)
 
   while True:
-    plan = sweep.plan_of(request, workdir)
+    plan = sweep.plan_of(asked.request, workdir)
     sweep.record(workdir, asked, plan)
     before = {} if retry_failed else sweep.failures(plan.todo, workdir)
     failed = before | {run.id: failed[run.id] for run in plan.todo if run.id in failed}
@@ -96,7 +90,7 @@ def conduct(
     if not todo:
       return plan, failed
     if first:
-      for config in _datasets(asked.config, plan.runs):
+      for config in _datasets(asked.request.config, plan.runs):
         data = tasks.find(config.task.name).load(program.data_of(config))
         told = '\n  '.join((data.title, data.line, *data.notes))
         console.print(told, soft_wrap=True)  # what the figures will be of
