@@ -58,7 +58,12 @@ MORE = {
   'classification': {'model.layers': 2},
   'regression': {'model.cell': 'lstm', 'model.bidirectional': True},
   'tagging': {},
-  'generated': {'data.problem': 'copy_memory', 'data.length': 6, 'data.examples': 40},
+  'generated': {
+    'data.problem': 'copy_memory',
+    'data.delay': 3,
+    'data.count': 2,
+    'data.examples': 40,
+  },
   'language_model': {'model.embed_size': 4, 'model.layers': 2, 'train.window': 7},
 }
 
