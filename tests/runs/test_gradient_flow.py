@@ -68,7 +68,13 @@ MORE = {
 }
 
 
-@pytest.fixture(scope='module', params=MORE)
+SLOW = 'regression', 'generated'
+
+
+@pytest.fixture(
+  scope='module',
+  params=[pytest.param(of, marks=pytest.mark.slow) if of in SLOW else of for of in MORE],
+)
 def done(request, written):
   """A run that keeps how far gradients reach, and its config."""
   config = config_of(request.param, written.get(request.param), **MORE[request.param])
