@@ -71,9 +71,10 @@ class LanguageModel(nn.Module):
     shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
     targets = batch['targets'].ravel()
     layer: Any = adaptive if self.adaptive else softmax
+    how = {} if self.adaptive else {'tied': self.tied}
     if deterministic:
-      return layer.nll(rows, targets, *output).reshape(shape), carry
-    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output)
+      return layer.nll(rows, targets, *output, **how).reshape(shape), carry
+    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output, **how)
     outputs = {'nll': nll.reshape(shape), 'total': total}
     if not (is_off(self.alpha) and is_off(self.beta)):
       outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])
