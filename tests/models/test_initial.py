@@ -364,7 +364,8 @@ def test_a_cell_that_has_some_of_the_options_is_given_them(init, new_cell):
   new_cell(fresh)
   ours = conventions.cell(init, 'fresh', hidden_size=HIDDEN, size=2)
   draws = draws_of(lambda key: ours.init(key, 1)['w_h'])
-  law = {'torch': uniform(HIDDEN**-0.5), 'haiku': truncated(HIDDEN**-0.5)}.get(init)
+  same = uniform(HIDDEN**-0.5)
+  law = {'torch': same, 'awd': same, 'haiku': truncated(HIDDEN**-0.5)}.get(init)
   if law:
     assert scipy.stats.kstest(np.ravel(draws), law.cdf).pvalue > 1e-3
   assert orthogonal(np.asarray(draws)) == ('' if law else 'gates')
@@ -385,7 +386,7 @@ def test_what_there_is_not_is_said_with_the_near_match():
     ),
   ):
     with pytest.raises(
-      ValueError, match="'touch'.*did you mean 'torch'.*keras, torch, flax, haiku"
+      ValueError, match="'touch'.*did you mean 'torch'.*keras, torch, flax, haiku, awd"
     ):
       call()
 
