@@ -11,15 +11,17 @@ end not counted.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.cells.base import Array
+# Nothing of rnnlab, nor Flax: this file is in the zip of an exported model, too.
+if TYPE_CHECKING:
+  import flax.linen as nn
 
+Array = jax.Array
 Next = Callable[[Any, Any, Array], tuple[Array, Any, Array | None]]
 NARROWEST = 8  # places of a source in a batch
 
@@ -262,18 +264,24 @@ def follow(
 
 
 def of_models(
-  models: Sequence[nn.Module], params: Sequence[Any], source: Array
+  models: 'Sequence[nn.Module]', params: Sequence[Any], source: Array
 ) -> tuple[Next, Any, Any]:
   """(next, memory, carry) of a model, or of several, the mean of whose probabilities counts.
 
   params: of each. source: as `encode` takes it.
   """
   both = [*zip(models, params, strict=True)]
-  memory = [model.apply({'params': of}, source, method='encode') for model, of in both]
-  carry = [
+  memory = tuple(model.apply({'params': of}, source, method='encode') for model, of in both)
+  carry = tuple(
     model.apply({'params': of}, one, method='start')
     for (model, of), one in zip(both, memory, strict=True)
-  ]
+  )
+  return next_of(models, params), memory, carry
+
+
+def next_of(models: 'Sequence[nn.Module]', params: Sequence[Any]) -> Next:
+  """The first that `of_models` gives."""
+  both = [*zip(models, params, strict=True)]
 
   def next(memory, carry, ids):
     found = [
@@ -287,7 +295,7 @@ def of_models(
     known = [of for of in attention if of is not None]
     return logits, carry, sum(known) / len(known) if known else None
 
-  return next, tuple(memory), tuple(carry)
+  return next
 
 
 def limits(source: Array) -> tuple[Array, int]:
@@ -301,7 +309,7 @@ def limits(source: Array) -> tuple[Array, int]:
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def found(
-  models: tuple[nn.Module, ...], params: tuple[Any, ...], source: Array, search: Search
+  models: 'tuple[nn.Module, ...]', params: tuple[Any, ...], source: Array, search: Search
 ) -> Found:
   """The best hypotheses for sources, int32 `[N, S]` as `limits` has them; of a size of 1 greedy."""
   given = *of_models(models, params, source), *limits(source), search

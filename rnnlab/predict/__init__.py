@@ -29,6 +29,7 @@ from rnnlab.console.words import describe_error
 from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import disk
+from rnnlab.predict import translator
 from rnnlab.predict.archive import export
 from rnnlab.predict.language import TextModel, text_model
 from rnnlab.predict.predictor import (
@@ -43,7 +44,7 @@ from rnnlab.predict.predictor import (
   translates,
   writes,
 )
-from rnnlab.predict.translator import Translator, translator
+from rnnlab.predict.translator import Translator
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.training import windows
@@ -264,7 +265,7 @@ def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel
 def _together(members):
   """The models of a setting as one."""
   if translates(members[0]):
-    return translator(members)
+    return translator.of_members(members)
   return text_model(members) if says_tokens(members[0]) else Ensemble(tuple(members))
 
 

@@ -103,7 +103,7 @@ class Translator(NamedTuple):
     decoding.check(search)
 
     def of_batch(source):
-      return decoding.found(*self._parts(), source, search)
+      return decoding.found(*self.parts(), source, search)
 
     return self._translations(texts, of_batch, size, count)
 
@@ -130,7 +130,7 @@ class Translator(NamedTuple):
     for key in sampling.keys(seed, samples):
 
       def of_batch(source, key=key):
-        return _drawn(*self._parts(), source, how, key)
+        return _drawn(*self.parts(), source, how, key)
 
       each.append(self._translations(texts, of_batch, 1, 1))
     return [[found[0] for found in of_text] for of_text in zip(*each, strict=True)]
@@ -148,7 +148,7 @@ class Translator(NamedTuple):
     batch[0, : source.shape[1]] = source[0]
     ids = np.full((1, 2 * width + 11), pairs.EOS, np.int32)  # of few shapes
     ids[0, : len(translation.ids)] = translation.ids
-    found = _followed(*self._parts(), batch, ids)[1]
+    found = _followed(*self.parts(), batch, ids)[1]
     if found is None:
       raise ValueError('this model attends to nothing: it has no attention to be shown')
     return Attention(
@@ -157,7 +157,8 @@ class Translator(NamedTuple):
       np.asarray(found)[0, : len(translation.ids), : source.shape[1]],
     )
 
-  def _parts(self):
+  def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The models and their params, as `rnnlab.models.decoding.of_models` takes them."""
     models = tuple(forward.portable(member.model) for member in self.members)
     return models, tuple(member.params for member in self.members)
 
@@ -225,7 +226,7 @@ def unknown(model: Translator, text: str) -> list[str]:
   return [token for i, token in zip(ids, tokens, strict=True) if i == pairs.UNK]
 
 
-def translator(members: Sequence[Predictor]) -> Translator:
+def of_members(members: Sequence[Predictor]) -> Translator:
   """Models that translate as one.
 
   Raises ValueError for none, for members that read or say differently, and for an encoding that

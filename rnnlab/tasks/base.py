@@ -181,6 +181,13 @@ class Task(NamedTuple):
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
     and so what `examine` gave.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
+  draw: `(data config) -> ((key, n) -> arrays of n examples)`, for a task of rows whose training
+    examples are drawn for the step that takes them, in the compiled program: a step's key is drawn
+    from the run's own, its epoch and its place there. The shapes of the arrays depend on n alone,
+    and those of the inputs of one example are as in the test split. The train split of the dataset
+    has 'inputs' alone, `[N, 0]`, and only N counts, the examples of an epoch.
+  narrow: `(data config) -> {field of the task: value}`: what of the task depends on the config's
+    data, as `metrics` where there are several problems, which are then some of the task's own.
   """
 
   name: str
@@ -201,6 +208,8 @@ class Task(NamedTuple):
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   batches: str = 'rows'
+  draw: Callable[[Any], Callable[[Any, int], dict[str, Any]]] | None = None
+  narrow: Callable[[Any], dict[str, Any]] | None = None
 
 
 class Outputs(NamedTuple):
@@ -228,14 +237,16 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen, in whole
-    sentences.
+  kind: 'matrix', 'attention', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen,
+    in whole sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
     there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
     is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
     see them beside: 'diagonal', 'zero' or None. The x of a curve may have names, 'ticks', and
     'log' says which of its axes are logarithmic: 'x', 'y' or 'xy'. All these may have 'x_label' and
-    'y_label'. Of tokens it has 'ids', int `[n]`, of which the task's `join` makes the text.
+    'y_label'. Of attention it has 'each', a list of dicts with 'source' and 'target', S and T
+    tokens, and 'weights' `[T, S]`. Of tokens it has 'ids', int `[n]`, of which the task's `join`
+    makes the text, or the 'text' itself.
   """
 
   kind: str
@@ -278,6 +289,8 @@ def check(task: Any) -> Task:
     )
   if task.batches not in BATCHES:
     raise ValueError(f"{where}: its batches must be 'rows' or 'windows', not {task.batches!r}")
+  if task.draw and task.batches != 'rows':
+    raise ValueError(f"{where}: its batches must be 'rows', as they are drawn")
   for name in task.fields:
     if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
       raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')
