@@ -85,7 +85,7 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
     assert count.tolist() == [len(text.split()) + 1 for text in right]
     perplexity = np.exp(nll.sum() / count.sum())
     assert result['best']['test_perplexity'] == pytest.approx(perplexity, rel=1e-5)
-    hard = json.loads((folder / run_files.HARDEST).read_text())[0]
+    hard = run_files.read_hardest(folder)[0]
     place = int(np.argmax(nll / count))
     assert hard['row'] == place and hard['true'] == right[place]
     scored = importlib.util.find_spec('sacrebleu') is not None
