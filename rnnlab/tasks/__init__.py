@@ -21,7 +21,7 @@ __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names'
 DEFAULT = 'classification'
 _PARTS = (  # files here that are no tasks
   *('base', 'bleu', 'edits', 'fields', 'scores', 'sequences', 'stream_panels', 'streams'),
-  'translating',
+  *('translating', 'translation_panels'),
 )
 _added = {}
 
