@@ -131,6 +131,7 @@ def _loaded(run_dir, setting):
 def _predict(ensembles, given):
   """What models that answer, and language models, are asked for."""
   saying.check(ensembles, given)
+  ensembles = saying.adapted(ensembles, given)
   if given.export:
     _export(ensembles, given.export)
   if saying.is_file(ensembles, given):

@@ -18,7 +18,7 @@ from rnnlab.predict.translator import Attention, Translation, Translator
 
 OWN = 'beam', 'nbest', 'length_penalty', 'coverage_penalty'
 DRAWS = 'temperature', 'top_k', 'top_p', 'seed', 'samples'  # flags that language models have too
-NOT_OURS = 'length', 'stop', 'score'  # of language models alone
+NOT_OURS = 'length', 'stop', 'score', 'cache', 'dynamic'  # of language models alone
 PICTURE = '.png'
 SHADES = ' ░▒▓█'
 TALLEST = 12  # letters of a source token above a drawing, where they stand one below the other

@@ -42,6 +42,18 @@ def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
   return header, rows
 
 
+def of_claims(claims: pd.DataFrame) -> Table:
+  """What holds: each claim, its verdict, the effect, and the command that makes its runs again."""
+  with_command = bool(claims['command'].any())
+  header = ['Claim', 'Verdict', 'Effect, 95% interval', 'p, corrected', 'Seeds']
+  rows = []
+  for row in claims.to_dict('records'):
+    seeds = f'{row["n_b"]} and {row["n_a"]}'
+    cells = [row['claim'], row['verdict'], row['effect'] or '-', _number(row['p_holm'], '.2g')]
+    rows.append([*cells, seeds, *[row['command']] * with_command])
+  return [*header, *['Command'] * with_command], rows
+
+
 def of_others(summary: pd.DataFrame) -> Table:
   """The metrics of one task beside the primary one, at the epoch that one is taken at."""
   metrics, (tutorial, *_) = measures.metrics_of(summary), summary['validation_is_test']

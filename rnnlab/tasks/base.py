@@ -181,6 +181,13 @@ class Task(NamedTuple):
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
     and so what `examine` gave.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
+  draw: `(data config) -> ((key, n) -> arrays of n examples)`, for a task of rows whose training
+    examples are drawn for the step that takes them, in the compiled program: a step's key is drawn
+    from the run's own, its epoch and its place there. The shapes of the arrays depend on n alone,
+    and those of the inputs of one example are as in the test split. The train split of the dataset
+    has 'inputs' alone, `[N, 0]`, and only N counts, the examples of an epoch.
+  narrow: `(data config) -> {field of the task: value}`: what of the task depends on the config's
+    data, as `metrics` where there are several problems, which are then some of the task's own.
   """
 
   name: str
@@ -201,6 +208,8 @@ class Task(NamedTuple):
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   batches: str = 'rows'
+  draw: Callable[[Any], Callable[[Any, int], dict[str, Any]]] | None = None
+  narrow: Callable[[Any], dict[str, Any]] | None = None
 
 
 class Outputs(NamedTuple):
@@ -280,6 +289,8 @@ def check(task: Any) -> Task:
     )
   if task.batches not in BATCHES:
     raise ValueError(f"{where}: its batches must be 'rows' or 'windows', not {task.batches!r}")
+  if task.draw and task.batches != 'rows':
+    raise ValueError(f"{where}: its batches must be 'rows', as they are drawn")
   for name in task.fields:
     if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
       raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')

@@ -56,6 +56,26 @@ def batches(
   return at
 
 
+def drawn(
+  draw: Callable[[Array, int], dict[str, Any]],
+  key: Array,
+  epoch: int | Array,
+  size: int,
+  batch_size: int,
+) -> Callable[[Array], dict[str, Any]]:
+  """A function of a step of an epoch of `size` examples: its batch, with weights, `[B]`.
+
+  It is drawn from (key, epoch, step); see `rnnlab.tasks.base.Task.draw`.
+  """
+  key = jax.random.fold_in(key, epoch)
+
+  def at(step):
+    weights = (step * batch_size + jnp.arange(batch_size) < size).astype(jnp.float32)
+    return {**draw(jax.random.fold_in(key, step), batch_size), 'weights': weights}
+
+  return at
+
+
 def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ...]) -> Array:
   """What `function` gives for each row of inputs `[N, ...]`, taken in batches: `[N, ...]`."""
   size = len(jax.tree.leaves(inputs)[0])
