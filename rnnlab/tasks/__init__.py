@@ -20,19 +20,9 @@ __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names'
 
 DEFAULT = 'classification'
 _PARTS = (  # files here that are no tasks
-  *('base', 'bleu', 'edits', 'fields', 'scores', 'sequences', 'stream_panels', 'streams'),
-  *('translating', 'translation_panels'),
+  *('base', 'bleu', 'by_size', 'edits', 'fields', 'scores', 'sequences', 'stream_panels'),
+  *('streams', 'translating', 'translation_panels'),
 )
-_added = {}
-
-
-def names() -> list[str]:
-  """The names of all tasks: the files of this folder that are one, and what was added.
-
-  >>> 'classification' in rnnlab.tasks.names()
-  True
-  """
-  return sorted({*_files(), *_added})
 
 
 def added(name: str) -> bool:
