@@ -23,6 +23,16 @@ _PARTS = (  # files here that are no tasks
   *('base', 'bleu', 'by_size', 'edits', 'fields', 'scores', 'sequences', 'stream_panels'),
   *('streams', 'translating', 'translation_panels'),
 )
+_added = {}
+
+
+def names() -> list[str]:
+  """The names of all tasks: the files of this folder that are one, and what was added.
+
+  >>> 'classification' in rnnlab.tasks.names()
+  True
+  """
+  return sorted({*_files(), *_added})
 
 
 def added(name: str) -> bool:
