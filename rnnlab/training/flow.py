@@ -21,9 +21,13 @@ EXAMPLES = 32
 def batch_of(program: Program, split: Mapping[str, Any]) -> dict[str, Any]:
   """EXAMPLES rows of a train split from all over it, or a window of so many streams; or fewer.
 
+  Where training examples are drawn, as many are drawn, which are the same at each call.
   split: a dict of arrays, on the host. Its weights, as of a batch in training, are 1.
   """
   size = examples(split)
+  if program.draw:
+    drawn = jax.jit(program.draw, static_argnums=1)(jax.random.key(0), min(EXAMPLES, size))
+    return drawn | {'weights': np.ones(min(EXAMPLES, size), np.float32)}
   if program.windows:
     count = min(EXAMPLES, program.batch_size)
     steps = program.windows.steps
