@@ -4,6 +4,7 @@ from rnnlab.models import initial as conventions
 from rnnlab.models.classifier import SequenceClassifier
 from rnnlab.models.language_model import LanguageModel
 from rnnlab.models.layers import POOLINGS, PRECISIONS, Dropout, Recurrent, WordDropout, pool
+from rnnlab.models.rolls import RollModel
 
 __all__ = [
   'POOLINGS',
@@ -11,6 +12,7 @@ __all__ = [
   'Dropout',
   'LanguageModel',
   'Recurrent',
+  'RollModel',
   'SequenceClassifier',
   'WordDropout',
   'conventions',
