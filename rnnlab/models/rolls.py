@@ -11,7 +11,7 @@ from rnnlab.models.classifier import SequenceClassifier
 
 
 class RollModel(nn.Module):
-  """Frames -> layers of a cell -> for each key the log-odds that it sounds next -> their likelihood.
+  """Frames -> layers of a cell -> the log-odds that each key sounds next -> their likelihood.
 
   Called with 'rolls', `[B, T + 1, K]` of 0 and 1, whose first frame is given and predicts the next,
   and 'lengths', int `[B]`, how many frames are predicted. Returns float32 `[B, T, 3]`, of each
