@@ -32,11 +32,11 @@ def get_config(preset=''):
     raise ValueError(f'no preset {preset!r} in experiments/music.py{hint}: {words}')
   config = configs.default('music')
   config.optim.name = 'rmsprop'
-  config.optim.learning_rate = 1e-3
+  config.optim.learning_rate = 2e-3
   config.optim.clip_norm = 1.0
   config.optim.weight_noise = 0.075
   config.train.batch_size = 8
-  config.train.epochs = 200
+  config.train.epochs = 300
   if preset in ('nottingham', 'musedata', 'piano_midi'):
     config.data.max_len = 200
     config.train.batch_size = 16
