@@ -26,6 +26,7 @@ _MODULES = {
   'cells': 'cells',
   'configs': 'configs',
   'conventions': 'models.initial',
+  'flow': 'recurrence.flow',
   'interop': 'interop',
   'tasks': 'tasks',
 }

@@ -224,13 +224,14 @@ def _asked(given, experiment, name, preset):
   over, claims = None, []
   if flags.FLAGS.sweep:
     over, claims = experiment.sweep, experiment.claims()
-  runs = sweep.expand(config, over, pinned)
+  request = sweep.ask(config, over, pinned, COMMAND)
+  runs = sweep.plan_of(request).runs
   configs.check_options(pinned, [run.config.model.cell for run in runs])
   check_cells(runs)
   claims = results.check_claims(claims, config, tasks.of(config).metrics)
   references = results.check_references(experiment.references())
-  config = program.settle(config)
-  return conduct.Asked(config, over, claims, pinned, name, preset, COMMAND, references)
+  request = sweep.settled(request, program.settle)
+  return conduct.Asked(request, claims, name, preset, references)
 
 
 def _conduct(asked, workdir, url, messages, output, stop):

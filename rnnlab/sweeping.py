@@ -85,7 +85,5 @@ def _asked(config, runs):
   else:
     over = runs
   config = configs.check_fields(config)
-  sweeps.expand(config, over, ())
-  return conduct.Asked(
-    program.settle(config), over, [], (), 'a sweep in Python', '', 'rnnlab.sweep(...)'
-  )
+  request = sweeps.ask(config, over, command='rnnlab.sweep(...)')
+  return conduct.Asked(sweeps.settled(request, program.settle), [], 'a sweep in Python', '')

@@ -15,7 +15,7 @@ import pytest
 from rnnlab.interop import files
 from rnnlab.runs import checkpoint
 from rnnlab.runs import folder as run_files
-from rnnlab.sweeps import conduct
+from rnnlab.sweeps import conduct, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 # XLA's own choice, where conftest.py has another.
@@ -41,7 +41,8 @@ def few_cells(names):
 
 def launched(experiment='made', preset='', command='python launch.py', claims=()):
   """What a launch asks for, as far as it is recorded."""
-  return conduct.Asked(None, None, list(claims), (), experiment, preset, command)
+  request = sweep.Request(None, (), command, [], [])
+  return conduct.Asked(request, list(claims), experiment, preset)
 
 
 def without(given, words):

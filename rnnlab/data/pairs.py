@@ -99,7 +99,7 @@ def _texts(array):
   return [row.tobytes().rstrip(b'\0').decode() for row in array]
 
 
-def _as_bytes(texts):
+def as_bytes(texts: Sequence[str]) -> np.ndarray:
   """Texts as uint8 `[N, L]`, UTF-8, padded behind with 0."""
   found = np.array([text.encode(errors='replace') for text in texts], np.bytes_)
   return found.view(np.uint8).reshape(len(found), -1)
@@ -140,7 +140,7 @@ def _dataset(kind, read, config):
     if name != 'train':
       splits[name]['references'] = _references(right, encoding['target']['lowercase'])
     if name == 'test':
-      splits[name]['texts'] = _as_bytes(part.inputs)
+      splits[name]['texts'] = as_bytes(part.inputs)
     sizes.append(f'{len(part.rows):,} {name}')
   notes += [_told(side, tokens, encoding[side]) for side in SIDES]
   return Dataset(
@@ -313,7 +313,7 @@ def _references(right, lowercase):
   many = max(map(len, right))
   flat = [' '.join(text.split()) for of in right for text in [*of, *[''] * (many - len(of))]]
   flat = [text.lower() for text in flat] if lowercase else flat
-  return _as_bytes(flat).reshape(len(right), many, -1)
+  return as_bytes(flat).reshape(len(right), many, -1)
 
 
 def _told(side, tokens, encoding):

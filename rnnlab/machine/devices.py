@@ -101,14 +101,16 @@ def place(tree: Any) -> Any:
   """Puts a tree of arrays on the devices of the current mesh, or without a mesh on one device.
 
   A large array of floats is split along its last axis, so that of an embedding each device holds,
-  looks up and updates some of the features. Others are copied to all devices.
+  looks up and updates some of the features. Others are copied to all devices, as are the weights of
+  recurrent layers, of which each device needs all at every step.
   """
   mesh = jax.sharding.get_mesh()
   if 'batch' not in mesh.shape:
     return jax.device_put(tree)
 
-  def put(a):
+  def put(path, a):
     split = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
+    split = split and not any(str(getattr(key, 'key', '')).startswith('Recurrent') for key in path)
     whole = not split or a.shape[-1] % mesh.shape['batch']
     spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
     sharding = NamedSharding(mesh, spec)
@@ -117,7 +119,7 @@ def place(tree: Any) -> Any:
       return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
     return jax.device_put(a, sharding)
 
-  return jax.tree.map(put, tree)
+  return jax.tree_util.tree_map_with_path(put, tree)
 
 
 def over_batch(function: Callable, arguments: tuple, axes: tuple, out_axes: Any) -> Any:

@@ -5,6 +5,7 @@ from rnnlab.models.classifier import SequenceClassifier
 from rnnlab.models.language_model import LanguageModel
 from rnnlab.models.layers import POOLINGS, PRECISIONS, Dropout, Recurrent, WordDropout, pool
 from rnnlab.models.rolls import RollModel
+from rnnlab.models.seq2seq import Seq2Seq
 
 __all__ = [
   'POOLINGS',
@@ -13,6 +14,7 @@ __all__ = [
   'LanguageModel',
   'Recurrent',
   'RollModel',
+  'Seq2Seq',
   'SequenceClassifier',
   'WordDropout',
   'conventions',

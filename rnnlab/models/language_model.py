@@ -71,9 +71,10 @@ class LanguageModel(nn.Module):
     shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
     targets = batch['targets'].ravel()
     layer: Any = adaptive if self.adaptive else softmax
+    how = {} if self.adaptive else {'tied': self.tied}
     if deterministic:
-      return layer.nll(rows, targets, *output).reshape(shape), carry
-    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output)
+      return layer.nll(rows, targets, *output, **how).reshape(shape), carry
+    total, nll = layer.total_nll(rows, targets, batch['weights'].ravel(), *output, **how)
     outputs = {'nll': nll.reshape(shape), 'total': total}
     if not (is_off(self.alpha) and is_off(self.beta)):
       outputs['penalty'] = self._penalty(hs, dropped, batch['weights'])
@@ -89,6 +90,20 @@ class LanguageModel(nn.Module):
       return adaptive.log_probabilities(hs, *output), carry
     w, b = output
     return jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b, carry
+
+  def scored(
+    self, batch: Mapping[str, Array], carry: Any = None
+  ) -> tuple[Array, Array, Array, Any]:
+    """A batch, as of a call without dropout, but with a gradient through an adaptive softmax too.
+
+    Returns the sum of weights * nll, which alone has a gradient, these negative log-likelihoods,
+    float32 `[B, T]`, the last layer's outputs that they come of, `[B, T, H]`, and the carry.
+    """
+    hs, _, carry, output = self._run(batch['inputs'], carry, True, batch.get('mask'))
+    layer: Any = adaptive if self.adaptive else softmax
+    of_targets = batch['targets'].ravel(), batch['weights'].ravel()
+    total, nll = layer.total_nll(hs.reshape(-1, hs.shape[-1]), *of_targets, *output)
+    return total, nll.reshape(batch['targets'].shape), hs, carry
 
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None):

@@ -4,6 +4,8 @@
     model.predict(['A fine film.'])
     model = rnnlab.load('runs/texts/RUN')
     model.generate('The film')
+    model = rnnlab.load('runs/translation/RUN')
+    model.translate(['Ein Mann schläft.'])
 
 `python -m rnnlab.predict` does the same on the command line.
 """
@@ -27,6 +29,7 @@ from rnnlab.console.words import describe_error
 from rnnlab.data import batching, text
 from rnnlab.interop import files
 from rnnlab.machine import disk
+from rnnlab.predict import translator
 from rnnlab.predict.archive import export
 from rnnlab.predict.language import TextModel, text_model
 from rnnlab.predict.predictor import (
@@ -38,16 +41,30 @@ from rnnlab.predict.predictor import (
   features,
   is_text,
   says_tokens,
+  translates,
+  writes,
 )
+from rnnlab.predict.translator import Translator
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.training import windows
 
-__all__ = ['Ensemble', 'Predictor', 'TextModel', 'Word', 'export', 'load', 'load_ensembles']
+__all__ = [
+  'Ensemble',
+  'Predictor',
+  'TextModel',
+  'Translator',
+  'Word',
+  'export',
+  'load',
+  'load_ensembles',
+]
 
 
-def load(run_dir: str | os.PathLike) -> Predictor | TextModel:
+def load(run_dir: str | os.PathLike) -> Predictor | TextModel | Translator:
   """Loads the model of a finished run: a Predictor, or of a language model a TextModel.
+
+  Of a task that translates it is a Translator.
 
   run_dir: the run's folder.
 
@@ -59,7 +76,7 @@ def load(run_dir: str | os.PathLike) -> Predictor | TextModel:
   'lstm'
   """
   member = _load(run_dir)
-  return text_model([member]) if says_tokens(member) else member
+  return _together([member]) if writes(member) else member
 
 
 def _load(run_dir):
@@ -102,9 +119,9 @@ def _read(folder, config):
     config.model.truncate = tuple(config.model.truncate)
     model = task.model(config.model, task.spec(config.data, encoding, vocabulary))
     empty = Predictor(config, model, {}, vocabulary, encoding)
-    if is_text(empty) and not says_tokens(empty):
+    if is_text(empty) and not writes(empty):
       batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
-    needed = _shapes(empty) if vocabulary or not says_tokens(empty) else {}
+    needed = _shapes(empty) if vocabulary or not writes(empty) else {}
   except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
@@ -114,8 +131,8 @@ def _read(folder, config):
       f'{folder} has no {run_files.VOCABULARY}: without it no text can be read. Delete its'
       ' result.json and give the command of its sweep again, which writes it'
     )
-  if says_tokens(empty):
-    text_model([empty])
+  if writes(empty):
+    _together([empty])
   elif is_text(empty) and len(vocabulary) + text.FIRST_WORD > config.data.vocab_size:
     raise ValueError(_no_words(folder / run_files.VOCABULARY))
   check([empty])
@@ -161,8 +178,10 @@ def _encoding(path):
 
 def _shapes(empty):
   """The shape of each parameter of a model, by its path."""
-  if says_tokens(empty):
-    inputs: Any = windows.example({name: np.zeros(1, np.int32) for name in ('inputs', 'targets')})
+  if translates(empty):
+    inputs: Any = {'source': np.zeros((1, 1), np.int32), 'target': np.zeros((1, 2), np.int32)}
+  elif says_tokens(empty):
+    inputs = windows.example({name: np.zeros(1, np.int32) for name in ('inputs', 'targets')})
   else:
     example = '' if is_text(empty) else np.zeros((1, features(empty)), np.float32)
     inputs = encode(empty, [example])
@@ -196,11 +215,12 @@ def _no_words(path):
   return f'{path} is damaged: it is no list of the words that the model has read'
 
 
-def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel]:
+def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel | Translator]:
   """Loads the finished runs of a sweep as ensembles, one for each setting, by names such as 'gru'.
 
   A name has the cell, and each field of the config, except the seed, in which settings differ.
-  Trials of a search are left out. The seeds of a language model are one TextModel.
+  Trials of a search are left out. The seeds of a language model are one TextModel,
+  and those of one that translates a Translator.
 
   workdir: the sweep's folder.
 
@@ -244,6 +264,8 @@ def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel
 
 def _together(members):
   """The models of a setting as one."""
+  if translates(members[0]):
+    return translator.of_members(members)
   return text_model(members) if says_tokens(members[0]) else Ensemble(tuple(members))
 
 

@@ -7,12 +7,14 @@ two classes the label and the probability of the second, of several the label an
 and else the values. Given the folder of a sweep, it prints a line for each setting, of the ensemble
 of its seeds. With --out it writes the input again, with the predictions in further columns.
 
-A language model goes on with each text instead, or, with --score, says how likely it is.
+A language model goes on with each text instead, or, with --score, says how likely it is. A model
+that translates prints the translation of each, a line each.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import logging as stdlib_logging
 import os
 import queue
@@ -29,11 +31,13 @@ from rnnlab.machine import devices
 from rnnlab.predict import (
   Ensemble,
   TextModel,
+  Translator,
   export,
   load,
   load_ensembles,
   reading,
   saying,
+  translating,
   writing,
 )
 from rnnlab.predict.answers import answers, as_json, as_text, as_tsv, columns
@@ -57,18 +61,8 @@ def main() -> None:
       experiment_file.read(*((f'{file}.py', preset) if is_file else (given.config,)))
     _check(given)
     ensembles = _loaded(given.run_dir, given.setting)
-    saying.check(ensembles, given)
-    if given.export:
-      _export(ensembles, given.export)
-    if saying.is_file(ensembles, given):
-      saying.score_file(ensembles, given)
-    elif given.out:
-      _write(ensembles, given)
-    elif saying.says(ensembles) and (given.texts or given.input or not given.export):
-      notes = collections.defaultdict(list)
-      _tell(notes, saying.answer(ensembles, given, _examples(ensembles, given, notes)))
-    elif given.texts or given.input or not given.export:
-      _answer(ensembles, given)
+    translating.check(ensembles, given)
+    (_translate if translating.translates(ensembles) else _predict)(ensembles, given)
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`
     os._exit(0)
@@ -103,6 +97,7 @@ def _parser():
   add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
   add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
   saying.add_options(parser)
+  translating.add_options(parser)
   return parser
 
 
@@ -110,7 +105,7 @@ def _check(given):
   if given.input and given.texts:
     raise ValueError('give texts or --input, not both')
   for name in ('out', 'column'):
-    if getattr(given, name) and not given.input:
+    if getattr(given, name) and not given.input and not translating.is_picture(given):
       raise ValueError(f'--{name} needs --input, the file that it is about')
 
 
@@ -122,7 +117,8 @@ def _loaded(run_dir, setting):
     if setting:
       raise ValueError(f'--setting={setting}: {run_dir} is one run, not a sweep')
     model = load(folder)
-    return {'': model if isinstance(model, TextModel) else Ensemble((model,))}
+    whole = isinstance(model, TextModel | Translator)
+    return {'': model if whole else Ensemble((model,))}
   ensembles = load_ensembles(folder)
   if setting is None:
     return ensembles
@@ -130,6 +126,40 @@ def _loaded(run_dir, setting):
     near = cells.near(setting, ensembles)
     raise ValueError(f'--setting={setting}{near}: there are {", ".join(ensembles)}')
   return {setting: ensembles[setting]}
+
+
+def _predict(ensembles, given):
+  """What models that answer, and language models, are asked for."""
+  saying.check(ensembles, given)
+  ensembles = saying.adapted(ensembles, given)
+  if given.export:
+    _export(ensembles, given.export)
+  if saying.is_file(ensembles, given):
+    saying.score_file(ensembles, given)
+  elif given.out:
+    _write(ensembles, given)
+  elif saying.says(ensembles) and (given.texts or given.input or not given.export):
+    notes = collections.defaultdict(list)
+    _tell(notes, saying.answer(ensembles, given, _examples(ensembles, given, notes)))
+  elif given.texts or given.input or not given.export:
+    _answer(ensembles, given)
+
+
+def _translate(ensembles, given):
+  """What models that translate are asked for."""
+  if given.export:
+    _export(ensembles, given.export)
+    if not (given.texts or given.input):
+      return
+  notes = collections.defaultdict(list)
+  lines = translating.lines(given)
+  blocks = _examples(ensembles, given, notes) if lines is None else lines
+  if not given.out or translating.is_picture(given):
+    _tell(notes, translating.answer(ensembles, given, blocks))
+  elif lines is None:
+    _write(ensembles, given)
+  else:
+    translating.write(ensembles, given, lines)
 
 
 def _export(ensembles, path):
@@ -147,6 +177,8 @@ def _write(ensembles, given):
     raise ValueError(f'--out is of one setting: give --setting, of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
   asked: Callable[..., Any] = saying.columns if saying.says(ensembles) else columns
+  if translating.translates(ensembles):
+    asked = functools.partial(translating.columns, given=given)
   count = 0
   with writing.writing(given.out, given.input) as write:
     for block in reading.blocks(given.input, ensemble.members[0], given.column):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from rnnlab.data import batching, text, units
 from rnnlab.machine import disk
+from rnnlab.models import decoding
 from rnnlab.predict import forward, generate, sampling
 from rnnlab.predict.language import TextModel
 from rnnlab.predict.predictor import (
@@ -24,24 +25,30 @@ from rnnlab.predict.predictor import (
   is_text,
   reads_texts,
 )
+from rnnlab.predict.translator import Translator
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 
 
-def export(predictor: Predictor | Ensemble | TextModel, path: str | os.PathLike) -> None:
+def export(
+  predictor: Predictor | Ensemble | TextModel | Translator, path: str | os.PathLike
+) -> None:
   """Writes a model, or the mean of an ensemble, as a zip that needs jax and flatbuffers alone.
 
   `python PATH "text"` runs it: `exported.py`, which is in the zip, says how, also from Python. The
   function is StableHLO of ids int32 `[B, max_len]`, or of scaled series float32 `[B, T, D]` and
   their lengths, for any B and T, for CPUs, for GPUs of NVIDIA and AMD, and for TPUs. That of a
   language model is of one step, from a token and a carry to the next one's logits and a carry, as
-  `exported_text.py` says. Raises ValueError where the members of an ensemble read by different
+  `exported_text.py` says, and so that of one that translates, as `exported_pairs.py` does. Raises
+  ValueError where the members of an ensemble read by different
   vocabularies, and for a model that answers at each step.
 
   >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
   if isinstance(predictor, TextModel):
     return _export_text(predictor, path)
+  if isinstance(predictor, Translator):
+    return _export_pairs(predictor, path)
   members = predictor.members
   check(members)
   if len({how_read(member)[1:] for member in members}) > 1:
@@ -115,6 +122,41 @@ def _export_text(model, path):
     'carry': [[a.shape[1:], str(a.dtype)] for a in carry],
   }
   _write(path, 'exported_text.py', (units, sampling), says, {'start': first, 'step': exported})
+
+
+def _export_pairs(model, path):
+  """The same of a model that translates."""
+  models, params = model.parts()
+  # Under a trace a NumPy array cannot be indexed.
+  params = jax.tree.map(jnp.asarray, params)
+  trees = []
+
+  @jax.jit
+  def start(source):
+    _, *both = decoding.of_models(models, params, source)
+    trees[:] = [jax.tree.structure(one) for one in both]
+    return [leaf for one in both for leaf in jax.tree.leaves(one)]
+
+  @jax.jit
+  def step(ids, *given):
+    count = trees[0].num_leaves
+    parts = (given[:count], given[count:])
+    memory, carry = (jax.tree.unflatten(*one) for one in zip(trees, parts, strict=True))
+    logits, carry, attention = decoding.next_of(models, params)(memory, carry, ids)
+    return logits, *jax.tree.leaves(carry), *([] if attention is None else [attention])
+
+  batch, places = jax.export.symbolic_shape('batch, places')
+  ids = jax.ShapeDtypeStruct((batch,), jnp.int32)
+  source = jax.ShapeDtypeStruct((batch, places), jnp.int32)
+  first = jax.export.export(start, platforms=PLATFORMS)(source)
+  given = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in first.out_avals]
+  exported = jax.export.export(step, platforms=PLATFORMS)(ids, *given)
+  says = {
+    'encoding': model.members[0].encoding,
+    'memory': trees[0].num_leaves,
+    'attends': len(exported.out_avals) > 1 + trees[1].num_leaves,
+  }
+  _write(path, 'exported_pairs.py', (units, decoding), says, {'start': first, 'step': exported})
 
 
 def _write(path, main, modules, says, programs):

@@ -94,8 +94,9 @@ def portable(model: nn.Module) -> nn.Module:
   plain: dict[str, Any] = {'remat': False, 'truncate': None}
   if isinstance(cell := getattr(model, 'cell', None), Cell):
     plain['cell'] = cell._replace(fused=None)
-  if layers := getattr(model, 'cells', ()):
-    plain['cells'] = tuple(cell._replace(fused=None) for cell in layers)
+  for name in ('cells', 'encoder', 'decoder'):
+    if layers := getattr(model, name, ()):
+      plain[name] = tuple(cell._replace(fused=None) for cell in layers)
   return model.clone(**{name: value for name, value in plain.items() if hasattr(model, name)})
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rnnlab.data import text as data_text
-from rnnlab.predict import generate, scoring
+from rnnlab.predict import adapting, generate, scoring
+from rnnlab.predict.adapting import Adaptation
 from rnnlab.predict.predictor import Predictor
 from rnnlab.predict.sampling import Sampling, check
 from rnnlab.predict.scoring import Token
@@ -27,9 +28,12 @@ class TextModel(NamedTuple):
     model.surprisals('The film is a fine one.')  # tokens, each with its bits
 
   members: one or more of them, with one vocabulary, as the seeds of a setting have.
+  adapt: how each of them adapts to a text that it scores, see `adapted`; none: they stay as they
+    are.
   """
 
   members: tuple[Predictor, ...]
+  adapt: tuple[Adaptation, ...] = ()
 
   @property
   def config(self) -> ConfigDict:
@@ -43,7 +47,7 @@ class TextModel(NamedTuple):
 
   def __getattr__(self, name: str) -> Any:
     raise AttributeError(
-      f'a language model has no {name!r}: it has generate, score, surprisals and step'
+      f'a language model has no {name!r}: it has generate, score, surprisals, adapted and step'
     )
 
   def generate(
@@ -85,7 +89,7 @@ class TextModel(NamedTuple):
     """
     import pandas as pd  # takes half a second, which only this needs
 
-    found = scoring.score(self.members, data_text.listed(texts))
+    found = scoring.score(self.members, data_text.listed(texts), self.adapt)
     return pd.DataFrame(
       {
         'text': [one.text for one in found],
@@ -98,7 +102,25 @@ class TextModel(NamedTuple):
 
   def surprisals(self, text: str) -> list[Token]:
     """The tokens of a text, the end of its line as the last, each with its surprisal in bits."""
-    return scoring.score(self.members, data_text.listed([text]))[0].tokens
+    return scoring.score(self.members, data_text.listed([text]), self.adapt)[0].tokens
+
+  def adapted(self, cache: int = 0, dynamic: bool = False) -> 'TextModel':
+    """The same model, but adapting to each text that it scores; what it generates stays the same.
+
+      model.adapted(cache=500, dynamic=True).score([text])
+
+    How much it adapts is chosen on the validation split of its run, whose data must still be there;
+    see `rnnlab.predict.adapting`.
+
+    cache: how many of the last states, with what came after them, are remembered (Grave et al.
+      2017); 0: none.
+    dynamic: whether its parameters go on learning, every few tokens (Krause et al. 2018). To choose
+      by how much takes a few minutes.
+
+    Raises ValueError for a size below 0, and where there is no validation split.
+    """
+    ways = tuple(adapting.choose(member, cache, dynamic) for member in self.members)
+    return self._replace(adapt=ways if cache or dynamic else ())
 
   def step(self, ids: Any, carry: Any = None) -> tuple[jax.Array, Any]:
     """Reads a token in each row, and says what comes next.

@@ -178,7 +178,7 @@ def check(members: Sequence[Predictor]) -> None:
     raise ValueError('these runs answer with different classes or values: ask one of them')
   for member in members:
     outputs = member.outputs
-    if outputs.kind == 'tokens':
+    if writes(member):
       continue
     classes = getattr(member.model, 'classes', 1)
     named = 1 if outputs.kind == 'binary' else len(outputs.names)
@@ -199,12 +199,22 @@ def check(members: Sequence[Predictor]) -> None:
 
 def is_text(member: Predictor) -> bool:
   """Whether a model reads ids of tokens, and no series."""
-  return bool(getattr(member.model, 'vocab_size', None))
+  return translates(member) or bool(getattr(member.model, 'vocab_size', None))
 
 
 def says_tokens(member: Predictor) -> bool:
   """Whether it is a language model, which says what comes next."""
   return member.outputs.kind == 'tokens'
+
+
+def translates(member: Predictor) -> bool:
+  """Whether it makes another text of a text."""
+  return member.outputs.kind == 'sequence'
+
+
+def writes(member: Predictor) -> bool:
+  """Whether it says tokens, one after the other, and no answer at once."""
+  return says_tokens(member) or translates(member)
 
 
 def reads_texts(member: Predictor) -> bool:

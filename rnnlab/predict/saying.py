@@ -29,7 +29,10 @@ DEFAULTS: dict[str, Any] = {
   'samples': 1,
   'stop': False,
   'unknown': False,
+  'cache': 0,
+  'dynamic': False,
 }
+OF_SCORES = 'score', 'cache', 'dynamic'
 SHOWN = 1000  # tokens of a line at most, where people read
 # Of a token by its surprisal, as a share of that of a token drawn from all alike.
 COLOURS = (0.15, 'green'), (0.5, ''), (0.85, 'yellow'), (math.inf, 'bold red')
@@ -62,6 +65,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     default=None,
     help='instead: perplexity and bits per character of each text, and its tokens by surprisal; an'
     ' --input that is no table is read as one text, and --out FILE.csv has a token a row',
+  )
+  add('--cache', type=int, metavar='N', help='with --score: the last N states are remembered')
+  add(
+    '--dynamic',
+    action='store_true',
+    default=None,
+    help='with --score: the model goes on learning from each text. By how much, as of --cache, is'
+    " chosen on the validation split of the run's data",
   )
 
 
@@ -96,14 +107,29 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
     return
   if given.explain:
     raise ValueError('--explain is of models that answer: a language model has --score')
-  if given.score and (others := [name for name in asked if name != 'score']):
+  if given.score and (others := [name for name in asked if name not in OF_SCORES]):
     raise ValueError(f'--{others[0].replace("_", "-")} is of texts that go on: not with --score')
+  if not given.score and (others := [name for name in asked if name in OF_SCORES]):
+    raise ValueError(f'--{others[0]} is of texts that are scored: give --score')
   if given.input and not given.score:
     raise ValueError('--input is a file to be scored: give --score')
   for name, value in DEFAULTS.items():
     setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
   for model in models.values():  # raises before anything is said
     _stream(model, '', given)
+
+
+def adapted(models: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+  """The models as they score texts: adapting to these where it is asked for, and telling how."""
+  if not says(models) or not (given.cache or given.dynamic):
+    return dict(models)
+  found = {}
+  for name, model in models.items():
+    found[name] = model.adapted(given.cache, given.dynamic)
+    for member, way in zip(model.members, found[name].adapt, strict=True):
+      of = f'{name}, seed {member.config.seed}: ' if name else ''
+      print(f'rnnlab.predict: {of}chosen on the validation split: {way}', file=sys.stderr)
+  return found
 
 
 def _stream(model, prompt, given):
@@ -128,7 +154,7 @@ def answer(
   count, unknown = 0, set()
   for texts in blocks:
     found = {
-      name: scoring.score(model.members, texts) if given.score else [None] * len(texts)
+      name: scoring.score(model.members, texts, model.adapt) if given.score else [None] * len(texts)
       for name, model in models.items()
     }
     for i, text in enumerate(texts):
@@ -203,7 +229,7 @@ def score_file(models: Mapping[str, TextModel], given: argparse.Namespace) -> No
   console = progress.plain_console()
   people = console.is_terminal and not given.json
   for name, model in models.items():
-    (scored,) = scoring.score(model.members, [text])
+    (scored,) = scoring.score(model.members, [text], model.adapt)
     if given.out:
       _write(given.out, model, scored)
     else:
@@ -233,7 +259,7 @@ def _write(path, model, scored):
 
 def columns(model: TextModel, texts: Sequence[str]) -> dict[str, list[float]]:
   """The columns that a table of texts gets: perplexity and bits per character of each."""
-  found = scoring.score(model.members, texts)
+  found = scoring.score(model.members, texts, model.adapt)
   return {
     'perplexity': [one.perplexity for one in found],
     'bits_per_character': [one.bits_per_character for one in found],

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnnlab.predict import forward
+from rnnlab.predict import adapting, forward
+from rnnlab.predict.adapting import Adaptation
 from rnnlab.predict.predictor import Predictor, encode
 from rnnlab.training import windows
 
@@ -74,16 +75,23 @@ class Scored(NamedTuple):
       first = int(place) + 1
 
 
-def score(members: Sequence[Predictor], texts: Sequence[str]) -> list[Scored]:
+def score(
+  members: Sequence[Predictor], texts: Sequence[str], adapt: Sequence[Adaptation] = ()
+) -> list[Scored]:
   """Scores texts, each by itself, from the end of a line that is before it to that of its last.
 
   Of several models it is by the mean of their probabilities. Raises ValueError where a model gives
   NaN.
+
+  adapt: how each model adapts to a text, each text anew; none: they stay as they are.
   """
   member = members[0]
   unknown = member.encoding['unknown']
   streams = encode(member, [text.removesuffix('\n') for text in texts])
-  each = np.stack([_concatenated(nll(of, streams)) for of in members])
+  ways = adapt or [None] * len(members)
+  each = np.stack(
+    [_concatenated(nll(of, streams, way)) for of, way in zip(members, ways, strict=True)]
+  )
   bits = -np.logaddexp.reduce(-each, axis=0) / math.log(2) + math.log2(len(members))
   found, first = [], 0
   for text, stream in zip(texts, streams, strict=True):
@@ -102,11 +110,28 @@ def _concatenated(arrays):
   return np.concatenate([np.zeros(0), *arrays])
 
 
-def nll(member: Predictor, streams: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+def nll(
+  member: Predictor, streams: Sequence[Mapping[str, Any]], adaptation: Adaptation | None = None
+) -> list[np.ndarray]:
   """The negative log-likelihoods of the targets of streams in nats, float64 `[N]` of each.
 
-  That of a stream does not depend on the other streams, to the bit.
+  That of a stream does not depend on the other streams, to the bit. Raises ValueError for NaN.
+
+  adaptation: how the model adapts to each; None: not at all.
   """
+  if adaptation:
+    found = [adapting.nll(member, stream, adaptation) for stream in streams]
+  else:
+    found = _as_trained(member, streams)
+  if any(np.isnan(array).any() for array in found):
+    raise ValueError(
+      f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN, which is no'
+      ' probability: its training has diverged. Leave this run out'
+    )
+  return [np.asarray(array, np.float64) for array in found]
+
+
+def _as_trained(member, streams):
   found: list[Any] = [None] * len(streams)
   widths = [_width(len(stream['targets'])) for stream in streams]
   for width in sorted({*widths}):
@@ -125,12 +150,7 @@ def nll(member: Predictor, streams: Sequence[Mapping[str, Any]]) -> list[np.ndar
       answered = np.asarray(_of_rows(member.model, member.params, batch))
       for row, i in enumerate(here):
         found[i] = answered[row, : len(streams[i]['targets'])]
-  if any(np.isnan(array).any() for array in found):
-    raise ValueError(
-      f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN, which is no'
-      ' probability: its training has diverged. Leave this run out'
-    )
-  return [np.asarray(array, np.float64) for array in found]
+  return found
 
 
 def _width(size):

@@ -15,6 +15,7 @@ from rnnlab.cells import near
 from rnnlab.cells.base import Array, Carry, Cell, Dot, kernel_init, matmul
 from rnnlab.machine import devices
 from rnnlab.recurrence import checks, engine
+from rnnlab.recurrence.dropout import Masks
 
 KINDS = 'additive', 'multiplicative', 'none'
 
@@ -76,24 +77,33 @@ def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> dic
     words = ', '.join(KINDS)
     raise ValueError(f'attention must be one of {words}, not {decoder.attention!r}{hint}')
   k_cell, k_query, k_key, k_score, k_output = jax.random.split(key, 5)
-  hidden_size = _hidden_size(decoder.cell)
-  fed = {'additive': memory_size, 'multiplicative': decoder.feeding * hidden_size, 'none': 0}
+  units = hidden_size(decoder.cell)
+  fed = {'additive': memory_size, 'multiplicative': decoder.feeding * units, 'none': 0}
   params: dict[str, Any] = {'cell': decoder.cell.init(k_cell, input_size + fed[decoder.attention])}
   if decoder.attention == 'none':
     return params
   additive = decoder.attention == 'additive'
-  params['w_query'] = kernel_init(k_query, (hidden_size, decoder.size if additive else memory_size))
+  params['w_query'] = kernel_init(k_query, (units, decoder.size if additive else memory_size))
   if additive:
     params['w_key'] = kernel_init(k_key, (memory_size, decoder.size))
     params['v'] = kernel_init(k_score, (decoder.size, 1))[:, 0]
-  params['w_output'] = kernel_init(k_output, (hidden_size + memory_size, hidden_size))
-  params['b_output'] = jnp.zeros(hidden_size)
+  params['w_output'] = kernel_init(k_output, (units + memory_size, units))
+  params['b_output'] = jnp.zeros(units)
   return params
 
 
 @functools.cache
-def _hidden_size(cell):
+def hidden_size(cell: Cell) -> int:
+  """How many units H a cell has: the width of its outputs."""
   return jax.eval_shape(lambda: _first_y(cell, (1,), jnp.float32)).shape[-1]
+
+
+def input_size(decoder: Decoder, params: dict[str, Any], size: int) -> int:
+  """How many inputs the decoder's cell has, where the decoder has `size`."""
+  units = hidden_size(decoder.cell)
+  if decoder.attention == 'additive':
+    return size + len(params['w_output']) - units
+  return size + units * (decoder.attention == 'multiplicative' and decoder.feeding)
 
 
 def _first_y(cell, batch, dtype):
@@ -167,19 +177,33 @@ def decode(
   *,
   carry: DecoderCarry | None = None,
   mask: Array | None = None,
+  dropout: Masks | None = None,
   dtype: Any = None,
 ) -> tuple[DecoderCarry, Array]:
   """Runs a decoder over inputs that are known, as those of teacher forcing.
 
   xs: `[B, T, D]`. memory: from `remember`; None for no attention. carry: from `initial_carry`, or
   from a call before; that itself where None. mask: bool `[B, T]`, True at the real steps: at others
-  the carry stays, the output is 0, and no gradient passes. dtype: what the operands of products
+  the carry stays, the output is 0, and no gradient passes. dropout: masks of the products of the
+  cell, `[B, K]` each or None, from `recurrence.dropout_masks`. dtype: what the operands of products
   with weights are rounded to, as in `unroll`.
 
   Returns the last carry and the outputs `[B, T, H]`.
   """
-  carry, outputs, _ = _scan(decoder, params, xs, memory, carry, mask, dtype, every=False)
+  carry, outputs, _ = _scan(decoder, params, xs, memory, carry, mask, dropout, dtype)
   return carry, outputs
+
+
+def attended(
+  decoder: Decoder,
+  params: dict[str, Any],
+  memory: Memory,
+  before: DecoderCarry,
+  after: DecoderCarry,
+) -> Array:
+  """How much the `step` from one carry to the other attended to each place: `[B, S]`."""
+  y = before.y if decoder.attention == 'additive' else after.y
+  return _weights(decoder, params, memory, y @ params['w_query'])
 
 
 def attention_weights(
@@ -195,7 +219,7 @@ def attention_weights(
   if decoder.attention == 'none':
     raise ValueError('a decoder without attention attends to nothing')
   first = initial_carry(decoder, len(xs)) if carry is None else carry
-  _, _, carries = _scan(decoder, params, xs, memory, first, mask, None, every=True)
+  _, _, carries = _scan(decoder, params, xs, memory, first, mask, every=True)
   ys = carries.y
   if decoder.attention == 'additive':  # asks by the y before the step
     ys = jnp.concatenate([first.y[:, None], ys[:, :-1]], axis=1)
@@ -203,13 +227,18 @@ def attention_weights(
   return jax.vmap(ask, in_axes=1, out_axes=1)(ys @ params['w_query'])
 
 
-def _scan(decoder, params, xs, memory, carry, mask, dtype, every):
+def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, every=False):
   carry = initial_carry(decoder, len(xs)) if carry is None else carry
   mask = (
     None if mask is None else checks.flags('mask', mask, (len(xs),), xs.shape[1], 'at real steps')
   )
 
-  def run(params, carry, memory, xs, mask):
+  if dropout is not None:  # query and output have products too
+    ends = {'additive': ([None], [None]), 'multiplicative': ([], [None, None]), 'none': ([], [])}
+    before, after = ends[decoder.attention]
+    dropout = (*before, *dropout, *after)
+
+  def run(params, carry, memory, xs, mask, dropout):
     xs, real = (None if a is None else jnp.swapaxes(a, 0, 1) for a in (xs, mask))
     if real is not None:
       xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
@@ -218,12 +247,13 @@ def _scan(decoder, params, xs, memory, carry, mask, dtype, every):
       params, memory = given
       return step(decoder, params, memory, carry, x_t, dot)
 
-    carry, out = engine.scan(one, (params, memory), carry, xs, real=real, dtype=dtype, every=every)
+    options = {'real': real, 'masks': dropout, 'dtype': dtype, 'every': every}
+    carry, out = engine.scan(one, (params, memory), carry, xs, **options)
     ys, carries = out if every else (out, ())
     return carry, *jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (ys, carries))
 
-  arguments = params, carry, memory, xs, mask
-  return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, 0), out_axes=(0, 0, 0))
+  arguments = params, carry, memory, xs, mask, dropout
+  return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, 0, 0), out_axes=(0, 0, 0))
 
 
 def _context(decoder, params, memory, query):

@@ -25,6 +25,12 @@ CAPTIONS = {
   'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS,
   'score_vs_time': '{Word} {metric} against the wall time of the epochs, compilation included. '
   + SEEDS,
+  'gradient_flow': 'How much is left of the gradient of the loss by the carry, by its norm, so '
+  'many steps before the last of a sequence: the mean over the same few train examples, without '
+  'dropout, before training and after it. Of several layers it is the last one. Where there are '
+  'outputs at each step, the loss is that of the last. Lines are geometric means over seeds, the '
+  'band goes from the lowest to the highest seed (none for a single seed). Below 1e-8 nothing is '
+  'drawn.',
   'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
   'search_response': 'Best validation {metric} of each trial of the search against its settings; '
   + RING,
@@ -46,7 +52,7 @@ def caption(
     metric=metric.words,
     unit=f', in {metric.difference_unit}' if metric.difference_unit else '',
   )
-  if metric.better == 'lower':
+  if metric.better == 'lower' and name != 'gradient_flow':
     text += f' Lower {metric.words} is better.'
   return text + selected(runs, shown, of, what)
 
@@ -112,7 +118,7 @@ def _frontier(summary):
 
 
 def _learning_curves(epochs):
-  word, metrics = watched(epochs), measures.metrics_of(epochs)
+  word, metrics = watched(epochs), measures.of_epochs(measures.metrics_of(epochs))
   metric, *others = metrics
   also = f', and of {", ".join(other.words for other in others)},' if others else ''
   yield f'Line plots of {word} and train {metric.words}{also} against epochs'
@@ -134,6 +140,15 @@ def _score_vs_time(epochs):
       f'{metric.shown(best["validation"])}, and ends after {last["elapsed"]:,.0f} seconds at '
       f'{metric.shown(last["validation"])}'
     )
+
+
+def _gradient_flow(flow):
+  yield 'Line plots of the share of the gradient that is left against the steps before the last'
+  for group, rows in flow.groupby('group', sort=False):
+    ends, longest = rows['epoch'].agg(['min', 'max']), rows['lag'].max()
+    far = rows[rows['lag'] == longest].groupby('epoch')['share'].mean()
+    first, last = (far.get(epoch, np.nan) for epoch in ends)
+    yield f'{group}: {first:.2g} at first and {last:.2g} at last, {longest:,.0f} steps before'
 
 
 def _response(runs):
@@ -164,6 +179,7 @@ ALTERNATIVES = {
   'frontier': _frontier,
   'learning_curves': _learning_curves,
   'score_vs_time': _score_vs_time,
+  'gradient_flow': _gradient_flow,
   'response': _response,
   'search_response': _response,
   'expected_best': _expected_best,

@@ -15,7 +15,7 @@ TUTORIAL = (
   'epoch is reported.'
 )
 HELD_OUT = (
-  'Validation is cut from the train split; the test split chose nothing. The primary metric '
+  'Validation is a split of its own; the test split chose nothing. The primary metric '
   'is test {metric} at the epoch of best validation {metric}; after the last epoch it is '
   'secondary.'
 )
@@ -39,6 +39,11 @@ SEARCH = (
   'Each arm was given the same trials; what was best by validation {metric} was run again with '
   'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
   'Values here are the best of the epochs that a trial was given.'
+)
+HOLDS = (
+  'Of each claim, as it was written down, what was found: the difference that it is about with its '
+  '95% interval, on a scale of its own, 0 in the middle; what the claim takes for no difference is '
+  'shaded. The verdict is of p, corrected for all claims.'
 )
 HARDEST = (
   'Of each setting, the test examples that are among the hundred of highest loss for most of its '
@@ -103,7 +108,7 @@ class Report(NamedTuple):
   trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
   figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them)
   of each setting that has some. missing: as results.missing_runs gives it. made_by: what made the
-  numbers, as name -> lines.
+  numbers, as name -> lines. holds: the figure of the claims, where there are several.
   """
 
   title: str
@@ -118,6 +123,7 @@ class Report(NamedTuple):
   hardest: list[tuple[str, str, list[Hard]]]
   missing: list[tuple[str, str, str]]
   made_by: dict[str, list[str]]
+  holds: Drawing | None = None
 
   def __rich__(self):
     from rnnlab.reports import terminal

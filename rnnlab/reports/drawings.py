@@ -9,7 +9,7 @@ import pandas as pd
 from rnnlab import results
 from rnnlab.machine import disk
 from rnnlab.reports import captions, panels
-from rnnlab.reports.content import Block, Drawing, Texts, by_task, of_cells, where
+from rnnlab.reports.content import HOLDS, Block, Drawing, Texts, by_task, of_cells, where
 from rnnlab.results import measures
 
 
@@ -76,6 +76,11 @@ def _of_runs(workdir, prefix, note, runs, summary, pairs):
   if len(epochs):
     yield draw('learning_curves', epochs, **counts)
     yield draw('score_vs_time', epochs, **counts)
+  shown, counts = some(figures.MAX_OVERLAID)
+  flow = results.flow_of(workdir, labelled[labelled['group'].isin(shown['group'])])
+  flow = flow[flow['layer'] == flow.groupby('id')['layer'].transform('max')]
+  if (flow['lag'] > 0).any() and flow['share'].gt(0).any():
+    yield draw('gradient_flow', flow, **counts)
   name = f'validation_{metric.name}'
   answered = runs.assign(y=runs[f'best_{name}'].fillna(runs[name])).dropna(subset='y')
   if results.many_valued(answered):
@@ -101,6 +106,18 @@ def _of_panels(workdir, prefix, ends, task, block):
     name = prefix + _slug(shown.title) + ends
     disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
     yield Drawing(name, caption, alternative, svg, False)
+
+
+def of_claims(workdir: pathlib.Path, claims: pd.DataFrame) -> Drawing | None:
+  """Writes figures/what_holds.png, where there are several claims; its Drawing."""
+  from rnnlab.reports import figures
+
+  if len(claims) < 2:
+    return None
+  png, svg = figures.render(figures.claims, claims, note=HOLDS)
+  disk.write_atomic(workdir / 'figures' / 'what_holds.png', png)
+  alternative = captions.sentences('The verdicts of the claims', *claims['sentence'].str[:-1])
+  return Drawing('what_holds', HOLDS, alternative, svg, False)
 
 
 def _slug(words):

@@ -54,6 +54,9 @@ def markdown(told: Report) -> str:
       *(f'- {code(run)}: {code(error)}' for run, error, _ in told.missing),
       '',
     ]
+  if told.holds:
+    lines += ['## What holds', '', f'![{_md(told.holds.alternative)}](figures/what_holds.png)', '']
+    lines += [f'*{_md(told.holds.caption)}*', '', *grid(*tables.of_claims(told.claims))]
   made = [
     f'- {n}: {", ".join(map(code, v))}' for n, v in told.made_by.items() if n not in NOT_LISTED
   ]

@@ -73,7 +73,7 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
 
 def _legible(panel, task, folder, encoding):
   """The panel, with the text of its tokens, if it is of such."""
-  if panel.kind != 'tokens':
+  if panel.kind != 'tokens' or 'text' in panel.data:
     return panel
   words = (folder / run_files.VOCABULARY).read_text(encoding='utf-8').split('\n')[:-1]
   return panel._replace(data={'text': task.join(panel.data['ids'], encoding, words)})
@@ -95,8 +95,8 @@ def caption(shown: Shown) -> str:
 
 def alternative(shown: Shown) -> Iterator[str]:
   """What kind of figure it is, and then what it shows of each group, for who does not see it."""
-  kinds = {'matrix': 'Heat map', 'curve': 'Line plot', 'scatter': 'Scatter plot'}
-  yield f'{kinds[shown.kind]}: {shown.title}'
+  kinds = {'curve': 'Line plot', 'scatter': 'Scatter plot'}
+  yield f'{kinds.get(shown.kind, "Heat map")}: {shown.title}'
   for group, _, panel in shown.groups:
     yield f'{group}: {_TOLD[shown.kind](panel.data)}'
 
@@ -136,4 +136,13 @@ def _scatter(data):
   return said
 
 
-_TOLD = {'matrix': _matrix, 'curve': _curve, 'scatter': _scatter}
+def _attention(data):
+  said = []
+  for one in data['each'][:TOLD]:
+    most = np.argmax(one['weights'], axis=1)
+    pairs = [f'{to} from {one["source"][i]}' for to, i in zip(one['target'], most, strict=True)]
+    said.append(', '.join(pairs))
+  return '; '.join(said)
+
+
+_TOLD = {'matrix': _matrix, 'attention': _attention, 'curve': _curve, 'scatter': _scatter}

@@ -55,9 +55,11 @@ def write(workdir) -> Report:
     list(_hardest(workdir, blocks)),
     missing,
     made_by(workdir, every, sweep),
+    drawings.of_claims(workdir, claims),
   )
-  for file, frame in {'runs': every, 'summary': summary, 'comparisons': pairs}.items():
-    kept = frame if file == 'runs' else frame.drop(columns='metrics')
+  tables = {'runs': every, 'summary': summary, 'comparisons': pairs}
+  for file, frame in (tables | {'claims': claims} if len(claims) else tables).items():
+    kept = frame if file == 'runs' else frame.drop(columns='metrics', errors='ignore')
     disk.write_atomic(workdir / f'{file}.csv', kept.to_csv(index=False))
   disk.write_atomic(workdir / 'summary.md', markdown.markdown(told))
   disk.write_atomic(workdir / 'summary.tex', latex.latex(told))

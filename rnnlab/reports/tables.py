@@ -42,6 +42,18 @@ def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
   return header, rows
 
 
+def of_claims(claims: pd.DataFrame) -> Table:
+  """What holds: each claim, its verdict, the effect, and the command that makes its runs again."""
+  with_command = bool(claims['command'].any())
+  header = ['Claim', 'Verdict', 'Effect, 95% interval', 'p, corrected', 'Seeds']
+  rows = []
+  for row in claims.to_dict('records'):
+    seeds = f'{row["n_b"]} and {row["n_a"]}'
+    cells = [row['claim'], row['verdict'], row['effect'] or '-', _number(row['p_holm'], '.2g')]
+    rows.append([*cells, seeds, *[row['command']] * with_command])
+  return [*header, *['Command'] * with_command], rows
+
+
 def of_others(summary: pd.DataFrame) -> Table:
   """The metrics of one task beside the primary one, at the epoch that one is taken at."""
   metrics, (tutorial, *_) = measures.metrics_of(summary), summary['validation_is_test']
@@ -50,8 +62,10 @@ def of_others(summary: pd.DataFrame) -> Table:
   header = ['Other metric', 'Group', f'Test,\n{epoch}', '95% interval', f'Validation,\n{epoch}']
   rows = []
   for metric in metrics[1:]:
+    test = f'{at}test_{metric.name}'
+    if metric.once and summary[f'{test}_mean'].isna().all():  # as BLEU, where nobody computes it
+      continue
     for row in summary.to_dict('records'):
-      test = f'{at}test_{metric.name}'
       rows.append(
         [
           f'{metric.words}{_unit(metric)}',
@@ -68,7 +82,7 @@ def of_others(summary: pd.DataFrame) -> Table:
 
 
 def _mean(metric, row, column):
-  mean, std = (metric.number(row[f'{column}_{part}']) for part in ('mean', 'std'))
+  mean, std = (metric.number(row.get(f'{column}_{part}')) for part in ('mean', 'std'))
   return mean if std == '-' else f'{mean} ± {std}'
 
 

@@ -2,6 +2,7 @@
 
 from rnnlab.results.claims import check_claims, claims
 from rnnlab.results.compare import compare
+from rnnlab.results.flow import flow_of
 from rnnlab.results.groups import cell_name, label, many_valued, side_words, summarise, value_words
 from rnnlab.results.load import (
   DATA,
@@ -31,6 +32,7 @@ __all__ = [
   'config_of',
   'epochs_of',
   'flatten',
+  'flow_of',
   'label',
   'legible',
   'load_metrics',

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from rnnlab import tasks
 from rnnlab.console.words import near
 from rnnlab.machine.disk import AnyPath
 from rnnlab.results import measures, statistics
@@ -39,20 +40,23 @@ def check_claims(
   """The claims in plain Python; raises ValueError, for people, unless they can be tested.
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
-  a number of `load_runs`; says, one of SAYS; and margin, in the metric's unit, for those of
-  NEEDS_MARGIN alone. With `config`, of which the runs are to be made, nothing may be there that is
-  of no use: a margin of another claim, fields that no config has, values that no run may have.
-  metrics: those of the task, each with a `name`.
+  a number of `load_runs`; says, one of SAYS; margin, in the metric's unit, for those of
+  NEEDS_MARGIN alone; and, if the report is to give it, command, which makes these runs again. With
+  `config`, of which the runs are to be made, nothing may be there that is of no use: a margin of
+  another claim, fields that no config has, values that no run may have. The sides of a claim on
+  runs of another task than config's have its 'task.name'. metrics: those of config's task.
   """
-  columns = measures.columns(metrics) + COUNTS + TIMES
   if not isinstance(claims, list | tuple):
     raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
-  take = lambda _, value: configs.plain(value)  # noqa: E731
-  if config:
-    take = functools.partial(configs.take, task=config.task.name)
-  checked = [
-    _checked(f'claim {number}', claim, take, columns) for number, claim in enumerate(claims, 1)
-  ]
+  checked = []
+  for number, claim in enumerate(claims, 1):
+    of_claim, take = metrics, lambda _, value: configs.plain(value)
+    if config:
+      task = _task_of(claim, config.task.name)
+      take = functools.partial(configs.take, task=task)
+      of_claim = metrics if task == config.task.name else tasks.find(task).metrics
+    columns = measures.columns(of_claim) + COUNTS + TIMES
+    checked.append(_checked(f'claim {number}', claim, take, columns))
   for number, claim in enumerate(checked if config else (), 1):
     if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
       raise ValueError(
@@ -62,11 +66,18 @@ def check_claims(
   return checked
 
 
+def _task_of(claim, task):
+  """The task of the runs that a claim is on, if it names one that there is; else `task`."""
+  side = claim.get('a') if isinstance(claim, dict) else None
+  name = side.get('task.name') if isinstance(side, dict) else None
+  return name if name in tasks.names() else task
+
+
 def _checked(where, claim, take, columns):
   """A claim in plain Python. columns: what may be its metric."""
   if not isinstance(claim, dict):
     raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
-  known = 'claim', 'a', 'b', 'metric', 'says', 'margin'
+  known = 'claim', 'a', 'b', 'metric', 'says', 'margin', 'command'
   checked = {}
   for name, value in claim.items():
     _one_of(where, 'entry', name, known)
@@ -81,9 +92,9 @@ def _checked(where, claim, take, columns):
       raise ValueError(f'{where}: {name}={error}') from None
     if name != 'margin' and not isinstance(checked[name], str):
       raise ValueError(f'{where}: {name} must be a text, not {configs.words(value)}')
-  for name in known[:-1]:
+  for name in known[:-2]:
     if not checked.get(name):
-      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known)}')
+      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known[:-1])}')
   where += f', {configs.words(checked["claim"])}'
   _one_of(where, 'metric', checked['metric'], columns)
   _one_of(where, 'says', checked['says'], SAYS)
@@ -115,16 +126,18 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
 
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
-  a and b, in words; metric, says, margin; difference of b's mean less a's, low to high its 95%
-  Welch interval; p; p_holm, adjusted for all claims; n_a and n_b seeds. What a claim says is of the
-  values as they are, whether higher or lower is better: 'b > a' and 'b < a' are Welch's test
-  against 0. 'b >= a' is non-inferiority, of a metric of which higher is better: the same against
-  -margin; 'b <= a' is that of one of which lower is better, against margin. 'b = a' is equivalence:
-  TOST where the difference is within the margin, and where it is not, Welch's test against the
-  margin's nearer end. A verdict is where p_holm is below 5%, for or against by the side on which
-  the difference lies. Numbers of parameters need no test. A claim is undecided while runs of it
-  have yet to be done, as looking early would count as another try, where one side is runs of
-  several settings, and where `check_claims` refuses it.
+  effect, the difference and its interval for people, '' where there is none; a and b, in words;
+  metric, says, margin; difference of b's mean less a's, low to high its 95% Welch interval; p;
+  p_holm, adjusted for all claims; n_a and n_b seeds; command, '' if not given.
+
+  What a claim says is of the values as they are, whether higher or lower is better: 'b > a' and 'b
+  < a' are Welch's test against 0. 'b >= a' is non-inferiority, of a metric of which higher is
+  better: the same against -margin; 'b <= a' is that of one of which lower is better, against
+  margin. 'b = a' is equivalence: TOST where the difference is within the margin, and where it is
+  not, Welch's test against the margin's nearer end. A verdict is where p_holm is below 5%, for or
+  against by the side on which the difference lies. Numbers of parameters need no test. A claim is
+  undecided while runs of it have yet to be done, as looking early would count as another try, where
+  one side is runs of several settings, and where `check_claims` refuses it.
   """
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []
@@ -146,8 +159,9 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
     if row['p_holm'] < 0.05:
       row['verdict'] = 'supported' if _is_so(row) else 'refuted'
     row['sentence'] = _sentence(row, len(rows))
-  columns = 'claim verdict sentence a b metric says margin difference low high p p_holm n_a n_b'
-  return pd.DataFrame(rows, columns=columns.split())
+    row['effect'] = '' if row['why'] else _effect(row)
+  columns = 'claim verdict sentence effect a b metric says margin difference low high p p_holm'
+  return pd.DataFrame(rows, columns=[*columns.split(), 'n_a', 'n_b', 'command'])
 
 
 def _one_of(where, what, word, words):
@@ -167,7 +181,9 @@ def _tested(claim, every, undone):
     why = str(error).removeprefix('claim 1: ').removeprefix(f'claim 1, {words!r}: ')
     row = {'claim': words, 'verdict': 'undecided', 'why': f'it cannot be tested: {why}'}
     numbers = ('margin', 'difference', 'low', 'high', 'p', 'seeds_needed')
-    row |= dict.fromkeys(('a', 'b', 'metric', 'says'), '') | dict.fromkeys(numbers, np.nan)
+    row |= dict.fromkeys(('a', 'b', 'metric', 'says', 'command'), '') | dict.fromkeys(
+      numbers, np.nan
+    )
     return row | {'n_a': 0, 'n_b': 0, 'failed': 0, 'metrics': ()}
 
 
@@ -183,7 +199,8 @@ def _test(claim, every, undone):
   x, y = (side[metric].to_numpy(float) for side in sides)
   metrics = measures.metrics_of(sides[0] if len(sides[0]) else every)
   row = {name: claim[name] for name in ('claim', 'metric', 'says')} | {
-    **{side: side_words(claim[side]) for side in 'ab'},
+    'command': claim.get('command', ''),
+    **_sides_in_words(claim),
     **{'verdict': 'undecided', 'margin': margin, 'n_a': len(x), 'n_b': len(y)},
     'metrics': metrics,
     **dict.fromkeys(('difference', 'low', 'high', 'p', 'seeds_needed'), np.nan),
@@ -207,6 +224,18 @@ def _test(claim, every, undone):
   return row | dict(
     zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed
   )
+
+
+def _sides_in_words(claim):
+  """Either side of a claim for people, without the task and the data that both name."""
+  shared = {
+    name
+    for name, value in claim['a'].items()
+    if name.startswith(('task.', 'data.')) and claim['b'].get(name) == value
+  }
+  return {
+    side: side_words({n: v for n, v in claim[side].items() if n not in shared}) for side in 'ab'
+  }
 
 
 def _found(says, x, y, margin):
@@ -273,17 +302,14 @@ def _sentence(row, family):
   failed = f'; {row["failed"]} failed and took no part' if row['failed'] else ''
   if row['why']:
     return f'{said}, as {row["why"]}{failed}.'
-  column, metric = row['metric'], measures.of_column(row['metrics'], row['metric'])
-  number = functools.partial(_number, metric, ',.0f' if column in COUNTS else '.4g')
-  difference, low, high = (number(row[name], sign='+') for name in ('difference', 'low', 'high'))
-  unit = 'seconds' if column in TIMES else metric.difference_unit if metric else ''
-  words = f'{_metric_words(column, row["metrics"])} is {difference} {unit}'.rstrip()
+  column, number = row['metric'], _number(row)
+  words = f'{_metric_words(column, row["metrics"])} is {number("difference")} {_unit(row)}'.rstrip()
   said += f', {row["b"]} - {row["a"]} in {words}'
   words = []
   if column not in COUNTS:
-    words.append(f'95% interval [{low}, {high}]')
+    words.append(f'95% interval [{number("low")}, {number("high")}]')
   if row['says'] in NEEDS_MARGIN:
-    words.append(f'margin {number(row["margin"])}')
+    words.append(f'margin {number("margin", sign=False)}')
   if column not in COUNTS:
     words.append(f'p {_p_words(row["p"])}')
     words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
@@ -294,11 +320,30 @@ def _sentence(row, family):
   return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'
 
 
-def _number(metric, form, value, sign=''):
-  """A value with one digit more than in a table; as `form` has it where there is no metric."""
-  if metric is None:
-    return format(value, sign + form)
-  return metric.change(value, 1) if sign else metric.number(value, 1)
+def _effect(row):
+  """The difference that was found for a claim, with its interval, for people."""
+  number = _number(row)
+  ends = '' if row['metric'] in COUNTS else f' [{number("low")}, {number("high")}]'
+  return f'{number("difference")}{ends} {_unit(row)}'.rstrip()
+
+
+def _unit(row):
+  """The unit of a claim's difference, for people."""
+  metric = measures.of_column(row['metrics'], row['metric'])
+  return 'seconds' if row['metric'] in TIMES else metric.difference_unit if metric else ''
+
+
+def _number(row):
+  """What writes a number of a claim's row, given its name, with one digit more than in a table."""
+  metric = measures.of_column(row['metrics'], row['metric'])
+  form = ',.0f' if row['metric'] in COUNTS else '.4g'
+
+  def write(name, sign=True):
+    if metric is None:
+      return format(row[name], '+' * sign + form)
+    return metric.change(row[name], 1) if sign else metric.number(row[name], 1)
+
+  return write
 
 
 def _metric_words(column, metrics):

@@ -46,11 +46,10 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
 def label(frame: pd.DataFrame) -> pd.Series:
   """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
   frame = measures.of_now(frame)
-  varying = [
-    name
-    for name in settings(frame)
-    if name != 'model.cell' and frame[name].nunique(dropna=False) > 1
-  ]
+  # What sets one task's runs, or those on one set of data, apart from another's need not be said.
+  of_data = frame.groupby([name for name in DATA if name in frame], dropna=False)
+  counts = of_data[settings(frame)].nunique(dropna=False).max()
+  varying = [name for name in counts.index if name != 'model.cell' and counts[name] > 1]
   ends = [name.rpartition('.')[2] for name in varying]
   shorts = {
     name: end if ends.count(end) == 1 else name for name, end in zip(varying, ends, strict=True)

@@ -198,6 +198,7 @@ def _read_run(folder):
     data, overrides = result['data'], dict(result['overrides'])
     # Where the test split doubles as validation, its best epoch is no finding.
     best = {} if data['validation_is_test'] else result['best'] or {}
+    once = {f'test_{metric.name}' for metric in metrics if metric.once}
     return (
       config,
       overrides,
@@ -206,9 +207,10 @@ def _read_run(folder):
         'task': measures.task(result.get('task')),
         'metrics': measures.as_json(metrics),
         **{name: data[name] for name in ('source', 'title', 'validation_is_test')},
-        **{name: _value(final, name) for name in measures.last(metrics)},
+        **{name: _value(final, name, once) for name in measures.last(metrics)},
         **{
-          f'best_{name}': float(best[name]) if best else np.nan for name in measures.best(metrics)
+          f'best_{name}': _value(best, name, once) if best else np.nan
+          for name in measures.best(metrics)
         },
         **{name: result[name] + 0 for name in COUNTS + TIMES},
         **{f'{split}_examples': data['sizes'][split] for split in ('train', 'validation', 'test')},
@@ -227,9 +229,13 @@ def _read_run(folder):
     return None
 
 
-def _value(final, name):
-  """A metric of a split. The train split has none of those that are no means."""
-  return float(final.get(name, np.nan) if name.startswith('train_') else final[name])
+def _value(given, name, once):
+  """A metric of a split. The train split has none of those that are no means.
+
+  once: the names of those that only the parameters which a run keeps have, if any.
+  """
+  may_miss = name.startswith('train_') or name in once
+  return float(given.get(name, np.nan) if may_miss else given[name])
 
 
 def check_references(references: Any) -> list:

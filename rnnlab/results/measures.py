@@ -19,7 +19,7 @@ SPLITS = 'test', 'validation', 'train'
 
 
 # Of `metrics` in a result.json.
-FORM = [{'name': str, 'unit': str, 'better': str, 'format': str, 'link?': str}]
+FORM = [{'name': str, 'unit': str, 'better': str, 'format': str, 'link?': str, 'once?': bool}]
 # What a result.json means that names no task and no metrics, as those of version 0.1 do.
 OLD_TASK = 'classification'
 OLD_METRICS = (
@@ -43,7 +43,10 @@ def read(entries: Any) -> tuple[Metric, ...]:
   if not entries or not disk.fits(entries, FORM):
     raise ValueError('metrics must be a list of name, unit, better and format')
   metrics = tuple(
-    Metric(e['name'], e['unit'], e['better'], _format(e['format'], e['unit']), e.get('link', ''))
+    Metric(
+      *(e['name'], e['unit'], e['better'], _format(e['format'], e['unit']), e.get('link', '')),
+      e.get('once', False),
+    )
     for e in entries
   )
   for metric in metrics:
@@ -93,16 +96,29 @@ def names(text: str) -> str:
   return ' '.join(f'{metric.name}:{metric.better}' for metric in from_json(text))
 
 
+def of_epochs(metrics: Iterable[Metric]) -> list[Metric]:
+  """Those that are known of each epoch, and not once, of the test split alone."""
+  return [metric for metric in metrics if not metric.once]
+
+
 def last(metrics: Iterable[Metric]) -> list[str]:
   """The columns of the values after the last epoch."""
-  metrics = list(metrics)
-  return [f'{split}_{metric.name}' for split in SPLITS for metric in metrics]
+  return _of_splits(SPLITS, metrics)
 
 
 def best(metrics: Iterable[Metric]) -> list[str]:
   """The columns of the values at the epoch of best validation, without 'best_'; and the epoch."""
+  return ['epoch', *_of_splits(SPLITS[:2], metrics)]
+
+
+def _of_splits(splits, metrics):
   metrics = list(metrics)
-  return ['epoch', *(f'{split}_{metric.name}' for split in SPLITS[:2] for metric in metrics)]
+  return [
+    f'{split}_{metric.name}'
+    for split in splits
+    for metric in metrics
+    if split == 'test' or not metric.once
+  ]
 
 
 def columns(metrics: Iterable[Metric]) -> list[str]:

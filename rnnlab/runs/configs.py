@@ -267,9 +267,9 @@ def _run(given):
   """The config of these fields, which together have to describe a run."""
   taken = _fields(given)
   config = ConfigDict(nested(taken))
-  _check_metric(config.task)
   if check_task := tasks.find(config.task.name).check:
     check_task(taken)
+  _check_metric(config)
   for name, asks, what in (
     ('train.patience', config.train.patience > 0, 'stop'),
     ('optim.schedule', config.optim.schedule == 'plateau', 'lower the learning rate'),
@@ -289,8 +289,9 @@ def _run(given):
   return config
 
 
-def _check_metric(task):
-  names = [metric.name for metric in tasks.find(task.name).metrics]
+def _check_metric(config):
+  task = config.task
+  names = [metric.name for metric in tasks.of(config).metrics if not metric.once]
   if task.metric and task.metric not in names:
     raise ValueError(
       f'--config.task.metric={task.metric}: the task {task.name} has the metrics'

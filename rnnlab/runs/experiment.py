@@ -32,6 +32,9 @@ class Result(NamedTuple):
   vocabulary: the words that the model knows, in id order; empty where it reads none.
   encoding: what else is needed to read new examples and to say what outputs mean.
   hardest: the test examples of the highest loss, see `rnnlab.runs.hardest`.
+  gradient_flow: where train.gradient_flow asks for it, at the end of each epoch, and before the
+  first as epoch 0, the norm of the gradient by the carry at some lags of each layer, as dicts of
+  'epoch', 'layer' (from 1), 'lag' and 'norm': see `rnnlab.training.flow`.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -48,17 +51,19 @@ class Result(NamedTuple):
   vocabulary: tuple[str, ...]
   encoding: dict[str, Any]
   hardest: list[dict[str, Any]]
+  gradient_flow: Sequence[dict[str, float]] = ()
 
 
 class Memory:
   """A run's rows and time while it is at work, kept nowhere else.
 
-  rows: of the epochs so far. epoch_seconds, seconds: what the epoch that is not at its end, and the
-  whole run, took so far.
+  rows, gradient_flow: of the epochs so far, as Result has them. epoch_seconds, seconds: what the
+  epoch that is not at its end, and the whole run, took so far.
   """
 
   def __init__(self, spec: RunSpec, workdir=None):
     self.rows, self.epoch_seconds, self.seconds = [], 0.0, 0.0
+    self.gradient_flow: list[dict[str, float]] = []
 
   def __enter__(self):
     return self
@@ -73,9 +78,10 @@ class Memory:
   def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
     """Keeps a state that the run can go on from."""
 
-  def add(self, row: dict, state: train.TrainState, seconds: float) -> None:
-    """Adds an epoch's row."""
+  def add(self, row: dict, state: train.TrainState, seconds: float, flow: Sequence = ()) -> None:
+    """Adds an epoch's row, and what it adds to gradient_flow."""
     self.rows.append(row)
+    self.gradient_flow += flow
     self.epoch_seconds = 0.0
 
   def finish(self, done: Result) -> None:
@@ -121,9 +127,9 @@ class Folder(Memory):
     state = start
     if restored:
       state, log = restored
-      self.rows = log['rows']
+      self.rows, self.gradient_flow = log['rows'], log.get('gradient_flow', [])
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
-    run_files.write_metrics(self._path, self.rows)
+    self._write_rows()
     writers: list[Any] = [trackers.TensorBoard, *[trackers.WandB] * self._spec.wandb]
     self._boards = [
       self._stack.enter_context(
@@ -137,15 +143,23 @@ class Folder(Memory):
     """Saves a checkpoint."""
     self.epoch_seconds, self.seconds = epoch_seconds, seconds
     log = {'rows': self.rows, 'epoch_seconds': epoch_seconds, 'seconds': seconds}
+    if self.gradient_flow:
+      log['gradient_flow'] = self.gradient_flow
     checkpoint.save(self._checkpoints, state, log)
 
-  def add(self, row: dict, state: train.TrainState, seconds: float) -> None:
-    """Writes an epoch's row, after a checkpoint."""
+  def add(self, row: dict, state: train.TrainState, seconds: float, flow: Sequence = ()) -> None:
+    """Writes an epoch's row, and what it adds to gradient_flow, after a checkpoint."""
     self.rows.append(row)
+    self.gradient_flow += flow
     self.save(state, 0.0, seconds)
-    run_files.write_metrics(self._path, self.rows)
+    self._write_rows()
     for board in self._boards:
       board.write(row)
+
+  def _write_rows(self):
+    run_files.write_metrics(self._path, self.rows)
+    if self.gradient_flow:
+      run_files.write_flow(self._path, self.gradient_flow)
 
   def finish(self, done: Result) -> None:
     """Writes what `predict` needs, predictions.npz and, last, result.json with their digests."""
@@ -175,28 +189,31 @@ def finish(
   seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
-  task, dataset = shared.task, shared.dataset
+  task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    sums = metrics.of_split(task.loss, task.score, task.metrics, outputs, of_test)
-    return metrics.means('test', sums, task.metrics)
+    sums = metrics.of_split(task.loss, task.score, measured, outputs, of_test)
+    return metrics.means('test', sums, measured)
 
   best = None
   if shared.program.selects:
     predictions['best'] = np.asarray(outputs[1])
     row = rows[int(state.best_epoch) - 1]
-    names = ['epoch', *(f'validation_{name}' for name in metrics.names(task.metrics))]
+    names = ['epoch', *(f'validation_{name}' for name in metrics.names(measured))]
     best = {name: row[name] for name in names} | test(outputs[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
+  final |= test(outputs[0])
   if task.examine:
     kept = state.best_params if best else params
     splits: Any = shared.splits  # as they are on the device
     predictions |= hosts.fetch(task.examine(model, kept, dataset._replace(splits=splits)))
+    once = [metric.name for metric in task.metrics if metric.once and metric.name in predictions]
+    (best or final).update({f'test_{name}': float(predictions.pop(name)) for name in once})
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
@@ -209,7 +226,7 @@ def finish(
       'sizes': {name: train.examples(shared.splits[name]) for name in SPLITS},
       'validation_is_test': not shared.program.selects,
     },
-    'final': final | test(outputs[0]),
+    'final': final,
     'best': best,
     **_history(spec, state, rows, seconds),
   }

@@ -35,6 +35,7 @@ PARAMS = 'params.safetensors'  # of the best epoch by validation, else of the la
 VOCABULARY = 'vocabulary.txt'  # a word a line, in the order of their ids
 ENCODING = 'encoding.json'  # what else it takes to read examples and to say what outputs mean
 PREDICTIONS = 'predictions.npz'
+FLOW = 'gradient_flow.jsonl'  # of runs whose config asks for it: see `rnnlab.runs.flow`
 HARDEST = 'hardest.json'  # the test examples of the highest loss: see `rnnlab.runs.hardest`
 CHECKPOINTS = 'checkpoints'  # a folder
 SWEEP = 'sweep.json'  # in the workdir
@@ -47,6 +48,7 @@ READ = (
   ENCODING,
   PREDICTIONS,
   HARDEST,
+  FLOW,
 )  # of which result.json holds digests
 LOCK = '.lock'
 QUICK = 2**20  # bytes: a quick check does not read larger files
@@ -174,6 +176,16 @@ def read_metrics(folder: AnyPath) -> list[dict[str, float]]:
 def write_metrics(folder: AnyPath, rows: list[dict[str, float]]) -> None:
   """Writes a run's metrics.jsonl, one row an epoch."""
   disk.write_rows(pathlib.Path(folder) / METRICS, rows)
+
+
+def read_flow(folder: AnyPath) -> list[dict[str, float]]:
+  """The rows of a run's gradient_flow.jsonl, none where it kept none: see `rnnlab.runs.flow`."""
+  return disk.read_rows(pathlib.Path(folder) / FLOW)
+
+
+def write_flow(folder: AnyPath, rows: list[dict[str, float]]) -> None:
+  """Writes a run's gradient_flow.jsonl."""
+  disk.write_rows(pathlib.Path(folder) / FLOW, rows)
 
 
 def read_hardest(folder: AnyPath) -> list[dict[str, Any]]:

@@ -53,6 +53,9 @@ def _true(task, dataset, rows):
   if task.outputs is None or target is None:
     return [''] * len(rows)
   means = task.outputs(dataset.encoding)
+  if means.kind == 'sequence':
+    ids, encoding = dataset.splits['test'][target][rows], dataset.encoding
+    return [task.join(of.tolist(), encoding, dataset.vocabulary) for of in ids]
   return [_in_words(value, means) for value in dataset.splits['test'][target][rows]]
 
 

@@ -82,12 +82,13 @@ def prepare(config: ConfigDict) -> Shared:
   program = train.Program(
     build,
     task.loss,
-    task.metrics,
+    tuple(metric for metric in task.metrics if not metric.once),
     shape.train.batch_size,
     dataset.widths,
     selects='validation' in dataset.splits,
     score=task.score,
     windows=cut,
+    draw=_drawing(task.draw, data) if task.draw else None,
   )
   return Shared(task, program, dataset, splits)
 
@@ -95,6 +96,11 @@ def prepare(config: ConfigDict) -> Shared:
 @functools.lru_cache(maxsize=2)
 def _load(load, data):
   return hosts.first(load, data)
+
+
+@functools.cache  # a program is known by the function
+def _drawing(draw, data):
+  return draw(data)
 
 
 @functools.lru_cache(maxsize=1)
@@ -137,7 +143,7 @@ def _windows(config):
 
 def _example(shared):
   """What the model is initialised with."""
-  split = shared.dataset.splits['train']
+  split = shared.dataset.splits['test' if shared.program.draw else 'train']
   if shared.program.windows:
     return windows.example(split)
   return jax.tree.map(lambda a: np.zeros_like(a[:1]), split['inputs'])

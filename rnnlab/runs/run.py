@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rnnlab.console.progress import watch
 from rnnlab.machine import hosts
 from rnnlab.machine.disk import AnyPath
-from rnnlab.runs import configs, experiment_file
+from rnnlab.runs import configs, experiment_file, flow
 from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.experiment import Folder, Memory, Result, finish, say, say_result
 from rnnlab.runs.program import Shared, begin, prepare, settle
@@ -99,13 +99,16 @@ def follow(
   for step in steps:
     if step.outputs is not None:
       done = finish(spec, shared, step.state(), folder.rows, step.outputs, folder.seconds)
+      done = done._replace(gradient_flow=folder.gradient_flow)
       folder.finish(done)
       yield Event(spec.id, 'done', 1.0, say_result(shared.task, done.result))
       return done
     text = ''
     if step.row:
       row = step.row | {'seconds': folder.epoch_seconds}
-      folder.add(row, step.state(), folder.seconds)
+      kept = spec.config.train.gradient_flow
+      reach = flow.rows(spec, shared, step.state(), row['epoch']) if kept else []
+      folder.add(row, step.state(), folder.seconds, reach)
       text = say(shared.task, row, epochs)
     try:
       yield Event(spec.id, 'progress', step.step / total, text)

@@ -126,6 +126,9 @@ FIELDS = {
   'train.patience': Field(
     0, whole(0), 'epochs without a better epoch by validation to stop after; 0: none'
   ),
+  'train.gradient_flow': Field(
+    False, FLAG, 'keep at each epoch how far gradients reach, to be drawn in the report'
+  ),
 }
 # What a task has beside them whose batches are windows of a stream.
 WINDOWS = {
@@ -137,7 +140,7 @@ WINDOWS = {
   'train.window_offset': Field(False, FLAG, 'an epoch begins anywhere in the stream'),
 }
 PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
-HOSTS = 'seed', 'train.patience'  # that a program has nothing to do with
+HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # that a program has nothing to do with
 
 
 def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import rich.console
-from ml_collections import ConfigDict
 
 from rnnlab import tasks
 from rnnlab.console import progress
@@ -24,18 +23,14 @@ from rnnlab.sweeps.sweep import Plan
 class Asked(NamedTuple):
   """What a launch asks for.
 
-  sweep: the experiment's, or None for the one run of config. claims: to be tested on the runs.
-  pinned: the fields set on the command line. command: it, in words. references: published figures
-  for the report.
+  request: its runs and searches, over a config that is settled. claims: to be tested on the runs.
+  experiment, preset: the names of what was launched. references: published figures for the report.
   """
 
-  config: ConfigDict
-  sweep: Callable | None
+  request: sweep.Request
   claims: list[dict[str, Any]]
-  pinned: tuple[str, ...]
   experiment: str
   preset: str
-  command: str
   references: Sequence[Any] = ()
 
 
@@ -70,7 +65,6 @@ def conduct(
   """
   devices.use_cores()
   devices.keep_programs()
-  request = sweep.ask(asked.config, asked.sweep, asked.pinned, asked.command)
   failed, said, first = {}, set(), True
 
   def say(line):
@@ -79,7 +73,7 @@ def conduct(
     said.add(line)
 
   while True:
-    plan = sweep.plan_of(request, workdir)
+    plan = sweep.plan_of(asked.request, workdir)
     sweep.record(workdir, asked, plan)
     before = {} if retry_failed else sweep.failures(plan.todo, workdir)
     failed = before | {run.id: failed[run.id] for run in plan.todo if run.id in failed}
@@ -96,15 +90,27 @@ def conduct(
     if not todo:
       return plan, failed
     if first:
-      data = tasks.find(asked.config.task.name).load(program.data_of(asked.config))
-      told = '\n  '.join((data.title, data.line, *data.notes))
-      console.print(told, soft_wrap=True)  # what the figures will be of
+      for config in _datasets(asked.request.config, plan.runs):
+        data = tasks.find(config.task.name).load(program.data_of(config))
+        told = '\n  '.join((data.title, data.line, *data.notes))
+        console.print(told, soft_wrap=True)  # what the figures will be of
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
     with jax.enable_x64(False):  # the bits of a run are not those of the environment
       failed |= _follow(execute, progress.Display(todo, console), stop, workdir, url)
     first = False
+
+
+def _datasets(config, runs):
+  """A config of each task that the runs have, first that of the launch itself if it is among them.
+
+  What differs in its data between runs of one task is told by the runs' own names.
+  """
+  configs = [run.config for run in runs]
+  of_task = {one.task.name: one for one in reversed(configs)}
+  first = {config.task.name: config} if config.task.name in of_task else {}
+  return list((first | of_task | first).values())
 
 
 def _follow(execute, display, stop, workdir, url):

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import inspect
 import math
 import pathlib
 from collections.abc import Callable
@@ -17,9 +16,23 @@ from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
+from rnnlab.sweeps.asking import Request, ask, settled, specify
 
-SIGN = {'higher': 1, 'lower': -1}  # of a metric's value in a score, by what is better
-MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
+__all__ = [
+  'Plan',
+  'Request',
+  'ahead',
+  'arms',
+  'ask',
+  'expand',
+  'failures',
+  'findings',
+  'is_done',
+  'plan',
+  'plan_of',
+  'record',
+  'settled',
+]
 
 
 class Plan(NamedTuple):
@@ -33,34 +46,6 @@ class Plan(NamedTuple):
   runs: list[RunSpec]
   todo: list[RunSpec]
   searches: list[dict[str, Any]]
-
-
-class Request(NamedTuple):
-  """What a config and its sweep ask for, checked: runs, and searches without pinned fields."""
-
-  config: ConfigDict
-  pinned: tuple[str, ...]
-  command: str
-  runs: list[RunSpec]
-  searches: list[searching.Search]
-
-
-def ask(
-  config: ConfigDict,
-  sweep: Callable | None = None,
-  pinned: tuple[str, ...] = (),
-  command: str = '',
-) -> Request:
-  """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
-
-  `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. Fields in `pinned`,
-  those set on the command line, keep their value.
-  Raises ValueError for a config or a sweep that describes no run.
-  """
-  specify = functools.partial(_specify, config, pinned, command)
-  runs, searches = _asked(sweep, config, specify, pinned) if sweep else ([specify({})], [])
-  return Request(config, pinned, command, runs, searches)
 
 
 def plan(
@@ -87,8 +72,8 @@ def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
   def named(spec):
     return spec._replace(id=known.setdefault(run_files.canonical(spec.config.to_dict()), spec.id))
 
-  def specify(override):
-    return named(_specify(config, pinned, command, override))
+  def specified(override):
+    return named(specify(config, pinned, command, override))
 
   specs = [named(spec) for spec in request.runs]
   score = functools.partial(_score, workdir)
@@ -101,7 +86,7 @@ def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
       drawn = zip(search.ranges, values, strict=True)
       return {name: value for name, value in drawn if name not in pinned}
 
-    followed = searching.follow(search, specify, setting, score)
+    followed = searching.follow(search, specified, setting, score)
     for arm in followed:
       specs += [*(trial.spec for trial in arm.trials.values()), *arm.runs]
     records.append(_record_of(search, pinned, followed, workdir))
@@ -212,7 +197,7 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
   content = {
     'experiment': asked.experiment,
     'preset': asked.preset,
-    'command': asked.command,
+    'command': asked.request.command,
     'runs': list(known.values()),
     'searches': searches,
     'claims': asked.claims,
@@ -225,104 +210,13 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
 def _known(workdir):
   """{a config: the id of its run} of the runs in `workdir`; of several, of one that has ended."""
   found = {}
-  if workdir is None:
-    return found
-  for folder in sorted(run_files.folders(workdir), key=lambda f: not run_files.has_ended(f)):
+  folders = run_files.folders(workdir) if workdir else []
+  for folder in sorted(folders, key=lambda f: not run_files.has_ended(f)):
     config = run_files.read_config(folder)
     # By its hash in the name a config is known to be the one that the folder was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
       found.setdefault(run_files.canonical(configs.present(config)), folder.name)
   return found
-
-
-def _asked(sweep, config, specify, pinned):
-  """What `sweep` adds, each checked as it is added: runs, and searches without pinned fields."""
-  specs, searches = [], []
-
-  def count(more):
-    if len(specs) + more > MOST:
-      raise ValueError(f'the sweep asks for more than {MOST:,} runs')
-
-  def add(override):
-    count(1)
-    specs.append(specify(override))
-
-  def search(*args, **options):
-    try:
-      asked = searching.Search(*args, **options)
-    except TypeError as error:
-      words = str(error).replace('Search.__new__()', 'add.search')
-      raise ValueError(f"the sweep's search: {words}") from error
-    asked = searching.check(asked, pinned)
-    count(len(asked.arms) * (asked.trials + len(asked.seeds)))
-    arms = [{n: v for n, v in arm.items() if n not in pinned} for arm in asked.arms]
-    asked = asked._replace(arms=[arm for i, arm in enumerate(arms) if arm not in arms[:i]])
-    _check(asked, config, pinned, specify)
-    searches.append(asked)
-
-  add.search = search
-  try:
-    returned = sweep(add)
-  except ValueError as error:
-    _blame(config, error)
-    raise
-  if returned is not None and not (isinstance(returned, list) and all(x is None for x in returned)):
-    raise ValueError(
-      'the sweep must call add(overrides) for each run, and return nothing, but it returns'
-      f' {configs.words(returned)}' + ': take `yield` out' * inspect.isgenerator(returned)
-    )
-  if not specs and not searches:
-    raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
-  return specs, searches
-
-
-def _blame(config, error):
-  """Raises what is wrong with the config by itself, where that is what the sweep's `error` says."""
-  try:
-    configs.check(config)
-  except ValueError as own:
-    if str(own) in str(error):
-      raise own from None
-
-
-def _specify(config, pinned, command, override):
-  if isinstance(override, dict):
-    override = {name: value for name, value in override.items() if name not in pinned}
-  try:
-    varied, override = configs.change(config, override)
-    if 'model.cell' not in pinned:
-      configs.check_options(override, [varied.model.cell])
-  except ValueError as error:
-    if override == {}:
-      raise
-    raise ValueError(f'the sweep asks for {configs.words(override)}: {error}') from error
-  return configs.specify(varied, override, command)
-
-
-def _check(search, config, pinned, specify):
-  """Raises ValueError where a setting that the search may come to is no run, or none to select."""
-  alone = [
-    {name: value}
-    for name, given in search.ranges.items()
-    for value in given[1:]
-    if name not in pinned
-  ]
-  for arm in search.arms:
-    for override in alone or [{}]:
-      run = specify(arm | override | {'seed': search.seed})
-      if not configs.selects(run.config):
-        name = tasks.primary(run.config).name
-        raise ValueError(
-          f"the sweep's search selects by validation {name}, and with"
-          ' --config.data.validation_fraction=0 that is the test split; set it above 0'
-        )
-      if search.halving and search.halving[-1] >= run.config.train.epochs:
-        raise ValueError(
-          f"the sweep's search: halving={tuple(search.halving)}: must be below"
-          f' --config.train.epochs={run.config.train.epochs}'
-        )
-  for seed in search.seeds:
-    specify({'seed': seed})
 
 
 def _field(config, name):
@@ -345,8 +239,7 @@ def _score(workdir, spec):
     values = [row.get(f'validation_{metric.name}') for row in rows[: spec.until or None]]
     if None in values:
       return None
-    sign = SIGN[metric.better]
-    return max((sign * value for value in values if math.isfinite(value)), default=-math.inf)
+    return max((metric.sign * value for value in values if math.isfinite(value)), default=-math.inf)
   error = run_files.failure(folder)
   return None if not error or error['again'] else -math.inf
 
@@ -363,7 +256,7 @@ def _record_of(search, pinned, arms, workdir):
       'id': trial.spec.id,
       'setting': {name: trial.spec.overrides[name] for name in sampled},
       'epochs': len(rows),
-      f'validation_{metric.name}': SIGN[metric.better] * trial.score if reached else None,
+      f'validation_{metric.name}': metric.sign * trial.score if reached else None,
       'state': trial.state,
     }
 

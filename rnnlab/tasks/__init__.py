@@ -20,8 +20,8 @@ __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names'
 
 DEFAULT = 'classification'
 _PARTS = (  # files here that are no tasks
-  *('base', 'bleu', 'edits', 'fields', 'scores', 'sequences', 'stream_panels', 'streams'),
-  'translating',
+  *('base', 'bleu', 'by_size', 'edits', 'fields', 'scores', 'sequences', 'stream_panels'),
+  *('streams', 'translating', 'translation_panels'),
 )
 _added = {}
 
@@ -102,12 +102,16 @@ def _of_file(name):
 
 
 def of(config: Any) -> Task:
-  """The task of a run's config, with its primary metric first: that which task.metric names.
+  """The task of a run's config, as its data narrow it, with its primary metric first.
+
+  That is the one which task.metric names.
 
   >>> rnnlab.tasks.of(rnnlab.runs.configs.default()).metrics[0].name
   'accuracy'
   """
   task, name = find(config.task.name), config.task.metric
+  if task.narrow:
+    task = task._replace(**task.narrow(config.data))
   first = [metric for metric in task.metrics if metric.name == name]
   return task._replace(metrics=(*first, *(m for m in task.metrics if m not in first)))
 

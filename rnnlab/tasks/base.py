@@ -57,6 +57,9 @@ class Metric(NamedTuple):
   better: 'higher' or 'lower'.
   format: Python's format specification of a value for people, as '.3f', or '.1%' of a share.
   link: 'exp' of what is e to the mean that is summed up, as perplexity is; '' of the mean itself.
+  once: whether it is known of the test split alone, by the parameters that a run keeps: the task's
+    `examine` gives it, a number under this name, as what costs too much for each epoch's end, or
+    nothing of that name where it cannot be computed. None such is the primary one.
   """
 
   name: str
@@ -64,6 +67,7 @@ class Metric(NamedTuple):
   better: str = 'lower'
   format: str = '.4f'
   link: str = ''
+  once: bool = False
 
   def of_mean(self, mean: float) -> float:
     """The metric, of the mean that its sums give; infinite where it is too great for a float."""
@@ -158,22 +162,32 @@ class Task(NamedTuple):
     Where outputs are of 'tokens', it gives a stream for each text, with the end of a line after it:
     a dict of arrays as a split has them, and 'tokens', N str, the targets as the text has them. The
     encoding then has 'end' and 'unknown', the ids of the end of a line and of unknown tokens, or
-    None.
+    None. Where they are a 'sequence', it gives the ids of the sources, int32 `[N, S]`, as
+    `rnnlab.data.pairs` has them, and the encoding is as there.
   decode: `(outputs, encoding) -> {column: N values}`: what a model's outputs `[N, ...]` mean for
     people; the answer itself in the first column.
-  join: `(ids, encoding, vocabulary) -> text`: of outputs of 'tokens', in place of decode, the text
-    of ids. What comes after an 'end' is joined as by itself.
+  join: `(ids, encoding, vocabulary) -> text`: of outputs of 'tokens' or a 'sequence', in place of
+    decode, the text of ids. Of a stream, what comes after an 'end' is joined as by itself; of a
+    sequence there is nothing after its end.
   outputs: `(encoding) -> Outputs`: which kind of numbers a model's outputs are, by which predict
     averages models, explains and exports them.
   spec: `(data config, encoding, vocabulary) -> spec`: that of the dataset again, from what a run
     keeps. Predict needs it, as it does encode, outputs, and decode or join.
   examine: `(model, params, dataset) -> {name: array}`: what else is to be known of a trained model,
-    kept beside its predictions. It is asked once, at the end of a run, of the parameters that the
-    run keeps; the dataset's splits are on the device.
+    kept beside its predictions, but for a figure of each metric that is known `once`. It is asked
+    once, at the end of a run, of the parameters that the run keeps; the dataset's splits are on the
+    device.
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
     and so what `examine` gave.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
+  draw: `(data config) -> ((key, n) -> arrays of n examples)`, for a task of rows whose training
+    examples are drawn for the step that takes them, in the compiled program: a step's key is drawn
+    from the run's own, its epoch and its place there. The shapes of the arrays depend on n alone,
+    and those of the inputs of one example are as in the test split. The train split of the dataset
+    has 'inputs' alone, `[N, 0]`, and only N counts, the examples of an epoch.
+  narrow: `(data config) -> {field of the task: value}`: what of the task depends on the config's
+    data, as `metrics` where there are several problems, which are then some of the task's own.
   """
 
   name: str
@@ -194,6 +208,8 @@ class Task(NamedTuple):
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   batches: str = 'rows'
+  draw: Callable[[Any], Callable[[Any, int], dict[str, Any]]] | None = None
+  narrow: Callable[[Any], dict[str, Any]] | None = None
 
 
 class Outputs(NamedTuple):
@@ -203,8 +219,9 @@ class Outputs(NamedTuple):
     class `[C]`; 'labels', the log-odds of each label `[C]`, any of which an example may have;
     'values', a standardised number, a scalar or `[V]`; 'tokens', for each token of a stream its
     negative log-likelihood in nats, of a model with a method `logits(ids [B, T], carry) -> (logits
-    [B, T, V], carry)` of what comes next.
-  names: of the classes, the labels or the values, in order; of tokens none.
+    [B, T, V], carry)` of what comes next; 'sequence', how likely another text is, of a model with
+    the methods of `rnnlab.models.decoding.of_models`, which write one.
+  names: of the classes, the labels or the values, in order; of tokens and sequences none.
   steps: whether there is one of these for each time step, along a first axis `[T, ...]`.
   mean, std: of values, in the unit of the targets: a value is output * std + mean. A number, or one
     for each value.
@@ -220,14 +237,16 @@ class Outputs(NamedTuple):
 class Panel(NamedTuple):
   """Something of the test split to be drawn, as data.
 
-  kind: 'matrix', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen, in whole
-    sentences.
+  kind: 'matrix', 'attention', 'curve', 'scatter' or 'tokens'. title: a line. caption: what is seen,
+    in whole sentences.
   data: of a matrix 'labels' and 'counts' `[C, C]` (rows are true); of a curve 'x', 'y' and, where
     there are such, 'low' and 'high', the ends of a band, 'counts', of how many examples each point
     is, and 'counted', what to call these; of a scatter 'x' and 'y'; of both 'reference', a line to
     see them beside: 'diagonal', 'zero' or None. The x of a curve may have names, 'ticks', and
     'log' says which of its axes are logarithmic: 'x', 'y' or 'xy'. All these may have 'x_label' and
-    'y_label'. Of tokens it has 'ids', int `[n]`, of which the task's `join` makes the text.
+    'y_label'. Of attention it has 'each', a list of dicts with 'source' and 'target', S and T
+    tokens, and 'weights' `[T, S]`. Of tokens it has 'ids', int `[n]`, of which the task's `join`
+    makes the text, or the 'text' itself.
   """
 
   kind: str
@@ -261,8 +280,17 @@ def check(task: Any) -> Task:
         f"{where}: {metric}: a share has the unit '%' and a format such as '.1%', and nothing else"
         ' has either'
       )
+  if (at_once := [m.name for m in task.metrics if m.once]) and (
+    task.metrics[0].once or task.metrics[-1].once or not task.examine
+  ):
+    raise ValueError(
+      f'{where}: {", ".join(at_once)}: what is known once is given by examine, and is neither the'
+      ' primary metric nor the loss'
+    )
   if task.batches not in BATCHES:
     raise ValueError(f"{where}: its batches must be 'rows' or 'windows', not {task.batches!r}")
+  if task.draw and task.batches != 'rows':
+    raise ValueError(f"{where}: its batches must be 'rows', as they are drawn")
   for name in task.fields:
     if name.split('.')[0] not in ('model', 'data') or name.count('.') != 1:
       raise ValueError(f'{where}: a field of its own is called model.NAME or data.NAME, not {name}')

@@ -2,9 +2,11 @@
 
 Of ids `[N, T]` whose padding, id 0, the model masks, batches are of rows of like length: `widths`,
 ascending, are the numbers of columns that they may be trimmed to, and () is for inputs that stay as
-they are.
+they are. Of a tree of ids, as of both sides of a pair, the longest of a row counts, and all are
+trimmed to one width.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +56,26 @@ def batches(
   return at
 
 
+def drawn(
+  draw: Callable[[Array, int], dict[str, Any]],
+  key: Array,
+  epoch: int | Array,
+  size: int,
+  batch_size: int,
+) -> Callable[[Array], dict[str, Any]]:
+  """A function of a step of an epoch of `size` examples: its batch, with weights, `[B]`.
+
+  It is drawn from (key, epoch, step); see `rnnlab.tasks.base.Task.draw`.
+  """
+  key = jax.random.fold_in(key, epoch)
+
+  def at(step):
+    weights = (step * batch_size + jnp.arange(batch_size) < size).astype(jnp.float32)
+    return {**draw(jax.random.fold_in(key, step), batch_size), 'weights': weights}
+
+  return at
+
+
 def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ...]) -> Array:
   """What `function` gives for each row of inputs `[N, ...]`, taken in batches: `[N, ...]`."""
   size = len(jax.tree.leaves(inputs)[0])
@@ -69,15 +91,23 @@ def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -
   """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
   if not widths:
     return function(ids)
-  steps = ids.shape[1]
-  used = (ids != 0).any(axis=0)
-  first = jnp.argmax(used)
-  span = steps - jnp.argmax(used[::-1]) - first
+  arrays, tree = jax.tree.flatten(ids)
+  used = [(array != 0).any(axis=0) for array in arrays]
+  firsts = [jnp.argmax(columns) for columns in used]
+  spans = [
+    len(columns) - jnp.argmax(columns[::-1]) - first
+    for columns, first in zip(used, firsts, strict=True)
+  ]
+  span = functools.reduce(jnp.maximum, spans)
 
   def at(width):
     # Where fewer than `width` columns follow the first, the slice begins before it.
-    return lambda: function(jax.lax.dynamic_slice_in_dim(ids, first, width, axis=1))
+    def cut(array, first):
+      return jax.lax.dynamic_slice_in_dim(array, first, min(width, array.shape[1]), axis=1)
 
+    return lambda: function(jax.tree.unflatten(tree, map(cut, arrays, firsts)))
+
+  steps = max(array.shape[1] for array in arrays)
   widths = (*(width for width in widths if width < steps), steps)
   return jax.lax.switch(_bucket(span, widths), [at(width) for width in widths])
 
@@ -88,8 +118,9 @@ def _bucket(lengths, widths):
 
 
 def _buckets(ids, widths):
-  """The bucket of each row of `ids [N, T]`, int `[N]`."""
-  return _bucket(jnp.sum(ids != 0, axis=1), widths)
+  """The bucket of each row of ids `[N, T]`, or of a tree of such, int `[N]`."""
+  lengths = [jnp.sum(array != 0, axis=1) for array in jax.tree.leaves(ids)]
+  return _bucket(functools.reduce(jnp.maximum, lengths), widths)
 
 
 def _rows(tree, rows):

@@ -31,6 +31,8 @@ class Program(NamedTuple):
   or takes all T columns.
   selects: whether the validation split, which is not the test split, chooses an epoch to be tested.
   windows: of a task whose batches are windows of a stream, how they are cut; else None.
+  draw: `(key, n) -> arrays of n examples`, where those of training are drawn in the program, and
+  the train split only says how many are an epoch; else None.
   """
 
   build: Callable[[dict], tuple[nn.Module, Optimizer]]
@@ -42,6 +44,7 @@ class Program(NamedTuple):
   selects: bool = True
   score: Callable[[Array, Mapping[str, Array]], dict[str, Array]] | None = None
   windows: Windows | None = None
+  draw: Callable[[Array, int], dict[str, Any]] | None = None
 
 
 class TrainState(NamedTuple):
@@ -189,16 +192,20 @@ def advance(
   """Takes `count` steps from `state`, within one epoch, in one compiled loop.
 
   `split` is the whole of the train split. Which batches an epoch takes is drawn from (key, epoch),
-  see `rows.batches` and `windows.batches`; a step's dropout is drawn from (key, step): so the
-  result does not depend on where the loop was cut. Of a stream an epoch begins with a new carry.
+  see `rows.batches` and `windows.batches`, or a batch itself from (key, epoch, step), see
+  `rows.drawn`; a step's dropout is drawn from (key, step): so the result does not depend on where
+  the loop was cut. Of a stream an epoch begins with a new carry.
   """
   model, tx = program.build(values)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
   steps = steps_of(program, split)
-  batches = functools.partial(rows.batches, program.widths)
-  if program.windows:
-    batches = functools.partial(windows.batches, program.windows)
-  batch_at = batches((key, order_key), state.step // steps, split, program.batch_size)
+  keys, epoch = (key, order_key), state.step // steps
+  if program.draw:
+    batch_at = rows.drawn(program.draw, order_key, epoch, examples(split), program.batch_size)
+  elif program.windows:
+    batch_at = windows.batches(program.windows, keys, epoch, split, program.batch_size)
+  else:
+    batch_at = rows.batches(program.widths, keys, epoch, split, program.batch_size)
 
   def body(_, state):
     at = state.step % steps

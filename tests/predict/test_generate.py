@@ -20,11 +20,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from programs import COLOURS
 
 import rnnlab
-from rnnlab import cells, models
+from rnnlab import cells, models, tasks
 from rnnlab.console import progress
 from rnnlab.data import corpus
 from rnnlab.predict import __main__ as main
-from rnnlab.predict import exported_text, generate, language, sampling, saying, scoring
+from rnnlab.predict import adapting, exported_text, generate, language, sampling, saying, scoring
 from rnnlab.predict.predictor import Predictor
 from rnnlab.predict.sampling import Sampling
 from rnnlab.runs import configs
@@ -248,7 +248,7 @@ def test_what_is_no_language_model_or_no_text_is_told(model):
     model.score(['a', 3])
   with pytest.raises(TypeError, match='give a list'):
     model.score('a')
-  with pytest.raises(AttributeError, match='it has generate, score, surprisals and step'):
+  with pytest.raises(AttributeError, match='it has generate, score, surprisals, adapted and step'):
     model.predict(['a'])
   one = member()
   with pytest.raises(ValueError, match='at least one member'):
@@ -379,6 +379,41 @@ def test_a_file_is_scored_as_the_run_has_reported_of_it(run, ask, tmp_path):
   assert [line.split('\t')[2] for line in said] == lines
 
 
+def test_a_run_adapts_as_is_best_for_its_validation_split(run, ask, monkeypatch):
+  folder, texts = run
+  monkeypatch.setattr(adapting, 'RATES', (0.0, 0.002, 0.004))
+  flags = '--score', f'--input={texts}/test.txt', '--cache=20', '--dynamic'
+  said = ask(folder, *flags)
+  plain = rnnlab.load(folder)
+  model = plain.adapted(cache=20, dynamic=True)
+  (way,) = model.adapt
+  assert f'chosen on the validation split: {way}\n' in said.err
+  text = (texts / 'test.txt').read_text()
+  perplexity = model.score([text]).perplexity[0]
+  assert f'perplexity {perplexity:.2f}, ' in said.err
+  assert perplexity != plain.score([text]).perplexity[0]
+  assert model.generate('the cat') == plain.generate('the cat')
+  # None of the others is better on the validation split, by a loop of this test's own.
+  valid = (texts / 'valid.txt').read_text()
+  (one,), tried = plain.members, {}
+  for rate in (0.0, 0.002, 0.004):
+    changed = way._replace(dynamic=way.dynamic._replace(rate=rate, decay=0.02), cache=None)
+    tried[rate] = plain._replace(adapt=(changed,)).score([valid]).perplexity[0]
+  assert way.dynamic.rate == min(tried, key=tried.get)
+  best = model.score([valid]).perplexity[0]
+  for share, flatness in itertools.product((0.0, 0.1, 0.3), (0.1, 1.0)):
+    changed = way._replace(cache=way.cache._replace(share=share, flatness=flatness))
+    assert best <= plain._replace(adapt=(changed,)).score([valid]).perplexity[0] * (1 + 1e-9)
+  with pytest.raises(ValueError, match='cache=-1: it must be a whole number'):
+    plain.adapted(cache=-1)
+  task, config = one.task, one.config.copy_and_resolve_references()
+  data = task.load(config.data)._replace(splits={})
+  tasks.add(task._replace(name='unvalidated', load=lambda config: data))
+  config.task.name = 'unvalidated'
+  with pytest.raises(ValueError, match='has no validation split'):
+    language.text_model([one._replace(config=config)]).adapted(cache=5)
+
+
 def test_a_run_is_asked_by_python_and_by_the_command_line_alike(run, ask):
   folder, _ = run
   model = rnnlab.load(folder)
@@ -482,6 +517,8 @@ def test_people_see_surprisal_in_colours_or_in_bits(run, ask, monkeypatch, no_co
     (['x', '--temperature=-1'], 'temperature=-1.0: it must be 0'),
     (['x', '--explain'], '--explain is of models that answer'),
     (['x', '--score', '--seed=3'], '--seed is of texts that go on: not with --score'),
+    (['x', '--cache=9'], '--cache is of texts that are scored: give --score'),
+    (['x', '--score', '--cache=-9'], 'cache=-9: it must be a whole number of states'),
     (['--input=FILE'], '--input is a file to be scored: give --score'),
     (['--score', '--input=FILE', '--out=x.npz'], '--out=x.npz: it must end in .csv or .tsv'),
     (['--score', '--input=EMPTY'], 'EMPTY is empty'),

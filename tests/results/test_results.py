@@ -405,3 +405,18 @@ def test_the_time_of_a_population_is_one_figure_and_tests_nothing(tmp_path):
   ).to_dict('records')
   assert row['verdict'] == 'undecided'
   assert '7.5 s against 9 s' in row['sentence'] and 'population' in row['sentence']
+
+
+def test_a_claim_on_another_task_names_it_and_is_of_its_metrics():
+  config = configs.default()
+  sides = [{'task.name': 'regression', 'model.cell': cell} for cell in ('lstm', 'gru')]
+  claim = dict(zip('ab', sides, strict=True)) | {'claim': 'GRU errs less', 'says': 'b < a'}
+  claim |= {'metric': 'best_test_rmse'}
+  assert results.check_claims([claim | {'command': 'python x'}], config)[0]['command'] == 'python x'
+  with pytest.raises(ValueError, match="no metric 'best_test_accuracy'"):
+    results.check_claims([claim | {'metric': 'best_test_accuracy'}], config)
+  with pytest.raises(ValueError, match="'data.class_weights'"):
+    wrong = {side: claim[side] | {'data.class_weights': 'none'} for side in 'ab'}
+    results.check_claims([claim | wrong], config)
+  with pytest.raises(ValueError, match="did you mean 'regression'"):
+    results.check_claims([claim | {'a': sides[0] | {'task.name': 'regresion'}}], config)

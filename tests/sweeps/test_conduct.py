@@ -47,14 +47,20 @@ def two(add):
 def conducted(executor, config, workdir, url='', output=None):
   """Does a sweep of two seeds, as a launch; returns the runs that failed."""
 
-  asked = config.copy_and_resolve_references(), two, [], (), 'made', '', 'command'
+  request = sweep.ask(config.copy_and_resolve_references(), two, command='command')
   workdir.mkdir(exist_ok=True)
   console = progress.Console(file=output or io.StringIO(), width=100)
   options = {'options': {}, 'retry_failed': False, 'wandb': False}
   never = lambda: False  # noqa: E731
   with run_files.lock(workdir, 'busy'):
     _, failed = conduct.conduct(
-      conduct.Asked(*asked), workdir, url, console, never, executor=executor, **options
+      conduct.Asked(request, [], 'made', ''),
+      workdir,
+      url,
+      console,
+      never,
+      executor=executor,
+      **options,
     )
   return failed
 

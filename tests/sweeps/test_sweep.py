@@ -6,6 +6,7 @@ import runpy
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from programs import launched
 
 from rnnlab.machine import disk, provenance
@@ -32,6 +33,25 @@ def test_the_main_job_is_both_cells_and_three_seeds():
 def test_what_the_command_line_sets_is_not_swept():
   runs = sweep.expand(config(seed=7), IMDB['sweep'], pinned=('seed',))
   assert [(run.config.model.cell, run.config.seed) for run in runs] == [('lstm', 7), ('gru', 7)]
+
+
+def test_a_sweep_that_is_asked_once_is_had_over_settled_data_too():
+  asked = []
+
+  def over(add):
+    asked.append(add)
+    for size in (4, 5):
+      add({'model.hidden_size': size, 'model.pooling': 'mean'})
+    add({'model.cell': 'gru'})
+    add.search([{}], {'optim.learning_rate': ('log', 1e-4, 1e-2)}, trials=2, seeds=[1])
+
+  pinned = ('model.pooling',)
+  there = lambda config: ConfigDict(config.to_dict() | {'data': {**config.data, 'dir': 'there'}})  # noqa: E731
+  request = sweep.settled(sweep.ask(config(), over, pinned, 'command'), there)
+  assert len(asked) == 1
+  other = sweep.ask(config(data__dir='there'), over, pinned, 'command')
+  assert request == other and sweep.plan_of(request) == sweep.plan_of(other)
+  assert {run.config.data.dir for run in sweep.plan_of(request).runs} == {'there'}
 
 
 def test_an_id_tells_the_overrides_and_changes_with_any_field():
@@ -235,3 +255,28 @@ def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
   runs = rnnlab.load_runs(tmp_path / 'runs')
   assert list(runs['test_accuracy']) == [memory.result['final']['test_accuracy']]
   assert np.isfinite(memory.params['Dense_0']['kernel']).all()
+
+
+def test_a_sweep_may_add_runs_of_another_config_and_task():
+  other = configs.default('regression')
+  other.train.epochs = 7
+
+  def over(add):
+    add({'seed': 1})
+    add({'seed': 1, 'model.cell': 'gru'}, other)
+
+  one, two = sweep.expand(config(train__epochs=3, model__hidden_size=5), over)
+  assert (one.config.task.name, two.config.task.name) == ('classification', 'regression')
+  assert (two.config.train.epochs, two.config.model.cell) == (7, 'gru')
+  assert two.config.model.hidden_size == other.model.hidden_size
+  pinned = ('model.hidden_size', 'data.label_noise')  # which regression does not have
+  _, two = sweep.expand(config(model__hidden_size=5), over, pinned)
+  assert two.config.model.hidden_size == 5 and two.config.train.epochs == 7
+  assert 'label_noise' not in two.config.data
+  settled = sweep.settled(sweep.ask(config(), over), lambda config: config).runs
+  assert [run.config.task.name for run in settled] == ['classification', 'regression']
+  with pytest.raises(ValueError, match='takes a ConfigDict as config'):
+    sweep.expand(config(), lambda add: add({}, {'seed': 1}))
+  with pytest.raises(ValueError, match="no field 'optim.momentun'"):
+    other.optim.momentun = 0.9
+    sweep.expand(config(), over)

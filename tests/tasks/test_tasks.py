@@ -42,7 +42,8 @@ def conducted(executor, workdir, preset='', stop=lambda: False, change=None):
   """Does what the file asks for, as a launch; returns the plan, and the runs that failed."""
   made = read(preset)
   made.config.update_from_flattened_dict(change or {})
-  asked = conduct.Asked(made.config, made.sweep, [], (), 'series', preset, 'command')
+  request = sweep.ask(made.config, made.sweep, command='command')
+  asked = conduct.Asked(request, [], 'series', preset)
   workdir.mkdir(exist_ok=True)
   output = io.StringIO()
   console = progress.Console(file=output, width=200)
@@ -67,7 +68,8 @@ def whole(tmp_path_factory):
 
 
 def test_a_task_is_found_by_its_file_and_the_near_match_is_named():
-  assert {'classification', 'language_model', 'music', 'regression', 'tagging'} <= {*tasks.names()}
+  known = 'classification', 'generated', 'language_model', 'music', 'regression', 'tagging'
+  assert {*known} <= {*tasks.names()}
   assert TEXTS.metrics[0] == tasks.Metric('accuracy', '%', 'higher', '.1%')
   with pytest.raises(ValueError, match="did you mean 'classification'"):
     tasks.find('text_clasification')

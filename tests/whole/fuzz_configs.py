@@ -71,6 +71,7 @@ FIELDS = {
   'train.batch_size': ['1', '32'],
   'train.epochs': ['1', '3', 'np.int64(2)'],
   'train.patience': ['0', '2'],
+  'train.gradient_flow': ['False', 'True'],
 }
 WRONG_FIELDS = (
   'sed',
@@ -382,10 +383,10 @@ def stop_at_the_plan():
   from rnnlab.data import sources
   from rnnlab.machine import devices
   from rnnlab.runs import configs
-  from rnnlab.sweeps import conduct, sweep
+  from rnnlab.sweeps import asking, conduct, sweep
 
   def planned(asked, workdir, *_, **__):
-    plan = sweep.plan(asked.config, asked.sweep, workdir, asked.pinned, asked.command)
+    plan = sweep.plan_of(asked.request, workdir)
     sweep.record(workdir, asked, plan)
     for spec in plan.runs[: not os.getpid() % 8]:
       traced(spec.config)
@@ -394,7 +395,7 @@ def stop_at_the_plan():
     sys.exit(0)
 
   conduct.conduct = planned
-  sweep.MOST = 200  # so that what never ends is found out soon
+  asking.MOST = 200  # so that what never ends is found out soon
   sources.resolve = lambda data: data.source  # which may ask the network
   devices.keep_programs = lambda: None
 

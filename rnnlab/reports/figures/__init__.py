@@ -6,6 +6,8 @@ state behind and needs no display.
 """
 
 from rnnlab.reports.figures.curves import learning_curves, score_vs_time
+from rnnlab.reports.figures.flow import gradient_flow
+from rnnlab.reports.figures.holds import claims
 from rnnlab.reports.figures.panel import panels
 from rnnlab.reports.figures.scores import frontier, paired_seeds, select, test_scores
 from rnnlab.reports.figures.search import expected_best, response, search_response
@@ -38,8 +40,10 @@ __all__ = [
   'PAPER',
   'STYLE',
   'THEME',
+  'claims',
   'expected_best',
   'frontier',
+  'gradient_flow',
   'learning_curves',
   'paired_seeds',
   'panels',

@@ -28,7 +28,7 @@ def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
   epochs: a row per run and epoch, with the columns of results.load_metrics and `group`.
   """
   word = captions.watched(epochs)
-  metrics = measures.metrics_of(epochs)
+  metrics = measures.of_epochs(measures.metrics_of(epochs))
   epochs = epochs.assign(x=epochs['epoch'])
   groups = groups_of(epochs)
   if len(groups) > MAX_OVERLAID:

@@ -1,4 +1,4 @@
-"""Figures of a task's panels: a matrix of counts as a heat map, a curve, a scatter of points."""
+"""Figures of a task's panels: a matrix of counts as a heat map, attention, a curve, a scatter."""
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
@@ -24,7 +24,8 @@ LEAST, MOST = 0.07, 0.72
 @styled
 def panels(shown, note=''):
   """The panels of `shown`, a `rnnlab.reports.panels.Shown`, in one figure."""
-  return {'matrix': _matrices, 'curve': _curves, 'scatter': _scatters}[shown.kind](shown, note)
+  kinds = {'matrix': _matrices, 'attention': _attentions, 'curve': _curves, 'scatter': _scatters}
+  return kinds[shown.kind](shown, note)
 
 
 def _matrices(shown, note):
@@ -86,6 +87,35 @@ def _matrix(ax, data, colour, width):
   _label(ax, data, 'Predicted', 'True')
   ax.grid(visible=False)
   ax.spines[:].set_visible(False)
+
+
+def _attentions(shown, note):
+  """A column a group, and in it a heat map a sentence: target tokens from top to bottom."""
+  rows = max(len(panel.data['each']) for _, _, panel in shown.groups)
+  heights = [1.0] * rows
+  for _, _, panel in shown.groups:
+    for i, one in enumerate(panel.data['each']):
+      heights[i] = max(heights[i], 1.3 + 0.22 * len(one['target']))
+  fig = new_figure(max(5 * len(shown.groups), 7.5), sum(heights) + 0.3, note)
+  size = {'squeeze': False, 'gridspec_kw': {'height_ratios': heights}}
+  axes = fig.subplots(rows, len(shown.groups), **size)
+  colours = colours_of({cell for _, cell, _ in shown.groups})
+  for column, (group, cell, panel) in enumerate(shown.groups):
+    for ax, one in zip(axes[:, column], panel.data['each'], strict=False):
+      ramp = LinearSegmentedColormap.from_list('weights', [PAPER, colours[cell]])
+      ax.pcolormesh(np.asarray(one['weights']), cmap=ramp, vmin=0, vmax=1)
+      for axis, which in ((ax.xaxis, 'source'), (ax.yaxis, 'target')):
+        tokens = [_short(str(token), 16) for token in one[which]]
+        axis.set_ticks(np.arange(len(tokens)) + 0.5, tokens, fontsize=min(9, 300 / len(tokens)))
+      steep = max(map(len, one['source'])) > 2
+      ax.tick_params(axis='x', length=0, labelrotation=60 * steep)
+      ax.tick_params(axis='y', length=0)
+      ax.set_ylim(len(one['target']), 0)
+      ax.grid(visible=False)
+    axes[0, column].set_title(_title(shown, group))
+    for ax in axes[len(panel.data['each']) :, column]:
+      ax.set_axis_off()
+  return fig
 
 
 def _label(ax, data, x='', y=''):

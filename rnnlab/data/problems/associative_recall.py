@@ -1,0 +1,67 @@
+"""Multi-query associative recall (Arora et al. 2023, "Zoology", as their code draws it).
+
+Pairs of a key and its value, all keys different; then symbols without meaning, among which each key
+comes once more, at an even number of steps after the pairs: there its value is to be given. A key
+tends to come again soon: the place of an even step counted from 1, x, has the weight x^(power - 1),
+and no place is taken twice. Only the steps at which a value is due count.
+"""
+
+from typing import Any
+
+from rnnlab.data.problems.base import Baseline, Number, Problem, Sizes
+
+
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
+  """n examples: the first half of the ids 1 to symbols are keys, the second half values."""
+  import jax
+  import jax.numpy as jnp
+
+  keys_key, values_key, places_key, others_key = jax.random.split(key, 4)
+  pairs, length, half = fields.pairs, fields.length, fields.symbols // 2
+  # The first of a random order of all keys.
+  keys = jnp.argsort(jax.random.uniform(keys_key, (n, half)), axis=1)[:, :pairs]
+  values = jax.random.randint(values_key, (n, pairs), 0, half)
+  places = (length - 2 * pairs) // 2
+  # Those of the greatest log weights with Gumbel noise are drawn by these weights, none twice.
+  weights = (fields.power - 1) * jnp.log(jnp.arange(1.0, places + 1))
+  _, taken = jax.lax.top_k(weights + jax.random.gumbel(places_key, (n, places)), pairs)
+  steps = 2 * (pairs + taken)
+  rows = jnp.arange(n)[:, None]
+  ids = jax.random.randint(others_key, (n, length), 1, fields.symbols + 1)
+  given = jnp.stack([1 + keys, 1 + half + values], axis=-1).reshape(n, 2 * pairs)
+  ids = ids.at[:, : 2 * pairs].set(given).at[rows, steps].set(1 + keys)
+  return {
+    'inputs': ids,
+    'targets': jnp.zeros_like(ids).at[rows, steps].set(values),
+    'mask': jnp.zeros(ids.shape, bool).at[rows, steps].set(True),
+  }
+
+
+def check(fields: Any) -> None:
+  """Raises ValueError where keys, or places for them, are too few."""
+  if 2 * fields.pairs > fields.symbols:
+    raise ValueError(
+      f'--config.data.pairs={fields.pairs}: at most half of the {fields.symbols} symbols, as all'
+      ' keys are different'
+    )
+  if 4 * fields.pairs > fields.length:
+    raise ValueError(
+      f'--config.data.pairs={fields.pairs}: needs a length of at least {4 * fields.pairs} steps,'
+      f' and it is {fields.length}'
+    )
+
+
+problem = Problem(
+  title='multi-query associative recall (Arora et al. 2023)',
+  kind='classes',
+  draw=draw,
+  sizes=lambda fields: Sizes(symbols=fields.symbols, outputs=fields.symbols // 2),
+  fields={
+    'length': Number(64, 4, 1_000_000, 'steps'),
+    'pairs': Number(4, 1, 10_000, 'of a key and its value'),
+    'symbols': Number(64, 4, 1_000_000, 'how many different symbols there are, half of them keys'),
+    'power': Number(0.01, 0.0, 10.0, 'how evenly the places of keys are drawn; 1: evenly'),
+  },
+  baseline=lambda fields: Baseline('accuracy', 2 / fields.symbols, 'any value at random'),
+  check=check,
+)

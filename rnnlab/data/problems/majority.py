@@ -1,0 +1,26 @@
+"""Majority of a string of bits (Hahn 2020): the class is whether it has more 1s than 0s."""
+
+from typing import Any
+
+from rnnlab.data.problems.base import Baseline, Problem, Sizes, check_lengths, lengths
+from rnnlab.data.problems.parity import bits, ids
+
+
+def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
+  """n examples: inputs, ids int32 `[n, T]`, targets int32 `[n]`, 1 where more than half are 1s."""
+  import jax.numpy as jnp
+
+  drawn, lengths = bits(key, n, fields)
+  more = 2 * drawn.sum(axis=1) > lengths[:, 0]
+  return {'inputs': ids(drawn, lengths), 'targets': more.astype(jnp.int32)}
+
+
+problem = Problem(
+  title='majority (Hahn 2020)',
+  kind='class',
+  draw=draw,
+  sizes=lambda fields: Sizes(symbols=2, outputs=2),
+  fields=lengths(40),
+  baseline=lambda fields: Baseline('accuracy', 1 / 2, 'tossing a coin'),
+  check=check_lengths,
+)

@@ -1,0 +1,352 @@
+"""What a model that writes token by token says: the likeliest at each step, a beam, or drawn ones.
+
+A model is here a function `next(memory, carry, ids) -> (logits, carry, attention)`, which reads a
+token of each row: ids int32 `[N]`, logits of what comes next, float32 `[N, V]`, and how much it
+attended to each place of its source, float32 `[N, S]`, or None. memory, what it never changes, and
+carry are pytrees of arrays `[N, ...]`. No row is to depend on another.
+
+N sentences, K hypotheses of each, V tokens, S places of a source, L tokens of a target at most, the
+end not counted.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Nothing of rnnlab, nor Flax: this file is in the zip of an exported model, too.
+if TYPE_CHECKING:
+  import flax.linen as nn
+
+Array = jax.Array
+Next = Callable[[Any, Any, Array], tuple[Array, Any, Array | None]]
+NARROWEST = 8  # places of a source in a batch
+
+
+class Search(NamedTuple):
+  """What is searched for, as Wu et al. (2016) have it in their equation 14.
+
+      score = log P(Y | X) / ((5 + n) / 6)^length + coverage * sum_s log(min(sum_t a_ts, 1))
+
+  Y has n tokens, its end among them, and a_ts is how much step t attended to place s. Hypotheses
+  that have not ended all have one length, and are chosen by log P alone.
+
+  begin: the id that is read first. end: the one after which nothing comes. never: ids that are not
+  said. size: K, how many hypotheses are kept. length, coverage: see above; 0 for none.
+  """
+
+  begin: int
+  end: int
+  never: tuple[int, ...] = ()
+  size: int = 5
+  length: float = 1.0
+  coverage: float = 0.0
+
+
+class Found(NamedTuple):
+  """Hypotheses, the best first.
+
+  ids: int32 `[N, K, L + 1]`, each with its end, and behind that 0. log_probs: `[N, K]`, log P.
+  scores: `[N, K]`; -inf where there are not so many hypotheses. A model that gives NaN has no first
+    one whose score is finite.
+  """
+
+  ids: Any
+  log_probs: Any
+  scores: Any
+
+
+def check(search: Search) -> Search:
+  """The same. Raises ValueError, for people, for numbers out of range."""
+  if search.size != int(search.size) or search.size < 1:
+    raise ValueError(f'beam={search.size}: it must be a whole number of hypotheses, 1 or more')
+  for name in ('length', 'coverage'):
+    if not 0 <= getattr(search, name) < float('inf'):
+      raise ValueError(f'{name}={getattr(search, name)}: the penalty must be 0, for none, or more')
+  return search
+
+
+def greedy(
+  next: Next, memory: Any, carry: Any, limits: Array, longest: int, search: Search
+) -> Found:
+  """The likeliest token at each step: one hypothesis each, whose score is log P.
+
+  limits: int32 `[N]`, how many tokens each has before it must end, at most `longest`, which is L.
+  search: of which begin, end and never count.
+  """
+
+  def likeliest(logits, place):
+    return jnp.argmax(_allowed(logits, search.never), axis=-1)
+
+  return draw(next, memory, carry, limits, longest, search, likeliest)
+
+
+def draw(
+  next: Next,
+  memory: Any,
+  carry: Any,
+  limits: Array,
+  longest: int,
+  search: Search,
+  choose: Callable[[Array, Array], Array],
+) -> Found:
+  """Takes at each step the token that `choose(logits [N, V], place) -> ids [N]` takes.
+
+  place: how many tokens there are before, an int32. The rest, and what is returned, as of `greedy`.
+  """
+  rows = len(limits)
+
+  def going_on(state):
+    place, done, *_ = state
+    return (place <= longest) & ~done.all()
+
+  def one(state):
+    place, done, last, carry, ids, log_probs = state
+    logits, carry, _ = next(memory, carry, last)
+    chosen = jnp.where(place >= limits, search.end, choose(logits, place)).astype(jnp.int32)
+    of_chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[:, None], axis=1)[:, 0]
+    chosen = jnp.where(done, 0, chosen)
+    log_probs += jnp.where(done, 0, of_chosen)
+    ids = ids.at[:, place].set(chosen)
+    return place + 1, done | (chosen == search.end), chosen, carry, ids, log_probs
+
+  start = (
+    jnp.int32(0),
+    jnp.zeros(rows, bool),
+    jnp.full(rows, search.begin, jnp.int32),
+    carry,
+    jnp.zeros((rows, longest + 1), jnp.int32),
+    jnp.zeros(rows),
+  )
+  *_, ids, log_probs = jax.lax.while_loop(going_on, one, start)
+  return Found(ids[:, None], log_probs[:, None], log_probs[:, None])
+
+
+class _Beam(NamedTuple):
+  """The state of a search: what has not ended, `[N, K, ...]`, and what has, the best first.
+
+  The carry's arrays are `[N K, ...]`.
+  """
+
+  place: Array
+  done: Array  # [N]
+  last: Array
+  carry: Any
+  ids: Array
+  log_probs: Array
+  attended: Array | None  # [N, K, S], the sum over steps
+  ended: Found
+
+
+def beam(
+  next: Next,
+  memory: Any,
+  carry: Any,
+  limits: Array,
+  longest: int,
+  search: Search,
+  there: Array | None = None,
+) -> Found:
+  """The best hypotheses that a beam finds.
+
+  At each step there are K hypotheses, and of all that may come next the K likeliest: those of them
+  that end are over, and the K likeliest that do not end go on. A sentence is done once K have
+  ended, or at its limit, where all must end. A beam of 1 is `greedy`.
+
+  limits, longest: as of `greedy`. there: bool `[N, S]`, the places that a source has, of which a
+  penalty of coverage is.
+
+  Raises ValueError for a penalty of coverage where the model attends to nothing.
+  """
+  rows, size = len(limits), search.size
+  memory, carry = jax.tree.map(lambda a: jnp.repeat(a, size, axis=0), (memory, carry))
+  attended = None
+  if search.coverage:
+    attends = jax.eval_shape(next, memory, carry, jnp.zeros(rows * size, int))[2] is not None
+    if there is None or not attends:
+      raise ValueError('a penalty of coverage is of models that attend to their source')
+    attended = jnp.zeros((rows, size, there.shape[1]))
+  nothing = jnp.full((rows, size), -jnp.inf)
+  none = jnp.zeros((rows, size, longest + 1), jnp.int32)
+  start = _Beam(
+    place=jnp.int32(0),
+    done=jnp.zeros(rows, bool),
+    last=jnp.full((rows, size), search.begin, jnp.int32),
+    carry=carry,
+    ids=none,
+    log_probs=nothing.at[:, 0].set(0),  # at first there is one hypothesis
+    attended=attended,
+    ended=Found(none, nothing, nothing),
+  )
+  step = functools.partial(_step, next, memory, limits, there, search)
+  return jax.lax.while_loop(lambda of: (of.place <= longest) & ~of.done.all(), step, start).ended
+
+
+def _step(next, memory, limits, there, search, of):
+  """One step of a beam, a _Beam."""
+  rows, size = of.last.shape
+  logits, carry, attention = next(memory, of.carry, of.last.ravel())
+  more = _allowed(jax.nn.log_softmax(logits), search.never).reshape(rows, size, -1)
+  must_end = (of.place >= limits)[:, None, None] & (jnp.arange(more.shape[-1]) != search.end)
+  more = jnp.where(must_end, -jnp.inf, of.log_probs[:, :, None] + more)
+  flat = more.reshape(rows, -1)
+  # Each hypothesis ends in one way, so that of 2 K there are K that do not end.
+  values, which = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
+  parents, tokens = which // more.shape[-1], (which % more.shape[-1]).astype(jnp.int32)
+  ends = tokens == search.end
+  attended = of.attended
+  if attended is not None:
+    attended += attention.reshape(attended.shape)
+
+  def ended(values, parents, ends):
+    ids = _rows(of.ids, parents).at[:, :, of.place].set(search.end)
+    log_probs = jnp.where(ends & ~of.done[:, None], values, -jnp.inf)
+    scores = log_probs / ((5 + of.place + 1) / 6) ** search.length
+    if attended is not None:
+      sums = jnp.clip(_rows(attended, parents), jnp.finfo(attended.dtype).tiny, 1)
+      scores += search.coverage * jnp.where(there[:, None], jnp.log(sums), 0).sum(axis=-1)
+    return Found(ids, log_probs, scores)
+
+  first = slice(None), slice(size)
+  new = ended(values[first], parents[first], ends[first])
+  both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), of.ended, new)
+  order = jax.lax.top_k(both.scores, size)[1]
+  kept = jax.tree.map(lambda a: _rows(a, order), both)
+  log_probs, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, values), size)
+  parents, tokens = _rows(parents, order), _rows(tokens, order)
+  of_carry = (jnp.arange(rows)[:, None] * size + parents).ravel()
+  return _Beam(
+    place=of.place + 1,
+    done=of.done | (of.place >= limits) | (kept.scores > -jnp.inf).all(axis=1),
+    last=tokens,
+    carry=jax.tree.map(lambda a: a[of_carry], carry),
+    ids=_rows(of.ids, parents).at[:, :, of.place].set(tokens),
+    log_probs=log_probs,
+    attended=attended if attended is None else _rows(attended, parents),
+    ended=kept,
+  )
+
+
+def _rows(array, places):
+  """The hypotheses at these places `[N, J]` of an array `[N, K, ...]`."""
+  return jax.vmap(lambda a, i: a[i])(array, places)
+
+
+def _allowed(logits, never):
+  return logits.at[..., jnp.array(never)].set(-jnp.inf) if never else logits
+
+
+def follow(
+  next: Next, memory: Any, carry: Any, ids: Array, begin: int
+) -> tuple[Array, Array | None]:
+  """What a model says of tokens that are known.
+
+  ids: int32 `[N, T]`. begin: the id that is read before them. Returns the log-probability of each,
+  `[N, T]`, and how much the step that says it attends to each place, `[N, T, S]` or None.
+  """
+
+  def one(state, token):
+    carry, last = state
+    logits, carry, attention = next(memory, carry, last)
+    said = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+    return (carry, token), (said, attention)
+
+  start = carry, jnp.full(len(ids), begin, jnp.int32)
+  _, found = jax.lax.scan(one, start, ids.T)
+  return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), found)
+
+
+# Of models with the methods `encode(source) -> memory`, `start(memory) -> carry`, and
+# `next(memory, carry, ids)` as above.
+
+
+def of_models(
+  models: 'Sequence[nn.Module]', params: Sequence[Any], source: Array
+) -> tuple[Next, Any, Any]:
+  """(next, memory, carry) of a model, or of several, the mean of whose probabilities counts.
+
+  params: of each. source: as `encode` takes it.
+  """
+  both = [*zip(models, params, strict=True)]
+  memory = tuple(model.apply({'params': of}, source, method='encode') for model, of in both)
+  carry = tuple(
+    model.apply({'params': of}, one, method='start')
+    for (model, of), one in zip(both, memory, strict=True)
+  )
+  return next_of(models, params), memory, carry
+
+
+def next_of(models: 'Sequence[nn.Module]', params: Sequence[Any]) -> Next:
+  """The first that `of_models` gives."""
+  both = [*zip(models, params, strict=True)]
+
+  def next(memory, carry, ids):
+    found = [
+      model.apply({'params': of}, one, before, ids, method='next')
+      for (model, of), one, before in zip(both, memory, carry, strict=True)
+    ]
+    logits, carry, attention = zip(*found, strict=True)
+    if len(found) == 1:
+      return logits[0], carry, attention[0]
+    logits = jax.nn.logsumexp(jnp.stack([*map(jax.nn.log_softmax, logits)]), axis=0)
+    known = [of for of in attention if of is not None]
+    return logits, carry, sum(known) / len(known) if known else None
+
+  return next
+
+
+def limits(source: Array) -> tuple[Array, int]:
+  """How many tokens a translation has at most: of each source, int32 `[N]`, and of any, for `beam`.
+
+  source: int32 `[N, S]`, tokens and an end, and behind that 0. That of an empty one is empty.
+  """
+  tokens = (source != 0).sum(axis=1) - 1
+  return jnp.where(tokens > 0, 2 * tokens + 10, 0), 2 * source.shape[1] + 10
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def found(
+  models: 'tuple[nn.Module, ...]', params: tuple[Any, ...], source: Array, search: Search
+) -> Found:
+  """The best hypotheses for sources, int32 `[N, S]` as `limits` has them; of a size of 1 greedy."""
+  given = *of_models(models, params, source), *limits(source), search
+  if search.size == 1:
+    return greedy(*given)
+  return beam(*given, source != 0)
+
+
+def in_batches(of_batch: Callable[[np.ndarray], Found], source: np.ndarray, rows: int) -> Found:
+  """What a function gives for each source, as NumPy has it, of batches with few shapes.
+
+  Which shape a source's batch has depends on it alone, and so its answer does.
+
+  of_batch: of int32 `[rows, width]`, whose rows may be without any token. source: int32 `[N, S]`.
+  """
+  lengths = (source != 0).sum(axis=1)
+  widths = np.array([width(length) for length in lengths.tolist()], int)
+  order = np.argsort(lengths, kind='stable')
+  parts, places = [], []
+  for columns in np.unique(widths):
+    of_width = order[widths[order] == columns]
+    for start in range(0, len(of_width), rows):
+      here = of_width[start : start + rows]
+      batch = np.zeros((rows, columns), np.int32)
+      some = min(columns, source.shape[1])
+      batch[: len(here), :some] = source[here, :some]
+      parts.append([np.asarray(a)[: len(here)] for a in of_batch(batch)])
+      places.append(here)
+  if not parts:
+    return Found(np.zeros((0, 1, 1), np.int32), np.zeros((0, 1)), np.zeros((0, 1)))
+  longest = max(ids.shape[2] for ids, *_ in parts)
+  for part in parts:
+    part[0] = np.pad(part[0], [(0, 0), (0, 0), (0, longest - part[0].shape[2])])
+  back = np.argsort(np.concatenate(places))
+  return Found(*(np.concatenate(of)[back] for of in zip(*parts, strict=True)))
+
+
+def width(length: int) -> int:
+  """How many places a batch has for a source of so many."""
+  return max(NARROWEST, 1 << (length - 1).bit_length())

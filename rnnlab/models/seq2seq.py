@@ -1,0 +1,263 @@
+"""Pairs of texts: a translation's tokens, each given its source and the tokens before it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rnnlab import recurrence
+from rnnlab.cells.base import Array, Cell, Lookup
+from rnnlab.models import initial, softmax
+from rnnlab.models.layers import Recurrent, pool
+from rnnlab.recurrence import attention, checks
+
+
+class Encoded(NamedTuple):
+  """What a decoder knows of a source; each array's first axis is the rows.
+
+  memory: what it attends to, or None where there is no attention. carries: what the cell of each
+  layer of the decoder starts with.
+  """
+
+  memory: attention.Memory | None
+  carries: tuple[Any, ...]
+
+
+class Seq2Seq(nn.Module):
+  """An encoder, and a decoder that attends to what it made of the source.
+
+      source ids -> embedding -> layers of cells, one way or both                  -> memory
+      target ids -> embedding -> a cell with attention -> layers of cells -> logits of what is next
+
+  Called with 'source', int `[B, S]`, and 'target', int `[B, T + 1]`, which begins with a token that
+  is none and is predicted from its second on; id 0 pads, behind. Returns float32 `[B, 2]`: the
+  negative log-likelihood of a target in nats, summed over its tokens, and how many these are. In
+  training it is a dict of arrays `[B]`: 'nll', 'tokens' and 'objective', the nll with what label
+  smoothing adds, which the gradient is of.
+
+  To write a translation, token by token, `encode` once, `start`, and `next` at each step.
+
+  The lowest layer of the decoder attends, as in Wu et al. (2016). Without attention the source is
+  read from its end (Sutskever et al. 2014). Where the encoder runs one way and has the same cells,
+  each layer of the decoder starts with the carry that the encoder's ended with; else with
+  tanh(W s + b), of the outputs s that the encoder's layer ended with.
+
+  encoder, decoder: the cells, one for each layer, of both as many.
+  source_size, target_size, embed_size: ids of each side, and E. shared: whether both sides have one
+    embedding `[V, E]`; tied: whether that of the target is the output's weights too, which needs E
+    units in the decoder's last layer.
+  attention, attention_size, input_feeding: as of `rnnlab.recurrence.attention.Decoder`.
+  dropout, recurrent_dropout: of what each layer's products take, as of `Recurrent`; embed_dropout,
+    output_dropout: of both embeddings and of what the output takes. All have one mask a row for all
+    steps. word_dropout: the rate at which the decoder does not see the token before.
+  label_smoothing: the part of the probability that is spread over the vocabulary (Szegedy et al.
+    2016).
+  precision: as of `Recurrent`; remat: that of the encoder. convention: whose initialisers
+    embeddings and output have, one of `rnnlab.conventions.NAMES`.
+  """
+
+  encoder: tuple[Cell, ...]
+  decoder: tuple[Cell, ...]
+  source_size: int
+  target_size: int
+  embed_size: int
+  bidirectional: bool = False
+  attention: str = 'additive'
+  attention_size: int = 128
+  input_feeding: bool = True
+  shared: bool = False
+  tied: bool = False
+  embed_dropout: float = 0.0
+  dropout: float = 0.0
+  recurrent_dropout: float = 0.0
+  output_dropout: float = 0.0
+  word_dropout: float = 0.0
+  label_smoothing: float = 0.0
+  precision: str = 'float32'
+  remat: bool = False
+  convention: str = 'keras'
+
+  def setup(self) -> None:
+    start, embed = initial.get(self.convention), self.embed_size
+    rates = self.dropout, self.recurrent_dropout, False, self.precision
+    self.source_embedding = self.param('source_embedding', start.embed, (self.source_size, embed))
+    self.target_embedding = (
+      self.source_embedding
+      if self.shared
+      else self.param('target_embedding', start.embed, (self.target_size, embed))
+    )
+    self.Recurrent_encoder = [
+      Recurrent(cell, self.bidirectional, *rates, self.remat) for cell in self.encoder
+    ]
+    self.Recurrent_above = [Recurrent(cell, False, *rates) for cell in self.decoder[1:]]
+    memory_size = (1 + self.bidirectional) * attention.hidden_size(self.encoder[-1])
+    self.Recurrent_decoder = self.param(
+      'Recurrent_decoder',
+      lambda key: attention.init(self._lowest, key, embed, memory_size),
+    )
+    if not self._passes:
+      self.bridge = [
+        nn.Dense(sum(leaf.shape[1] for leaf in _vectors(cell))) for cell in self.decoder
+      ]
+    shape = attention.hidden_size(self.decoder[-1]), self.target_size
+    kernel_init, bias_init = start.head(shape[0])
+    w = self.target_embedding.T if self.tied else self.param('output', kernel_init, shape)
+    self.head = w, self.param('output_bias', bias_init, shape[1:])
+
+  @property
+  def _lowest(self):
+    options = self.attention, self.attention_size, self.input_feeding
+    return attention.Decoder(self.decoder[0], *options)
+
+  @property
+  def _passes(self):
+    """Whether the decoder starts with the encoder's carries as they are."""
+    return not self.bidirectional and self.encoder == self.decoder
+
+  def __call__(self, inputs: Mapping[str, Array], deterministic: bool = True) -> Any:
+    target = checks.ids(inputs['target'], self.target_size, 'target')
+    ids, targets = target[:, :-1], target[:, 1:]
+    real = targets != 0
+    encoded = self.encode(inputs['source'], deterministic)
+    hs = self._teacher_forced(encoded, ids, real, deterministic)
+    rows = hs.reshape(-1, hs.shape[-1])
+    nll = softmax.nll(rows, targets.ravel(), *self.head).reshape(real.shape)
+    nll = jnp.where(real, nll, 0)
+    tokens = real.sum(axis=1).astype(jnp.float32)
+    if deterministic:
+      return jnp.stack([nll.sum(axis=1), tokens], axis=1)
+    objective = nll
+    if not recurrence.is_off(self.label_smoothing):
+      objective = nll + self.label_smoothing * jnp.where(real, self._spread(hs, targets), 0)
+    sums = {'nll': jax.lax.stop_gradient(nll), 'objective': objective}
+    return {name: of.sum(axis=1) for name, of in sums.items()} | {'tokens': tokens}
+
+  def encode(self, source: Array, deterministic: bool = True) -> Encoded:
+    """What a decoder has to know of sources, int `[B, S]`, id 0 padding them behind."""
+    ids = checks.ids(source, self.source_size, 'source')
+    real = ids != 0
+    if self.attention == 'none':
+      back = real.sum(axis=1, keepdims=True) - 1 - jnp.arange(ids.shape[1])
+      ids = jnp.where(real, jnp.take_along_axis(ids, jnp.maximum(back, 0), axis=1), 0)
+    xs: Any = Lookup(self.source_embedding, ids)
+    if not deterministic:
+      rows = _rows(self.source_embedding, ids)
+      xs = self._drop(rows, self.embed_dropout, deterministic=False)
+    carries = []
+    for i, layer in enumerate(self.Recurrent_encoder):
+      carry, xs = layer(xs, real, deterministic, return_carry=True)
+      if not self._passes:
+        ends = self.bridge[i](pool(xs, real, 'last', self.bidirectional))
+        carry = _filled(self.decoder[i], jnp.tanh(ends))
+      carries.append(carry)
+    memory = None
+    if self.attention != 'none':
+      memory = attention.remember(self._lowest, self.Recurrent_decoder, xs, real)
+    return Encoded(memory, tuple(carries))
+
+  def start(self, encoded: Encoded) -> tuple[Any, ...]:
+    """The carry before the first token of translations: one of each layer of the decoder."""
+    lowest, *above = encoded.carries
+    size = len(jax.tree.leaves(lowest)[0])
+    return attention.initial_carry(self._lowest, size, lowest), *above
+
+  def next(
+    self, encoded: Encoded, carry: tuple[Any, ...], ids: Array
+  ) -> tuple[Array, tuple[Any, ...], Array | None]:
+    """The logits of what comes after the tokens `ids`, int `[B]`, float32 `[B, V]`; and the carry.
+
+    encoded: from `encode`. carry: from `start`, or from the call before. The third that is returned
+    is how much each place of the source was attended to, `[B, S]`, None where there is no
+    attention.
+    """
+    xs = _rows(self.target_embedding, checks.ids(ids, self.target_size))
+    params, memory = self.Recurrent_decoder, encoded.memory
+    lowest, hs = attention.step(self._lowest, params, memory, carry[0], xs)
+    weights = None
+    if memory is not None:
+      weights = attention.attended(self._lowest, params, memory, carry[0], lowest)
+    after = [lowest]
+    for layer, before in zip(self.Recurrent_above, carry[1:], strict=True):
+      end, ys = layer(hs[:, None], initial_carry=before, return_carry=True)
+      hs = ys[:, 0]
+      after.append(end)
+    w, b = self.head
+    logits = jnp.matmul(hs, w, preferred_element_type=jnp.float32) + b
+    return logits, tuple(after), weights
+
+  def _teacher_forced(self, encoded, ids, real, deterministic):
+    """The last layer's outputs at each step, `[B, T, H]`, the tokens before being the right ones.
+
+    real: bool `[B, T]`, the steps that there are.
+    """
+    xs = self._drop(_rows(self.target_embedding, ids), self.embed_dropout, deterministic)
+    if not (deterministic or recurrence.is_off(self.word_dropout)):
+      seen = jax.random.bernoulli(self.make_rng('dropout'), 1 - self.word_dropout, ids.shape)
+      xs = jnp.where(seen[..., None], xs, 0)
+    lowest, params = self._lowest, self.Recurrent_decoder
+    first, *above = self.start(encoded)
+    masks = None
+    if not (deterministic or recurrence.is_off(self.dropout + self.recurrent_dropout)):
+      masks = recurrence.dropout_masks(
+        self.make_rng('dropout'),
+        lowest.cell,
+        params['cell'],
+        len(ids),
+        attention.input_size(lowest, params, xs.shape[-1]),
+        rate=self.dropout,
+        recurrent_rate=self.recurrent_dropout,
+        dtype=xs.dtype,
+      )
+    _, hs = attention.decode(
+      lowest,
+      params,
+      xs,
+      encoded.memory,
+      carry=first,
+      mask=real,
+      dropout=masks,
+      dtype=None if self.precision == 'float32' else self.precision,
+    )
+    for layer, before in zip(self.Recurrent_above, above, strict=True):
+      hs = layer(hs, real, deterministic, initial_carry=before)
+    return self._drop(hs, self.output_dropout, deterministic)
+
+  def _drop(self, xs, rate, deterministic):
+    if deterministic or recurrence.is_off(rate):
+      return xs
+    return recurrence.drop(self.make_rng('dropout'), xs, rate, locked=True)
+
+  def _spread(self, hs, targets):
+    """The mean over the vocabulary of -log p, less that of the target: `[B, T]`.
+
+    The logarithm of the sum is the same in both, so that logits alone are left, whose mean is a
+    product with the mean of the weights.
+    """
+    w, b = self.head
+    of_target = w.T[targets] - w.mean(axis=1)
+    return (hs * of_target).sum(axis=-1) + b[targets] - b.mean()
+
+
+def _rows(table, ids):
+  """Rows of an embedding; NaN for an id that is none, where it is not known."""
+  known = jnp.where(ids < 0, len(table), ids)
+  return table.at[known].get(mode='fill')
+
+
+def _vectors(cell):
+  """Those of the parts of a cell's carry that are a vector a row."""
+  leaves = jax.tree.leaves(cell.initial_carry((1,), jnp.float32))
+  return [leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype == jnp.float32]
+
+
+def _filled(cell, values):
+  """A cell's first carry with the numbers `values [B, K]` in place of its vectors."""
+  leaves, tree = jax.tree.flatten(cell.initial_carry((len(values),), values.dtype))
+  at = 0
+  for i, leaf in enumerate(leaves):
+    if leaf.ndim == 2 and leaf.dtype == values.dtype:
+      leaves[i] = values[:, at : at + leaf.shape[1]]
+      at += leaf.shape[1]
+  return jax.tree.unflatten(tree, leaves)

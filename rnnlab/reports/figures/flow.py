@@ -1,0 +1,67 @@
+"""The figure of how far gradients reach."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rnnlab.reports.figures.layout import log_axis, name_point, place_labels
+from rnnlab.reports.figures.style import MUTED, groups_of, new_figure, styled
+
+LEAST = 1e-8  # where the axis ends: beside the rest of a gradient, less is lost in rounding
+NOTHING = 1e-45  # in place of 0, which has no logarithm
+
+
+@styled
+def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
+  """The share of the gradient that is left against lag, a line a group: at first, and at last.
+
+  flow: of results.flow_of, of one layer of each run, with a column `group`.
+  """
+  fig, groups = new_figure(10, 4.4, note), groups_of(flow)
+  axes = fig.subplots(1, 2, sharex=True, sharey=True)
+  drawn = flow[flow['lag'] > 0]
+  ends = drawn.groupby('id')['epoch']
+  for ax, epoch, title in (
+    (axes[0], ends.transform('min'), _title(drawn, ends.min())),
+    (axes[1], ends.transform('max'), _title(drawn, ends.max())),
+  ):
+    ax.set_title(title)
+    ax.axhline(1, color=MUTED, linewidth=1, linestyle='--', zorder=1)
+    for group, (colour, alpha) in groups.items():
+      rows = drawn[(drawn['epoch'] == epoch) & (drawn['group'] == group)]
+      logs = np.log(rows['share'].clip(lower=NOTHING))
+      lines = logs.groupby(rows['lag']).agg([lambda of: of.mean(skipna=False), 'min', 'max'])
+      lag, (mean, low, high) = lines.index, np.exp(lines.to_numpy().T)
+      ax.plot(lag, mean, 'o-', color=colour, alpha=alpha, markersize=4.5)
+      ax.fill_between(lag, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
+      known = np.flatnonzero(mean >= LEAST)
+      if ax is axes[1] and len(known):
+        name_point(ax, group, (lag[known[-1]], mean[known[-1]]), colour)
+    ax.set_xlabel('Steps before the last')
+    ax.grid(visible=True, axis='both')
+  axes[0].set_ylabel('Gradient, as a share of that at the last step')
+  _scale(axes, drawn)
+  place_labels(fig)
+  return fig
+
+
+def _title(flow, epochs):
+  """When it was, where that is the same of all runs."""
+  if not epochs.any():
+    return 'Before training'
+  first, last = int(epochs.min()), int(epochs.max())
+  return f'After epoch {last}' if first == last else f'After the last epoch, {first} to {last}'
+
+
+def _scale(axes, flow):
+  """Logarithmic axes, with a tick at each lag as far as there is room."""
+  low, high = flow['share'].clip(lower=LEAST).agg(['min', 'max'])
+  log_axis(axes[0], (1,) if high > 100 * low else (1, 2, 5), 'y')
+  if low == LEAST:
+    axes[0].set_ylim(bottom=LEAST)
+  for ax in axes:
+    ax.set_xscale('log', base=2)
+    ax.minorticks_off()
+    lags = np.unique(flow['lag'])
+    ax.set_xticks(lags, [f'{lag:,.0f}' for lag in lags])
+    ax.tick_params(axis='y', which='minor', length=0)

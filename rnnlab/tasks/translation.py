@@ -1,0 +1,248 @@
+"""Pairs of texts: a translation, token by token, each given the source and the tokens before it.
+
+    source -> encoder -> memory <- attention <- decoder -> logits of the vocabulary -> -log p(token)
+
+The splits are those of `rnnlab.data.pairs`. What the model puts out for a pair is float32 `[2]`:
+the negative log-likelihood of the target in nats, and how many tokens, its end among them, that is
+of.
+Epochs are chosen by perplexity, the right tokens before being given; how good the translations are
+that a model writes by itself is known once, of the test split, at the end of a run.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnlab.data import batching, pairs
+from rnnlab.data.base import Dataset
+from rnnlab.tasks import bleu, edits, fields, translating
+from rnnlab.tasks.base import Metric, Outputs, Task
+from rnnlab.tasks.fields import Field
+
+# JAX, and what loads it, is imported where it is used: --help and --status answer at once.
+
+ROWS = 256  # sentences that are translated at once
+
+
+def load(config) -> Dataset:
+  """The pairs that a config's `data` part describes. Raises DataError."""
+  made = pairs.load(config)
+  sides = made.splits['train']['inputs'].values()
+  lengths = np.max([(ids != 0).sum(axis=1) for ids in sides], axis=0)
+  notes = made.notes
+  if made.source != 'cmudict' and not _has_sacrebleu():
+    notes += ('BLEU is left out: pip install -r experiments/translation.txt',)
+  return made._replace(widths=batching.widths(lengths, config.buckets), notes=notes)
+
+
+def _has_sacrebleu():
+  return importlib.util.find_spec('sacrebleu') is not None
+
+
+def model(config, spec: pairs.Spec):
+  """The model that the `model` part of a config describes, for sides of these sizes."""
+  from rnnlab import models
+  from rnnlab.models import initial
+
+  def layers(name):
+    options = dict(getattr(config, name, {}))
+    one = initial.cell(config.init, name, hidden_size=config.hidden_size, **options)
+    return (one,) * config.layers
+
+  return models.Seq2Seq(
+    encoder=layers(config.cell),
+    decoder=layers(config.decoder_cell or config.cell),
+    source_size=spec.source,
+    target_size=spec.target,
+    embed_size=config.embed_size,
+    bidirectional=config.bidirectional,
+    attention=config.attention,
+    attention_size=config.attention_size,
+    input_feeding=config.input_feeding,
+    shared=spec.shared,
+    tied=config.tied,
+    embed_dropout=config.embed_dropout,
+    dropout=config.dropout,
+    recurrent_dropout=config.recurrent_dropout,
+    output_dropout=config.output_dropout,
+    word_dropout=config.word_dropout,
+    label_smoothing=config.label_smoothing,
+    precision=config.precision,
+    remat=config.remat,
+    convention=config.init,
+  )
+
+
+def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
+  """The mean negative log-likelihood of a token, and perplexity, which it gives.
+
+  outputs: `[B, 2]`, or in training a dict of 'nll', 'tokens' and 'objective', `[B]`.
+  """
+  import jax.numpy as jnp
+
+  weights, given = batch['weights'], isinstance(outputs, Mapping)
+  nll, tokens = (outputs['nll'], outputs['tokens']) if given else outputs.T
+  count = jnp.sum(weights * tokens)
+  total = jnp.sum(weights * nll), count
+  sums = {'perplexity': total, 'loss': total}
+  if given:
+    sums['objective'] = jnp.sum(weights * outputs['objective']), count
+  return sums
+
+
+def examine(model, params, dataset) -> dict[str, Any]:
+  """The translations of the test split, the likeliest token at each step, and how good they are.
+
+  Returns translations, uint8 `[N, L]`, UTF-8 padded behind with 0; source_lengths, int32 `[N]`, in
+  tokens, the end not counted; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; where
+  sacreBLEU is there and sources are no single words, bleu_statistics and chrf_statistics, see
+  `rnnlab.tasks.bleu`; and the figures that the task's metrics have of their sums.
+  """
+  split = dataset.splits['test']
+  source = np.asarray(split['inputs']['source'])
+  translations = translated(model, params, source, dataset.encoding)
+  references = pairs.references(split)
+  found = {
+    'translations': pairs.as_bytes(translations),
+    'source_lengths': (source != 0).sum(axis=1, dtype=np.int32) - 1,
+    'edit_statistics': edits.statistics(translations, references),
+  }
+  of_tokens, of_sentences = edits.score(found['edit_statistics'].sum(axis=0))
+  found |= {'token_error_rate': of_tokens, 'sentence_error_rate': of_sentences}
+  if dataset.source != 'cmudict' and _has_sacrebleu():
+    for name in bleu.METRICS:
+      of = found[f'{name}_statistics'] = bleu.statistics(translations, references, name)
+      found[name] = bleu.score(of.sum(axis=0), name)
+  return found
+
+
+def translated(model, params, source, encoding) -> list[str]:
+  """The translations of sources, int32 `[N, S]`, the likeliest token at each step."""
+  import jax
+
+  from rnnlab.models import decoding
+
+  never = pairs.PAD, pairs.BOS, pairs.UNK
+  search = decoding.Search(pairs.BOS, pairs.EOS, never, size=1)
+
+  @jax.jit
+  def of_batch(params, source):
+    return decoding.found((model,), (params,), source, search)
+
+  found = decoding.in_batches(lambda batch: of_batch(params, batch), source, ROWS)
+  return [pairs.decode(ids.tolist(), encoding['target']) for ids in found.ids[:, 0]]
+
+
+def encode(texts: Sequence[str], config, encoding, vocabulary) -> np.ndarray:
+  """The ids of sources, int32 `[N, S]`: see `rnnlab.data.pairs.encode`."""
+  return pairs.encode(texts, encoding)
+
+
+def join(ids, encoding, vocabulary) -> str:
+  """The text of ids of the target side."""
+  return pairs.decode(ids, encoding['target'])
+
+
+def outputs(encoding) -> Outputs:
+  """Likelihoods of another text."""
+  return Outputs('sequence', ())
+
+
+def spec(config, encoding, vocabulary) -> pairs.Spec:
+  """How many ids each side has."""
+  return pairs.spec(encoding)
+
+
+def check(given: dict[str, Any]) -> None:
+  """Raises ValueError for fields that don't go together, or need more memory than there is."""
+  for name in ('model.truncate', 'model.dropout_per_gate'):
+    if given[name]:
+      raise ValueError(
+        f'--config.{name}={fields.words(given[name])}: a decoder with attention has no such thing'
+      )
+  embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
+  if given['model.tied'] and embed_size != hidden_size:
+    raise ValueError(
+      '--config.model.tied=True: the embedding of the target is the weights of the output, so that'
+      f' model.embed_size={embed_size} must be model.hidden_size={hidden_size}'
+    )
+  directions = 1 + given['model.bidirectional']
+  fields.check_room(
+    given,
+    {
+      # Of weights, which have a gradient, twice: a side has one word at least.
+      'model.embed_size model.hidden_size': (
+        2 * (pairs.FIRST + 1) * (2 * embed_size + hidden_size) + 2 * directions * hidden_size**2
+      ),
+      'model.attention_size model.hidden_size': (
+        2 * (given['model.attention'] == 'additive') * given['model.attention_size'] * hidden_size
+      ),
+      'train.batch_size model.hidden_size': given['train.batch_size'] * hidden_size,
+    },
+  )
+
+
+def _cells():
+  from rnnlab import cells
+
+  return cells.names()
+
+
+FIELDS = {
+  'model.decoder_cell': Field(
+    '',
+    fields.choice(lambda: ('', *_cells())),
+    "that of the decoder, any file in rnnlab/cells/; '': model.cell",
+  ),
+  'model.embed_size': Field(128, fields.SIZE, 'of both sides'),
+  'model.attention': Field(
+    'additive',
+    fields.choice(fields.of('recurrence.attention', 'KINDS')),
+    'additive | multiplicative | none: the source is read from its end',
+  ),
+  'model.attention_size': Field(128, fields.SIZE, 'features that additive attention compares'),
+  'model.input_feeding': Field(
+    True, fields.FLAG, 'multiplicative attention: a step is given the output before'
+  ),
+  'model.tied': Field(
+    False, fields.FLAG, "the target's embedding is the output's weights too; hidden_size is its"
+  ),
+  'model.embed_dropout': Field(
+    0.0, fields.RATE, 'of both embeddings, one mask for all steps', traced=True
+  ),
+  'model.output_dropout': Field(
+    0.0, fields.RATE, "of the decoder's outputs, one mask for all steps", traced=True
+  ),
+  'model.word_dropout': Field(
+    0.0, fields.RATE, 'of the tokens before, which the decoder is then not given', traced=True
+  ),
+  'model.label_smoothing': Field(
+    0.0, fields.RATE, 'the part of the probability that all tokens share', traced=True
+  ),
+  'data.buckets': Field(4, fields.whole(1), 'widths that batches are padded to, by length'),
+}
+
+task = Task(
+  name='translation',
+  load=load,
+  model=model,
+  loss=loss,
+  metrics=(
+    Metric('perplexity', '', 'lower', '.3f', link='exp'),
+    Metric('bleu', '', 'higher', '.2f', once=True),
+    Metric('chrf', '', 'higher', '.2f', once=True),
+    Metric('token_error_rate', '%', 'lower', '.2%', once=True),
+    Metric('sentence_error_rate', '%', 'lower', '.2%', once=True),
+    Metric('loss', 'nats per token', 'lower', '.4f'),
+  ),
+  fields={**FIELDS, **translating.DATA},
+  check=check,
+  settle=translating.settle,
+  encode=encode,
+  join=join,
+  outputs=outputs,
+  spec=spec,
+  examine=examine,
+)

@@ -1,0 +1,167 @@
+"""What a report draws of translations: how good they are by length, attention, best and worst.
+
+`examine` asks the model of a run, beside what the task itself asks; `panels` makes of it, and of
+the translations of the test split, what is drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnnlab.data import pairs
+from rnnlab.tasks import bleu, edits
+from rnnlab.tasks.base import Panel
+
+PICTURED = 3  # sentences of which attention is drawn
+TOLD = 4  # best sentences, and as many of the worst
+CLASSES = 10  # of lengths, at most
+
+SEEDS = (
+  ' Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
+  'single seed).'
+)
+
+
+def examine(model, params, dataset) -> dict[str, Any]:
+  """What the model attends to in a few sentences of the test split, and the sources of all.
+
+  The sentences are of a quarter, half and three quarters of all lengths, so that which they are
+  depends on the data alone.
+
+  Returns sources, uint8 `[N, L]`, UTF-8 padded behind with 0; pictured, int32 `[P]`, places in the
+  split; pictured_source, int32 `[P, S]`, and pictured_target, int32 `[P, T]`, ids, those of the
+  target the likeliest at each step; and, of a model that attends, attention, float32 `[P, T, S]`.
+  """
+  import jax
+
+  from rnnlab.models import decoding
+
+  source = np.asarray(dataset.splits['test']['inputs']['source'])
+  order = np.argsort((source != 0).sum(axis=1), kind='stable')
+  rows = order[[len(order) * part // (PICTURED + 1) for part in range(1, PICTURED + 1)]]
+  some = source[rows]
+  some = some[:, : (some != 0).sum(axis=1).max()]
+  search = decoding.Search(pairs.BOS, pairs.EOS, (pairs.PAD, pairs.BOS, pairs.UNK), size=1)
+
+  @jax.jit
+  def followed(params, ids):
+    return decoding.follow(*decoding.of_models((model,), (params,), some), ids, pairs.BOS)[1]
+
+  ids = np.asarray(decoding.found((model,), (params,), some, search).ids[:, 0])
+  ids = ids[:, : (ids != 0).sum(axis=1).max()]
+  found = {
+    'sources': pairs.as_bytes(dataset.shown(np.arange(len(source)))),
+    'pictured': rows.astype(np.int32),
+    'pictured_source': some,
+    'pictured_target': ids,
+  }
+  weights = followed(params, ids)
+  return found if weights is None else found | {'attention': np.asarray(weights)}
+
+
+def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
+  """The score by length, the attention of the first run, and sentences with their translations."""
+  first = predictions[0]
+  made = [_by_length(predictions, encoding)]
+  if 'attention' in first:
+    made.append(_attention(first, encoding))
+  made.append(_sentences(predictions))
+  return made
+
+
+def _by_length(predictions, encoding):
+  """BLEU, where it is known, or the share of wrong tokens, over classes of the source's length."""
+  lengths = np.asarray(predictions[0]['source_lengths'])
+  has_bleu = all('bleu_statistics' in of for of in predictions)
+  name = 'bleu_statistics' if has_bleu else 'edit_statistics'
+  wide = max(1, -(-int(np.quantile(lengths, 0.98)) // CLASSES))
+  classes = np.minimum((np.maximum(lengths, 1) - 1) // wide, CLASSES - 1)
+  there = np.unique(classes)
+
+  def score(sums):
+    return bleu.score(sums) if has_bleu else 100 * edits.score(sums)[0]
+
+  values = np.array(
+    [[score(of[name][classes == i].sum(axis=0)) for i in there] for of in predictions]
+  )
+  unit = encoding['source']['unit']
+  word = 'BLEU' if has_bleu else 'Wrong tokens, %'
+  caption = (
+    f'The sentences of the test split by the length of their source, in {unit}s, and below how many'
+    f' they are.{SEEDS} {"Higher" if has_bleu else "Lower"} is better.'
+  )
+  longest = int(lengths.max())
+  data = {
+    'x': np.arange(len(there)),
+    'y': values.mean(axis=0),
+    'low': values.min(axis=0),
+    'high': values.max(axis=0),
+    'counts': np.bincount(classes)[there],
+    'counted': 'sentences',
+    'ticks': [_range(i * wide + 1, longest if i == CLASSES - 1 else (i + 1) * wide) for i in there],
+    'x_label': f'{unit}s of the source',
+    'y_label': word,
+  }
+  return Panel('curve', f'{word.split(",")[0]} by length', caption, data)
+
+
+def _range(low, high):
+  return f'{low}–{high}' if low < high else f'{low}'
+
+
+def _attention(first, encoding):
+  """The attention of the first run, a picture a sentence."""
+  each = []
+  for source, target, weights in zip(
+    first['pictured_source'], first['pictured_target'], first['attention'], strict=True
+  ):
+    tokens = [_tokens(source, encoding['source']), _tokens(target, encoding['target'])]
+    cut = np.asarray(weights)[: len(tokens[1]), : len(tokens[0])]
+    each.append({'source': tokens[0], 'target': tokens[1], 'weights': cut})
+  caption = (
+    'How much each token of a translation, from top to bottom, attended to each of its source, of'
+    ' the model of the first seed of each setting: white is 0, the full colour 1. The sentences are'
+    ' of a quarter, half and three quarters of all lengths in the test split, and each token is the'
+    ' likeliest after those before it.'
+  )
+  return Panel('attention', 'Attention', caption, {'each': each})
+
+
+def _tokens(ids, side):
+  """The tokens up to the end, that among them, as people read them."""
+  known = [int(i) for i in ids if i != pairs.PAD]
+  if side['unit'] != 'subword':
+    return [side['vocabulary'][i] for i in known]
+  return [side['vocabulary'][i] if i < pairs.FIRST else pairs.decode([i], side) for i in known]
+
+
+def _sentences(predictions):
+  """A few sentences that are the same for all settings, and the best and the worst of this one."""
+  first = predictions[0]
+  statistics = np.stack([np.asarray(of['edit_statistics'], float) for of in predictions])
+  wrong = (statistics[:, :, 0] / np.maximum(statistics[:, :, 1], 1)).mean(axis=0)
+  length = statistics[0, :, 1]
+  pictured = np.asarray(first['pictured']).tolist()
+  best, worst = (
+    np.lexsort((np.arange(len(wrong)), -length, sign * wrong))[:TOLD] for sign in (1, -1)
+  )
+  parts = (('The same for all settings', pictured), ('Best', best), ('Worst', worst))
+  lines = []
+  for title, rows in parts:
+    lines += [f'{title}:', '']
+    for row in rows:
+      lines += [*_told(first, row), f'  wrong   {wrong[row]:.0%} of {length[row]:.0f} tokens', '']
+  caption = (
+    'Sentences of the test split, each with what is right and what the model of the first seed of'
+    f' each setting says of it: {len(pictured)} that are the same for all, and the {TOLD} with the'
+    f' smallest and the {TOLD} with the largest share of tokens that must be changed, of all seeds'
+    ' in the mean, the longest first.'
+  )
+  return Panel('tokens', 'Translations', caption, {'text': '\n'.join(lines).rstrip()})
+
+
+def _told(first, row):
+  source, translation = (pairs.texts(first[name][[row]])[0] for name in ('sources', 'translations'))
+  right = [text for text in pairs.texts(first['references'][row]) if text]
+  return [f'  source  {source}', f'  right   {" / ".join(right)}', f'  says    {translation}']
