@@ -118,6 +118,9 @@ FIELDS = {
   'optim.warmup_steps': Field(0, whole(0, _EXACT), traced=True),
   'optim.clip_norm': Field(0.0, FROM_0, '0: no clipping', traced=True),
   'optim.weight_decay': Field(0.0, FROM_0, traced=True),
+  'optim.weight_noise': Field(
+    0.0, FROM_0, 'the deviation of noise on all parameters, drawn for each step', traced=True
+  ),
   'train.batch_size': Field(32, whole(1)),
   'train.epochs': Field(10, whole(1, _EXACT), traced=True),
   'train.patience': Field(

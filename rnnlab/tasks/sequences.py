@@ -44,7 +44,7 @@ def model(config, spec: Spec):
   return models.SequenceClassifier(
     cell=initial.cell(config.init, config.cell, hidden_size=config.hidden_size, **options),
     vocab_size=spec.vocab_size,
-    embed_size=config.embed_size,
+    embed_size=getattr(config, 'embed_size', None),
     layers=config.layers,
     bidirectional=config.bidirectional,
     pooling=getattr(config, 'pooling', 'last'),

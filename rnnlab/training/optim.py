@@ -1,5 +1,6 @@
 """From a config to an optimiser: an optax chain, and what it does at the end of an epoch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ class Optimizer(NamedTuple):
     better. improved: bool, whether it is the best so far.
   evaluated: `(params, opt_state) -> params`, those by which the model is judged and kept: an
     average of those of the steps, or these themselves. `end_epoch` does not change what it gives.
+  perturbed: `(params, key) -> params`, where a step takes its gradient: these with noise, or these
+    themselves.
   """
 
   init: Callable[[Any], Any]
@@ -32,6 +35,7 @@ class Optimizer(NamedTuple):
   stepped: Callable[[Any, Any], Any] = lambda opt_state, _: opt_state
   end_epoch: Callable[[Any, Any, Array, Array], Any] = lambda opt_state, *_: opt_state
   evaluated: Callable[[Any, Any], Any] = lambda params, _: params
+  perturbed: Callable[[Any, Array], Any] = lambda params, _: params
 
 
 def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> optax.Schedule:
@@ -85,7 +89,21 @@ def optimizer(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> Op
   made = Optimizer(*optax.chain(*chain))
   if config.schedule == 'plateau':
     made = plateau(made, config.decay, config.patience)
-  return averaged(made, config.nonmonotone) if config.name == 'asgd' else made
+  if config.name == 'asgd':
+    made = averaged(made, config.nonmonotone)
+  if not is_off(config.weight_noise):
+    made = made._replace(perturbed=functools.partial(noisy, std=config.weight_noise))
+  return made
+
+
+def noisy(params: Any, key: Array, std: float | Array) -> Any:
+  """The parameters with normal noise of this standard deviation on each (Graves 2011)."""
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(key, len(leaves))
+  draws = [
+    p + std * jax.random.normal(k, p.shape, p.dtype) for p, k in zip(leaves, keys, strict=True)
+  ]
+  return jax.tree.unflatten(tree, draws)
 
 
 class PlateauState(NamedTuple):

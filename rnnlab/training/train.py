@@ -159,7 +159,8 @@ def train_step(
     return total / weight, (sums, carry)
 
   # Only the gradient depends on the width: the optimiser's state need not go through the branches.
-  gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), state.params)
+  params = tx.perturbed(state.params, key)
+  gradient = functools.partial(jax.value_and_grad(loss, has_aux=True), params)
   widths = program.widths if program.trim else ()
   (value, (sums, carry)), grads = rows.trimmed(gradient, batch['inputs'], widths)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)

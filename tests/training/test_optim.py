@@ -20,6 +20,7 @@ def config(**fields):
       'warmup_steps': 0,
       'clip_norm': 0.0,
       'weight_decay': 0.0,
+      'weight_noise': 0.0,
       'decay': 0.5,
       'decay_after': 4,
       'patience': 1,

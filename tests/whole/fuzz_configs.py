@@ -67,6 +67,7 @@ FIELDS = {
   'optim.warmup_steps': ['0', '10'],
   'optim.clip_norm': ['0', '1.0'],
   'optim.weight_decay': ['0', '0.1'],
+  'optim.weight_noise': ['0', '0.1'],
   'train.batch_size': ['1', '32'],
   'train.epochs': ['1', '3', 'np.int64(2)'],
   'train.patience': ['0', '2'],

@@ -1,0 +1,53 @@
+"""Tanh units, GRU and LSTM of about equal size on polyphonic music (Chung et al. 2014).
+
+    python launch.py --config=experiments/music.py:jsb --config.data.path=JSB_Chorales.mat
+
+The four sets of Boulanger-Lewandowski et al. (2012) as piano rolls, in a .mat each: the presets
+jsb, nottingham, musedata and piano_midi. They are not here; data.path may also be a folder of .csv
+files or an .npz of one's own, without a preset (see rnnlab/data/rolls.py).
+
+As published: one layer of 100 tanh, 46 GRU or 36 LSTM units, which makes 18,900, 18,676 and 18,000
+recurrent parameters, and after it log-odds of 88 keys; RMSProp, weight noise of standard deviation
+0.075, and gradients whose norm is at most 1; the epoch chosen by validation. Ten seeds each.
+
+    python launch.py --config=experiments/music.py:smoke
+
+Made-up chords and tiny models, in half a minute, to see that everything works.
+"""
+
+import difflib
+
+from rnnlab.runs import configs
+
+PRESETS = ('', 'jsb', 'nottingham', 'musedata', 'piano_midi', 'smoke')
+UNITS = {'elman': 100, 'gru': 46, 'lstm': 36}
+
+
+def get_config(preset=''):
+  """The config of `preset`, one of PRESETS."""
+  if preset not in PRESETS:
+    near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    words = ', '.join(PRESETS[1:])
+    raise ValueError(f'no preset {preset!r} in experiments/music.py{hint}: {words}')
+  config = configs.default('music')
+  config.optim.name = 'rmsprop'
+  config.optim.learning_rate = 2e-3
+  config.optim.clip_norm = 1.0
+  config.optim.weight_noise = 0.075
+  config.train.batch_size = 8
+  config.train.epochs = 300
+  if preset in ('nottingham', 'musedata', 'piano_midi'):
+    config.data.max_len = 200
+    config.train.batch_size = 16
+  if preset == 'smoke':
+    config.data.source = 'drawn'
+    config.train.epochs = 2
+  return config
+
+
+def sweep(add, preset):
+  """The three cells, ten seeds each."""
+  for seed in range(1 if preset == 'smoke' else 10):
+    for cell, units in UNITS.items():
+      add({'model.cell': cell, 'model.hidden_size': units, 'seed': seed})
