@@ -20,8 +20,8 @@ __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names'
 
 DEFAULT = 'classification'
 _PARTS = (  # files here that are no tasks
-  *('base', 'bleu', 'edits', 'fields', 'scores', 'sequences', 'stream_panels', 'streams'),
-  'translating',
+  *('base', 'bleu', 'by_size', 'edits', 'fields', 'scores', 'sequences', 'stream_panels'),
+  *('streams', 'translating', 'translation_panels'),
 )
 _added = {}
 
