@@ -206,9 +206,8 @@ def finish(
   best = None
   if shared.program.selects:
     predictions['best'] = np.asarray(outputs[1])
-    row = rows[int(state.best_epoch) - 1]
     names = ['epoch', *(f'validation_{name}' for name in metrics.names(measured))]
-    best = {name: row[name] for name in names} | test(outputs[1])
+    best = {name: rows[int(state.best_epoch) - 1][name] for name in names} | test(outputs[1])
   final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
@@ -235,7 +234,6 @@ def finish(
     'best': best,
     **_history(spec, state, rows, seconds + time.perf_counter() - began),
   }
-  hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
   return Result(
     result,
     rows,
@@ -245,7 +243,7 @@ def finish(
     predictions,
     dataset.vocabulary,
     dict(dataset.encoding),
-    hard,
+    hardest.hardest(task, dataset, predictions.get('best', predictions['final'])),
   )
 
 
