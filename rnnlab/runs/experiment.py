@@ -189,10 +189,7 @@ def finish(
   outputs: Sequence[Any],
   seconds: float,
 ) -> Result:
-  """The result of a run, from its rows and the test split's outputs by the last, and the best.
-
-  seconds: what it took until now; what is asked of the model here is added.
-  """
+  """The result of a run, from its rows and the test split's outputs by the last, and the best."""
   began = time.perf_counter()
   task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
