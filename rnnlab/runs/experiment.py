@@ -210,11 +210,9 @@ def finish(
   params = tx.evaluated(state.params, state.opt_state)
   final |= test(outputs[0])
   if task.examine:
-    kept = state.best_params if best else params
-    splits: Any = shared.splits  # as they are on the device
-    predictions |= hosts.fetch(task.examine(model, kept, dataset._replace(splits=splits)))
-    once = [metric.name for metric in task.metrics if metric.once and metric.name in predictions]
-    (best or final).update({f'test_{name}': float(predictions.pop(name)) for name in once})
+    found, scores = _examined(shared, model, state.best_params if best else params)
+    predictions |= found
+    (best or final).update(scores)
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
@@ -242,6 +240,15 @@ def finish(
     dict(dataset.encoding),
     hardest.hardest(task, dataset, predictions.get('best', predictions['final'])),
   )
+
+
+def _examined(shared, model, params):
+  """What the task's `examine` gives: what is kept, and the metrics that are known once."""
+  splits: Any = shared.splits  # as they are on the device
+  dataset = shared.dataset._replace(splits=splits)
+  found = hosts.fetch(shared.task.examine(model, params, dataset))
+  once = [metric.name for metric in shared.task.metrics if metric.once and metric.name in found]
+  return found, {f'test_{name}': float(found.pop(name)) for name in once}
 
 
 def _history(spec, state, rows, seconds):
