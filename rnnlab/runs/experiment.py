@@ -224,13 +224,7 @@ def finish(
     'overrides': spec.overrides,
     'task': task.name,
     'metrics': [metric._asdict() for metric in task.metrics],
-    'data': {
-      'source': dataset.source,
-      'title': dataset.title,
-      'fingerprint': dataset.fingerprint,
-      'sizes': {name: train.examples(shared.splits[name]) for name in SPLITS},
-      'validation_is_test': not shared.program.selects,
-    },
+    'data': _data(shared),
     'final': final,
     'best': best,
     **_history(spec, state, rows, seconds + time.perf_counter() - began),
@@ -247,6 +241,17 @@ def finish(
     dict(dataset.encoding),
     hard,
   )
+
+
+def _data(shared):
+  dataset = shared.dataset
+  return {
+    'source': dataset.source,
+    'title': dataset.title,
+    'fingerprint': dataset.fingerprint,
+    'sizes': {name: train.examples(shared.splits[name]) for name in SPLITS},
+    'validation_is_test': not shared.program.selects,
+  }
 
 
 def _history(spec, state, rows, seconds):
