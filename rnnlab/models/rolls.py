@@ -25,7 +25,7 @@ class RollModel(nn.Module):
 
   series: SequenceClassifier
 
-  def setup(self):
+  def setup(self) -> None:
     nn.share_scope(self, self.series)  # its parameters keep their names
 
   def __call__(self, inputs: Mapping[str, Array], deterministic: bool = True) -> Array:
