@@ -3,16 +3,23 @@
     python launch.py --config=experiments/counting.py
 
 At each step of a string of a^n b^n the model says which symbols may come next, and a string is
-right if it is right at each (Gers & Schmidhuber 2001). `right_up_to` is the greatest n up to which
+right if it is right at each (Gers & Schmidhuber 2001). right_up_to is the greatest n up to which
 all strings are. LSTM and a rectified Elman network (irnn) can count without bound, GRU and Elman
 cannot (Weiss et al. 2018). Strings of n up to 100 choose the epoch; each n up to 500 is tested.
 
+An LSTM needs an unusually large learning rate to count far beyond its training: with small ones its
+memory stays where tanh still tells the counts apart, and it is right little beyond n = 80 to 100.
+The rate of each cell is one that worked in a few runs, most of which were of LSTM; they are no
+tuned comparison.
+
     python launch.py --config=experiments/counting.py:smoke
 
-A tiny model and strings up to n = 5, to see that everything works.
+Two epochs of strings up to n = 5, to see that everything works.
 """
 
 from rnnlab.runs import configs
+
+RATES = {'lstm': 0.1, 'gru': 0.01, 'elman': 0.01, 'irnn': 1e-4}
 
 
 def get_config(preset=''):
@@ -24,9 +31,8 @@ def get_config(preset=''):
   config.data.update(problem='anbn', n=50, validation_n=100, test_n=500)
   config.data.update(examples=3_200, validation_examples=100, test_examples=500)
   config.model.update(hidden_size=10, embed_size=4, dropout=0.0, recurrent_dropout=0.0)
-  config.model.init = 'torch'
-  config.optim.update(learning_rate=1e-2, clip_norm=1.0)
-  config.train.epochs = 40
+  config.optim.clip_norm = 1.0
+  config.train.epochs = 15
   if preset == 'smoke':
     config.data.update(n=5, validation_n=7, test_n=10)
     config.data.update(examples=320, validation_examples=7, test_examples=10)
@@ -34,8 +40,8 @@ def get_config(preset=''):
   return config
 
 
-def sweep(add):
-  """Four cells, ten seeds each."""
-  for seed in range(10):
-    for cell in ('lstm', 'gru', 'elman', 'irnn'):
-      add({'model.cell': cell, 'seed': seed})
+def sweep(add, preset=''):
+  """Four cells, ten seeds each; one in 'smoke'."""
+  for seed in range(1 if preset == 'smoke' else 10):
+    for cell, rate in RATES.items():
+      add({'model.cell': cell, 'optim.learning_rate': rate, 'seed': seed})

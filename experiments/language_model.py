@@ -139,8 +139,9 @@ def _tuned(config):
 
 
 def _awd(config):
-  """Merity, Keskar and Socher 2018, and their code; but parameters start as Keras has them."""
+  """Merity, Keskar and Socher 2018, and their code."""
   config.data.source = 'corpus'
+  config.model.init = 'awd'
   config.model.layers = 3
   config.model.hidden_size = 1150
   config.model.embed_size = 400

@@ -25,6 +25,7 @@ from rnnlab.predict import load as load
 from rnnlab.predict import load_ensembles as load_ensembles
 from rnnlab.recurrence import bidirectional as bidirectional
 from rnnlab.recurrence import dropout_masks as dropout_masks
+from rnnlab.recurrence import flow as flow
 from rnnlab.recurrence import stacked as stacked
 from rnnlab.recurrence import unroll as unroll
 from rnnlab.results import load_metrics as load_metrics

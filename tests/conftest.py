@@ -10,6 +10,7 @@ import fcntl
 import functools
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from jaxlib.version import __version_info__ as jaxlib_version
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+KEPT = 2**30  # bytes of compiled programs, beyond which they are all forgotten
 QUICK = ' --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
 if jaxlib_version < (0, 11, 1):  # a later one ends the process at a flag it has not
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
@@ -33,6 +35,22 @@ from rnnlab.machine.cache import root as cache_root  # noqa: E402
 
 # One for all tests and what they start, whatever cache they have else: compiling takes long.
 os.environ.setdefault('NUMBA_CACHE_DIR', str(cache_root()))
+
+
+def pytest_configure(config):
+  """Keeps what XLA compiles, for the other test processes and for the next time.
+
+  A program is known by its code, by JAX's version and XLA's flags, so that a change of any compiles
+  it anew. `pytest --cache-clear` forgets all of them.
+  """
+  folder = config.cache.mkdir('programs')
+  if 'PYTEST_XDIST_WORKER' not in os.environ:
+    entries = [entry.stat() for entry in os.scandir(folder)]
+    if sum(entry.st_size for entry in entries) > KEPT:
+      shutil.rmtree(folder)
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 @contextlib.contextmanager
@@ -68,14 +86,14 @@ def write_reviews(folder):
 
 
 @pytest.fixture(scope='session')
-def environment(tmp_path_factory):
-  """The environment of a launch: a cache of its own, one for compiled programs to save time."""
+def environment(tmp_path_factory, pytestconfig):
+  """The environment of a launch: a cache of its own, and the tests' one of compiled programs."""
   cache = tmp_path_factory.mktemp('cache')
-  compiled = tmp_path_factory.getbasetemp().parent / 'compiled'  # one for all test processes
   return os.environ | {
     'XDG_CACHE_HOME': str(cache),
-    'JAX_COMPILATION_CACHE_DIR': str(compiled),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+    'JAX_COMPILATION_CACHE_DIR': str(pytestconfig.cache.mkdir('programs')),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
     'COLUMNS': '200',
     'PYTHONPATH': '',
   }

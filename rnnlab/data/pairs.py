@@ -61,7 +61,7 @@ def load(config: Any) -> Dataset:
     split['targets'] = split['inputs']['target'][:, 1:]
 
   def shown(rows):
-    return _texts(texts[rows])
+    return from_bytes(texts[rows])
 
   return made._replace(splits=splits, spec=spec(made.encoding), shown=shown)
 
@@ -91,11 +91,11 @@ def decode(ids: Iterable[int], side: Mapping[str, Any]) -> str:
 
 def references(split: Mapping[str, Any]) -> list[list[str]]:
   """The right translations of each example of a split, one at least."""
-  return [[text for text in _texts(of) if text] for of in np.asarray(split['references'])]
+  return [[text for text in from_bytes(of) if text] for of in np.asarray(split['references'])]
 
 
-def _texts(array):
-  """The texts of uint8 `[N, L]`."""
+def from_bytes(array: np.ndarray) -> list[str]:
+  """The texts of uint8 `[N, L]`, as `as_bytes` has them."""
   return [row.tobytes().rstrip(b'\0').decode() for row in array]
 
 

@@ -1,4 +1,4 @@
-"""What other libraries' models start from: their initialisers, GRU and forget bias.
+"""What other libraries' models start from: their initialisers, GRU and forget bias; and AWD-LSTM's.
 
 For who compares with a model of such a library: nothing says so where two of them differ, and
 results do. Of the optimiser, whose epsilon differs too, nothing is here.
@@ -118,6 +118,13 @@ CONVENTIONS = {
       'lstm': {'forget_bias': 1.0, 'recurrent_init': None},
       'gru': {'reset': 'before', 'kernel_init': _LECUN, 'recurrent_init': _LECUN},
     },
+  ),
+  # AWD-LSTM's code (Merity et al. 2018): PyTorch's, but for embedding and decoder.
+  'awd': Convention(
+    embed=uniform(0.1),
+    cell=lambda hidden_size: (uniform(hidden_size**-0.5),) * 3,
+    head=lambda size: (uniform(0.1), base.bias_init),
+    own={'lstm': {'forget_bias': 0.0}, 'gru': {'reset': 'after'}},
   ),
 }
 NAMES = tuple(CONVENTIONS)

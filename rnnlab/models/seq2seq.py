@@ -160,7 +160,7 @@ class Seq2Seq(nn.Module):
   def start(self, encoded: Encoded) -> tuple[Any, ...]:
     """The carry before the first token of translations: one of each layer of the decoder."""
     lowest, *above = encoded.carries
-    size = len(jax.tree.leaves(lowest)[0])
+    size = jax.tree.leaves(lowest)[0].shape[0]  # an export's is a symbol, which has no len()
     return attention.initial_carry(self._lowest, size, lowest), *above
 
   def next(
@@ -254,7 +254,7 @@ def _vectors(cell):
 
 def _filled(cell, values):
   """A cell's first carry with the numbers `values [B, K]` in place of its vectors."""
-  leaves, tree = jax.tree.flatten(cell.initial_carry((len(values),), values.dtype))
+  leaves, tree = jax.tree.flatten(cell.initial_carry(values.shape[:1], values.dtype))
   at = 0
   for i, leaf in enumerate(leaves):
     if leaf.ndim == 2 and leaf.dtype == values.dtype:

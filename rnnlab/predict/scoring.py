@@ -88,7 +88,7 @@ def score(
   member = members[0]
   unknown = member.encoding['unknown']
   streams = encode(member, [text.removesuffix('\n') for text in texts])
-  ways = adapt or [None] * len(members)
+  ways: Sequence[Adaptation | None] = adapt if adapt else [None] * len(members)
   each = np.stack(
     [_concatenated(nll(of, streams, way)) for of, way in zip(members, ways, strict=True)]
   )

@@ -25,12 +25,12 @@ CAPTIONS = {
   'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS,
   'score_vs_time': '{Word} {metric} against the wall time of the epochs, compilation included. '
   + SEEDS,
-  'gradient_flow': 'How much is left of the gradient of the loss by the carry, by its norm, so '
-  'many steps before the last of a sequence: the mean over the same few train examples, without '
-  'dropout, before training and after it. Of several layers it is the last one. Where there are '
-  'outputs at each step, the loss is that of the last. Lines are geometric means over seeds, the '
-  'band goes from the lowest to the highest seed (none for a single seed). Below 1e-8 nothing is '
-  'drawn.',
+  'gradient_flow': 'The norm of the gradient of the loss by the carry, at so many steps before '
+  'the last one of a sequence, as a share of that at the last: a mean over the same few train '
+  'examples, without dropout, before training and after it. Of several layers it is the last '
+  'one. Where there are outputs at each step, the loss is that of the last. Lines are geometric '
+  'means over seeds, the band goes from the lowest to the highest seed (none for a single '
+  'seed). Below 1e-8 nothing is drawn.',
   'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
   'search_response': 'Best validation {metric} of each trial of the search against its settings; '
   + RING,

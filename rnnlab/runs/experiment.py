@@ -6,6 +6,7 @@ import io
 import math
 import pathlib
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -188,7 +189,11 @@ def finish(
   outputs: Sequence[Any],
   seconds: float,
 ) -> Result:
-  """The result of a run, from its rows and the test split's outputs by the last, and the best."""
+  """The result of a run, from its rows and the test split's outputs by the last, and the best.
+
+  seconds: what it took until now; what is asked of the model here is added.
+  """
+  began = time.perf_counter()
   task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
@@ -228,7 +233,7 @@ def finish(
     },
     'final': final,
     'best': best,
-    **_history(spec, state, rows, seconds),
+    **_history(spec, state, rows, seconds + time.perf_counter() - began),
   }
   hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
   return Result(

@@ -18,7 +18,9 @@ def rows(spec: RunSpec, shared: Shared, state: train.TrainState, epoch: int) -> 
   values = configs.split(spec.config)[1]
   task, dataset = shared.task, shared.dataset
   steps = task.outputs is not None and task.outputs(dataset.encoding).steps
-  batch = flow.batch_of(shared.program, dataset.splits['train'])
+  # What is drawn is so within the program, as in training: so several hosts do it together.
+  drawn = shared.program.draw is not None
+  batch = None if drawn else flow.batch_of(shared.program, dataset.splits['train'])
   states = {epoch: state}
   if epoch == 1:
     states = {0: begin(shared, spec.config).state} | states

@@ -54,7 +54,7 @@ def _true(task, dataset, rows):
     return [''] * len(rows)
   means = task.outputs(dataset.encoding)
   if means.kind == 'sequence':
-    ids, encoding = dataset.splits['test'][target][rows], dataset.encoding
+    ids, encoding = dataset.splits['test']['targets'][rows], dataset.encoding
     return [task.join(of.tolist(), encoding, dataset.vocabulary) for of in ids]
   return [_in_words(value, means) for value in dataset.splits['test'][target][rows]]
 

@@ -83,7 +83,7 @@ FIELDS = {
   'model.init': Field(
     'keras',
     choice(of('models.initial', 'NAMES')),
-    'keras | torch | flax | haiku: whose initial weights and GRU',
+    'keras | torch | flax | haiku | awd (AWD-LSTM): whose initial weights and GRU',
   ),
   'optim.name': Field(
     'adam',

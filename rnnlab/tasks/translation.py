@@ -17,7 +17,7 @@ import numpy as np
 
 from rnnlab.data import batching, pairs
 from rnnlab.data.base import Dataset
-from rnnlab.tasks import bleu, edits, fields, translating
+from rnnlab.tasks import bleu, edits, fields, translating, translation_panels
 from rnnlab.tasks.base import Metric, Outputs, Task
 from rnnlab.tasks.fields import Field
 
@@ -98,7 +98,8 @@ def examine(model, params, dataset) -> dict[str, Any]:
   Returns translations, uint8 `[N, L]`, UTF-8 padded behind with 0; source_lengths, int32 `[N]`, in
   tokens, the end not counted; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; where
   sacreBLEU is there and sources are no single words, bleu_statistics and chrf_statistics, see
-  `rnnlab.tasks.bleu`; and the figures that the task's metrics have of their sums.
+  `rnnlab.tasks.bleu`; the figures that the task's metrics have of their sums; and what a report
+  draws, see `rnnlab.tasks.translation_panels`.
   """
   split = dataset.splits['test']
   source = np.asarray(split['inputs']['source'])
@@ -115,7 +116,7 @@ def examine(model, params, dataset) -> dict[str, Any]:
     for name in bleu.METRICS:
       of = found[f'{name}_statistics'] = bleu.statistics(translations, references, name)
       found[name] = bleu.score(of.sum(axis=0), name)
-  return found
+  return found | translation_panels.examine(model, params, dataset)
 
 
 def translated(model, params, source, encoding) -> list[str]:
@@ -245,4 +246,5 @@ task = Task(
   outputs=outputs,
   spec=spec,
   examine=examine,
+  panels=translation_panels.panels,
 )

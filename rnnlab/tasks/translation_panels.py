@@ -162,6 +162,8 @@ def _sentences(predictions):
 
 
 def _told(first, row):
-  source, translation = (pairs.texts(first[name][[row]])[0] for name in ('sources', 'translations'))
-  right = [text for text in pairs.texts(first['references'][row]) if text]
+  source, translation = (
+    pairs.from_bytes(first[name][[row]])[0] for name in ('sources', 'translations')
+  )
+  right = [text for text in pairs.from_bytes(first['references'][row]) if text]
   return [f'  source  {source}', f'  right   {" / ".join(right)}', f'  says    {translation}']

@@ -13,7 +13,7 @@ from rnnlab.data import problems
 
 
 def fields_of(name, **given):
-  found = {field: number.default for field, number in problems.find(name).fields.count()}
+  found = {field: number.default for field, number in problems.find(name).fields.items()}
   return types.SimpleNamespace(**found | given)
 
 
@@ -202,7 +202,7 @@ def test_every_problem_is_tested():
 
 @pytest.mark.parametrize('name', problems.names())
 def test_a_problem_s_numbers_are_of_one_type_wherever_they_are(name):
-  for field, number in problems.find(name).fields.count():
+  for field, number in problems.find(name).fields.items():
     kinds = {type(other.default) for other in problems.numbers()[field].values()}
     assert kinds == {type(number.least)} == {type(number.default)}
     assert 0 <= number.least <= number.default <= number.most

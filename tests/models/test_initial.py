@@ -221,12 +221,15 @@ def truncated(scale):
 def formulas(init, name):
   """A distribution of each part, or its one value."""
   biases = [f'b_{gate}' for gate in GATES[name]]
-  if init == 'torch':
+  if init in ('torch', 'awd'):
     bound = 1 / np.sqrt(HIDDEN)
     each, head = uniform(bound), uniform(1 / np.sqrt(HIDDEN))
     found = {'embed': scipy.stats.norm(0, 1), 'w_x': each, 'w_h': each}
     found |= dict.fromkeys(biases, two_uniforms(bound)) | {'head': head, 'head_bias': head}
-    return found | ({'b_n': each, 'b_hn': each} if name == 'gru' else {})
+    found |= {'b_n': each, 'b_hn': each} if name == 'gru' else {}
+    if init == 'awd':  # awd-lstm-lm's model.py: init_weights, and torch.nn.LSTM's own
+      found |= {'embed': uniform(0.1), 'head': uniform(0.1), 'head_bias': 0}
+    return found
   found = {'embed': truncated(1), 'head': truncated(1 / np.sqrt(HIDDEN)), 'head_bias': 0}
   found |= dict.fromkeys(biases, 0)
   if name == 'lstm':
@@ -237,7 +240,7 @@ def formulas(init, name):
   return found | {part: truncated(1 / np.sqrt(n) / correction) for part, n in sizes.items()}
 
 
-@pytest.mark.parametrize('init', ['torch', 'haiku'])
+@pytest.mark.parametrize('init', ['torch', 'haiku', 'awd'])
 @every_cell
 def test_a_run_starts_as_published(init, name):
   expected, ours = formulas(init, name), drawn(init, name)
@@ -361,7 +364,8 @@ def test_a_cell_that_has_some_of_the_options_is_given_them(init, new_cell):
   new_cell(fresh)
   ours = conventions.cell(init, 'fresh', hidden_size=HIDDEN, size=2)
   draws = draws_of(lambda key: ours.init(key, 1)['w_h'])
-  law = {'torch': uniform(HIDDEN**-0.5), 'haiku': truncated(HIDDEN**-0.5)}.get(init)
+  same = uniform(HIDDEN**-0.5)
+  law = {'torch': same, 'awd': same, 'haiku': truncated(HIDDEN**-0.5)}.get(init)
   if law:
     assert scipy.stats.kstest(np.ravel(draws), law.cdf).pvalue > 1e-3
   assert orthogonal(np.asarray(draws)) == ('' if law else 'gates')
@@ -382,7 +386,7 @@ def test_what_there_is_not_is_said_with_the_near_match():
     ),
   ):
     with pytest.raises(
-      ValueError, match="'touch'.*did you mean 'torch'.*keras, torch, flax, haiku"
+      ValueError, match="'touch'.*did you mean 'torch'.*keras, torch, flax, haiku, awd"
     ):
       call()
 

@@ -313,3 +313,45 @@ def test_what_does_not_go_together_is_told(ask, words, told):
   said = ask(*words)
   assert said.err.startswith('rnnlab.predict: ') and told in said.err and said.out == ''
   assert len(said.err.splitlines()) == 1
+
+
+# A run and its folder
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The folder of a run of the task, and that of its pairs."""
+  folder = tmp_path_factory.mktemp('pairs')
+  draw = np.random.default_rng(0)
+  for name, count in (('train', 60), ('val', 10), ('test', 12)):
+    lines = [' '.join(draw.choice([*'abcd'], draw.integers(1, 6))) for _ in range(count)]
+    (folder / f'{name}.xx').write_text('\n'.join(lines) + '\n')
+    (folder / f'{name}.yy').write_text('\n'.join(lines).upper() + '\n')
+  config = configs.default('translation')
+  config.model.update(cell='gru', hidden_size=8, embed_size=8, attention_size=8)
+  config.data.update(path=str(folder), languages='xx-yy', source='pairs')
+  config.train.update(epochs=2, batch_size=8)
+  config.optim.learning_rate = 0.02
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    result = rnnlab.run(config, folder / 'runs').result
+  return folder / 'runs' / result['id'], folder
+
+
+def test_a_run_is_asked_as_it_has_answered(run, monkeypatch, capsys):
+  folder, data = run
+  kept = np.load(folder / 'predictions.npz')
+  right = pairs.from_bytes(kept['translations'])
+  texts = (data / 'test.xx').read_text().splitlines()
+  assert pairs.from_bytes(kept['sources']) == texts
+  model = rnnlab.load(folder)
+  assert model.translate(texts, beam=1) == right
+  monkeypatch.setattr(sys, 'argv', ['predict', str(folder), '--beam=1', *texts])
+  main.main()
+  assert capsys.readouterr().out.splitlines() == right
+  ensemble = rnnlab.load_ensembles(folder.parent)['gru']
+  assert ensemble.translate(texts[:2], beam=1) == right[:2]
+  for place, row in enumerate(kept['pictured']):
+    found = model.attention(texts[row], model.best([texts[row]], 1, beam=1)[0][0])
+    weights = kept['attention'][place][: len(found.target), : len(found.source)]
+    np.testing.assert_allclose(found.weights, weights, atol=1e-4)

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 from programs import few_cells
 
 import rnnlab
@@ -57,6 +60,44 @@ def test_what_is_compiled_is_found_again_and_said_once(folder, caplog):
   assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def _constant(value):
+  """A call of a function that every such target has a copy of, by one name, but its own value."""
+
+  @intrinsic
+  def call(typing, frame):
+    def generate(context, builder, signature, arguments):
+      kind = ir.FunctionType(ir.IntType(64), [])
+      function = ir.Function(builder.module, kind, 'rnnlab_test_constant')
+      function.linkage = 'linkonce_odr'
+      function.attributes.add('noinline')
+      inside = ir.IRBuilder(function.append_basic_block())
+      inside.ret(ir.Constant(ir.IntType(64), value))
+      return builder.call(function, [])
+
+    return types.intp(frame), generate
+
+  return call
+
+
+_one, _two = _constant(1), _constant(2)
+
+
+def one(frame):
+  return _one(frame)
+
+
+def two(frame):
+  return _two(frame)
+
+
+def test_what_is_compiled_has_the_functions_that_were_compiled_with_it(folder, monkeypatch):
+  for _ in ('compiled', 'found'):
+    for value, target in ((1, one), (2, two)):
+      assert run(compiled.address(target.__name__, 'key', target, {})) == value
+  monkeypatch.setattr(cache, 'kernels', lambda: None)
+  assert run(compiled.address('two', 'kept nowhere', two, {})) == 2
+
+
 @pytest.mark.parametrize('damage', ['flip', 'truncate', 'zeros', 'empty', 'garbage', 'of-another'])
 def test_a_damaged_file_is_compiled_anew(folder, damage, caplog):
   address()
@@ -71,7 +112,7 @@ def test_a_damaged_file_is_compiled_anew(folder, damage, caplog):
     'garbage': os.urandom(len(data)),
   }
   if damage == 'of-another':  # whole, but not what is wanted
-    cache.write(path, b'["a", "b", ["bm8=", "bm8="]]')
+    cache.write(path, b'["a", "bm8="]')
   else:
     path.write_bytes(made[damage])
   caplog.clear()

@@ -194,6 +194,22 @@ def test_gates_of_lstm_are_those_of_its_equations():
   assert np.isnan(found.memory.h).all()
 
 
+def test_a_gate_of_what_goes_into_a_product_is_no_forget_gate():
+  """In whichever order a step takes them: as GRU's, with the update gate before the reset gate."""
+
+  def step(params, h, x, dot):
+    z, r = jax.nn.sigmoid(x), jax.nn.sigmoid(2 * x)
+    kept = z * h
+    h = kept + (1 - z) * jnp.tanh(dot(params['w'], r * h))
+    return h, h
+
+  xs = jax.random.normal(jax.random.key(0), (BATCH, STEPS, HIDDEN), float)
+  found = flow.gate_statistics(
+    linear(np.eye(HIDDEN))._replace(step=step), {'w': jnp.eye(HIDDEN)}, xs
+  )
+  assert_allclose(found.memory, 1 / (1 - sigmoid(np.asarray(xs)).mean(axis=(0, 1))), rtol=1e-10)
+
+
 # What of the carry has a forget gate, and how many sigmoids a step has.
 GATES = {
   'elman': ('', 0),

@@ -76,6 +76,6 @@ def test_a_report_has_the_picture_where_runs_kept_it(workdir, tmp_path):
   assert (workdir / 'figures' / 'gradient_flow.png').stat().st_size > 5000
   assert 'LSTM: 0.43 at first and 0.025 at last, 8 steps before.' in drawing.alternative
   page = Page(workdir / 'report.html')
-  assert 'How much is left of the gradient' in page.text
+  assert 'The norm of the gradient of the loss' in page.text
   write_run(tmp_path)
   assert 'gradient_flow' not in {drawing.name for drawing in report.write(tmp_path).drawings}

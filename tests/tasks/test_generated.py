@@ -241,11 +241,14 @@ def test_a_run_of_each_problem_has_the_metrics_of_its_kind(name):
   assert np.isfinite([*done.result['final'].values()]).all()
 
 
-def test_it_learns():
+def test_it_learns_and_its_gradients_are_looked_at():
   config = config_of('majority', length=5, examples=1000, test_examples=200)
   config.model.update(cell='gru', hidden_size=8, dropout=0.0, recurrent_dropout=0.0)
   config.optim.learning_rate = 0.03
+  config.train.gradient_flow = True
   done = rnnlab.run(config)
+  assert {row['epoch'] for row in done.gradient_flow} == {0, 1, 2, 3}
+  assert all(row['lag'] < 5 and row['norm'] > 0 for row in done.gradient_flow)
   assert done.result['best']['test_accuracy'] > 0.95
 
 

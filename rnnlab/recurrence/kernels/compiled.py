@@ -23,14 +23,15 @@ from rnnlab.machine import cache
 
 _compiling, _trying = threading.Lock(), threading.Lock()  # what is tried compiles, in its thread
 _verdicts = {}  # by kernel and digest
-_libraries = []  # whose code must stay where it is
+_OBJECTS = b'\x7fELF', b'\xcf\xfa\xed\xfe', b'd\x86', b'd\xaa'  # of ELF, Mach-O, and COFF
+_engines = []  # whose code must stay where it is
 
 
 def digest(*parts: str | bytes | pathlib.Path) -> str:
   """Names a kernel by all that its code depends on; parts: text, bytes, or the paths of sources."""
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')]
   whole = hashlib.sha256(repr(versions).encode())
-  for part in parts:
+  for part in (pathlib.Path(__file__), *parts):
     whole.update(part.read_bytes() if hasattr(part, 'read_bytes') else str(part).encode() + b'\0')
   return whole.hexdigest()[:32]
 
@@ -40,51 +41,63 @@ def address(name: str, key: str, target: Callable, options: dict) -> int:
   with _compiling:
     folder = cache.kernels()
     if folder is None:
-      return _compile(name, target, options)[0]
+      return _placed(*_compile(name, target, options))
     path = folder / f'{name}-{key}.json'
     with cache.one_at_a_time(path):
       found = _load(path)
       if found is None:
-        found, data = _compile(name, target, options)
-        cache.write(path, data)
+        symbol, code = _compile(name, target, options)
+        cache.write(path, json.dumps([symbol, base64.b64encode(code).decode()]).encode())
+        found = _placed(symbol, code)
     return found
 
 
 def _compile(name, target, options):
-  """The address of what Numba compiles, and what `_load` needs to find it again."""
+  """The symbol of what Numba compiles, and the object code that has it."""
   from numba.core import ccallback, types
 
   words = 'Compiling the CPU kernel %s, once for this machine and version: up to half a minute.'
   logging.warning(words, name)
   made = ccallback.CFunc(target, ((types.intp,), types.intp), {}, options)
   made.compile()
-  library = made._library
-  _libraries.append(library)
-  title, _, code = library.serialize_using_object_code()
-  code = [base64.b64encode(part).decode() for part in code]
-  return made.address, json.dumps([title, made.native_name, code]).encode()
+  _, _, (code, _) = made._library.serialize_using_object_code()
+  return made.native_name, code
 
 
 def _load(path):
-  from numba.core import registry
-  from numba.core.runtime import nrt
-
   data = cache.read(path)
   if data is None:
     return None
   try:
-    title, symbol, code = json.loads(data)
-    state = title, 'object', tuple(map(base64.b64decode, code))
-    context = registry.cpu_target.target_context
-    nrt.rtsys.initialize(context)  # what gives out memory, which Numba starts where it compiles
-    library = context.codegen().unserialize_library(state)
-    found = library.get_pointer_to_function(symbol)
-    if not found:
-      raise ValueError(f'it has no {symbol}')
-  except Exception as error:  # of Numba's own; what it is does not matter, as there is a way out
+    symbol, code = json.loads(data)
+    return _placed(symbol, base64.b64decode(code))
+  except Exception as error:  # of LLVM's own; what it is does not matter, as there is a way out
     logging.warning('%s can not be loaded (%s).', path, error)
     return None
-  _libraries.append(library)
+
+
+def _placed(symbol, code):
+  """The address of a symbol of object code, which is put into memory by itself.
+
+  The code has a copy of each function that it calls. Beside what Numba has compiled before, as in
+  the process that compiles it, the linker would take the copies that are there already: these are
+  optimised otherwise, and round otherwise.
+  """
+  from llvmlite import binding
+  from numba.core import registry
+  from numba.core.runtime import nrt
+
+  if not code.startswith(_OBJECTS):  # LLVM would end the process
+    raise ValueError('it is no object code')
+  nrt.rtsys.initialize(registry.cpu_target.target_context)  # what gives out memory
+  machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
+  engine = binding.create_mcjit_compiler(binding.parse_assembly(''), machine)
+  engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
+  engine.finalize_object()
+  found = engine.get_function_address(symbol)
+  if not found:
+    raise ValueError(f'it has no {symbol}')
+  _engines.append(engine)
   return found
 
 
