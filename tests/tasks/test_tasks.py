@@ -165,8 +165,8 @@ def test_a_task_of_one_s_own_is_trained_and_its_least_error_is_the_best(executor
     result = json.loads(path.read_text())
     assert result['task'] == 'series'
     assert result['metrics'] == [
-      {'name': 'error', 'unit': 'V', 'better': 'lower', 'format': '.3f', 'link': ''},
-      {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f', 'link': ''},
+      {'name': 'error', 'unit': 'V', 'better': 'lower', 'format': '.3f', 'link': '', 'once': False},
+      {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f', 'link': '', 'once': False},
     ]
     rows = run_files.read_metrics(path.parent)
     errors = [row['validation_error'] for row in rows]
