@@ -190,26 +190,24 @@ def finish(
   seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
-  began = time.perf_counter()
-  task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
+  began, task, dataset = time.perf_counter(), shared.task, shared.dataset
   of_test = dataset.splits['test']
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    sums = metrics.of_split(task.loss, task.score, measured, outputs, of_test)
-    return metrics.means('test', sums, measured)
+    sums = metrics.of_split(task.loss, task.score, shared.program.metrics, outputs, of_test)
+    return metrics.means('test', sums, shared.program.metrics)
 
   best = None
   if shared.program.selects:
     predictions['best'] = np.asarray(outputs[1])
     row = rows[int(state.best_epoch) - 1]
-    names = ['epoch', *(f'validation_{name}' for name in metrics.names(measured))]
+    names = ['epoch', *(f'validation_{name}' for name in metrics.names(shared.program.metrics))]
     best = {name: row[name] for name in names} | test(outputs[1])
-  final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
+  final = {n: v for n, v in rows[-1].items() if n not in ('step', 'seconds')} | test(outputs[0])
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
-  final |= test(outputs[0])
   if task.examine:
     kept = state.best_params if best else params
     splits: Any = shared.splits  # as they are on the device
