@@ -190,30 +190,29 @@ def finish(
   seconds: float,
 ) -> Result:
   """The result of a run, from its rows and the test split's outputs by the last, and the best."""
-  began, task, dataset = time.perf_counter(), shared.task, shared.dataset
+  began = time.perf_counter()
+  task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
   predictions = {name: array for name, array in of_test.items() if name != 'inputs'}
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    sums = metrics.of_split(task.loss, task.score, shared.program.metrics, outputs, of_test)
-    return metrics.means('test', sums, shared.program.metrics)
+    sums = metrics.of_split(task.loss, task.score, measured, outputs, of_test)
+    return metrics.means('test', sums, measured)
 
   best = None
   if shared.program.selects:
     predictions['best'] = np.asarray(outputs[1])
-    row = rows[int(state.best_epoch) - 1]
-    names = ['epoch', *(f'validation_{name}' for name in metrics.names(shared.program.metrics))]
-    best = {name: row[name] for name in names} | test(outputs[1])
-  final = {n: v for n, v in rows[-1].items() if n not in ('step', 'seconds')} | test(outputs[0])
+    names = ['epoch', *(f'validation_{name}' for name in metrics.names(measured))]
+    best = {name: rows[int(state.best_epoch) - 1][name] for name in names} | test(outputs[1])
+  final = {name: value for name, value in rows[-1].items() if name not in ('step', 'seconds')}
   model, tx = shared.program.build(configs.split(spec.config)[1])
   params = tx.evaluated(state.params, state.opt_state)
+  final |= test(outputs[0])
   if task.examine:
-    kept = state.best_params if best else params
-    splits: Any = shared.splits  # as they are on the device
-    predictions |= hosts.fetch(task.examine(model, kept, dataset._replace(splits=splits)))
-    once = [metric.name for metric in task.metrics if metric.once and metric.name in predictions]
-    (best or final).update({f'test_{name}': float(predictions.pop(name)) for name in once})
+    found, scores = _examined(shared, model, state.best_params if best else params)
+    predictions |= found
+    (best or final).update(scores)
   result = {
     'id': spec.id,
     'overrides': spec.overrides,
@@ -230,7 +229,6 @@ def finish(
     'best': best,
     **_history(spec, state, rows, seconds + time.perf_counter() - began),
   }
-  hard = hardest.hardest(task, dataset, predictions.get('best', predictions['final']))
   return Result(
     result,
     rows,
@@ -240,8 +238,17 @@ def finish(
     predictions,
     dataset.vocabulary,
     dict(dataset.encoding),
-    hard,
+    hardest.hardest(task, dataset, predictions.get('best', predictions['final'])),
   )
+
+
+def _examined(shared, model, params):
+  """What the task's `examine` gives: what is kept, and the metrics that are known once."""
+  splits: Any = shared.splits  # as they are on the device
+  dataset = shared.dataset._replace(splits=splits)
+  found = hosts.fetch(shared.task.examine(model, params, dataset))
+  once = [metric.name for metric in shared.task.metrics if metric.once and metric.name in found]
+  return found, {f'test_{name}': float(found.pop(name)) for name in once}
 
 
 def _history(spec, state, rows, seconds):
