@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rnnlab import tasks
 from rnnlab.console.words import near
 from rnnlab.machine.disk import AnyPath
-from rnnlab.results import measures, statistics
+from rnnlab.results import flow, measures, statistics
 from rnnlab.results.groups import side_words
 from rnnlab.results.load import (
   COUNTS,
@@ -40,11 +40,11 @@ def check_claims(
   """The claims in plain Python; raises ValueError, for people, unless they can be tested.
 
   A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
-  a number of `load_runs`; says, one of SAYS; margin, in the metric's unit, for those of
-  NEEDS_MARGIN alone; and, if the report is to give it, command, which makes these runs again. With
-  `config`, of which the runs are to be made, nothing may be there that is of no use: a margin of
-  another claim, fields that no config has, values that no run may have. The sides of a claim on
-  runs of another task than config's have its 'task.name'. metrics: those of config's task.
+  a number of `load_runs` or `flow.reach_of`; says, one of SAYS; margin, in the metric's unit, for
+  those of NEEDS_MARGIN alone; and, if the report is to give it, command, which makes these runs
+  again. With `config`, of which the runs are to be made, nothing may be there that is of no use: a
+  margin of another claim, fields that no config has, values that no run may have. The sides of a
+  claim on runs of another task than config's have its 'task.name'. metrics: those of config's task.
   """
   if not isinstance(claims, list | tuple):
     raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
@@ -55,7 +55,7 @@ def check_claims(
       task = _task_of(claim, config.task.name)
       take = functools.partial(configs.take, task=task)
       of_claim = metrics if task == config.task.name else tasks.find(task).metrics
-    columns = measures.columns(of_claim) + COUNTS + TIMES
+    columns = measures.columns(of_claim) + COUNTS + TIMES + flow.REACH
     checked.append(_checked(f'claim {number}', claim, take, columns))
   for number, claim in enumerate(checked if config else (), 1):
     if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
@@ -144,7 +144,7 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   recorded = recorded if isinstance(recorded, list) else [recorded]
   configs = flatten(config_of(workdir / run) for run in runs['id'])
   configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
-  every = pd.concat([runs, configs], axis=1)
+  every = pd.concat([runs, configs, flow.reach_of(workdir, runs)], axis=1)
   missing = {run: error for run, error, _ in missing_runs(workdir, set(runs['id']))}
   undone = [
     run | {'failed': missing[run['id']] != NO_RESULT}
@@ -173,7 +173,7 @@ def _one_of(where, what, word, words):
 def _tested(claim, every, undone):
   """`_test`, or, of a claim that cannot be tested as it stands, an undecided row that says why."""
   try:
-    columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES
+    columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES + flow.REACH
     _checked('claim 1', claim, lambda _, value: configs.plain(value), columns)
     return _test(claim, every, undone)
   except ValueError as error:

@@ -2,12 +2,15 @@
 
 import pathlib
 
+import numpy as np
 import pandas as pd
 
 from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import folder as run_files
 
 COLUMNS = ('epoch', 'layer', 'lag', 'norm')
+LEAST = -38  # about where float32 ends
+REACH = ['first_gradient_reach', 'last_gradient_reach']
 
 
 def flow_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
@@ -29,3 +32,19 @@ def flow_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   found = found.merge(last.rename(columns={'norm': 'last'}), on=at, how='left')
   found['share'] = found['norm'] / found.pop('last')
   return runs.merge(found, on='id')
+
+
+def reach_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
+  """How far the gradient of each of `runs` reached: a row a run, indexed as they are.
+
+  Columns first_gradient_reach and last_gradient_reach: before training and after it, the logarithm
+  to base 10 of the share of the gradient's norm in the first layer that is left at the greatest lag
+  that was kept, LEAST at least; NaN where none was kept.
+  """
+  flow = flow_of(workdir, runs[['id']])
+  farthest = flow.groupby('id')['lag'].transform('max')
+  flow = flow[(flow['layer'] == 1) & (flow['lag'] == farthest)].sort_values('epoch')
+  ends = (
+    np.log10(flow.set_index('id')['share'].clip(10**LEAST)).groupby(level=0).agg(['first', 'last'])
+  )
+  return ends.set_axis(REACH, axis=1).reindex(runs['id']).set_index(runs.index)

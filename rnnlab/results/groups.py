@@ -74,12 +74,12 @@ def label(frame: pd.DataFrame) -> pd.Series:
 
 
 def cell_name(name: str) -> str:
-  """A cell\'s name for people."""
+  """A cell's name for people."""
   return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(str(name), str(name))
 
 
 def value_words(value: Any) -> str:
-  """A setting\'s value for people."""
+  """A setting's value for people."""
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 

@@ -176,7 +176,7 @@ def legible(value: Any) -> Any:
 
 
 def _distinct(read):
-  """Those of `read` whose config no run before them has; the others are told."""
+  """The runs of `read` whose config no earlier one has; a warning names each of the others."""
   found = {}
   for config, overrides, row in read:
     first = found.setdefault(run_files.canonical(config), (config, overrides, row))[2]['id']

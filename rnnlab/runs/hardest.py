@@ -19,7 +19,7 @@ def hardest(task: Task, dataset: Dataset, outputs: np.ndarray) -> list[dict[str,
   outputs: the model's for the test split, `[N, ...]`. Returns, for each, row: which example of the
   split, from 0; loss; shown: a text, or a series' features, see `rnnlab.data.shown`; true and
   predicted: in words, '' where the task does not say what its outputs mean, or says it of each
-  step. None of a stream, whose places are no examples.
+  step. Empty for a stream, whose positions are not examples.
   """
   if task.batches == 'windows':
     return []

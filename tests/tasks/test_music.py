@@ -87,7 +87,7 @@ def test_a_loss_counts_rows_by_their_weights_and_notes_of_all_rows_together():
 
 
 def test_training_learns_which_keys_are_played(trained):
-  first, last = trained.rows[0], trained.rows[-1]
+  first, last = trained.metrics[0], trained.metrics[-1]
   assert last['validation_nll'] < 0.8 * first['train_nll']
 
 

@@ -146,5 +146,5 @@ def test_a_missing_side_is_told(config, tmp_path):
 
 def test_batches_are_as_wide_as_the_longer_side(config):
   made = translation.load(program.data_of(config))
-  assert len(made.widths) == 2 and made.widths[-1] == 9  # eight words and the end
+  assert len(made.widths) == 2 and made.widths[-1] == 10  # eight words between two ids
   assert isinstance(made.spec, pairs.Spec)

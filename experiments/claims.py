@@ -1,0 +1,188 @@
+"""What is said of LSTM, GRU and newer cells, as claims that are stated before the runs.
+
+    python launch.py --config=experiments/claims.py
+
+The tutorial's claims and some of the literature's, each on runs that can decide it, with ten seeds
+a setting; report.html ends in a page of what holds. It goes on from where it was broken off.
+
+    python launch.py --config=experiments/claims.py:PART
+
+A part alone: `reviews`, the tutorial's own comparison on film reviews; `adding`, the adding problem
+over 200 steps, of which gradients are measured too; `counting`, strings of a^n b^n; `recall`, pairs
+that are to be remembered; `forget`, whether a forget bias of 1 helps where lags are long.
+
+    python launch.py --config=experiments/claims.py:quick
+
+All parts with three seeds and a quarter of the epochs.
+
+    python launch.py --config=experiments/claims.py:smoke
+
+Two seeds of tiny models, to see that everything works.
+"""
+
+import difflib
+
+from experiments import adding, counting, generated, imdb
+
+PARTS = ('reviews', 'adding', 'counting', 'recall', 'forget')
+PRESETS = ('', *PARTS, 'quick', 'smoke')
+SEEDS = {'quick': 3, 'smoke': 2}  # others have ten
+ACCURACY = 0.01  # a difference below this is none
+ERROR = 0.005  # likewise, of the squared error of the adding problem
+
+
+def get_config(preset=''):
+  """The config of the first part of `preset`, one of PRESETS; `sweep` has those of all."""
+  if preset not in PRESETS:
+    near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    words = ', '.join(PRESETS[1:])
+    raise ValueError(f'no preset {preset!r} in experiments/claims.py{hint}: {words}')
+  return _config(_parts(preset)[0], preset)
+
+
+def sweep(add, preset):
+  """The settings of each part, each with the same seeds."""
+  for part in _parts(preset):
+    config = _config(part, preset)
+    for setting in _settings(part):
+      for seed in range(SEEDS.get(preset, 10)):
+        add(setting | {'seed': seed}, config)
+
+
+def claims(preset):
+  """What is claimed of the runs of each part."""
+  said = []
+  for part in _parts(preset):
+    command = f'python launch.py --config=experiments/claims.py:{part}'
+    for words, a, b, says, metric, *margin in CLAIMS[part]:
+      sides = {'a': SETTINGS[part][a], 'b': SETTINGS[part][b]}
+      sides = {side: _of(part) | setting for side, setting in sides.items()}
+      rest = {'margin': margin[0]} if margin else {}
+      said.append({'claim': words, **sides, 'metric': metric, 'says': says, **rest})
+      said[-1]['command'] = command
+  return said
+
+
+def _parts(preset):
+  return [preset] if preset in PARTS else PARTS
+
+
+def _of(part):
+  """What sets the runs of a part apart from those of the others."""
+  if part == 'reviews':
+    return {'task.name': 'classification'}
+  problem = {'counting': 'anbn', 'recall': 'associative_recall', 'forget': 'temporal_order'}
+  return {'task.name': 'generated', 'data.problem': problem.get(part, part)}
+
+
+def _settings(part):
+  return [_of(part) | setting for setting in SETTINGS[part].values()]
+
+
+def _config(part, preset):
+  made = {
+    'reviews': imdb.get_config,
+    'adding': adding.get_config,
+    'counting': counting.get_config,
+    'recall': lambda size: generated.get_config(size or 'associative_recall'),
+    'forget': lambda size: generated.get_config(size or 'temporal_order'),
+  }
+  config = made[part]('smoke' if preset == 'smoke' else '')
+  if preset == 'smoke' and part == 'recall':
+    config.data.update(problem='associative_recall', length=16, pairs=2)
+  if part == 'reviews' and preset != 'smoke':
+    config.train.epochs = 5
+  if part == 'adding':
+    config.train.gradient_flow = True
+  if preset == 'quick':
+    config.train.epochs = max(2, config.train.epochs // 4)
+  return config
+
+
+def _cell(name, **fields):
+  return {'model.cell': name} | {f'model.{field}': value for field, value in fields.items()}
+
+
+SETTINGS = {
+  'reviews': {
+    'lstm': _cell('lstm', hidden_size=64),
+    'gru': _cell('gru', hidden_size=64),
+    'wide gru': _cell('gru', hidden_size=80),  # as many recurrent parameters as the LSTM, within 2%
+  },
+  'adding': {name: _cell(name) for name in ('lstm', 'gru', 'elman', 'minlstm', 'mingru')},
+  'counting': {name: _cell(name) for name in ('lstm', 'gru', 'elman', 'irnn')},
+  'recall': {name: _cell(name) for name in ('lstm', 'gru', 'slstm', 'mlstm')},
+  'forget': {
+    'one': {'model.cell': 'lstm', 'model.lstm.forget_bias': 1.0},
+    'none': {'model.cell': 'lstm', 'model.lstm.forget_bias': 0.0},
+  },
+}
+# Of each part: the words, a, b, what is said of b, the metric, and the margin where there is one.
+CLAIMS = {
+  'reviews': (
+    (
+      'GRU is faster an epoch than LSTM at equal units',
+      'lstm',
+      'gru',
+      'b < a',
+      'seconds_per_epoch',
+    ),
+    (
+      'GRU is faster an epoch than LSTM at equal recurrent parameters',
+      *('lstm', 'wide gru', 'b < a', 'seconds_per_epoch'),
+    ),
+    ('GRU is easier to train: its best epoch comes earlier', 'lstm', 'gru', 'b < a', 'best_epoch'),
+    (
+      'GRU is at least as accurate as LSTM on reviews, at equal units',
+      *('lstm', 'gru', 'b >= a', 'best_test_accuracy', ACCURACY),
+    ),
+    (
+      'GRU is at least as accurate as LSTM on reviews, at equal recurrent parameters',
+      *('lstm', 'wide gru', 'b >= a', 'best_test_accuracy', ACCURACY),
+    ),
+  ),
+  'adding': (
+    (
+      "LSTM's gradient reaches further back than Elman's before training",
+      *('elman', 'lstm', 'b > a', 'first_gradient_reach'),
+    ),
+    (
+      "LSTM's gradient reaches further back than Elman's after training",
+      *('elman', 'lstm', 'b > a', 'last_gradient_reach'),
+    ),
+    (
+      "LSTM's gradient reaches further back than GRU's after training",
+      *('gru', 'lstm', 'b > a', 'last_gradient_reach'),
+    ),
+    ('LSTM errs less than Elman over 200 steps', 'elman', 'lstm', 'b < a', 'best_test_error'),
+    ('GRU errs less than Elman over 200 steps', 'elman', 'gru', 'b < a', 'best_test_error'),
+    (
+      'minLSTM keeps up with LSTM over 200 steps',
+      *('lstm', 'minlstm', 'b <= a', 'best_test_error', ERROR),
+    ),
+    (
+      'minGRU keeps up with GRU over 200 steps',
+      *('gru', 'mingru', 'b <= a', 'best_test_error', ERROR),
+    ),
+  ),
+  'counting': (
+    ('LSTM counts further than GRU', 'gru', 'lstm', 'b > a', 'best_test_right_up_to'),
+    ('LSTM counts further than Elman', 'elman', 'lstm', 'b > a', 'best_test_right_up_to'),
+    ('A rectified Elman counts further than GRU', 'gru', 'irnn', 'b > a', 'best_test_right_up_to'),
+  ),
+  'recall': (
+    (
+      "sLSTM's exponential gates recall more than LSTM",
+      *('lstm', 'slstm', 'b > a', 'best_test_accuracy'),
+    ),
+    ("mLSTM's matrix recalls more than LSTM", 'lstm', 'mlstm', 'b > a', 'best_test_accuracy'),
+    ('GRU recalls more than LSTM', 'lstm', 'gru', 'b > a', 'best_test_accuracy'),
+  ),
+  'forget': (
+    (
+      'A forget bias of 1 helps LSTM to tell an order over long lags',
+      *('none', 'one', 'b > a', 'best_test_accuracy'),
+    ),
+  ),
+}
