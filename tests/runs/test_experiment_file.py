@@ -14,7 +14,7 @@ from programs import ROOT, launched
 from experiments import imdb
 from rnnlab import results
 from rnnlab.runs import configs, experiment_file
-from rnnlab.sweeps import search, sweep
+from rnnlab.sweeps import asking, search, sweep
 
 GOOD = 'from experiments.imdb import get_config\n'
 BROKEN = {  # the file, its preset, and what is said of it
@@ -280,7 +280,7 @@ def test_an_option_of_a_cell_that_no_run_has_is_an_error():
   ],
 )
 def test_a_sweep_that_is_none_is_told(over, words, monkeypatch):
-  monkeypatch.setattr(sweep, 'MOST', 5)
+  monkeypatch.setattr(asking, 'MOST', 5)
   with pytest.raises(ValueError) as error:
     sweep.expand(smoke(), over)
   assert words in str(error.value)
