@@ -16,7 +16,7 @@ _HOMES = {
   'runs.experiment': ('Result',),
   'runs.run': ('run',),
   'models': ('Recurrent', 'SequenceClassifier', 'pool'),
-  'predict': ('Ensemble', 'Predictor', 'TextModel', 'export', 'load', 'load_ensembles'),
+  'predict': ('Ensemble', 'Predictor', 'export', 'load', 'load_ensembles'),
   'recurrence': ('bidirectional', 'dropout_masks', 'stacked', 'unroll'),
   'results': ('load_metrics', 'load_runs'),
   'sweeping': ('sweep',),

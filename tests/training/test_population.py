@@ -199,7 +199,7 @@ def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
     return Line(), optim.optimizer(config, 0)
 
   fields = {'name': 'asgd', 'schedule': 'plateau', 'nonmonotone': 1, 'warmup_steps': 0}
-  fields |= {'weight_decay': 0.0, 'clip_norm': 0.0, 'learning_rate': 2.0}
+  fields |= {'weight_decay': 0.0, 'clip_norm': 0.0, 'learning_rate': 2.0, 'weight_noise': 0.0}
   draw, task = np.random.default_rng(0), classification.task
   split, validation = (
     {'inputs': draw.normal(size=(60, 3)).astype(np.float32), 'labels': draw.integers(0, 2, 60)}
