@@ -146,12 +146,12 @@ def blocks_of(
   sweep.json, as results.references_of gives them.
   """
   blocks = []
-  pairs = pairs.assign(where=where(pairs))
   for key, part in runs.groupby(results.DATA, sort=False):
     summed, paired, others = (
       frame[frame[results.DATA].eq(pd.Series(key, results.DATA)).all(axis=1)]
       for frame in (summary, pairs[of_cells(pairs)], pairs[~of_cells(pairs)])
     )
+    paired, others = (frame.assign(where=where(frame)) for frame in (paired, others))
     said = [words for reference in references if (words := results.reference_for(reference, part))]
     blocks.append(Block(_caption(part), summed, paired, others, part, ' '.join(said)))
   return blocks

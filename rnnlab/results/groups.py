@@ -47,30 +47,30 @@ def label(frame: pd.DataFrame) -> pd.Series:
   """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
   frame = measures.of_now(frame)
   # What sets one task's runs, or those on one set of data, apart from another's need not be said.
+  names = [name for name in settings(frame) if name != 'model.cell']
   of_data = frame.groupby([name for name in DATA if name in frame], dropna=False)
-  counts = of_data[settings(frame)].nunique(dropna=False).max()
-  varying = [name for name in counts.index if name != 'model.cell' and counts[name] > 1]
+  varies = of_data[names].transform('nunique', dropna=False) > 1
+  varying = [name for name in names if varies[name].any()]
   ends = [name.rpartition('.')[2] for name in varying]
   shorts = {
     name: end if ends.count(end) == 1 else name for name, end in zip(varying, ends, strict=True)
   }
   source = 'title' if frame['title'].nunique() > frame['source'].nunique() else 'source'
 
-  def words(row):
+  def words(row, varies):
     yield cell_name(row['model.cell'])
     yield from (
       f'{short}={value_words(row[name])}'
       for name, short in shorts.items()
-      if not pd.isna(row[name])
+      if varies[name] and not pd.isna(row[name])
     )
     if frame['task'].nunique() > 1:
       yield f'({row["task"]})'
     if frame[source].nunique() > 1:
       yield f'({row[source]})'
 
-  return pd.Series(
-    [' '.join(words(row)) for row in frame.to_dict('records')], index=frame.index, dtype=object
-  )
+  rows = zip(frame.to_dict('records'), varies.to_dict('records'), strict=True)
+  return pd.Series([' '.join(words(*row)) for row in rows], index=frame.index, dtype=object)
 
 
 def cell_name(name: str) -> str:

@@ -11,8 +11,9 @@ from test_report import write_run, write_runs
 
 from rnnlab import results
 from rnnlab.reports import report
-from rnnlab.results import measures, statistics
+from rnnlab.results import flow, measures, statistics
 from rnnlab.runs import configs
+from rnnlab.runs import folder as run_files
 from rnnlab.tasks.base import Metric
 
 CLAIM = {
@@ -420,3 +421,33 @@ def test_a_claim_on_another_task_names_it_and_is_of_its_metrics():
     results.check_claims([claim | wrong], config)
   with pytest.raises(ValueError, match="did you mean 'regression'"):
     results.check_claims([claim | {'a': sides[0] | {'task.name': 'regresion'}}], config)
+
+
+def test_settings_are_named_where_they_differ_on_the_same_data():
+  rows = [('lstm', 'a', 64, 5), ('gru', 'a', 80, 5), ('lstm', 'b', 10, 40), ('gru', 'b', 10, 40)]
+  names = ('model.cell', 'title', 'model.hidden_size', 'train.epochs')
+  frame = pd.DataFrame(rows, columns=names).assign(source='x', validation_is_test=False)
+  assert list(results.label(frame)) == [
+    'LSTM hidden_size=64 (a)',
+    'GRU hidden_size=80 (a)',
+    'LSTM (b)',
+    'GRU (b)',
+  ]
+
+
+def test_a_claim_may_be_on_how_far_gradients_reach(tmp_path):
+  for cell, power in (('lstm', -1.0), ('gru', -3.0)):
+    for seed in range(4):
+      folder = write_run(tmp_path, cell, seed, 0.8)
+      norms = [(0, 2, 0.1), (0, 0, 4.0), (0, 9, 0.0)]  # of which nothing is left at first
+      norms += [(3, 0, 5.0), (3, 9, 5 * 10 ** (power + seed / 10))]
+      rows = [{'epoch': e, 'layer': 1, 'lag': lag, 'norm': norm} for e, lag, norm in norms]
+      run_files.write_flow(folder, [*rows, {'epoch': 3, 'layer': 2, 'lag': 9, 'norm': 7.0}])
+  claim = {'claim': 'LSTM reaches further', 'says': 'b > a'}
+  claim |= {'a': {'model.cell': 'gru'}, 'b': {'model.cell': 'lstm'}}
+  first, last = (f'{when}_gradient_reach' for when in ('first', 'last'))
+  found = verdicts(tmp_path, claim | {'metric': last}, claim | {'metric': first})
+  assert list(found['verdict']) == ['supported', 'undecided']
+  assert found['difference'][0] == pytest.approx(2)
+  reach = flow.reach_of(tmp_path, results.load_runs(tmp_path))
+  assert set(reach[first]) == {-38} and reach[last].min() == pytest.approx(-3)

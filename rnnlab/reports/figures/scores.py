@@ -170,7 +170,7 @@ def frontier(summary: pd.DataFrame, note: str = '') -> Figure:
   """The mean primary metric against seconds a run, a dot a group, a panel for each set of data."""
   metric = measures.metrics_of(summary)[0]
   colours = colours_of(summary['model.cell'])
-  blocks = [block for _, block in summary.groupby(results.DATA, sort=False)]
+  blocks = [block.copy() for _, block in summary.groupby(results.DATA, sort=False)]
   unit, scale = time_unit(summary['seconds'].max())
   fig = new_figure(10, 4.6 * len(blocks), note)
   for ax, block in zip(fig.subplots(len(blocks), squeeze=False)[:, 0], blocks, strict=True):
