@@ -55,7 +55,7 @@ def settled(request: Request, settle: Callable[[ConfigDict], ConfigDict]) -> Req
   found: dict[tuple[str, str], ConfigDict] = {}
 
   def once(config):
-    key = config.task.name, str(config.get('data'))
+    key = config.task.name, repr(config.to_dict().get('data'))  # its str is YAML, and slow
     if key not in found:
       found[key] = settle(config)
     other = ConfigDict(config)

@@ -3,8 +3,8 @@
     source -> encoder -> memory <- attention <- decoder -> logits of the vocabulary -> -log p(token)
 
 The splits are those of `rnnlab.data.pairs`. What the model puts out for a pair is float32 `[2]`:
-the negative log-likelihood of the target in nats, and how many tokens, its end among them, that is
-of.
+the negative log-likelihood of the target in nats, and the number of its tokens, the end among them.
+
 Epochs are chosen by perplexity, the right tokens before being given; how good the translations are
 that a model writes by itself is known once, of the test split, at the end of a run.
 """
@@ -121,18 +121,15 @@ def examine(model, params, dataset) -> dict[str, Any]:
 
 def translated(model, params, source, encoding) -> list[str]:
   """The translations of sources, int32 `[N, S]`, the likeliest token at each step."""
-  import jax
-
   from rnnlab.models import decoding
 
   never = pairs.PAD, pairs.BOS, pairs.UNK
   search = decoding.Search(pairs.BOS, pairs.EOS, never, size=1)
 
-  @jax.jit
-  def of_batch(params, source):
+  def of_batch(source):
     return decoding.found((model,), (params,), source, search)
 
-  found = decoding.in_batches(lambda batch: of_batch(params, batch), source, ROWS)
+  found = decoding.in_batches(of_batch, source, ROWS)
   return [pairs.decode(ids.tolist(), encoding['target']) for ids in found.ids[:, 0]]
 
 
