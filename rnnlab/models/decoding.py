@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Next = Callable[[Any, Any, Array], tuple[Array, Any, Array | None]]
+LENGTH = 0.6  # the penalty of a search where nobody gives one
 NARROWEST = 8  # places of a source in a batch
 
 
@@ -301,10 +302,11 @@ def next_of(models: 'Sequence[nn.Module]', params: Sequence[Any]) -> Next:
 def limits(source: Array) -> tuple[Array, int]:
   """How many tokens a translation has at most: of each source, int32 `[N]`, and of any, for `beam`.
 
-  source: int32 `[N, S]`, tokens and an end, and behind that 0. That of an empty one is empty.
+  source: int32 `[N, S]`, tokens and an end, and behind that 0. That of an empty one is empty. There
+  is room for commands of which a word or two ask for many actions.
   """
   tokens = (source != 0).sum(axis=1) - 1
-  return jnp.where(tokens > 0, 2 * tokens + 10, 0), 2 * source.shape[1] + 10
+  return jnp.where(tokens > 0, 2 * tokens + 30, 0), 2 * source.shape[1] + 30
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

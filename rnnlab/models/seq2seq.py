@@ -56,6 +56,7 @@ class Seq2Seq(nn.Module):
     2016).
   precision: as of `Recurrent`; remat: that of the encoder. convention: whose initialisers
     embeddings and output have, one of `rnnlab.conventions.NAMES`.
+  beam: how many hypotheses it is to be tested with, at the end of training; it does nothing here.
   """
 
   encoder: tuple[Cell, ...]
@@ -78,6 +79,7 @@ class Seq2Seq(nn.Module):
   precision: str = 'float32'
   remat: bool = False
   convention: str = 'keras'
+  beam: int = 1
 
   def setup(self) -> None:
     start, embed = initial.get(self.convention), self.embed_size

@@ -180,6 +180,10 @@ class Task(NamedTuple):
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions holds, for each run of a setting, what its predictions.npz does,
     and so what `examine` gave.
+  sums: `(predictions, outputs) -> {metric's name: (sums [N, K], score)}`: of metrics of the test
+    split that are made of sums over its examples, as BLEU is, what each of the N examples adds, and
+    what makes values `[M]` of such sums `[M, K]`. predictions is what a run's predictions.npz
+    holds, outputs the model's among them. Intervals over examples are made of it.
   batches: 'rows' of examples, shuffled; or 'windows' of a stream, in order, see below.
   draw: `(data config) -> ((key, n) -> arrays of n examples)`, for a task of rows whose training
     examples are drawn for the step that takes them, in the compiled program: a step's key is drawn
@@ -205,6 +209,7 @@ class Task(NamedTuple):
   join: Callable[[Iterable[int], Mapping[str, Any], Sequence[str]], str] | None = None
   examine: Callable[[Any, Any, Dataset], dict[str, Any]] | None = None
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
+  sums: Callable[[Mapping[str, Any], Any], dict[str, tuple[Any, Callable]]] | None = None
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   batches: str = 'rows'

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from programs import finals
 
+import rnnlab
 from rnnlab import results
 from rnnlab.data import DataError, pairs
 from rnnlab.reports import report
@@ -46,7 +47,7 @@ def config(tmp_path_factory):
   found.data.languages = 'xx-yy'
   found.data.buckets = 2
   found.update_from_flattened_dict(SIZES)
-  found.model.update(tied=True, label_smoothing=0.1, word_dropout=0.1)
+  found.model.update(tied=True, label_smoothing=0.1, word_dropout=0.1, beam=2)
   found.optim.learning_rate = 0.02
   found.train.update(batch_size=8, epochs=2)
   return program.settle(found)
@@ -88,6 +89,12 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
     hard = run_files.read_hardest(folder)[0]
     place = int(np.argmax(nll / count))
     assert hard['row'] == place and hard['true'] == right[place]
+    beam = [row.tobytes().rstrip(b'\0').decode() for row in kept['beam_translations']]
+    asked = (whole / config.data.path / 'test.xx').read_text().splitlines()
+    assert beam == rnnlab.load(folder).translate(asked, beam=2) != texts
+    wrong = [a != b for a, b in zip(beam, right, strict=True)]
+    assert result['best']['test_beam_sentence_error_rate'] == np.mean(wrong)
+    assert result['best']['test_beam_seconds'] > 0
     scored = importlib.util.find_spec('sacrebleu') is not None
     assert ('test_bleu' in result['best']) == scored == ('bleu_statistics' in kept)
 
@@ -100,6 +107,9 @@ def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   told = report.write(whole)
   page = (whole / 'summary.md').read_text()
   assert 'token error rate' in page and told.drawings
+  compared = told.comparisons.set_index('metric').loc['best_test_token_error_rate']
+  assert 0 < compared['p_items'] <= 1 and np.isnan(compared['items_low'])  # as of one seed each
+  assert '| beam token error rate, % |' in page and '| beam seconds, seconds |' in page
   assert ('bleu' in page) == (importlib.util.find_spec('sacrebleu') is not None)
 
 
@@ -128,6 +138,8 @@ REFUSED = [
   ({'model.truncate': (2, 4)}, 'model.truncate'),
   ({'model.attention': 'aditive'}, 'additive'),
   ({'task.metric': 'bleu'}, 'perplexity'),
+  ({'model.beam': 0}, 'model.beam'),
+  ({'data.longer': True}, 'only drawn pairs'),
 ]
 
 
