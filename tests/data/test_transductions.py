@@ -2,8 +2,11 @@
 
 import pytest
 from ml_collections import ConfigDict
+from programs import ROOT
 
 from rnnlab.data import pairs, transductions
+from rnnlab.runs import experiment_file
+from rnnlab.sweeps import sweep
 from rnnlab.tasks import translating
 
 
@@ -98,3 +101,15 @@ def test_longer_ones_are_tested_on(rule, bound):
   assert lengths['test'].min() > bound and len(lengths['test']) == (40 if bound == 10 else 3_920)
   limits = 2 * (found.splits['test']['inputs']['source'] > pairs.EOS).sum(axis=1) + 30
   assert (lengths['test'] <= limits).all()  # so that a model may say all of it
+
+
+def test_the_experiment_describes_runs_of_each_rule():
+  path = ROOT / 'experiments' / 'seq2seq_tasks.py'
+  for preset in ('', *transductions.RULES, 'smoke'):
+    made = experiment_file.read(path, preset)
+    runs = sweep.expand(made.config, made.sweep)
+    assert len(runs) == 6 and {run.config.model.cell for run in runs} == {'lstm', 'gru'}
+    assert runs[0].config.data.source == 'drawn'
+    assert runs[0].config.data.rule == (preset if preset in transductions.RULES else 'reverse')
+  with pytest.raises(ValueError, match='no preset'):
+    experiment_file.read(path, 'reversed')
