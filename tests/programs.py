@@ -98,7 +98,7 @@ def finals(workdir):
       del row['seconds']
     at, arrays = parameters(path.parent)
     final, best = (
-      of and {name: value for name, value in of.items() if not name.endswith('_seconds')}
+      of and {name: value for name, value in of.items() if not name.endswith('_time')}
       for of in (result['final'], result['best'])
     )
     found[result['id']] = final, best, rows, (at, arrays)

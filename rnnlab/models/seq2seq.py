@@ -52,6 +52,9 @@ class Seq2Seq(nn.Module):
   dropout, recurrent_dropout: of what each layer's products take, as of `Recurrent`; embed_dropout,
     output_dropout: of both embeddings and of what the output takes. All have one mask a row for all
     steps. word_dropout: the rate at which the decoder does not see the token before.
+  scheduled_sampling: the rate at which the decoder reads in training the token that it finds the
+    likeliest, in place of the right one (Bengio et al. 2015). Which these are it says by itself,
+    step by step and without dropout, before the pass of which the gradient is; none passes by them.
   label_smoothing: the part of the probability that is spread over the vocabulary (Szegedy et al.
     2016).
   precision: as of `Recurrent`; remat: that of the encoder. convention: whose initialisers
@@ -75,6 +78,7 @@ class Seq2Seq(nn.Module):
   recurrent_dropout: float = 0.0
   output_dropout: float = 0.0
   word_dropout: float = 0.0
+  scheduled_sampling: float = 0.0
   label_smoothing: float = 0.0
   precision: str = 'float32'
   remat: bool = False
@@ -123,6 +127,8 @@ class Seq2Seq(nn.Module):
     ids, targets = target[:, :-1], target[:, 1:]
     real = targets != 0
     encoded = self.encode(inputs['source'], deterministic)
+    if not (deterministic or recurrence.is_off(self.scheduled_sampling)):
+      ids = self._read(encoded, ids)
     hs = self._teacher_forced(encoded, ids, real, deterministic)
     rows = hs.reshape(-1, hs.shape[-1])
     nll = softmax.nll(rows, targets.ravel(), *self.head).reshape(real.shape)
@@ -225,6 +231,23 @@ class Seq2Seq(nn.Module):
     for layer, before in zip(self.Recurrent_above, above, strict=True):
       hs = layer(hs, real, deterministic, initial_carry=before)
     return self._drop(hs, self.output_dropout, deterministic)
+
+  def _read(self, encoded, ids):
+    """The tokens before, `[B, T]`, some of them the decoder's own in place of `ids`."""
+    own = jax.random.bernoulli(self.make_rng('dropout'), self.scheduled_sampling, ids.shape)
+    own = own.at[:, 0].set(False)  # nothing was said before the first
+    model, variables = self.unbind()  # Flax's modules cannot be called in a scan
+
+    def one(state, given):
+      carry, said = state
+      right, own = given
+      read = jnp.where(own, said, right)
+      logits, carry, _ = model.apply(variables, encoded, carry, read, method='next')
+      return (carry, jnp.argmax(logits, axis=-1).astype(ids.dtype)), read
+
+    start = self.start(encoded), ids[:, 0]
+    _, read = jax.lax.scan(one, jax.lax.stop_gradient(start), (ids.T, own.T))
+    return read.T
 
   def _drop(self, xs, rate, deterministic):
     if deterministic or recurrence.is_off(rate):

@@ -257,11 +257,11 @@ def paired(a: Resampled, b: Resampled) -> float:
   """p of paired bootstrap resampling (Koehn 2004) of the runs as they are, as sacreBLEU has it.
 
   How often on resampled test items the mean of b's runs is further from that of a's than in the
-  mean over the draws, by more than they differ on the test set itself. It says nothing of other
-  seeds, and is known of one run each. From one call of `resample`.
+  mean over the draws, by as much as they differ on the test set itself or more. It says nothing of
+  other seeds, and is known of one run each. From one call of `resample`.
   """
   apart = np.abs(b.given - a.given)
-  above = np.sum(apart - apart.mean() > abs(b.share.mean() - a.share.mean()))
+  above = np.sum(apart - apart.mean() >= abs(b.share.mean() - a.share.mean()))
   return float((above + 1) / (len(apart) + 1))
 
 

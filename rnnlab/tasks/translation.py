@@ -72,6 +72,7 @@ def model(config, spec: pairs.Spec):
     recurrent_dropout=config.recurrent_dropout,
     output_dropout=config.output_dropout,
     word_dropout=config.word_dropout,
+    scheduled_sampling=config.scheduled_sampling,
     label_smoothing=config.label_smoothing,
     precision=config.precision,
     remat=config.remat,
@@ -116,7 +117,7 @@ def examine(model, params, dataset) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     found |= {f'{prefix}{name}': of for name, of in _scored(translations, dataset).items()}
     if model.beam > 1:
-      found[f'{prefix or "greedy_"}seconds'] = seconds
+      found[f'{prefix or "greedy_"}time'] = seconds
   return found | translation_panels.examine(model, params, dataset)
 
 
@@ -256,6 +257,13 @@ FIELDS = {
   'model.word_dropout': Field(
     0.0, fields.RATE, 'of the tokens before, which the decoder is then not given', traced=True
   ),
+  'model.scheduled_sampling': Field(
+    0.0,
+    fields.RATE,
+    'of the tokens before, in place of which the decoder reads its own likeliest (Bengio et al.'
+    ' 2015); a step of training then runs the decoder twice',
+    traced=True,
+  ),
   'model.label_smoothing': Field(
     0.0, fields.RATE, 'the part of the probability that all tokens share', traced=True
   ),
@@ -284,8 +292,8 @@ task = Task(
     Metric('perplexity', '', 'lower', '.3f', link='exp'),
     *_written(''),
     *_written('beam_'),
-    Metric('greedy_seconds', 'seconds', 'lower', '.1f', once=True),
-    Metric('beam_seconds', 'seconds', 'lower', '.1f', once=True),
+    Metric('greedy_time', 'seconds', 'lower', '.1f', once=True),
+    Metric('beam_time', 'seconds', 'lower', '.1f', once=True),
     Metric('loss', 'nats per token', 'lower', '.4f'),
   ),
   fields={**FIELDS, **translating.DATA},

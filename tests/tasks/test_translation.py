@@ -94,7 +94,7 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
     assert beam == rnnlab.load(folder).translate(asked, beam=2) != texts
     wrong = [a != b for a, b in zip(beam, right, strict=True)]
     assert result['best']['test_beam_sentence_error_rate'] == np.mean(wrong)
-    assert result['best']['test_beam_seconds'] > 0
+    assert result['best']['test_beam_time'] > 0
     scored = importlib.util.find_spec('sacrebleu') is not None
     assert ('test_bleu' in result['best']) == scored == ('bleu_statistics' in kept)
 
@@ -109,7 +109,7 @@ def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   assert 'token error rate' in page and told.drawings
   compared = told.comparisons.set_index('metric').loc['best_test_token_error_rate']
   assert 0 < compared['p_items'] <= 1 and np.isnan(compared['items_low'])  # as of one seed each
-  assert '| beam token error rate, % |' in page and '| beam seconds, seconds |' in page
+  assert '| beam token error rate, % |' in page and '| beam time, seconds |' in page
   assert ('bleu' in page) == (importlib.util.find_spec('sacrebleu') is not None)
 
 
