@@ -349,7 +349,7 @@ BAD = {
   'trials': (asks(trials=0), 'trials=0: must be a whole number'),
   'no arms': (asks(arms=[]), 'no arms'),
   'no ranges': (asks(ranges={}), 'no ranges'),
-  'kind': (asks(ranges={'model.dropout': ('normal', 0, 1)}), 'is no range'),
+  'kind': (asks(ranges={'model.dropout': ('normal', 0, 1)}), 'must be a range'),
   'empty': (asks(ranges={'model.dropout': ('uniform', 0.5, 0.5)}), 'is empty'),
   'one end': (asks(ranges={'model.dropout': ('uniform', 0.5)}), 'two numbers'),
   'no choice': (asks(ranges={'model.dropout': ('choice',)}), 'nothing to choose from'),
@@ -365,7 +365,7 @@ BAD = {
   'stale seeds': (asks(seeds=range(3)), "0 is the trials' seed"),
   'no seeds': (asks(seeds=()), 'seeds is empty'),
   'bad seeds': (asks(seeds=(-1,)), '--config.seed=-1'),
-  'seed as a range': (asks(ranges={'seed': ('choice', 1, 2)}), 'seed is no setting to search'),
+  'seed as a range': (asks(ranges={'seed': ('choice', 1, 2)}), 'seed cannot be searched'),
   'misspelt option': (asks(trails=3), 'trails'),
 }
 
