@@ -168,7 +168,7 @@ def test_the_primary_metric_may_be_another(conll):
 @pytest.mark.parametrize(
   ('rows', 'words'),
   [
-    ('a b,X Y Z', 'train row 2: 2 steps or tokens, and 3 tags'),
+    ('a b,X Y Z', 'train row 2: 2 steps or tokens, but 3 tags'),
     ('a b,X X', "one tag only, 'X'"),
   ],
 )
