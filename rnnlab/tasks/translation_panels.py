@@ -121,9 +121,9 @@ def _attention(first, encoding):
     each.append({'source': tokens[0], 'target': tokens[1], 'weights': cut})
   caption = (
     'How much each token of a translation, from top to bottom, attended to each token of its'
-    ' source, in the model of the first seed of each setting: white is 0, the full colour 1. The sentences'
-    ' are at the quartiles of length in the test split, and each token is the most likely one after'
-    ' those before it.'
+    ' source, in the model of the first seed of each setting: white is 0, the full colour 1. The'
+    ' sentences are at the quartiles of length in the test split, and each token is the most likely'
+    ' one after those before it.'
   )
   return Panel('attention', 'Attention', caption, {'each': each})
 
