@@ -53,4 +53,4 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding: Mapping[str, Any]
     ' step, the symbols that the model considers possible are exactly those that are. Below is the'
     ' number of strings behind each point.'
   )
-  return [Panel('curve', 'Right strings by size', caption, data)]
+  return [Panel('curve', 'Strings that are right by their size', caption, data)]

@@ -171,7 +171,9 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
     f'The {counts.sum():,} steps of the test split by their true type (rows) and the type of the'
     ' most likely tag (columns).'
   )
-  return [Panel('matrix', 'Confusion of types', caption, {'labels': names, 'counts': counts})]
+  return [
+    Panel('matrix', 'Types taken for each other', caption, {'labels': names, 'counts': counts})
+  ]
 
 
 task = Task(

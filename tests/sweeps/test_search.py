@@ -359,7 +359,7 @@ BAD = {
   'no such arm': (asks([{'modle.cell': 'gru'}]), 'modle'),
   'too high': (asks(ranges={'model.dropout': ('uniform', 0.0, 1.0)}), 'model.dropout=1.0'),
   'not a cell': (asks([{}], {'model.cell': ('choice', 'gru', 'lsmt')}), "did you mean 'lstm'"),
-  'arm and range': (asks([{'model.dropout': 0.1}]), 'set by an arm and in the ranges'),
+  'arm and range': (asks([{'model.dropout': 0.1}]), 'set both by an arm and in the ranges'),
   'rung at the end': (asks(halving=(2, 8)), 'must be below --config.train.epochs=8'),
   'rungs in disorder': (asks(halving=(4, 2)), 'ascending'),
   'stale seeds': (asks(seeds=range(3)), "0 is the trials' seed"),
@@ -378,7 +378,7 @@ def test_a_search_that_cannot_be_is_told_before_anything_runs(name):
 
 
 def test_a_search_never_selects_on_the_test_split():
-  with pytest.raises(ValueError, match='that is the test split'):
+  with pytest.raises(ValueError, match='validation is the test split'):
     sweep.expand(config(data__validation_fraction=0.0), asks())
 
 
