@@ -28,7 +28,7 @@ NOTES = (
   'P(A is better) is the share of pairs of seeds in which A is ahead; ties count half. p is from '
   "Welch's test, and Holm's p is corrected for all comparisons of the same setting, such as all "
   'pairs of cells. Seeds needed: how many seeds each group would need to detect a difference this '
-  'large with a power of 80%. Seconds per epoch are the median over the epochs after the first, '
+  'large with a power of 80%. Seconds an epoch are the median over the epochs after the first, '
   'which compiles; for runs that trained together as a population, the share of each.'
 )
 STRETCHES = (

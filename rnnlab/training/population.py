@@ -223,7 +223,8 @@ def capacity(
     two, three = needs(2), needs(3)  # not 1: a single member is trained by another program
     return count * max(1, 2 + int((room - two) // max(three - two, of_member)))
   # A core's blocks hold one member, however many there are: each further member costs its state, a
-  # copy on the way to disk, and another while the group is stacked. Few fit without compiling.
+  # copy on the way to disk, and another while the group is stacked. If members are few, it is clear
+  # without compiling that they fit.
   if 3 * of_member * members < room / 4:
     return members
   return max(1, int((room - count * needs(1)) / (3 * of_member)))
