@@ -113,6 +113,8 @@ def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[
   """Like `lax.scan` of `function` over rows, in chunks of CHUNK logits; size: V."""
   count = len(rows[0])
   parts = -(-count // max(1, _parts(size) * CHUNK // size))
+  # Equal parts, if a third more of them will do: a last part of its own has buffers of its own.
+  parts = next((p for p in range(parts, parts * 4 // 3 + 1) if count % p == 0), parts)
   many = -(-count // parts)
   whole = count - count % many
   if whole == count == many:
