@@ -1,4 +1,4 @@
-"""Trains recurrent networks: does the runs of an experiment that remain to be done.
+"""Trains recurrent networks: does the remaining runs of an experiment.
 
   python launch.py                           the main job, experiments/imdb.py
   python launch.py --config=FILE.py[:PRESET] [--config.FIELD=VALUE ...]
@@ -11,10 +11,10 @@ What to run
   --config=FILE.py[:PRESET]  the experiment; default: experiments/imdb.py
   --config.FIELD=VALUE       sets a field of its config, which is then not swept
   --nosweep                  one run of the config, without the sweep
-  --retry_failed             also repeats runs that failed for their own reasons
+  --retry_failed             also repeats runs that failed on their own
   --workdir=DIR              where results go, a path or a URL known to fsspec;
                              default: runs/<experiment>[-<preset>]
-  --executor=NAME            how; default: auto, which prints its choice and why
+  --executor=NAME            how; default: auto, which says its choice and why
       serial                   one run after another, on one device
       cores                    one run after another, each on all cores
       process                  one run per core
