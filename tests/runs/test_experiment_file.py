@@ -251,7 +251,7 @@ def test_a_value_of_a_wrong_type_or_range_is_named(name, value):
 
 
 def test_an_option_of_a_cell_that_no_run_has_is_an_error():
-  with pytest.raises(ValueError, match='model.gru.reset is read by the cell gru alone'):
+  with pytest.raises(ValueError, match='model.gru.reset is read only by the cell gru'):
     sweep.expand(smoke(), lambda add: add({'model.cell': 'lstm', 'model.gru.reset': 'before'}))
   # What is pinned makes the sweep's cells one, and what it says of another is of no matter.
   over = lambda add: add({'model.cell': 'gru', 'model.gru.reset': 'before'})  # noqa: E731
