@@ -34,7 +34,7 @@ BROKEN = {  # the file, its preset, and what is said of it
   'no function': ('get_config = 3\n', None, 'get_config must be a function, not 3'),
   'none': ('def get_config():\n  pass\n', None, 'must return an ml_collections.ConfigDict, not N'),
   'dict': ('def get_config():\n  return {}\n', None, 'ConfigDict, not {}'),
-  'needs': ('def get_config(preset):\n  pass\n', None, 'needs one: --config='),
+  'needs': ('def get_config(preset):\n  pass\n', None, 'needs a preset: --config='),
   'has none': ('def get_config():\n  pass\n', 'smoke', 'made.py has no presets'),
   'unknown': (GOOD, 'smok', "(did you mean 'smoke'?)"),
   'cell': ('import rnnlab\nrnnlab.cells.add("gru")\n', None, 'made.py:2: rnnlab.cells.add takes a'),
