@@ -226,4 +226,4 @@ def test_a_decoder_of_another_cell_and_one_embedding_for_all():
 def test_ids_that_are_none_are_told():
   model = made('lstm', 'additive')
   with pytest.raises(ValueError, match='target'):
-    jax.jit(model.init)(jax.random.key(0), INPUTS | {'target': np.full((2, 3), V)})
+    model.init(jax.random.key(0), INPUTS | {'target': np.full((2, 3), V)})
