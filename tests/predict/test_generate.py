@@ -46,7 +46,7 @@ def member(seed=0, vocabulary=WORDS, encoding=OF_WORDS):
   model = models.LanguageModel(layers, len(vocabulary), embed_size=5, init_scale=1.0)
   zeros = jnp.zeros((1, 1), jnp.int32)
   batch = {'inputs': zeros, 'targets': zeros, 'weights': jnp.ones((1, 1))}
-  params = model.init(jax.random.key(seed), batch)['params']
+  params = jax.jit(model.init)(jax.random.key(seed), batch)['params']
   params['embedding'], params['output'] = 4 * params['embedding'], 4 * params['output']
   params['output_bias'] *= 0
   return Predictor(config, model, params, vocabulary, encoding)

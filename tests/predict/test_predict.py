@@ -47,7 +47,7 @@ def made(seed=0, scale=10.0, **fields):
   configs.check(config)
   texts = sequences.Spec(config.data.vocab_size, config.data.mask, 1, False)
   model = sequences.model(config.model, texts)
-  params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= scale
   return rnnlab.Predictor(config, model, params, WORDS)
 
@@ -258,7 +258,7 @@ def test_members_of_different_vocabularies_read_all_of_a_generator(zipped):
 def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
   one = made()
   model = one.model.clone(classes=3)
-  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
   predictor = one._replace(model=model, params=params)
   for ask in (
     lambda: predictor.predict(['w1']),
@@ -512,6 +512,7 @@ def test_nothing_of_the_environment_stops_or_changes_an_answer(trained, run_pred
   assert_allclose(found(texts), predictor.predict(texts), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_closed_or_broken_stream_ends_it_without_a_traceback(
   trained, zipped, environment, tmp_path
 ):

@@ -48,7 +48,7 @@ def member(seed=0, attention='additive'):
   cell = rnnlab.gru(hidden_size=6)
   model = models.Seq2Seq((cell,), (cell,), len(SOURCE), len(TARGET), 5, attention=attention)
   inputs = {'source': jnp.ones((1, 1), jnp.int32), 'target': jnp.ones((1, 2), jnp.int32)}
-  params = model.init(jax.random.key(seed), inputs)['params']
+  params = jax.jit(model.init)(jax.random.key(seed), inputs)['params']
   params = jax.tree.map(lambda a: 2.5 * a, params)
   return Predictor(config, model, params, TARGET, ENCODING)
 
@@ -89,7 +89,7 @@ def likeliest(log_probs, _):
   return [pairs.EOS, 4, 5, 6, 7, 8][log_probs[[pairs.EOS, 4, 5, 6, 7, 8]].argmax()]
 
 
-@pytest.mark.parametrize('name', ['model', 'three'])
+@pytest.mark.parametrize('name', [pytest.param('model', marks=pytest.mark.slow), 'three'])
 def test_a_beam_of_one_takes_the_likeliest_token_each_time(name, request):
   model = request.getfixturevalue(name)
   for text, (found, *none) in zip(TEXTS, model.best(TEXTS, 1, beam=1), strict=True):
@@ -180,6 +180,7 @@ def test_what_does_not_fit_is_told(model):
       model.best(['ein'], **options)
 
 
+@pytest.mark.slow
 def test_an_exported_model_translates_without_rnnlab(three, model, tmp_path):
   rnnlab.export(three, tmp_path / 'three.zip')
   there = exported_pairs.load(tmp_path / 'three.zip')

@@ -735,6 +735,7 @@ def test_a_response_is_of_numbers_that_take_many_values_on_an_axis_that_fits_the
     assert low <= runs[ax.get_xlabel()].min() and runs[ax.get_xlabel()].max() <= high
 
 
+@pytest.mark.slow
 def test_of_many_groups_figures_show_the_best_by_validation_of_each_cell_and_say_so(tmp_path):
   for cell in ('lstm', 'gru'):
     for i in range(12):

@@ -154,6 +154,7 @@ def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
       assert str(folder) in str(error)
 
 
+@pytest.mark.slow
 def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, launch, tmp_path):
   copy, draw = tmp_path / 'sweep', random.Random(1)
   shutil.copytree(finished[0], copy)

@@ -146,6 +146,7 @@ def test_a_split_may_have_lengths_of_its_own():
   assert ((splits['test']['inputs'] > 0).sum(axis=1) >= 8).all()
 
 
+@pytest.mark.slow
 def test_members_of_a_population_are_their_solo_runs(whole, tmp_path):
   for spec in specs():
     do('population', [spec], tmp_path / 'alone')

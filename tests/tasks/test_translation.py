@@ -103,6 +103,7 @@ def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   assert ('bleu' in page) == (importlib.util.find_spec('sacrebleu') is not None)
 
 
+@pytest.mark.slow
 def test_broken_off_it_goes_on_to_the_same_bits(config, whole, tmp_path):
   for spec in runs(config):
     events = run.events(spec, tmp_path)
