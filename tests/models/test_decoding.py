@@ -199,7 +199,7 @@ def test_following_gives_the_probability_and_the_attention_of_each_token():
 
 
 def test_what_cannot_be_searched_is_told():
-  with pytest.raises(ValueError, match='attend to their source'):
+  with pytest.raises(ValueError, match='attends to its source'):
     search = SEARCH._replace(coverage=0.1)
     decoding.beam(*as_next(weights_of(0), attends=False), LIMITS, 4, search, THERE)
   for name, value in (('size', 0), ('length', -1.0), ('coverage', math.nan)):
