@@ -154,7 +154,7 @@ def test_attention_is_that_of_each_step(three):
       rows.append(weights[0])
     each.append(rows)
   np.testing.assert_allclose(found.weights, np.mean(each, axis=0), atol=1e-5)
-  with pytest.raises(ValueError, match='no attention to be shown'):
+  with pytest.raises(ValueError, match='no attention to show'):
     translator.of_members([member(attention='none')]).attention(text)
 
 
@@ -202,7 +202,7 @@ assert not any(name.startswith(('rnnlab', 'flax')) for name in sys.modules)
   rnnlab.export(translator.of_members([member(attention='none')]), tmp_path / 'bare.zip')
   assert not exported_pairs.load(tmp_path / 'bare.zip').attends
   (tmp_path / 'bare.zip').write_bytes(b'none')
-  with pytest.raises(ValueError, match='is damaged, or no exported model that translates'):
+  with pytest.raises(ValueError, match='is damaged, or not an exported translation model'):
     exported_pairs.load(tmp_path / 'bare.zip')
 
 
@@ -280,7 +280,7 @@ def test_attention_is_drawn(ask, model, monkeypatch, tmp_path):
   assert drawn[:5] == ['        < ', '        e ', '        o ', '      a s ', '      b > ']
   assert drawn[5:] == ['    c   ██', '  d e ▒▒░░', '<eos>   ██']
   narrow = [str(of) for of in translating.drawing(one, 8)]
-  assert narrow[-2:] == ['<eos>  ', '      and 1 more, for which there is no room']
+  assert narrow[-2:] == ['<eos>  ', '      and 1 more, which do not fit']
   options = {'force_terminal': True, 'no_color': True, 'width': 200}
   monkeypatch.setattr(
     translating.progress, 'plain_console', lambda: translating.progress.Console(**options)
@@ -296,17 +296,17 @@ def test_attention_is_a_picture(ask, tmp_path):
 @pytest.mark.parametrize(
   ('words', 'told'),
   [
-    (['RUN', 'x', '--length=3'], '--length is of language models'),
+    (['RUN', 'x', '--length=3'], '--length is for language models'),
     (['RUN', 'x', '--beam=0'], 'beam=0: it must be'),
-    (['RUN', 'x', '--beam=3', '--seed=1'], '--beam is of a search, and --seed of what is drawn'),
+    (['RUN', 'x', '--beam=3', '--seed=1'], '--beam is for a search, and --seed for draws'),
     (['RUN', 'x', '--explain', '--nbest=2'], 'not with --nbest or --samples'),
     (['RUN', 'x', '--explain', '--out=a.txt'], '--out needs --input'),
     (['RUN', '--input=a.de', '--explain', '--out=a.txt'], 'it must end in .png'),
     (['RUN', '--input=a.de', '--column=x'], 'a.de is no table'),
-    (['SWEEP', '--input=a.de', '--out=a.en'], '--out is of one setting'),
-    (['BARE', 'x', '--explain'], 'no attention to be shown'),
+    (['SWEEP', '--input=a.de', '--out=a.en'], '--out takes one setting'),
+    (['BARE', 'x', '--explain'], 'no attention to show'),
     (['BARE', 'x', '--coverage-penalty=1'], 'attend to their source'),
-    (['CLASSES', 'x', '--beam=3'], '--beam is of models that translate'),
+    (['CLASSES', 'x', '--beam=3'], '--beam is for models that translate'),
     (['CLASSES', 'x', '--explain', '--out=a.png'], 'does not translate, and has no picture'),
   ],
 )

@@ -170,7 +170,7 @@ def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, la
     assert f'damaged: {folder.name}: {name}; the next launch does it again' in done.stdout
   done = launch(SMOKE, f'--workdir={copy}', '--executor=process', check=0)
   for folder, name in damaged.items():
-    assert f'{folder.name}: {name} damaged or missing: done again' in done.stdout
+    assert f'{folder.name}: {name} damaged or missing: the run is done again' in done.stdout
   assert 'Traceback' not in done.stdout + done.stderr
   assert before == {path: path.stat().st_mtime_ns for path in before}
   assert all(run_files.verify(folder) == [] for folder in copy.glob('cell-*'))

@@ -125,7 +125,7 @@ def test_a_population_has_the_metrics_of_its_runs_by_themselves(config, whole, t
 
 
 REFUSED = [
-  ({'model.tied': True, 'model.embed_size': 9}, 'model.embed_size=9 must be'),
+  ({'model.tied': True, 'model.embed_size': 9}, 'model.embed_size=9 must equal'),
   ({'model.truncate': (2, 4)}, 'model.truncate'),
   ({'model.attention': 'aditive'}, 'additive'),
   ({'task.metric': 'bleu'}, 'perplexity'),
