@@ -31,6 +31,8 @@ CAPTIONS = {
   'one. Where there are outputs at each step, the loss is that of the last. Lines are geometric '
   'means over seeds, the band goes from the lowest to the highest seed (none for a single '
   'seed). Below 1e-8 nothing is drawn.',
+  'gradient_flow_by_epoch': 'The same share of the gradient at each epoch: the darkest is 1e-8 or '
+  'less, and what is empty is not known. Colours are geometric means over seeds.',
   'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
   'search_response': 'Best validation {metric} of each trial of the search against its settings; '
   + RING,
@@ -52,7 +54,7 @@ def caption(
     metric=metric.words,
     unit=f', in {metric.difference_unit}' if metric.difference_unit else '',
   )
-  if metric.better == 'lower' and name != 'gradient_flow':
+  if metric.better == 'lower' and not name.startswith('gradient_flow'):
     text += f' Lower {metric.words} is better.'
   return text + selected(runs, shown, of, what)
 
@@ -151,6 +153,16 @@ def _gradient_flow(flow):
     yield f'{group}: {first:.2g} at first and {last:.2g} at last, {longest:,.0f} steps before'
 
 
+def _gradient_flow_by_epoch(flow):
+  yield 'Heat maps of the share of the gradient that is left by epoch and steps before the last'
+  for group, rows in flow.groupby('group', sort=False):
+    far = rows[rows['lag'] == rows['lag'].max()]
+    share = far.groupby('epoch')['share'].mean()
+    if share.notna().any():
+      ends = f'least {share.min():.2g} at epoch {share.idxmin():.0f}, most {share.max():.2g} at'
+      yield f'{group}: {ends} {share.idxmax():.0f}, {far["lag"].iloc[0]:,.0f} steps before'
+
+
 def _response(runs):
   metric = measures.metrics_of(runs)[0]
   words = f'{watched(runs)} {metric.words}'
@@ -180,6 +192,7 @@ ALTERNATIVES = {
   'learning_curves': _learning_curves,
   'score_vs_time': _score_vs_time,
   'gradient_flow': _gradient_flow,
+  'gradient_flow_by_epoch': _gradient_flow_by_epoch,
   'response': _response,
   'search_response': _response,
   'expected_best': _expected_best,

@@ -186,7 +186,7 @@ def test_cells_are_measured_and_told(environment, tmp_path):
   assert list(layers['cell']) == ['lstm', 'gru', 'mingru'] and set(layers['backend']) == {'auto'}
   assert list(layers['parameters']) == [4 * 3 * 8, 3 * 3 * 8 + 3, 2 * 3 * 5]  # as cells/README.md
   found = set(zip(lengths['steps'], lengths['backend'], strict=True))
-  assert found == {(t, b) for t in (5, 9) for b in ('scan', 'parallel', 'auto')}
+  assert found == {(t, b) for t in (5, 9) for b in ('scan', 'parallel')}
   assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
   assert table['command'].str.startswith('python -m experiments.benchmarks.cells --smoke').all()
   summary = (tmp_path / 'summary.md').read_text()
