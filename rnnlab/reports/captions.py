@@ -31,8 +31,9 @@ CAPTIONS = {
   'one. Where there are outputs at each step, the loss is that of the last. Lines are geometric '
   'means over seeds, the band goes from the lowest to the highest seed (none for a single '
   'seed). Below 1e-8 nothing is drawn.',
-  'gradient_flow_by_epoch': 'The same share of the gradient at each epoch: the darkest is 1e-8 or '
-  'less, and what is empty is not known. Colours are geometric means over seeds.',
+  'gradient_flow_by_epoch': 'The norm of the gradient of the loss by the carry at so many steps '
+  'before the last one, as a share of that at the last, at each epoch. Colours are geometric means '
+  'over seeds; a share below 1e-8 has the colour of 1e-8, and one that is not known has none.',
   'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
   'search_response': 'Best validation {metric} of each trial of the search against its settings; '
   + RING,

@@ -80,7 +80,7 @@ def test_the_heat_map_has_the_geometric_mean_of_each_epoch_and_lag(workdir):
     left = (LEFT[cell] * (1 - epochs / 10)) ** lags
     np.testing.assert_allclose(10.0 ** image.get_array(), np.maximum(left, 1e-8), rtol=1e-9)
     assert image.get_clim() == (-8, 0) and image.origin == 'lower'
-    assert [text.get_text() for text in ax.get_yticklabels()] == ['1', '2', '4', '8']
+  assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ['1', '2', '4', '8']
 
 
 def test_the_heat_map_is_empty_where_no_share_is_known(workdir):

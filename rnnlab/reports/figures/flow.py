@@ -61,7 +61,7 @@ def gradient_flow_by_epoch(flow: pd.DataFrame, note: str = '') -> Figure:
   means = means.clip(lower=np.log10(LEAST))
   low, high = min(-1, means.min()), max(0, means.max())
   last, lags = int(drawn['epoch'].max()), np.unique(drawn['lag'])
-  columns = min(len(groups), 2 if len(groups) <= 4 else 3)
+  columns = min(len(groups), 2 if len(groups) == 4 else 3)
   rows = -(-len(groups) // columns)
   fig = new_figure(10, 0.6 + rows * (0.9 + 0.2 * max(len(lags), 7)), note)
   axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
@@ -86,7 +86,9 @@ def gradient_flow_by_epoch(flow: pd.DataFrame, note: str = '') -> Figure:
   bar = fig.colorbar(image, ax=list(axes), aspect=12 * rows + 8, pad=0.02)
   bar.outline.set_visible(False)
   bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-  bar.ax.yaxis.set_major_formatter(lambda power, _: f'{10.0**power:.12g}')
+  bar.ax.yaxis.set_major_formatter(
+    lambda power, _: f'{10.0**power:g}' if power > -4 else f'1e{power:.0f}'
+  )
   bar.set_label('Share of the gradient at the last step')
   return fig
 
