@@ -89,7 +89,7 @@ def gradient_flow_by_epoch(flow: pd.DataFrame, note: str = '') -> Figure:
   bar.ax.yaxis.set_major_formatter(
     lambda power, _: f'{10.0**power:g}' if power > -4 else f'1e{power:.0f}'
   )
-  bar.set_label('Share of the gradient at the last step')
+  bar.set_label('Share that is left')
   return fig
 
 
