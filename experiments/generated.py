@@ -1,14 +1,14 @@
-"""LSTM, GRU and Elman on a generated problem, three seeds each; a preset is a problem.
+"""LSTM, GRU and Elman on a generated problem, three seeds each; each preset is a problem.
 
     python launch.py --config=experiments/generated.py:PRESET
 
-The presets are those of PRESETS below, and temporal_order where none is given. Training examples
-are drawn anew for each step, 10,000 of them an epoch; validation and test are fixed. The report
-says what is reached without memory. Flags make a problem harder, as --config.data.length=200, and
-a new problem is a file in rnnlab/data/problems. The problems of Deletang et al. (2023) are tested
-on strings longer than those of training, as theirs were; so are the formal languages anbncn, dyck1,
-dyck2 and reber, where the symbols that may come next are asked for and a string is right if they
-are right at each step (a^n b^n alone is in experiments/counting.py).
+The presets are those of PRESETS below; the default is temporal_order. Training examples are drawn
+anew for each step, 10,000 of them per epoch; validation and test examples are fixed. The report
+says what a model without memory reaches. Flags make a problem harder, for example
+--config.data.length=200, and a new problem is a file in rnnlab/data/problems. The problems of
+Deletang et al. (2023) are tested on longer strings than those of training, as in their paper. So are
+the formal languages anbncn, dyck1, dyck2 and reber, where a model says which symbols may come next
+and a string is right if every step is right (a^n b^n is in experiments/counting.py).
 
     python launch.py --config=experiments/generated.py:smoke
 
@@ -68,5 +68,5 @@ def sweep(add):
 
 
 def references(preset):
-  """What is reached without memory."""
+  """What a model without memory reaches."""
   return generated.references(get_config(preset).data)

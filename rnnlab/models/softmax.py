@@ -1,8 +1,8 @@
-"""The likelihood of tokens of a large vocabulary, as many rows at a time as memory allows.
+"""The likelihood of tokens of a large vocabulary, for as many rows at a time as memory allows.
 
-N rows, H features, V tokens. The weights are `[H, V]`, of which each device of a mesh has some of
-the columns: it computes the logits of its tokens alone, and what devices tell each other of a row
-is its greatest logit, a sum, and the gradient by its features.
+N rows, H features, V tokens. The weights are `[H, V]`, and each device of a mesh has some of the
+columns: it computes only the logits of its own tokens, and for each row devices exchange only the
+greatest logit, a sum, and the gradient with respect to the features.
 """
 
 import functools
@@ -23,9 +23,9 @@ def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Ar
   """Negative log-likelihoods in nats, float32 `[N]`.
 
   hs: `[N, H]`, float32 or bfloat16. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`. tied:
-  whether w is the transpose of what lies in memory, as that of an embedding; it makes no difference
-  but in speed. Raises ValueError for targets that are no such ids; where they are not known
-  (traced), their likelihood is NaN.
+  whether w is the transpose of an array in memory, such as an embedding; this affects only the
+  speed. Raises ValueError for targets that are not such ids; if they are traced, their likelihood
+  is NaN.
   """
   targets = checks.ids(targets, len(b), 'targets')
 
@@ -40,9 +40,10 @@ def total_nll(
 ) -> tuple[Array, Array]:
   """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient.
 
-  The gradient by hs, w and b is computed together with the value, so that no more than a chunk of
-  logits is there at once, and none is computed twice. There is none by the weights, and no second
-  derivative: `nll` has all.
+  The gradient with respect to hs, w and b is computed together with the value, so that only one
+  chunk of logits exists at a time, and none is computed twice. There is no gradient with respect to
+  the weights `[N]`, and no second derivative: for these,
+  differentiate `nll` itself.
   """
   targets = checks.ids(targets, len(b), 'targets')
   return _total(tied, hs, w, b, targets, jax.lax.stop_gradient(weights))
@@ -79,15 +80,15 @@ def likelihood(
   hs: Array, targets: Array, w: Array, b: Array, tied: bool = False
 ) -> tuple[Array, Array]:
   """The negative log-likelihoods `[N]`, and their gradient by the logits `[N, V]`; see `nll`."""
-  # XLA's product on a CPU takes up to half as long again where hs lies by rows and w does not.
+  # XLA's product on a CPU takes up to half as long again if hs lies in rows and w does not.
   columns = hs.T if tied else jax.lax.optimization_barrier(hs.T)
   logits = jnp.einsum('hn,hv->nv', columns, w, preferred_element_type=jnp.float32) + b
   logits = _split(logits)
   highest = logits.max(axis=1, keepdims=True)
   exps = jnp.exp(logits - highest)
   total = exps.sum(axis=1, keepdims=True)
-  # Taken by its place, not by comparing all: a pass through the logits less. From below 0 it would
-  # be counted from the end; beyond the end there is NaN.
+  # Picked by index, not by comparing all ids, which would be one more pass through the logits. An
+  # index below 0 would count from the end; one beyond the end gives NaN.
   at = jnp.where(targets < 0, len(b), targets)[:, None]
   picked = jnp.take_along_axis(logits, at, axis=1, mode='fill')
   found = jnp.log(total) + highest - picked
@@ -95,21 +96,21 @@ def likelihood(
 
 
 def _split(logits):
-  """Logits `[N, V]` of which each device has those of some tokens."""
+  """Logits `[N, V]`, split so that each device has those of some tokens."""
   if _parts(logits.shape[1]) == 1:
     return logits
   return jax.lax.with_sharding_constraint(logits, P(None, 'batch'))
 
 
 def _parts(size):
-  """How many devices have some of the tokens of a vocabulary each, as many as the others."""
+  """How many devices share the tokens of a vocabulary equally."""
   mesh = jax.sharding.get_abstract_mesh()
   many = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1
   return 1 if size % many else many
 
 
 def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[Any, Any]:
-  """As `lax.scan` of `function` over rows, as many at a time as have CHUNK logits of V = size."""
+  """Like `lax.scan` of `function` over rows, in chunks of CHUNK logits; size: V."""
   count = len(rows[0])
   parts = -(-count // max(1, _parts(size) * CHUNK // size))
   # Equal parts, if a third more of them will do: a last part of its own has buffers of its own.
