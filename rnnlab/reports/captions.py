@@ -31,6 +31,10 @@ CAPTIONS = {
   'it is the last one. Where there is an output at each step, the loss is that of the last step. '
   'Lines are geometric means over seeds; bands span the lowest to the highest seed (no band for '
   'a single seed). Nothing is drawn below 1e-8.',
+  'gradient_flow_by_epoch': 'The norm of the gradient of the loss with respect to the carry, that '
+  'many steps before the last step of a sequence, as a share of the norm at the last step, at each '
+  'epoch. Colours are geometric means over seeds; shares below 1e-8 have the colour of 1e-8, and '
+  'unknown ones have none.',
   'response': '{Word} {metric} of each run against each setting that takes many values; ' + RING,
   'search_response': 'Best validation {metric} of each search trial against its settings; ' + RING,
   'expected_best': 'Expected validation {metric} of the best of n trials of the search, drawn '
@@ -51,7 +55,7 @@ def caption(
     metric=metric.words,
     unit=f', in {metric.difference_unit}' if metric.difference_unit else '',
   )
-  if metric.better == 'lower' and name != 'gradient_flow':
+  if metric.better == 'lower' and not name.startswith('gradient_flow'):
     text += f' Lower {metric.words} is better.'
   return text + selected(runs, shown, of, what)
 
@@ -150,6 +154,16 @@ def _gradient_flow(flow):
     yield f'{group}: {first:.2g} at first and {last:.2g} in the end, {longest:,.0f} steps before'
 
 
+def _gradient_flow_by_epoch(flow):
+  yield 'Heat maps of the share of the gradient that is left by epoch and steps before the last'
+  for group, rows in flow.groupby('group', sort=False):
+    far = rows[rows['lag'] == rows['lag'].max()]
+    share = far.groupby('epoch')['share'].mean()
+    if share.notna().any():
+      ends = f'least {share.min():.2g} at epoch {share.idxmin():.0f}, most {share.max():.2g} at'
+      yield f'{group}: {ends} {share.idxmax():.0f}, {far["lag"].iloc[0]:,.0f} steps before'
+
+
 def _response(runs):
   metric = measures.metrics_of(runs)[0]
   words = f'{watched(runs)} {metric.words}'
@@ -179,6 +193,7 @@ ALTERNATIVES = {
   'learning_curves': _learning_curves,
   'score_vs_time': _score_vs_time,
   'gradient_flow': _gradient_flow,
+  'gradient_flow_by_epoch': _gradient_flow_by_epoch,
   'response': _response,
   'search_response': _response,
   'expected_best': _expected_best,

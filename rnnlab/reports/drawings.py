@@ -76,11 +76,13 @@ def _of_runs(workdir, prefix, note, runs, summary, pairs):
   if len(epochs):
     yield draw('learning_curves', epochs, **counts)
     yield draw('score_vs_time', epochs, **counts)
-  shown, counts = some(figures.MAX_OVERLAID)
   flow = results.flow_of(workdir, labelled[labelled['group'].isin(shown['group'])])
   flow = flow[flow['layer'] == flow.groupby('id')['layer'].transform('max')]
-  if (flow['lag'] > 0).any() and flow['share'].gt(0).any():
-    yield draw('gradient_flow', flow, **counts)
+  if flow['share'].where(flow['lag'] > 0).gt(0).any():
+    few, of_few = some(figures.MAX_OVERLAID)
+    yield draw('gradient_flow', flow[flow['group'].isin(few['group'])], **of_few)
+    if flow['epoch'].nunique() > 2:
+      yield draw('gradient_flow_by_epoch', flow, **counts)
   name = f'validation_{metric.name}'
   answered = runs.assign(y=runs[f'best_{name}'].fillna(runs[name])).dropna(subset='y')
   if results.many_valued(answered):

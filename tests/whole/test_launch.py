@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from programs import ROOT, SMOKE, colours, in_a_terminal, without
 
+import rnnlab
+from rnnlab.runs import configs
+
 
 def test_smoke_sweep_leaves_the_files_of_the_contract(finished):
   workdir, output = finished
@@ -288,3 +291,23 @@ def test_the_experiments_of_the_project_have_a_smoke_preset():
   for path in (path for path in paths if 'def get_config' in path.read_text()):
     module = runpy.run_path(str(path))
     assert module['get_config']('smoke').to_dict() and callable(module['sweep'])
+
+
+def test_the_cells_that_are_named_are_compared_on_each_task():
+  from experiments import cells
+
+  def asked(preset):
+    found = []
+    cells.sweep(lambda overrides, config: found.append((overrides, config)), preset)
+    return found
+
+  runs = asked('gru,mgu')
+  assert {(o['task.name'], o['model.cell']) for o, _ in runs} == {
+    (task, cell)
+    for task in ('classification', 'generated', 'language_model')
+    for cell in ('gru', 'mgu')
+  }
+  assert len(runs) == 3 * 2 * 3 and all(configs.check(config) for _, config in runs)
+  assert {o['model.cell'] for o, _ in asked('')} == {*rnnlab.cells.names()}
+  with pytest.raises(ValueError, match=r"no preset 'grru' .*did you mean 'gru'\?.* or smoke"):
+    cells.get_config('grru')

@@ -172,3 +172,35 @@ def test_cases_go_from_the_smallest_shape_over_the_tutorials_to_the_largest():
       'shared',
       'per gate',
     }
+
+
+@pytest.mark.slow
+def test_cells_are_measured_and_told(environment, tmp_path):
+  words = '-m', 'experiments.benchmarks.cells', '--smoke', '--rounds=2', f'--out={tmp_path}'
+  done = subprocess.run(
+    [sys.executable, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  table = pd.read_csv(tmp_path / 'cells.csv')
+  layers, lengths = table[:3], table[3:]
+  assert list(layers['cell']) == ['lstm', 'gru', 'mingru'] and set(layers['backend']) == {'auto'}
+  assert list(layers['parameters']) == [4 * 3 * 8, 3 * 3 * 8 + 3, 2 * 3 * 5]  # as cells/README.md
+  found = set(zip(lengths['steps'], lengths['backend'], strict=True))
+  assert found == {(t, b) for t in (5, 9) for b in ('scan', 'parallel')}
+  assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
+  assert table['command'].str.startswith('python -m experiments.benchmarks.cells --smoke').all()
+  summary = (tmp_path / 'summary.md').read_text()
+  assert '| `gru` |' in summary and 'mingru: all steps at once are' in summary
+
+
+def test_a_benchmark_of_unknown_cells_or_lengths_says_so(environment):
+  for word, said in (('--cells=grru', "did you mean 'gru'?"), ('--lengths=0', '1 or more')):
+    done = subprocess.run(
+      [sys.executable, '-m', 'experiments.benchmarks.cells', word],
+      env=environment,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr
