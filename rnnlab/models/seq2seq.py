@@ -1,5 +1,6 @@
 """Pairs of texts: a translation's tokens, each given its source and the tokens before it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 
 from rnnlab import recurrence
 from rnnlab.cells.base import Array, Cell, Lookup
-from rnnlab.models import initial, softmax
+from rnnlab.machine import devices
+from rnnlab.models import decoding, initial, softmax
 from rnnlab.models.layers import Recurrent, pool
 from rnnlab.recurrence import attention, checks
 
@@ -122,17 +124,13 @@ class Seq2Seq(nn.Module):
     real = targets != 0
     encoded = self.encode(inputs['source'], deterministic)
     hs = self._teacher_forced(encoded, ids, real, deterministic)
-    rows = hs.reshape(-1, hs.shape[-1])
-    nll = softmax.nll(rows, targets.ravel(), *self.head).reshape(real.shape)
-    nll = jnp.where(real, nll, 0)
+    given = hs.reshape(-1, hs.shape[-1]), targets.ravel(), real.ravel(), *self.head, self.tied
+    found = softmax.real_nll(*given, smoothing=0.0 if deterministic else self.label_smoothing)
+    nll, objective = (of.reshape(real.shape).sum(axis=1) for of in found)
     tokens = real.sum(axis=1).astype(jnp.float32)
     if deterministic:
-      return jnp.stack([nll.sum(axis=1), tokens], axis=1)
-    objective = nll
-    if not recurrence.is_off(self.label_smoothing):
-      objective = nll + self.label_smoothing * jnp.where(real, self._spread(hs, targets), 0)
-    sums = {'nll': jax.lax.stop_gradient(nll), 'objective': objective}
-    return {name: of.sum(axis=1) for name, of in sums.items()} | {'tokens': tokens}
+      return jnp.stack([nll, tokens], axis=1)
+    return {'nll': nll, 'objective': objective, 'tokens': tokens}
 
   def encode(self, source: Array, deterministic: bool = True) -> Encoded:
     """What a decoder has to know of sources, int `[B, S]`, id 0 padding them behind."""
@@ -229,15 +227,19 @@ class Seq2Seq(nn.Module):
       return xs
     return recurrence.drop(self.make_rng('dropout'), xs, rate, locked=True)
 
-  def _spread(self, hs, targets):
-    """The mean over the vocabulary of -log p, less that of the target: `[B, T]`.
 
-    The logarithm of the sum is the same in both, so that logits alone are left, whose mean is a
-    product with the mean of the weights.
-    """
-    w, b = self.head
-    of_target = w.T[targets] - w.mean(axis=1)
-    return (hs * of_target).sum(axis=-1) + b[targets] - b.mean()
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def found(model: Seq2Seq, params: Any, source: Array, search: decoding.Search) -> decoding.Found:
+  """What `decoding.found` gives, each device of the current mesh writing some of the translations.
+
+  None waits for another's: a device is done when its own translations have ended.
+  """
+
+  def of_rows(params, source):
+    return tuple(decoding.found((model,), (params,), source, search))
+
+  arguments = params, source
+  return decoding.Found(*devices.over_batch(of_rows, arguments, axes=(None, 0), out_axes=(0,) * 3))
 
 
 def _rows(table, ids):

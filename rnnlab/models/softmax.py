@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from rnnlab import recurrence
 from rnnlab.cells.base import Array
 from rnnlab.recurrence import checks
 
 CHUNK = 2**22  # logits at once, on each device
+PARTS = (
+  4  # that rows are cut into at least where some are left out, whole parts of which cost nothing
+)
 
 
 def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Array:
@@ -73,6 +77,102 @@ def _backward(tied, saved, given):
 
 
 _total.defvjp(_forward, _backward)
+
+
+def real_nll(
+  hs: Array,
+  targets: Array,
+  real: Array,
+  w: Array,
+  b: Array,
+  tied: bool = False,
+  smoothing: Any = 0.0,
+) -> tuple[Array, Array]:
+  """`nll` of the rows that are real, and what label smoothing makes of it: two of float32 `[N]`.
+
+  real: bool `[N]`; the others have 0, and their logits are hardly ever computed. smoothing: the
+  part of the probability that is spread over the vocabulary (Szegedy et al. 2016).
+
+  The second alone has a gradient, which is computed together with the value as in `total_nll`, for
+  a sum of all rows: one that weighs real rows differently has it computed when that is known, from
+  the logits once more. There is no second derivative.
+  """
+  targets = checks.ids(targets, len(b), 'targets')
+  given = None if recurrence.is_off(smoothing) else smoothing
+  return _real(tied, _whole(hs), w, b, targets, real, given)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _real(tied, hs, w, b, targets, real, smoothing):
+  return _fold(tied, hs, w, b, targets, real.astype(jnp.float32), smoothing, None)[0]
+
+
+def _real_forward(tied, hs, w, b, targets, real, smoothing):
+  zeros = [jnp.zeros_like(a) for a in (hs, w, b)]
+  given = hs, w, b, targets
+  found, grads = _fold(tied, *given, real.astype(jnp.float32), smoothing, zeros)
+  return found, (given, real, smoothing, grads)
+
+
+def _real_backward(tied, saved, d_found):
+  given, real, smoothing, grads = saved
+  weights = d_found[1]
+  first = weights[jnp.argmax(real)]
+  equal = (jnp.where(real, weights, first) == first).all()
+  # Where all weigh the same, the gradients are right but for a factor, and no row is left to do.
+  grads = [jnp.where(equal, first, 0).astype(a.dtype) * a for a in grads]
+  weights = jnp.where(real & ~equal, weights, 0)
+  _, grads = _fold(tied, *given, weights, smoothing, grads)
+  return *grads, None, None, None
+
+
+_real.defvjp(_real_forward, _real_backward)
+
+
+def _fold(tied, hs, w, b, targets, weights, smoothing, grads):
+  """What `real_nll` returns, of rows whose weight is not 0; and grads, with theirs added.
+
+  grads: of the weighted sum, by hs, w and b; None where there is to be none.
+  """
+  size, count = len(b), jnp.sum(weights != 0)
+  many = max(1, min(-(-len(hs) // PARTS), _parts(size) * CHUNK // size))
+  order = jnp.argsort(weights == 0)  # which is stable
+  order = jnp.pad(order, (0, -len(hs) % many), constant_values=len(hs))
+  mean_w, mean_b = w.mean(axis=1), b.mean()
+
+  def one(i, sums):
+    rows = jax.lax.dynamic_slice_in_dim(order, i * many, many)
+    h, target, weight = (a.at[rows].get(mode='fill', fill_value=0) for a in (hs, targets, weights))
+    found, d = likelihood(h, target, w, b, tied)
+    smoothed = found
+    if smoothing is not None:
+      # The logarithm of the sum is the same of all tokens, so that logits alone are left.
+      of_target = w.T.at[target].get(mode='clip') - mean_w
+      more = (h * of_target).sum(axis=1, dtype=jnp.float32) + b[target] - mean_b
+      smoothed = found + smoothing * more
+      d += smoothing * ((jnp.arange(size) == target[:, None]) - 1 / size)
+    values, grads = sums
+    values = tuple(
+      a.at[rows].set(jnp.where(weight == 0, 0, new), mode='drop')
+      for a, new in zip(values, (found, smoothed), strict=True)
+    )
+    if grads is None:
+      return values, None
+    d *= weight[:, None]
+    d_hs, d_w, d_b = grads
+    d_hs = d_hs.at[rows].add((d @ w.T).astype(hs.dtype), mode='drop')
+    d_w += jax.lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=w.dtype)
+    return values, [d_hs, d_w, d_b + d.sum(axis=0)]
+
+  start = (jnp.zeros(len(hs)),) * 2, grads
+  return jax.lax.fori_loop(0, -(-count // many), one, start)
+
+
+def _whole(rows):
+  """Rows, all of which each device has, as any of them may be asked for."""
+  if 'batch' not in jax.sharding.get_abstract_mesh().auto_axes:
+    return rows
+  return jax.lax.with_sharding_constraint(rows, P())
 
 
 def likelihood(

@@ -9,7 +9,8 @@ import pytest
 import reference
 
 import rnnlab
-from rnnlab.models import Seq2Seq
+from rnnlab.machine import devices
+from rnnlab.models import Seq2Seq, decoding, seq2seq
 
 E, H, A, U, V = 3, 4, 5, 8, 7
 CELLS = {'lstm': rnnlab.lstm(H), 'gru-after': rnnlab.gru(H)}
@@ -182,6 +183,20 @@ def test_step_by_step_it_says_what_it_does_with_teacher_forcing(kind, both, laye
       np.testing.assert_allclose(attention.sum(axis=1), 1, rtol=1e-5)
       assert not attention[:, source[1] == 0][1].any()
   np.testing.assert_allclose(model.apply(variables, INPUTS)[:, 0], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_translations_on_several_devices_are_those_on_one(size):
+  model = made('gru-after', 'additive', both=True)
+  params = jax.tree.map(jnp.float32, drawn(model))
+  search = decoding.Search(1, 2, (0, 1), size=size)
+  source = jnp.asarray([[4, 5, 6, 2], [7, 2, 0, 0], [2, 0, 0, 0], [6, 6, 2, 0]])
+  desired = decoding.found((model,), (params,), source, search)
+  with jax.set_mesh(devices.mesh()):
+    found = seq2seq.found(model, params, source, search)
+  np.testing.assert_array_equal(found.ids, desired.ids)
+  np.testing.assert_allclose(found.log_probs, desired.log_probs, rtol=1e-5)
+  np.testing.assert_allclose(found.scores, desired.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['additive', 'none'])
