@@ -37,7 +37,8 @@ LEGEND = (
 )
 COLUMNS = (
   "memory_mb: the process's highest resident memory in a call after the first, above what it held"
-  ' before the case was made ready: data, parameters, compiled program and what the call needs.'
+  ' before the case was made ready: data, parameters, compiled program and what the call needs;'
+  ' of a language model, what a tiny one needs is taken off.'
   ' compile_s: the first call less a later one. calls: in a round. Everything is float32. Padded'
   ' rows are three quarters real. Haiku\'s GRU is the one of reset="before", the others are'
   ' "after". Dropout masks (rate 0.2, on inputs and states) are drawn within the time. How'

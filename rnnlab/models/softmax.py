@@ -212,6 +212,8 @@ def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[
   """As `lax.scan` of `function` over rows, as many at a time as have CHUNK logits of V = size."""
   count = len(rows[0])
   parts = -(-count // max(1, _parts(size) * CHUNK // size))
+  # Equal parts, if a third more of them will do: a last part of its own has buffers of its own.
+  parts = next((p for p in range(parts, parts * 4 // 3 + 1) if count % p == 0), parts)
   many = -(-count // parts)
   whole = count - count % many
   if whole == count == many:

@@ -20,6 +20,7 @@ import time
 
 from experiments.benchmarks import peers
 
+SIZES = ('batch', 'steps', 'inputs', 'hidden')
 STATUS = pathlib.Path('/proc/self/status')
 
 
@@ -34,7 +35,11 @@ def main(name):
       if 'build' in question:
         library = library or load(name)
         call = None
-        answer, call, repeats = build(library.build, peers.Case(*question['build']))
+        case = peers.Case(*question['build'])
+        beyond = of_no_size(library.build, case)
+        answer, call, repeats = build(library.build, case)
+        if beyond is not None:
+          answer['memory_mb'] -= beyond
       else:
         answer = {'seconds': seconds(call, question['calls']) / repeats}
     except Exception as error:
@@ -64,6 +69,17 @@ def build(make, case):
     'loss': loss if isinstance(loss, float) else None,
   }
   return answer, call, repeats
+
+
+def of_no_size(make, case):
+  """The memory that a step of a language model takes whatever its size: its program, and the like.
+
+  None for other cases, and where memory is not known.
+  """
+  if not case.text:
+    return None
+  tiny = case._replace(text='tiny', **dict(zip(SIZES, peers.TEXTS['tiny'], strict=False)))
+  return build(make, tiny)[0]['memory_mb']
 
 
 def seconds(call, calls):
