@@ -76,7 +76,7 @@ def of_no_size(make, case):
 
   None for other cases, and where memory is not known.
   """
-  if not case.text:
+  if case.what != 'text':
     return None
   tiny = case._replace(text='tiny', **dict(zip(SIZES, peers.TEXTS['tiny'], strict=False)))
   return build(make, tiny)[0]['memory_mb']
