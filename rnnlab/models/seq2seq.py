@@ -1,6 +1,5 @@
 """Pairs of texts: a translation's tokens, each given its source and the tokens before it."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +9,7 @@ import jax.numpy as jnp
 
 from rnnlab import recurrence
 from rnnlab.cells.base import Array, Cell, Lookup
-from rnnlab.machine import devices
-from rnnlab.models import decoding, initial, softmax
+from rnnlab.models import initial, softmax
 from rnnlab.models.layers import Recurrent, pool
 from rnnlab.recurrence import attention, checks
 
@@ -128,8 +126,8 @@ class Seq2Seq(nn.Module):
     found = softmax.real_nll(*given, smoothing=0.0 if deterministic else self.label_smoothing)
     nll, objective = (of.reshape(real.shape).sum(axis=1) for of in found)
     tokens = real.sum(axis=1).astype(jnp.float32)
-    if deterministic:
-      return jnp.stack([nll, tokens], axis=1)
+    if deterministic:  # nothing is smoothed, and the objective is the nll, with a gradient
+      return jnp.stack([objective, tokens], axis=1)
     return {'nll': nll, 'objective': objective, 'tokens': tokens}
 
   def encode(self, source: Array, deterministic: bool = True) -> Encoded:
@@ -226,20 +224,6 @@ class Seq2Seq(nn.Module):
     if deterministic or recurrence.is_off(rate):
       return xs
     return recurrence.drop(self.make_rng('dropout'), xs, rate, locked=True)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def found(model: Seq2Seq, params: Any, source: Array, search: decoding.Search) -> decoding.Found:
-  """What `decoding.found` gives, each device of the current mesh writing some of the translations.
-
-  None waits for another's: a device is done when its own translations have ended.
-  """
-
-  def of_rows(params, source):
-    return tuple(decoding.found((model,), (params,), source, search))
-
-  arguments = params, source
-  return decoding.Found(*devices.over_batch(of_rows, arguments, axes=(None, 0), out_axes=(0,) * 3))
 
 
 def _rows(table, ids):

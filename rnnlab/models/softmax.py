@@ -90,12 +90,13 @@ def real_nll(
 ) -> tuple[Array, Array]:
   """`nll` of the rows that are real, and what label smoothing makes of it: two of float32 `[N]`.
 
-  real: bool `[N]`; the others have 0, and their logits are hardly ever computed. smoothing: the
-  part of the probability that is spread over the vocabulary (Szegedy et al. 2016).
+  real: bool `[N]`; the others have 0, and no more of their logits are computed than fill the last
+  chunk. smoothing: the part of the probability that is spread over the vocabulary (Szegedy et al.
+  2016).
 
-  The second alone has a gradient, which is computed together with the value as in `total_nll`, for
-  a sum of all rows: one that weighs real rows differently has it computed when that is known, from
-  the logits once more. There is no second derivative.
+  The second alone has a gradient. It is computed together with the value, as in `total_nll`, as if
+  all real rows weighed the same; where it turns out that they do not, their logits are computed
+  once more. There is no second derivative.
   """
   targets = checks.ids(targets, len(b), 'targets')
   given = None if recurrence.is_off(smoothing) else smoothing

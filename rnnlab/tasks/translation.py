@@ -121,13 +121,13 @@ def examine(model, params, dataset) -> dict[str, Any]:
 
 def translated(model, params, source, encoding) -> list[str]:
   """The translations of sources, int32 `[N, S]`, the likeliest token at each step."""
-  from rnnlab.models import decoding, seq2seq
+  from rnnlab.models import decoding
 
   never = pairs.PAD, pairs.BOS, pairs.UNK
   search = decoding.Search(pairs.BOS, pairs.EOS, never, size=1)
 
   def of_batch(source):
-    return seq2seq.found(model, params, source, search)
+    return decoding.found((model,), (params,), source, search)
 
   found = decoding.in_batches(of_batch, source, ROWS)
   return [pairs.decode(ids.tolist(), encoding['target']) for ids in found.ids[:, 0]]

@@ -159,15 +159,12 @@ def _greedy(case, mesh):
 
   @jax.jit
   def translated(params, source, limits):
-    def of_rows(params, source, limits):  # as `rnnlab.models.seq2seq.found` has it
-      asked = decoding.of_models((model,), (params,), source)
-      return tuple(decoding.greedy(*asked, limits, source.shape[1] - 1, search))
-
-    return devices.over_batch(of_rows, (params, source, limits), (None, 0, 0), (0, 0, 0))
+    asked = decoding.of_models((model,), (params,), source)
+    return decoding.greedy(*asked, limits, source.shape[1] - 1, search)
 
   def call():
     found = [translated(params, *batch) for batch in given]
-    return float(sum(np.asarray(log_probs).sum() for _, log_probs, _ in found))
+    return float(sum(np.asarray(batch.log_probs).sum() for batch in found))
 
   return call, 1
 
