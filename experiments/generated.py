@@ -1,12 +1,12 @@
-"""LSTM, GRU and Elman on a generated problem, three seeds each; a preset is a problem.
+"""LSTM, GRU and Elman on a generated problem, three seeds each; each preset is a problem.
 
     python launch.py --config=experiments/generated.py:PRESET
 
-The presets are those of PRESETS below, and temporal_order where none is given. Training examples
-are drawn anew for each step, 10,000 of them an epoch; validation and test are fixed. The report
-says what is reached without memory. Flags make a problem harder, as --config.data.length=200, and
-a new problem is a file in rnnlab/data/problems. The problems of Deletang et al. (2023) are tested
-on strings longer than those of training, as theirs were.
+The presets are those of PRESETS below; the default is temporal_order. Training examples are drawn
+anew for each step, 10,000 of them per epoch; validation and test examples are fixed. The report
+says what a model without memory reaches. Flags make a problem harder, for example
+--config.data.length=200, and a new problem is a file in rnnlab/data/problems. The problems of
+Deletang et al. (2023) are tested on longer strings than those of training, as in their paper.
 
     python launch.py --config=experiments/generated.py:smoke
 
@@ -59,5 +59,5 @@ def sweep(add):
 
 
 def references(preset):
-  """What is reached without memory."""
+  """What a model without memory reaches."""
   return generated.references(get_config(preset).data)

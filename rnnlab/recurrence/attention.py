@@ -161,7 +161,7 @@ def step(
 
 
 def _attend(decoder, params, memory, carry, x_t, dot):
-  """A step but for its output, which is made of the third that is returned, `[B, H + M]`."""
+  """A step without its output: the cell's carry, y, and y with the context, `[B, H + M]`."""
   inner, y, output = carry
   assert memory is not None
   if decoder.attention == 'additive':
@@ -243,7 +243,7 @@ def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, ev
     None if mask is None else checks.flags('mask', mask, (len(xs),), xs.shape[1], 'at real steps')
   )
 
-  # Where no step is given the output before, those of all steps are one product, after the loop.
+  # If no step reads the previous output, the outputs of all steps are one product after the loop.
   at_once = decoder.attention == 'additive' or (
     decoder.attention == 'multiplicative' and not decoder.feeding
   )
@@ -279,7 +279,7 @@ def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, ev
 
 
 def _last(first, ys, real):
-  """Of ys `[T, B, H]` that of each row's last real step; of a row without any `first`."""
+  """Each row's last real step of ys `[T, B, H]`; `first` for a row without real steps."""
   ys = jnp.concatenate([first[None], ys])
   if real is None:
     return ys[-1]

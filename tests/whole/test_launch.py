@@ -132,7 +132,7 @@ MISTAKES = {
   'capitals': (['--config.model.cell=GRU'], "did you mean 'gru'"),
   'leaf as a flag': (['--epochs=3'], "no flag --epochs (did you mean '--config.train.epochs'?)"),
   'leaf as a field': (['--config.epochs=3'], "(did you mean 'train.epochs'?)"),
-  'a part': (['--config.model=gru'], "'model': it is a part, with fields as 'model.cell'"),
+  'a part': (['--config.model=gru'], "'model': it is a part, with fields such as 'model.cell'"),
   'no value': (['--config='], 'it names no file; --config takes FILE.py'),
   'a folder': (['--config=.'], '. is a folder; --config takes FILE.py'),
   'half an epoch': (['--config.train.epochs=2.5'], "epochs='2.5': must be a whole number"),
@@ -147,7 +147,7 @@ MISTAKES = {
   'cell field': (['--config.model.gru.rset=after'], "no option 'rset' (did you mean 'reset'?)"),
   "another's option": (
     ['--config.model.cell=lstm', '--config.model.gru.reset=before'],
-    'model.gru.reset is read by the cell gru alone, and here is no run of it',
+    'model.gru.reset is read only by the cell gru, of which there is no run here',
   ),
   'no processes': (['--executor=distributed', '--processes=0'], '--processes=0: must be'),
   'status': (['--status', '--config.sed=1'], "no field 'sed' (did you mean 'seed'?)"),

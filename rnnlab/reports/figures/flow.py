@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from rnnlab.reports.figures.layout import log_axis, name_point, place_labels
 from rnnlab.reports.figures.style import MUTED, groups_of, new_figure, styled
 
-LEAST = 1e-8  # where the axis ends: beside the rest of a gradient, less is lost in rounding
+LEAST = 1e-8  # where the axis ends: anything less is lost in rounding when gradients are summed
 NOTHING = 1e-45  # in place of 0, which has no logarithm
 
 
 @styled
 def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
-  """The share of the gradient that is left against lag, a line a group: at first, and at last.
+  """The share of the gradient left at each lag, one line per group: before and after training.
 
   flow: of results.flow_of, of one layer of each run, with a column `group`.
   """
@@ -46,7 +46,7 @@ def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
 
 
 def _title(flow, epochs):
-  """When it was, where that is the same of all runs."""
+  """After which epoch the norms were taken, if it is the same for all runs; else the range."""
   if not epochs.any():
     return 'Before training'
   first, last = int(epochs.min()), int(epochs.max())
