@@ -35,7 +35,7 @@ PAIRS = {
 
 
 class Batch(NamedTuple):
-  """Pairs: source int64 `[B, S]`, target int64 `[B, T + 1]`, padded with 0 behind, and lengths."""
+  """Pairs: source int64 `[B, S]`, target int64 `[B, T + 1]`, padded at the end with 0, and lengths."""
 
   source: np.ndarray
   target: np.ndarray
@@ -44,15 +44,15 @@ class Batch(NamedTuple):
 
 
 def batches(pairs: Pairs) -> list[Batch]:
-  """Those of the steps of a call, of sides whose lengths are spread evenly from 2/5 of T to T."""
+  """A batch for each step of a call; lengths are spread evenly from 2/5 of T to T."""
   draw = np.random.default_rng(0)
   return [_batch(draw, pairs, pairs.batch) for _ in range(STEPS)]
 
 
 def sentences(pairs: Pairs) -> list[Batch]:
-  """What is to be translated: sources of like length together, as wide as the longest.
+  """The sources to translate, in batches of similar length, as wide as the longest of a batch.
 
-  A translation has as many tokens as its source at most, as translations in earnest have about.
+  A translation is given as many tokens as its source has, which is about what real ones take.
   """
   drawn = _batch(np.random.default_rng(1), pairs, SENTENCES)
   order = np.argsort(drawn.source_lengths, kind='stable').reshape(-1, ROWS)

@@ -13,7 +13,7 @@ CELLS = {'lstm': nn.LSTMCell, 'gru': nn.GRUCell}
 
 
 class Translator(nn.Module):
-  """The model of `pairs`, the first weights too. What needs no loop over steps is outside of it."""
+  """The model of `pairs` with its first weights; what needs no loop over steps is outside of it."""
 
   def __init__(self, sizes, cell):
     super().__init__()
@@ -50,7 +50,7 @@ class Translator(nn.Module):
     self.load_state_dict({n: torch.from_numpy(np.ascontiguousarray(w)) for n, w in found.items()})
 
   def encode(self, source, lengths):
-    """The memory: its values, keys and where there are none; and the carry of the cell."""
+    """The memory (values, keys, and where the source is padded), and the cell's first carry."""
     packed = pack_padded_sequence(
       self.source_embedding(source), lengths, batch_first=True, enforce_sorted=False
     )
@@ -72,7 +72,7 @@ class Translator(nn.Module):
     return carry, torch.cat([carry[0] if self.is_lstm else carry, context], dim=1)
 
   def forward(self, source, lengths, target):
-    """The logits of all targets, the output's products being one of all steps."""
+    """The logits of all targets; the products of the output are one for all steps."""
     *memory, carry = self.encode(source, lengths)
     found = []
     for x in self.target_embedding(target[:, :-1]).unbind(1):
@@ -82,7 +82,7 @@ class Translator(nn.Module):
 
   @torch.inference_mode()
   def greedy(self, source, lengths):
-    """The sum of the log-probabilities of the likeliest tokens, a step after the other."""
+    """The sum of the log-probabilities of the most likely tokens, one step after the other."""
     *memory, carry = self.encode(source, lengths)
     last = torch.full((len(source),), pairs.BEGIN)
     done, total = torch.zeros(len(source), dtype=torch.bool), 0.0
