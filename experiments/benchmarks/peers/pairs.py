@@ -35,7 +35,7 @@ PAIRS = {
 
 
 class Batch(NamedTuple):
-  """Pairs: source int64 `[B, S]`, target int64 `[B, T + 1]`, padded at the end with 0, and lengths."""
+  """Pairs: source `[B, S]` and target `[B, T + 1]`, int64, padded at the end with 0; lengths."""
 
   source: np.ndarray
   target: np.ndarray
