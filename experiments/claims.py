@@ -1,15 +1,16 @@
-"""What is said of LSTM, GRU and newer cells, as claims that are stated before the runs.
+"""Common claims about LSTM, GRU and newer cells, stated before the runs that test them.
 
     python launch.py --config=experiments/claims.py
 
-The tutorial's claims and some of the literature's, each on runs that can decide it, with ten seeds
-a setting; report.html ends in a page of what holds. It goes on from where it was broken off.
+The tutorial's claims and some from the literature, each tested on runs that can decide it, with ten
+seeds per setting; report.html ends with a section on what holds. If interrupted, the same command
+continues.
 
     python launch.py --config=experiments/claims.py:PART
 
-A part alone: `reviews`, the tutorial's own comparison on film reviews; `adding`, the adding problem
-over 200 steps, of which gradients are measured too; `counting`, strings of a^n b^n; `recall`, pairs
-that are to be remembered; `forget`, whether a forget bias of 1 helps where lags are long.
+A single part: `reviews`, the tutorial's own comparison on film reviews; `adding`, the adding
+problem over 200 steps, where gradients are measured too; `counting`, strings of a^n b^n; `recall`,
+pairs to be remembered; `forget`, whether a forget bias of 1 helps if lags are long.
 
     python launch.py --config=experiments/claims.py:quick
 
@@ -26,13 +27,13 @@ from experiments import adding, counting, generated, imdb
 
 PARTS = ('reviews', 'adding', 'counting', 'recall', 'forget')
 PRESETS = ('', *PARTS, 'quick', 'smoke')
-SEEDS = {'quick': 3, 'smoke': 2}  # others have ten
-ACCURACY = 0.01  # a difference below this is none
-ERROR = 0.005  # likewise, of the squared error of the adding problem
+SEEDS = {'quick': 3, 'smoke': 2}  # the other presets have ten
+ACCURACY = 0.01  # a smaller difference counts as none
+ERROR = 0.005  # likewise, for the squared error of the adding problem
 
 
 def get_config(preset=''):
-  """The config of the first part of `preset`, one of PRESETS; `sweep` has those of all."""
+  """The config of the first part of `preset`, one of PRESETS; `sweep` adds those of all parts."""
   if preset not in PRESETS:
     near = difflib.get_close_matches(preset, PRESETS[1:], n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
@@ -51,7 +52,7 @@ def sweep(add, preset):
 
 
 def claims(preset):
-  """What is claimed of the runs of each part."""
+  """The claims about the runs of each part."""
   said = []
   for part in _parts(preset):
     command = f'python launch.py --config=experiments/claims.py:{part}'
@@ -69,7 +70,7 @@ def _parts(preset):
 
 
 def _of(part):
-  """What sets the runs of a part apart from those of the others."""
+  """What distinguishes the runs of a part from those of the others."""
   if part == 'reviews':
     return {'task.name': 'classification'}
   problem = {'counting': 'anbn', 'recall': 'associative_recall', 'forget': 'temporal_order'}
@@ -118,7 +119,7 @@ SETTINGS = {
     'none': {'model.cell': 'lstm', 'model.lstm.forget_bias': 0.0},
   },
 }
-# Of each part: the words, a, b, what is said of b, the metric, and the margin where there is one.
+# For each part: the wording, a, b, what is claimed of b, the metric, and the margin if any.
 CLAIMS = {
   'reviews': (
     (

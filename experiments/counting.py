@@ -2,17 +2,19 @@
 
     python launch.py --config=experiments/counting.py
 
-At each step of a string of a^n b^n the model says which symbols may come next, and a string is
-right if it is right at each (Gers & Schmidhuber 2001). right_up_to is the greatest n up to which
-all strings are. LSTM and a rectified Elman network (irnn) can count without bound, GRU and Elman
-cannot (Weiss et al. 2018). Strings of n up to 100 choose the epoch; each n up to 500 is tested.
+At each step of a string of a^n b^n the model predicts which symbols may come next, and a string is
+right if every step is (Gers & Schmidhuber 2001). right_up_to is the greatest n up to which all
+strings are right. LSTM and a rectified Elman network (irnn) can count without bound, GRU and
+Elman cannot (Weiss et al. 2018). Strings with n up to 100 choose the epoch; every n up to 500 is
+tested.
 
 An LSTM needs an unusually large learning rate to count far beyond its training. With 0.01, three
-of three seeds were right to n = 83 to 93 after 20 epochs; with 0.1, six of ten were right to n =
-318 or more after 10 to 25 epochs, and the other four not beyond n = 3 (of every fifth n, by the
-last epoch). The rates of the other cells are not tuned: irnn learnt nothing with 0.0001, 0.0003 or
-0.001 in two seeds each. A peephole LSTM (lstm_peephole) with 0.02 and model.init=torch was right to
-the end of the test, n = 498, in both of two seeds. So this is no comparison of equally tuned cells.
+of three seeds were right up to n = 83 to 93 after 20 epochs; with 0.1, six of ten were right up to
+n = 318 or more after 10 to 25 epochs, and the other four not beyond n = 3 (testing every fifth n,
+at the last epoch). The rates of the other cells are not tuned: irnn learnt nothing with 0.0001,
+0.0003 or 0.001 in two seeds each. A peephole LSTM (lstm_peephole) with 0.02 and model.init=torch
+was right up to the end of the test, n = 498, in both of two seeds. So this does not compare equally
+tuned cells.
 
     python launch.py --config=experiments/counting.py:smoke
 

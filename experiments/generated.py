@@ -1,12 +1,14 @@
-"""LSTM, GRU and Elman on a generated problem, three seeds each; a preset is a problem.
+"""LSTM, GRU and Elman on a generated problem, three seeds each; each preset is a problem.
 
     python launch.py --config=experiments/generated.py:PRESET
 
-The presets are those of PRESETS below, and temporal_order where none is given. Training examples
-are drawn anew for each step, 10,000 of them an epoch; validation and test are fixed. The report
-says what is reached without memory. Flags make a problem harder, as --config.data.length=200, and
-a new problem is a file in rnnlab/data/problems. The problems of Deletang et al. (2023) are tested
-on strings longer than those of training, as theirs were.
+The presets are those of PRESETS below; the default is temporal_order. Training examples are drawn
+anew for each step, 10,000 of them per epoch; validation and test examples are fixed. The report
+says what a model without memory reaches. Flags make a problem harder, for example
+--config.data.length=200, and a new problem is a file in rnnlab/data/problems. The problems of
+Deletang et al. (2023) are tested on longer strings than those of training, as in their paper. So
+are the formal languages anbncn, dyck1, dyck2 and reber, where a model says which symbols may come
+next and a string is right if every step is right (a^n b^n is in experiments/counting.py).
 
     python launch.py --config=experiments/generated.py:smoke
 
@@ -27,7 +29,12 @@ PRESETS = {
   'bucket_sort': {'problem': 'bucket_sort', **_LONGER, 'length': 40, 'test_length': 100},
   'modular_arithmetic': {'problem': 'modular_arithmetic', **_LONGER},
   'associative_recall': {'problem': 'associative_recall'},
+  'anbncn': {'problem': 'anbncn'},
+  'dyck1': {'problem': 'dyck', 'brackets': 1},
+  'dyck2': {'problem': 'dyck', 'brackets': 2},
+  'reber': {'problem': 'reber'},
 }
+LANGUAGES = ('anbncn', 'dyck1', 'dyck2', 'reber')  # where the symbols that may come next are asked
 
 
 def get_config(preset=''):
@@ -44,6 +51,8 @@ def get_config(preset=''):
   config.optim.clip_norm = 1.0
   config.train.batch_size = 64
   config.train.epochs = 20
+  if preset in LANGUAGES:
+    config.task.metric = 'sequence_accuracy'
   if preset == 'smoke':
     config.data.update(length=10, examples=256, validation_examples=100, test_examples=100)
     config.model.update(hidden_size=8, embed_size=8)
@@ -59,5 +68,5 @@ def sweep(add):
 
 
 def references(preset):
-  """What is reached without memory."""
+  """What a model without memory reaches."""
   return generated.references(get_config(preset).data)

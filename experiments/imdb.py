@@ -42,8 +42,8 @@ def get_config(preset=''):
   # The main job has every field at its default: see rnnlab/runs/schema.py and, for those of its
   # task, rnnlab/tasks/classification.py.
   config = configs.default()
-  config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: as init says
-  config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: as init says
+  config.model.lstm = ConfigDict({'forget_bias': placeholder(float)})  # None: set by init
+  config.model.gru = ConfigDict({'reset': placeholder(str)})  # after | before; None: set by init
 
   if preset == 'tutorial':
     config.data.mask = False
@@ -74,7 +74,7 @@ def sweep(add):
 
 
 def references():
-  """Published figures on the official test set; the report has them beside runs on all of it."""
+  """Published figures on the official test set; the report shows them beside runs on all of it."""
   return [
     {
       'says': 'For scale, on the same official test set: NB-SVM on bigrams, a linear model trained '

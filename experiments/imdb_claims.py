@@ -1,4 +1,4 @@
-"""What the tutorial says of LSTM and GRU, as claims that are stated before the runs.
+"""The tutorial's claims about LSTM and GRU, stated before the runs that test them.
 
     python launch.py --config=experiments/imdb_claims.py
 
@@ -22,7 +22,11 @@ from experiments import imdb
 references = imdb.references
 
 SEEDS = {'': 30, 'cpu': 10, 'smoke': 2}
-EPOCHS = {'': (10, 12), 'cpu': (5, 6), 'smoke': (2, 3)}  # of all; of the GRU of equal time
+EPOCHS = {
+  '': (10, 12),
+  'cpu': (5, 6),
+  'smoke': (2, 3),
+}  # the last: GRU of equal time
 LSTM = {'model.cell': 'lstm', 'model.hidden_size': 64}
 GRU = {'model.cell': 'gru', 'model.hidden_size': 64}
 MATCHED = {'model.cell': 'gru', 'model.hidden_size': 80}
@@ -46,7 +50,7 @@ def sweep(add, preset):
 
 
 def claims(preset):
-  """The tutorial's claims that these runs can test; those on accuracy, on three equal terms."""
+  """The tutorial's claims that these runs can test; those about accuracy on three equal terms."""
   lstm, gru, matched, longer = _settings(preset)
   accuracy = {'metric': 'best_test_accuracy', 'margin': MARGIN}
   said = [

@@ -1,18 +1,18 @@
-"""LSTM against GRU on JapaneseVowels: which of nine men says two vowels, five seeds each.
+"""LSTM against GRU on JapaneseVowels: which of nine men speaks two vowels, five seeds each.
 
     python launch.py --config=experiments/japanese_vowels.py
 
-270 series to train on, of which 54 are held out to validate, and 370 to test: the official split.
-A step is 12 coefficients of the sound's spectrum, and a series has 7 to 29 of them. The model is
-bidirectional. Its settings were chosen by validation, as the epoch of each run is; the test split
-chose nothing. 54 series are few to choose an epoch by: many epochs are equally good by them, and
-the first of these is taken. It takes 73 seconds of CPU time. Test accuracy is 96.6% (LSTM) and
-96.2% (GRU) at the epoch of best validation accuracy; 98.3% and 98.6% after the last.
+270 series for training, of which 54 are held out for validation, and 370 for testing: the official
+split. A step has 12 coefficients of the sound's spectrum, and a series has 7 to 29 steps. The model
+is bidirectional. Its settings, like the epoch of each run, were chosen by validation alone. 54
+series are few to choose an epoch by: many epochs are equally good by them, and the first of these
+is taken. It takes 73 seconds of CPU time. Test accuracy is 96.6% (LSTM) and 96.2% (GRU) at the
+epoch of best validation accuracy; 98.3% and 98.6% after the last.
 
     python launch.py --config=experiments/japanese_vowels.py:all
 
-The protocol of the published figures: the same settings, trained on all 270 series. Nothing
-chooses an epoch, and the last one is reported. Test accuracy is 98.5% (LSTM) and 98.5% (GRU).
+The protocol of the published figures: the same settings, trained on all 270 series. No epoch is
+selected; the last one is reported. Test accuracy is 98.5% (LSTM) and 98.5% (GRU).
 
     python launch.py --config=experiments/japanese_vowels.py:smoke
 

@@ -2,32 +2,32 @@
 
     python launch.py --config=experiments/language_model.py
 
-Half a million words of film reviews, from the package that the main job's reviews are in, in lower
-case and by a vocabulary of 10,000 words. Two layers, of which the second has the size of the
-embedding, which is the output's weights too; the GRU's first layer is as much wider as makes the
-parameters equal.
+Half a million words of film reviews, from the package that holds the main job's reviews, in lower
+case, with a vocabulary of 10,000 words. There are two layers; the second has the size of the
+embedding, whose weights are also those of the output. The GRU's first layer is wider by as much as
+it takes to make the numbers of parameters equal.
 
     python launch.py --config=experiments/language_model.py:character
 
-The same reviews, character by character: two million of them, and one layer of 256 units (LSTM).
+The same reviews, character by character: two million characters, and one layer of 256 units (LSTM).
 
     python launch.py --config=experiments/language_model.py:ptb_small --config.data.path=FOLDER
 
-Penn Treebank as Mikolov prepared it (ptb.train.txt, ptb.valid.txt and ptb.test.txt in FOLDER: the
-text is not free, and not here), and the small model of Zaremba et al. 2014 as published: two layers
-of 200 units, no dropout, 20 streams, windows of 20 steps, SGD whose rate of 1 is halved at each
-epoch after the fourth, gradients clipped at 5, 13 epochs. They sum the loss over the steps of a
-window and here it is the mean, so that the rate is 20 times as large and the bound a twentieth.
-The model has as many units with either cell.
+Penn Treebank as Mikolov prepared it (ptb.train.txt, ptb.valid.txt and ptb.test.txt in FOLDER; the
+text is not free, so it is not included), and the small model of Zaremba et al. 2014 as published:
+two layers of 200 units, no dropout, 20 streams, windows of 20 steps, SGD with a rate of 1 that is
+halved at each epoch after the fourth, gradients clipped at 5, 13 epochs. They sum the loss over the
+steps of a window where it is averaged here, so the rate is 20 times as large and the clipping bound
+a twentieth. The model has the same number of units with either cell.
 
     python launch.py --config=experiments/language_model.py:ptb_medium --config.data.path=FOLDER
 
-Their medium model: 650 units, half of the values dropped between layers, 39 epochs.
+Their medium model: 650 units, dropout of a half between layers, 39 epochs.
 
     python launch.py --config=experiments/language_model.py:ptb_tuned --config.data.path=FOLDER
 
-No more parameters than the small model has, and better spent: 300 units, the embedding as output,
-and dropout that is the same at all steps of a window.
+No more parameters than the small model, but better spent: 300 units, output weights tied to the
+embedding, and dropout masks that are the same at all steps of a window.
 
     python launch.py --config=experiments/language_model.py:awd --config.data.path=FOLDER
 
@@ -44,7 +44,7 @@ from rnnlab.runs import configs
 
 PRESETS = ('', 'character', 'ptb_small', 'ptb_medium', 'ptb_tuned', 'awd', 'smoke')
 # Units of the first of two layers: with 200 in the second, LSTM and GRU have 641,600 and 642,180
-# recurrent parameters; of the one layer for characters, embedded in 64: 328,704 and 328,800.
+# recurrent parameters. With one layer for characters, embedded in 64: 328,704 and 328,800.
 EQUAL = {'': (200, 262), 'character': (256, 300)}
 
 
@@ -166,7 +166,7 @@ def _awd(config):
 
 
 def sweep(add, preset=''):
-  """Both cells, three seeds each; of what takes days, one of LSTM."""
+  """Both cells, three seeds each; for 'awd', which takes days, one run of LSTM."""
   if preset == 'awd':
     add({'model.cell': 'lstm', 'seed': 0})
     return

@@ -2,13 +2,14 @@
 
     python launch.py --config=experiments/music.py:jsb --config.data.path=JSB_Chorales.mat
 
-The four sets of Boulanger-Lewandowski et al. (2012) as piano rolls, in a .mat each: the presets
-jsb, nottingham, musedata and piano_midi. They are not here; data.path may also be a folder of .csv
-files or an .npz of one's own, without a preset (see rnnlab/data/rolls.py).
+The four sets of Boulanger-Lewandowski et al. (2012) as piano rolls, each in a .mat file, have the
+presets jsb, nottingham, musedata and piano_midi. They are not included. Without a preset, data.path
+may also be your own folder of .csv files or .npz (see rnnlab/data/rolls.py).
 
-As published: one layer of 100 tanh, 46 GRU or 36 LSTM units, which makes 18,900, 18,676 and 18,000
-recurrent parameters, and after it log-odds of 88 keys; RMSProp, weight noise of standard deviation
-0.075, and gradients whose norm is at most 1; the epoch chosen by validation. Ten seeds each.
+As published: one layer of 100 tanh, 46 GRU or 36 LSTM units, with 18,900, 18,676 and 18,000
+recurrent parameters, followed by log-odds of 88 keys; RMSProp, weight noise with a standard
+deviation of 0.075, and gradients clipped to a norm of 1; the epoch chosen by validation. Ten seeds
+each.
 
     python launch.py --config=experiments/music.py:smoke
 

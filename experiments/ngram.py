@@ -1,4 +1,4 @@
-"""What n-grams know of a corpus: the perplexity that a recurrent model must beat.
+"""N-gram models of a corpus: the perplexity that a recurrent model must beat.
 
     python -m experiments.ngram [FOLDER or FILE] [--unit=character] [--lowercase]
 
@@ -7,14 +7,14 @@ word w after the n - 1 words c is
 
     p(w | c) = (count(c w) - D(count(c w))) / sum over v of count(c v) + left(c) p(w | c')
 
-where c' is c without its first word and left(c) is what the discounts D of all v take away; D has a
-value for a count of 1, of 2 and of more, from how many n-grams have counts of 1 to 4. The count of
-the longest n-grams, and of those that begin a line, is how often they are there, and that of all
-others after how many different words. Below one word all words are equally likely. A line is a text
-of its own, which begins with the end of the one before.
+where c' is c without its first word, and left(c) is the share that the discounts D take from all v.
+D has one value each for counts of 1, of 2 and of more, estimated from how many n-grams have counts
+of 1 to 4. The count of the longest n-grams, and of those that begin a line, is how often they
+occur; that of all others is the number of different words that they occur after. Below unigrams,
+all words are equally likely. Each line is a text of its own, preceded by the end of the one before.
 
-On Penn Treebank n from 2 to 5 gives 185.7, 148.3, 142.7 and 141.2 (published, of 3 and 5: 148.3 and
-141.2, Mikolov 2012) in a second and 150 MB.
+On Penn Treebank, n from 2 to 5 gives 185.7, 148.3, 142.7 and 141.2 (published for 3 and 5: 148.3
+and 141.2, Mikolov 2012), in a second and 150 MB.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from rnnlab.runs import configs
 class Grams(NamedTuple):
   """All n-grams of one n in a text of N tokens.
 
-  keys: those that are there, sorted: the number of the first n - 1 words times V, plus the last.
-  counts: how often each is there. first: a place where each ends. at: which ends at each place,
-  int `[N]`, -1 where the line is too short.
+  keys: those that occur, sorted: the number of the first n - 1 words times V, plus the last word.
+  counts: how often each occurs. first: a place where each ends. at: the one that ends at each
+  place, int `[N]`, -1 where the line is too short.
   """
 
   keys: np.ndarray
@@ -47,7 +47,7 @@ class Grams(NamedTuple):
 def scores(train: np.ndarray, test: np.ndarray, size: int, end: int, order: int = 5) -> np.ndarray:
   """The natural logarithm of the probability of each token of `test`, float64 `[order, N]`.
 
-  Row n - 1 is of the model of n-grams. train, test: ids, int `[N]`, each line with its end. size:
+  Row n - 1 comes from the n-gram model. train, test: ids, int `[N]`, each line with its end. size:
   V, the number of words in the vocabulary. end: the id of the end of a line.
   """
   train, test = (np.concatenate([[end], of]).astype(np.int64) for of in (train, test))
@@ -72,7 +72,7 @@ def scores(train: np.ndarray, test: np.ndarray, size: int, end: int, order: int 
 
 
 def _longest(text, end):
-  """How many words the longest n-gram has that ends at each place, the end before it the first."""
+  """The length of the longest n-gram ending at each place; it begins with the end of a line."""
   places = np.arange(len(text))
   ends = np.maximum.accumulate(np.where(text == end, places, 0))
   return np.concatenate([[0], places[1:] - ends[:-1] + 1])
@@ -99,12 +99,12 @@ def _find(keys, asked, possible):
 def _mixed(counts, owner, before, here, below):
   """p(w | c) for each place of a text, from p(w | c'); owner: the c of each n-gram c w."""
   taken = _discounts(counts)[np.minimum(counts, 3)]
-  # With a 0 behind, which is where -1 leads to.
+  # A 0 is appended for the index -1.
   own, total, left = (
     np.append(of, 0)
     for of in (counts - taken, np.bincount(owner, counts), np.bincount(owner, taken))
   )
-  # A c that is in no n-gram has a number beyond, or is -1.
+  # A c that begins no n-gram has a number beyond the end, or is -1.
   before = np.minimum(before, len(total) - 1)
   known = total[before] > 0
   p = own[here] + left[before] * below
@@ -112,7 +112,7 @@ def _mixed(counts, owner, before, here, below):
 
 
 def _discounts(counts):
-  """D of a count of 0, 1, 2, and 3 or more; where too few counts tell, a half, 1 and 1.5."""
+  """D for counts of 0, 1, 2, and 3 or more; if counts are too few to tell: 0, 0.5, 1 and 1.5."""
   n = np.bincount(np.minimum(counts, 5), minlength=6)[:5]
   if not n[1:].all():
     return np.array([0, 0.5, 1, 1.5])
@@ -122,9 +122,9 @@ def _discounts(counts):
 
 
 def perplexities(data: Any) -> tuple[str, int, list[float]]:
-  """The title and the tokens of the test split, and its perplexity for n from 1 to 5.
+  """The title, the number of tokens of the test split, and its perplexity for n from 1 to 5.
 
-  data: the `data` part of a config. Raises rnnlab.data.DataError where there are no data.
+  data: the `data` part of a config. Raises rnnlab.data.DataError if there are no data.
   """
   made = corpus.load(data)
   path = cache.path('ngrams', made.fingerprint, inspect.getsource(sys.modules[__name__]))
@@ -137,9 +137,9 @@ def perplexities(data: Any) -> tuple[str, int, list[float]]:
 
 
 def references(data: Any) -> list[dict[str, Any]]:
-  """What an experiment's `references` may return; [], with a warning, where there are no data.
+  """What an experiment's `references` may return; [], with a warning, if there are no data.
 
-  The report shows it beside runs of the same data alone, so not where a flag has changed them.
+  The report shows it only beside runs on the same data, so not if a flag has changed the data.
   """
   try:
     title, size, found = perplexities(data)

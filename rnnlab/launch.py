@@ -1,4 +1,4 @@
-"""Trains recurrent networks: does the runs of an experiment that are left to do.
+"""Trains recurrent networks: does the remaining runs of an experiment.
 
   python launch.py                           the main job, experiments/imdb.py
   python launch.py --config=FILE.py[:PRESET] [--config.FIELD=VALUE ...]
@@ -11,32 +11,32 @@ What to run
   --config=FILE.py[:PRESET]  the experiment; default: experiments/imdb.py
   --config.FIELD=VALUE       sets a field of its config, which is then not swept
   --nosweep                  one run of the config, without the sweep
-  --retry_failed             repeats runs that failed by themselves, too
+  --retry_failed             also repeats runs that failed on their own
   --workdir=DIR              where results go, a path or a URL known to fsspec;
                              default: runs/<experiment>[-<preset>]
   --executor=NAME            how; default: auto, which says its choice and why
-      serial                   one run after the other, on one device
-      cores                    one run after the other, each on all cores
+      serial                   one run after another, on one device
+      cores                    one run after another, each on all cores
       process                  one run per core
       population               runs that share a compiled program, together
       ray                      one run per core or one population per GPU of a
                                Ray cluster
-      distributed              one after the other, on all devices of many hosts
+      distributed              one after another, on all devices of many hosts
 
 Output
   --status                   only what is done, running, failed and left
   --quiet                    only the table; errors go to standard error
-  --json                     a JSON object in place of the table or the status;
+  --json                     a JSON object instead of the table or the status;
                              progress goes to standard error, unless --quiet
-  --wandb                    logs the runs to Weights & Biases too
+  --wandb                    also logs the runs to Weights & Biases
   In the environment: NO_COLOR=1, TERM=dumb, COLUMNS=80.
 
 Many machines
   --ray_address=HEAD:6379    the Ray cluster; default: this machine alone
   --coordinator=HOST:PORT    for distributed: the first process's address,
   --processes=N              how many processes there are, and
-  --process_id=N             which one this is, from 0; where JAX detects the
-                             cluster it knows all three
+  --process_id=N             which one this is, from 0; if JAX detects the
+                             cluster, it knows all three
 
 Examples
   python launch.py --config=experiments/imdb.py:smoke
@@ -44,7 +44,7 @@ Examples
   python launch.py --quiet --json | jq '.summary[].test_accuracy_mean'
 
 After a crash, give the same command again, and it continues. The exit status
-is 0 where every run ended well, 1 where some failed, 2 for a mistake.
+is 0 if every run ended well, 1 if some failed, 2 for a mistake.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-# Rooms that load JAX are imported where they are used: --status and --help answer at once.
+# Modules that load JAX are imported where they are used: --status and --help answer at once.
 from rnnlab import tasks
 from rnnlab.console import progress, usage
 from rnnlab.console.words import describe_error, near, plain_warnings
@@ -73,12 +73,12 @@ from rnnlab.sweeps import executors, status, storage
 PROGRAM = pathlib.Path(sys.argv[0]).name or 'rnnlab'
 IN_CLONE = PROGRAM.endswith('.py')
 COMMAND = shlex.join(['python', *sys.argv] if IN_CLONE else [PROGRAM, *sys.argv[1:]])
-# Beside the package in the clone; where rnnlab is installed there are no experiments.
+# Beside the package in the clone; an installed rnnlab has no experiments.
 MAIN_JOB = pathlib.Path(__file__).parents[1] / 'experiments' / 'imdb.py'
 
 HELP = re.compile(r'--?h(elp)?(short|full|xml)?$')
 
-# What each of them does is said above.
+# The docstring above describes them.
 flags.DEFINE_boolean('sweep', True, None)
 flags.DEFINE_boolean('retry_failed', False, None)
 flags.DEFINE_string('workdir', None, None)
@@ -94,9 +94,9 @@ flags.DEFINE_integer('process_id', None, None)
 
 
 def parse(argv: list[str]) -> Any:
-  """Parses the flags; a mistake is a line or two for people, and exit status 2.
+  """Parses the flags; a mistake gives a line or two for people, and exit status 2.
 
-  Returns what `main` needs: the Given, and the Experiment with the fields as they are set.
+  Returns what `main` needs: the Given, and the Experiment with its fields set.
   """
   for stream in (sys.stdout, sys.stderr):  # which may be ASCII
     stream.reconfigure(errors='replace')
@@ -112,14 +112,14 @@ def parse(argv: list[str]) -> Any:
       print(words_of_help(), end='')
       sys.exit()
     if not (asks or flags.FLAGS.status):
-      # An experiment's file may compute with JAX, which then has its devices and keeps them.
+      # An experiment's file may compute with JAX, which then keeps the devices that it has.
       from rnnlab.machine import devices
 
       check_executor()
       devices.use_cores()
     if flags.FLAGS.status and given.path == command_line.NONE:
       if not flags.FLAGS.workdir:
-        raise ValueError('--status of which sweep? Give --workdir=DIR, or its --config')
+        raise ValueError('--status needs a sweep: give --workdir=DIR, or its --config')
       return given, None
     command_line.check_file(given.path)
     experiment = experiment_file.read(given.path, given.preset)
@@ -143,7 +143,7 @@ def parse(argv: list[str]) -> Any:
 
 
 def words_of_help() -> str:
-  """The page of all flags, with the command as it was given."""
+  """The page of all flags, with the command that was used."""
   return __doc__ if IN_CLONE else __doc__.replace('python launch.py', PROGRAM)
 
 
@@ -165,11 +165,11 @@ def main(asked: Any) -> None:
 
 
 def launch(given: command_line.Given, experiment: experiment_file.Experiment) -> None:
-  """Does what the command asks for, and ends the program unless all is well."""
+  """Does what the command asks for; ends the program if something went wrong."""
   try:
     _launch(given, experiment, *progress.consoles(flags.FLAGS.quiet, flags.FLAGS.json))
   except progress.Unheard:
-    # What is left in a stream's buffer has no reader either. A signal would give this status.
+    # What is left in a stream's buffer has no reader either. The status is that of a signal.
     for stream in (sys.stdout, sys.stderr):
       os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(128 + 13)  # SIGPIPE
@@ -214,7 +214,7 @@ def _status(workdir, url, output):
 
 
 def _asked(given, experiment, name, preset):
-  """What is to be conducted; a mistake is told before any data are looked for."""
+  """What is to be conducted; mistakes are reported before any data are looked for."""
   from rnnlab import results
   from rnnlab.runs import program
   from rnnlab.sweeps import conduct, sweep
@@ -235,13 +235,13 @@ def _asked(given, experiment, name, preset):
 
 
 def _conduct(asked, workdir, url, messages, output, stop):
-  """Does what is asked, and reports it; returns the plan, the failures and what the report told."""
+  """Does what is asked, and reports it; returns the plan, the failures and the report."""
   from rnnlab.reports import report
   from rnnlab.sweeps import conduct
 
   told = None
   conduct.claim(workdir)
-  busy = 'another launch is at work here: let it end, or choose a --workdir'
+  busy = 'another launch is at work here: let it end, or choose another --workdir'
   with run_files.lock(workdir, busy):
     if url:
       say(messages, f'{url}, mirrored here:')
@@ -269,7 +269,7 @@ def _conduct(asked, workdir, url, messages, output, stop):
 
 
 def check_executor() -> None:
-  """Raises ValueError for an executor, or a writer, that can't be had."""
+  """Raises ValueError for an executor, or a tracker, that is not available."""
   name, address = flags.FLAGS.executor, flags.FLAGS.ray_address
   if address and name != 'ray':
     raise ValueError(f'--ray_address={address} is for --executor=ray, not {name}')
@@ -296,14 +296,14 @@ def check_cells(runs: Sequence[configs.RunSpec]) -> None:
       what, where = ('task', f'tasks/{task}') if is_task else ('cell', f'cells/{cell}')
       raise ValueError(
         f'--executor=ray: workers on other machines do not read {file}, which adds the {what}'
-        f' {task if is_task else cell}: put it in rnnlab/{where}.py, or in a package that they have'
+        f' {task if is_task else cell}: put it into rnnlab/{where}.py, or a package that they have'
       )
 
 
 class Stop:
   """Whether Ctrl-C or SIGTERM was given, so that runs stop at a checkpoint; twice ends at once.
 
-  So does the terminal's end, unless `nohup` has the program go on without it.
+  Closing the terminal counts too, unless the program runs under `nohup`.
   """
 
   signal = 0
@@ -321,26 +321,26 @@ class Stop:
     if self.signal:
       raise SystemExit(128 + number)
     self.signal = number
-    with contextlib.suppress(OSError):  # of a terminal or a reader that is gone
-      # Not by print, which may be what the signal came in the middle of.
+    with contextlib.suppress(OSError):  # the terminal or reader may be gone
+      # Not by print, as the signal may have come in the middle of one.
       os.write(2, b'\nstopping, as soon as a checkpoint is saved\n')
 
 
 def say(console: progress.Console, words: str) -> None:
-  """Says a line, as long as it is."""
+  """Prints a line without wrapping it."""
   console.print(words, soft_wrap=True)
 
 
 def fail(words: Any, code: int = 2) -> NoReturn:
-  """Says what is wrong and ends the program: 2 for a mistake, 1 where runs failed."""
+  """Prints what is wrong and ends the program: status 2 for a mistake, 1 if runs failed."""
   print(f'{PROGRAM}: {words}', file=sys.stderr)
   sys.exit(code)
 
 
 def run() -> None:
   """The program: what `python launch.py` and the command `rnnlab` do."""
-  # Where nothing has begun yet Ctrl-C ends the program as it does others, not in a traceback.
+  # Before anything has begun, Ctrl-C ends the program as usual, without a traceback.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())  # of packages of cells and tasks, where there are some
+    sys.path.append(os.getcwd())  # there may be packages with cells and tasks
   app.run(main, flags_parser=parse)

@@ -27,16 +27,16 @@ def sweep(
 ) -> pd.DataFrame:
   """Does the runs of a sweep that are not done yet, and returns all of them as a table.
 
-  config: as `rnnlab.configs.default` has it, changed. runs: the overrides of each run, by dotted
-  name, or a function of `add`, as an experiment's file has it, which may call `add.search` too.
-  workdir: the folder of files that launch.py makes too; done again with it, what is done is not
-  repeated, and a run that was interrupted goes on from its last checkpoint. None: files are
-  deleted in the end. executor: as of launch.py. progress: whether to show how far it is and how
-  long is left; None: in a notebook or a terminal.
+  config: from `rnnlab.configs.default`, with changes. runs: the overrides of each run, by dotted
+  name, or a function of `add`, as in an experiment's file, which may also call `add.search`.
+  workdir: the folder for the same files that launch.py makes; if it is used again, finished runs
+  are not repeated, and interrupted ones continue from their last checkpoint. None: files are
+  deleted at the end. executor: as for launch.py. progress: whether to show the progress and the
+  time left; None: only in a notebook or a terminal.
 
-  Returns a row for each run that came to its end, with the columns of `rnnlab.load_runs`. Runs that
-  failed are told in a warning. Raises ValueError for a mistake and where no run came to its end,
-  and DataError where there are no data.
+  Returns a row for each finished run, with the columns of `rnnlab.load_runs`. A warning names runs
+  that failed. Raises ValueError for a mistake and if no run finished, and DataError if there are no
+  data.
 
   >>> from experiments import imdb
   >>> cells = [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]
@@ -51,7 +51,7 @@ def sweep(
   console = display.console_of(progress)
   conduct.claim(workdir)
   with run_files.lock(
-    workdir, 'another launch is at work here: let it end, or take another folder'
+    workdir, 'another launch is at work here: let it end, or choose another folder'
   ):
     plan, failed = conduct.conduct(
       asked,

@@ -16,6 +16,7 @@ import sys
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 from jaxlib.version import __version_info__ as jaxlib_version
 
 os.environ['KERAS_BACKEND'] = 'jax'
@@ -107,12 +108,16 @@ def for_a_user(environment):
 
 @pytest.fixture(autouse=True, scope='module')
 def forget_programs():
-  """What a file's tests have compiled goes with them.
+  """What a file's tests have compiled goes with them; all of it is written in one MLIR context.
 
   XLA maps each program into memory, and dies without a word at the number of mappings that a
-  process may have (Linux's vm.max_map_count).
+  process may have (Linux's vm.max_map_count). JAX would make a context for each program, which
+  takes a fifth of a small one's time; where a later JAX makes it elsewhere, that time is lost.
   """
-  yield
+  with pytest.MonkeyPatch.context() as patch:
+    if hasattr(mlir, 'make_ir_context'):
+      patch.setattr(mlir, 'make_ir_context', functools.cache(mlir.make_ir_context))
+    yield
   jax.clear_caches()
 
 

@@ -1,4 +1,4 @@
-"""What people see while runs are at work: consoles, a display of progress, names of runs, times."""
+"""What people see while runs progress: consoles, a progress display, names of runs, times."""
 
 import collections
 import os
@@ -15,14 +15,14 @@ LOG_WIDTH = 100  # columns of an output that is not a terminal
 
 
 class Unheard(BrokenPipeError):
-  """The reader of the output has gone away, as `head` does after some lines."""
+  """The reader of the output is gone, as `head` is after some lines."""
 
 
 class Console(rich.console.Console):
   """A Rich console that raises Unheard where Rich itself would end the program."""
 
   def on_broken_pipe(self) -> None:
-    raise Unheard('nobody reads the output any more')
+    raise Unheard('nothing reads the output any more')
 
 
 def plain_console(**options: Any) -> Console:
@@ -36,8 +36,8 @@ def plain_console(**options: Any) -> Console:
 def consoles(quiet: bool = False, json: bool = False) -> tuple[Console, Console]:
   """Two Consoles: one for messages and progress, one for what the user asked to see.
 
-  quiet: whether messages are dropped. json: whether they go to standard error, since a program
-  reads standard output, to which both go otherwise.
+  quiet: whether messages are dropped. json: whether they go to standard error, because a program
+  reads standard output; otherwise both go to standard output.
   """
 
   def console(stream, **options):
@@ -51,12 +51,12 @@ def consoles(quiet: bool = False, json: bool = False) -> tuple[Console, Console]
 
 
 def watch(runs: list, progress: bool | None = None) -> 'Display':
-  """A Display of `runs` for a caller in Python; progress: as of `console_of`."""
+  """A Display of `runs` for a caller in Python. progress: as in `console_of`."""
   return Display(runs, console_of(progress))
 
 
 def console_of(progress: bool | None = None) -> rich.console.Console:
-  """Where a caller in Python sees how far work is: on standard error or in the notebook.
+  """The console where a caller in Python sees progress: standard error or the notebook.
 
   progress: whether anything is shown; None: only in a notebook or a terminal.
   """
@@ -70,8 +70,8 @@ class Display:
   """One display of progress for a list of runs: a live bar in a terminal or notebook, else lines.
 
   It is a context manager, in which `update` takes the Events of an executor.
-  runs: RunSpecs. console: where to draw. every: seconds between the lines of a log, which gets one
-  at the end of each epoch too.
+  runs: RunSpecs. console: where to draw. every: seconds between the lines of a log, which also gets
+  a line at the end of each epoch.
   """
 
   def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
@@ -152,7 +152,7 @@ class Display:
     return picture
 
   def _left(self, now, done):
-    """The time left, by the pace since the first Event, so without what it took to compile."""
+    """The time left at the pace since the first Event, which excludes the time to compile."""
     done_here = done - sum(self._begun.values()) / len(self._fractions)
     if done_here < 0.005 or done >= 1:
       return ''
@@ -169,7 +169,7 @@ class Display:
 
 
 def _is_live(console):
-  """Whether lines can be redrawn; not in a log, even where FORCE_COLOR makes Rich think so."""
+  """Whether lines can be redrawn; not in a log, even if FORCE_COLOR makes Rich think so."""
   return console.is_interactive and console.file.isatty() and not console.quiet
 
 

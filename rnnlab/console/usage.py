@@ -1,4 +1,4 @@
-"""What `launch.py --help` says of an experiment: its docstring, and the fields of its config."""
+"""What `launch.py --help` shows of an experiment: its docstring and the fields of its config."""
 
 import ast
 import os
@@ -14,11 +14,11 @@ FIELD = re.compile(r'^\s*config\.([\w.]+) = .*?(?:\s# (.*))?$', re.MULTILINE)
 def page(path: str | os.PathLike, fields: dict[str, Any], helps: dict[str, str]) -> str:
   """The docstring of an experiment's file, and a line for each field: the flag that sets it.
 
-  path: of the experiment's file. fields: {dotted name: value}, as the file and the command line
-  make them. helps: {dotted name: help} of the fields of the config, in the order in which
-  they are shown. Beside a field is its help; beside another, such as a cell's option, the comment
-  of the line that first sets it, in the file or in one beside it that it imports. A field that is
-  None has its flag in a comment. Needs neither JAX nor pandas.
+  path: of the experiment's file. fields: {dotted name: value}, as set by the file and the command
+  line. helps: {dotted name: help} of the fields of the config, in the order in which they are
+  shown. Each field has its help beside it; one without help, such as a cell's option, has the
+  comment of the line that first sets it, in the file or in a neighbouring file that it imports. A
+  field that is None has its flag in a comment. Needs neither JAX nor pandas.
   """
   path = pathlib.Path(path).resolve()
   imported = {
@@ -40,7 +40,7 @@ def page(path: str | os.PathLike, fields: dict[str, Any], helps: dict[str, str])
   ends = {name.partition('.')[0]: number for name, number in order.items()}
 
   def place(name):
-    # A cell's option comes after the fields of its part, as model.gru.reset after model's.
+    # A cell's option, such as model.gru.reset, comes after the fields of its part, here model.
     return order.get(name, ends.get(name.partition('.')[0], len(order)))
 
   for name in sorted(fields, key=lambda name: (place(name), name not in order)):

@@ -12,7 +12,7 @@ from rnnlab.machine import disk
 def describe_error(error: BaseException) -> str:
   """An error in a line or two for people.
 
-  A message that was written for people is given as it is; another gets the name of its class.
+  A message that was written for people is returned as it is; any other follows its class's name.
   """
   text = str(error).strip() or 'no message'
   full = getattr(error, 'errno', None) in disk.FULL
@@ -24,10 +24,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-  """` (did you mean 'X'?)` for the X of `known` that is nearest to `word`; '' where none is near.
+  """` (did you mean 'X'?)` for the X in `known` that is nearest to `word`; '' if none is near.
 
-  Capitals do not count. In a dotted name the last part alone may be the match, so that
-  `hiden_size` finds `model.hidden_size`.
+  Case is ignored. The last part of a dotted name may match by itself, so that `hiden_size` finds
+  `model.hidden_size`.
   """
   word, ends = str(word).lower(), {}
   whole = {str(name).lower(): name for name in known}
@@ -40,6 +40,6 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def plain_warnings() -> None:
-  """Makes absl's log, in which Orbax writes too, show only warnings, each as a plain line."""
+  """Makes absl's log, which Orbax uses too, show only warnings, each as a plain line."""
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(stdlib_logging.Formatter('warning: %(message)s'))

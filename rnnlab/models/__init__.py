@@ -1,4 +1,4 @@
-"""What is around the recurrence, in Flax linen: embedding, dropout, pooling, head."""
+"""What surrounds the recurrence, in Flax linen: embedding, dropout, pooling, head."""
 
 from rnnlab.models import initial as conventions
 from rnnlab.models.classifier import SequenceClassifier

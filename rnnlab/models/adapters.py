@@ -1,6 +1,7 @@
-"""Any cell as one of Flax's own, for nn.RNN, nn.Bidirectional and nn.scan, and those of nnx.
+"""Any cell as one of Flax's own, for nn.RNN, nn.Bidirectional and nn.scan, and their nnx versions.
 
-Flax's scan runs it a step at a time: what `recurrence.unroll` makes fast, `models.Recurrent` has.
+Flax's scan runs the cell one step at a time; for the speed of `recurrence.unroll`, use
+`models.Recurrent`.
 """
 
 import math
@@ -19,10 +20,10 @@ class LinenCell(nn.RNNCellBase):
   """A cell as a `flax.linen.RNNCellBase`, as in `nn.RNN(rnnlab.LinenCell(rnnlab.lstm(64)))`.
 
   `(carry, inputs [..., D]) -> (carry, y [..., H])`. The parameters are the cell's own, under its
-  names: `variables['params']['cell']` of that nn.RNN is what `rnnlab.unroll` takes. So is the
-  carry: LSTM's is `LSTMCarry(h, c)`, where Flax's is `(c, h)`.
-  param_dtype: of the parameters and the carry; JAX's float where None. carry_init: an initialiser
-  of each array of the carry, in place of the cell's own start.
+  names: `variables['params']['cell']` of that nn.RNN is what `rnnlab.unroll` takes. The carry is
+  the cell's own too: LSTM's is `LSTMCarry(h, c)`, where Flax's is `(c, h)`.
+  param_dtype: of the parameters and the carry; None: JAX's default float. carry_init: an
+  initialiser for each array of the carry, instead of the cell's own initial carry.
 
   >>> import flax.linen as nn
   >>> layer = nn.RNN(rnnlab.LinenCell(rnnlab.gru(hidden_size=4)))
@@ -37,7 +38,7 @@ class LinenCell(nn.RNNCellBase):
 
   @nn.compact
   def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
-    # One key for all, since a cell draws its parameters together.
+    # One key for all parameters, since a cell draws them together.
     key = self.make_rng('params') if self.has_rng('params') else jax.random.key(0)
 
     def init(key):
@@ -62,9 +63,9 @@ class LinenCell(nn.RNNCellBase):
 class NNXCell(nnx.RNNCellBase):
   """A cell as one of nnx, as in `nnx.RNN(rnnlab.NNXCell(rnnlab.lstm(64), 128, rngs=rngs))`.
 
-  As `LinenCell`, with the number of inputs given beforehand; each parameter is an nnx.Param under
-  its name, so that `nnx.to_pure_dict(nnx.state(cell, nnx.Param))` is what `rnnlab.unroll` takes.
-  Raises ValueError where a parameter's name is taken by nnx.Module.
+  Like `LinenCell`, with the number of input features given beforehand; each parameter is an
+  nnx.Param under its name, so that `nnx.to_pure_dict(nnx.state(cell, nnx.Param))` is what
+  `rnnlab.unroll` takes. Raises ValueError if nnx.Module already uses a parameter's name.
 
   >>> from flax import nnx
   >>> layer = nnx.RNN(rnnlab.NNXCell(rnnlab.gru(hidden_size=4), 3, rngs=nnx.Rngs(0)))
@@ -90,8 +91,8 @@ class NNXCell(nnx.RNNCellBase):
   ) -> Carry:
     """The first carry for inputs of `input_shape [..., D]`.
 
-    carry_init: an initialiser of each array of it, in place of the cell's own start; it needs rngs,
-    and is a ValueError without.
+    carry_init: an initialiser for each array of it, instead of the cell's own initial carry; it
+    needs rngs, and raises ValueError without.
     """
     key = None
     if carry_init is not None:
@@ -122,7 +123,7 @@ def _carry(cell, input_shape, dtype, carry_init, key):
 
 
 def _step(cell, params, carry, inputs):
-  """A step for any number of batch dimensions, of which a cell's own has one."""
+  """A step for any number of batch dimensions; a cell's own step takes one."""
   batch, inputs = inputs.shape[:-1], checks.array('inputs', inputs)
   if not inputs.ndim:
     raise ValueError(f'inputs must be [..., features], not {checks.said(inputs)}')

@@ -1,14 +1,14 @@
-"""Adaptive softmax: rare tokens in clusters, whose logits are computed for the rows that need them.
+"""Adaptive softmax: the logits of rare tokens are computed only for the rows that need them.
 
-The head has the frequent tokens and an entry for each cluster; a cluster has tokens of its own,
-from fewer features the rarer they are (Grave et al. 2017). Ids are ranks by frequency, so that a
-cluster is a range of ids:
+The head has the frequent tokens and an entry for each cluster of rare ones; the rarer the tokens of
+a cluster, the fewer features it uses (Grave et al. 2017). Ids are ranks by frequency, so a cluster
+is a range of ids:
 
     p(t) = p_head(t)                            for the frequent tokens
     p(t) = p_head(cluster of t) * p_cluster(t)  for the others
 
-N rows, H features, V tokens. All functions are exact: of a cluster as many blocks of rows are
-computed as there are rows with a target in it.
+N rows, H features, V tokens. All functions are exact: for each cluster, as many blocks of rows are
+computed as it takes to hold all rows with a target in it.
 """
 
 import functools
@@ -22,13 +22,13 @@ from rnnlab.cells.base import Array
 from rnnlab.models import softmax
 from rnnlab.recurrence import checks
 
-SHARES = 0.04, 0.2  # of the vocabulary, up to where the head goes and the first cluster
-DIVISOR = 4  # of the features, from one cluster to the next
-BLOCK = 8  # parts of the rows, one of which is computed at once for a cluster
+SHARES = 0.04, 0.2  # of the vocabulary, where the head and the first cluster end
+DIVISOR = 4  # of the number of features, from one cluster to the next
+BLOCK = 8  # blocks that the rows are split into; a cluster computes one at a time
 
 
 def cutoffs(vocab_size: int) -> tuple[int, ...]:
-  """The first id of each cluster, and V.
+  """The first id of each cluster, then V.
 
   >>> from rnnlab.models import adaptive
   >>> adaptive.cutoffs(50_000)
@@ -41,9 +41,9 @@ def cutoffs(vocab_size: int) -> tuple[int, ...]:
 def init(key: Array, kernel_init: Callable, features: int, vocab_size: int) -> dict[str, Array]:
   """Draws the parameters, a dict of float32 arrays.
 
-  head `[H, F + clusters]` of F frequent tokens, its bias, and for each cluster, from 1 on, down_1
-  `[H, H / 4]` and out_1 `[H / 4, its tokens]`, down_2 `[H, H / 16]`, and so on. kernel_init:
-  `(key, shape) -> array`.
+  They are head `[H, F + clusters]` for F frequent tokens, bias, and, for each cluster, from 1,
+  down_1 `[H, H / 4]` and out_1 `[H / 4, its tokens]`, down_2 `[H, H / 16]`, and so on.
+  kernel_init: `(key, shape) -> array`.
   """
   cuts = cutoffs(vocab_size)
   keys = jax.random.split(key, 2 * len(cuts))
@@ -59,7 +59,7 @@ def init(key: Array, kernel_init: Callable, features: int, vocab_size: int) -> d
 def nll(hs: Array, targets: Array, params: dict[str, Array], vocab_size: int) -> Array:
   """Negative log-likelihoods in nats, float32 `[N]`. hs: `[N, H]`. targets: int `[N]`.
 
-  Raises ValueError for targets that are no ids below V; where they are not known, NaN.
+  Raises ValueError for targets that are not ids below V; if they are traced, gives NaN for them.
   """
   targets, cuts = checks.ids(targets, vocab_size, 'targets'), cutoffs(vocab_size)
   found = softmax.nll(hs, _of_head(targets, cuts), params['head'], params['bias'])
@@ -76,7 +76,7 @@ def nll(hs: Array, targets: Array, params: dict[str, Array], vocab_size: int) ->
 def total_nll(
   hs: Array, targets: Array, weights: Array, params: dict[str, Array], vocab_size: int
 ) -> tuple[Array, Array]:
-  """The sum of weights `[N]` times `nll`, and `nll`, which has no gradient; as of `softmax`."""
+  """The sum of weights `[N]` times `nll`, and `nll` without a gradient; as `softmax.total_nll`."""
   targets = checks.ids(targets, vocab_size, 'targets')
   return _total(vocab_size, hs, params, targets, jax.lax.stop_gradient(weights))
 
@@ -140,13 +140,13 @@ def log_probabilities(hs: Array, params: dict[str, Array], vocab_size: int) -> A
 
 
 def _of_head(targets, cuts):
-  """The entry of the head that a target has: its own, or its cluster's."""
+  """The entry of the head for each target: its own, or its cluster's."""
   cluster = sum((targets >= cut).astype(targets.dtype) for cut in cuts)  # beyond V: no entry
   return jnp.where(cluster > 0, cuts[0] + cluster - 1, targets)
 
 
 def _of_cluster(hs, targets, params, i):
-  """Of rows with targets in cluster i, counted from its first: nll, and its gradient by logits."""
+  """The nll in cluster i and its gradient by the logits; targets count from the cluster's first."""
   out = params[f'out_{i}']
   return softmax.likelihood(hs @ params[f'down_{i}'], targets, out, jnp.zeros(out.shape[1]))
 
@@ -154,8 +154,8 @@ def _of_cluster(hs, targets, params, i):
 def _over_blocks(function: Callable, start: Any, hs, targets, first: int, end: int) -> Any:
   """Goes through the rows whose targets are from `first` to `end` - 1, a block at a time.
 
-  function: `(carried, rows, hs, targets, real) -> carried`, of rows' numbers `[R]`, their features,
-  their targets counted from `first`, and which of them are there.
+  function: `(carried, rows, hs, targets, real) -> carried`, for the numbers of rows `[R]`, their
+  features, their targets counted from `first`, and which of the rows exist.
   """
   count = len(hs)
   many = -(-count // BLOCK)

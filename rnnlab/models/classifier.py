@@ -1,4 +1,4 @@
-"""The model of sequences: of token ids or of numbers, with an answer a row or at each step."""
+"""The model of sequences of token ids or numbers, with an answer per row or at each step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,18 +15,18 @@ from rnnlab.recurrence import checks
 class SequenceClassifier(nn.Module):
   """Token ids -> embedding -> layers of a cell -> pooling -> logits; or series -> layers -> ...
 
-  `ids int [B, T]` (0 pads; masked only where `mask`) -> logits `[B]` for classes=1 (the log-odds of
-  the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single units;
-  what has the name of a field of `Recurrent` is that. convention: the library whose initialisers
-  embedding and head have, one of `rnnlab.conventions.NAMES`; the cell has its own.
-  An id outside 0 .. vocab_size - 1 is a ValueError where it is known; traced, it makes the logits
-  of its row NaN.
+  `ids int [B, T]` (0 pads; it is masked only with `mask`) -> logits `[B]` for classes=1 (the
+  log-odds of the positive class), else `[B, classes]`. embed_dropout and output_dropout drop single
+  units; attributes that `Recurrent` has too mean the same here. convention: the library whose
+  initialisers the embedding and head use, one of `rnnlab.conventions.NAMES`; the cell has its own.
+  An id outside 0 .. vocab_size - 1 raises ValueError or, if it is traced, makes the logits of its
+  row NaN.
 
-  Without a vocab_size the input is a dict of series: 'xs', float `[B, T, D]`, padded behind, and
-  'lengths', int `[B]`, whose padding never takes part. There is no embedding then, and
-  embed_dropout acts on 'xs'.
-  steps: whether there are logits at each step, `[B, T]` or `[B, T, classes]`, in place of pooling.
-  Where logits are taken for numbers, `classes` is how many.
+  Without a vocab_size, the input is a dict of series: 'xs', float `[B, T, D]`, padded at the end,
+  and 'lengths', int `[B]`; padding never takes part. There is then no embedding, and embed_dropout
+  acts on 'xs'.
+  steps: whether there are logits at each step, `[B, T]` or `[B, T, classes]`, instead of pooling.
+  If logits stand for numbers, `classes` is how many.
 
   >>> model = rnnlab.SequenceClassifier(rnnlab.lstm(hidden_size=4), vocab_size=10, embed_size=3)
   >>> logits, variables = model.init_with_output(jax.random.key(0), jnp.ones((2, 5), int))
@@ -63,12 +63,12 @@ class SequenceClassifier(nn.Module):
     else:
       ids = checks.ids(inputs, self.vocab_size)
       mask = ids != 0 if self.mask else None
-      size: Any = self.embed_size  # None where there is no vocabulary
+      size: Any = self.embed_size  # None only without a vocabulary
       embed = nn.Embed(self.vocab_size, size, embedding_init=start.embed)
       if deterministic:
         xs = Lookup(embed.embedding, ids)
       else:
-        # Of an id below 0 nn.Embed takes a row from the table's end, of one above it NaN.
+        # For an id below 0, nn.Embed takes a row from the table's end; for one too large, NaN.
         known = jnp.where(ids < 0, self.vocab_size, ids)
         xs = Dropout(self.embed_dropout)(embed(known), deterministic=False)
     for _ in range(self.layers):

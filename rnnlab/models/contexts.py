@@ -1,4 +1,4 @@
-"""A model of a stream asked in other ways: with little context, and to go on by itself."""
+"""Other uses of a model of a stream: predicting with little context, and continuing by itself."""
 
 import functools
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from rnnlab.cells.base import Array
 def nll(
   model: nn.Module, params: Any, split: Mapping[str, Array], every: Array, longest: int, most: int
 ) -> Array:
-  """The mean outputs of a model of a stream whose carry is made anew every so many steps.
+  """The mean outputs of a model of a stream whose carry is reset every so many steps.
 
-  So a token is predicted from as many tokens before it as have come since then, one at least and
-  `every` at most. Rows of `longest` steps, at even distances in the stream, go side by side, a step
-  at a time, so that this is one small program whatever `every` is.
+  So a token is predicted from the tokens since the last reset, at least one and at most `every`.
+  Rows of `longest` steps, evenly spaced in the stream, are run side by side, one step at a time, so
+  that this is one small program whatever `every` is.
 
-  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. most: how many tokens are read
-  at most. Returns float32 `[K]`.
+  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. most: the greatest number of
+  tokens to read. Returns float32 `[K]`.
   """
   size = len(split['inputs'])
   rows = max(1, min(size, most) // longest)
@@ -48,11 +48,11 @@ def nll(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def sample(model: nn.Module, params: Any, first: Array | int, count: int, seed: int = 0) -> Array:
-  """What a model goes on with after a token, drawn from its probabilities: ids, int32 `[count]`.
+  """A continuation by a model after a token, drawn from its probabilities: ids, int32 `[count]`.
 
-  The draws are those of `rnnlab.predict` at temperature 1, of its first sample.
+  The draws equal those of the first sample of `rnnlab.predict` at temperature 1.
 
-  first: the id that it begins with. seed: of the draws.
+  first: the id to begin with. seed: of the draws.
   """
   key = jax.random.fold_in(jax.random.key(seed), 0)
 

@@ -1,12 +1,12 @@
-"""What a model that writes token by token says: the likeliest at each step, a beam, or drawn ones.
+"""Decoding from a model that writes token by token: greedy, by beam search, or by sampling.
 
-A model is here a function `next(memory, carry, ids) -> (logits, carry, attention)`, which reads a
-token of each row: ids int32 `[N]`, logits of what comes next, float32 `[N, V]`, and how much it
-attended to each place of its source, float32 `[N, S]`, or None. memory, what it never changes, and
-carry are pytrees of arrays `[N, ...]`. No row is to depend on another.
+Here a model is a function `next(memory, carry, ids) -> (logits, carry, attention)`, which reads one
+token of each row: ids, int32 `[N]`; logits of the next token, float32 `[N, V]`; and how much it
+attended to each place of its source, float32 `[N, S]`, or None. memory, which never changes, and
+carry are pytrees of arrays `[N, ...]`. No row may depend on another.
 
-N sentences, K hypotheses of each, V tokens, S places of a source, L tokens of a target at most, the
-end not counted.
+N sentences, K hypotheses of each, V tokens, S places of a source, at most L tokens of a target, not
+counting the end.
 """
 
 import functools
@@ -17,26 +17,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Nothing of rnnlab, nor Flax: this file is in the zip of an exported model, too.
+# Imports neither rnnlab nor Flax, as this file is also part of the zip of an exported model.
 if TYPE_CHECKING:
   import flax.linen as nn
 
 Array = jax.Array
 Next = Callable[[Any, Any, Array], tuple[Array, Any, Array | None]]
-LENGTH = 0.6  # the penalty of a search where nobody gives one
-NARROWEST = 8  # places of a source in a batch
+LENGTH = 0.6  # the default length penalty of a search
+NARROWEST = 8  # the least places of a source in a batch
 
 
 class Search(NamedTuple):
-  """What is searched for, as Wu et al. (2016) have it in their equation 14.
+  """What is searched for: the score is that of Wu et al. (2016), equation 14.
 
       score = log P(Y | X) / ((5 + n) / 6)^length + coverage * sum_s log(min(sum_t a_ts, 1))
 
-  Y has n tokens, its end among them, and a_ts is how much step t attended to place s. Hypotheses
-  that have not ended all have one length, and are chosen by log P alone.
+  Y has n tokens, including its end, and a_ts is how much step t attended to place s. Hypotheses
+  that have not ended all have the same length, and are chosen by log P alone.
 
-  begin: the id that is read first. end: the one after which nothing comes. never: ids that are not
-  said. size: K, how many hypotheses are kept. length, coverage: see above; 0 for none.
+  begin: the id that is read first. end: the id that ends a text. never: ids that are never written.
+  size: K, how many hypotheses are kept. length, coverage: the penalties above; 0 for none.
   """
 
   begin: int
@@ -50,9 +50,9 @@ class Search(NamedTuple):
 class Found(NamedTuple):
   """Hypotheses, the best first.
 
-  ids: int32 `[N, K, L + 1]`, each with its end, and behind that 0. log_probs: `[N, K]`, log P.
-  scores: `[N, K]`; -inf where there are not so many hypotheses. A model that gives NaN has no first
-    one whose score is finite.
+  ids: int32 `[N, K, L + 1]`, each with its end, then 0. log_probs: `[N, K]`, log P.
+  scores: `[N, K]`; -inf where there are fewer hypotheses. If a model gives NaN, the score of the
+    first one is not finite.
   """
 
   ids: Any
@@ -61,26 +61,26 @@ class Found(NamedTuple):
 
 
 def check(search: Search) -> Search:
-  """The same. Raises ValueError, for people, for numbers out of range."""
+  """Returns `search`. Raises ValueError, for people, for numbers out of range."""
   if search.size != int(search.size) or search.size < 1:
     raise ValueError(f'beam={search.size}: it must be a whole number of hypotheses, 1 or more')
   for name in ('length', 'coverage'):
     if not 0 <= getattr(search, name) < float('inf'):
-      raise ValueError(f'{name}={getattr(search, name)}: the penalty must be 0, for none, or more')
+      raise ValueError(f'{name}={getattr(search, name)}: the penalty must be 0 (none) or more')
   return search
 
 
 def greedy(
   next: Next, memory: Any, carry: Any, limits: Array, longest: int, search: Search
 ) -> Found:
-  """The likeliest token at each step: one hypothesis each, whose score is log P.
+  """The most likely token at each step: one hypothesis for each sentence, whose score is log P.
 
-  limits: int32 `[N]`, how many tokens each has before it must end, at most `longest`, which is L.
-  search: of which begin, end and never count.
+  limits: int32 `[N]`, how many tokens each may have before it must end, at most `longest`, which is
+  L. search: only begin, end and never are used.
   """
 
   def likeliest(logits, place):
-    return jnp.argmax(_allowed(logits, search.never), axis=-1)
+    return _likeliest(_allowed(logits, search.never))
 
   return draw(next, memory, carry, limits, longest, search, likeliest)
 
@@ -94,9 +94,10 @@ def draw(
   search: Search,
   choose: Callable[[Array, Array], Array],
 ) -> Found:
-  """Takes at each step the token that `choose(logits [N, V], place) -> ids [N]` takes.
+  """Takes at each step the token that `choose(logits [N, V], place) -> ids [N]` chooses.
 
-  place: how many tokens there are before, an int32. The rest, and what is returned, as of `greedy`.
+  place: how many tokens came before, an int32. The other arguments and the result are those of
+  `greedy`.
   """
   rows = len(limits)
 
@@ -127,7 +128,7 @@ def draw(
 
 
 class _Beam(NamedTuple):
-  """The state of a search: what has not ended, `[N, K, ...]`, and what has, the best first.
+  """The state of a search: hypotheses in progress, `[N, K, ...]`, and ended ones, the best first.
 
   The carry's arrays are `[N K, ...]`.
   """
@@ -151,16 +152,16 @@ def beam(
   search: Search,
   there: Array | None = None,
 ) -> Found:
-  """The best hypotheses that a beam finds.
+  """The best hypotheses that a beam search finds.
 
-  At each step there are K hypotheses, and of all that may come next the K likeliest: those of them
-  that end are over, and the K likeliest that do not end go on. A sentence is done once K have
-  ended, or at its limit, where all must end. A beam of 1 is `greedy`.
+  At each step there are K hypotheses. Of all their continuations, those among the K most likely
+  that end are finished, and the K most likely that do not end go on. A sentence is done once K
+  hypotheses have ended, or at its limit, where all must end. A beam of 1 equals `greedy`.
 
-  limits, longest: as of `greedy`. there: bool `[N, S]`, the places that a source has, of which a
-  penalty of coverage is.
+  limits, longest: as in `greedy`. there: bool `[N, S]`, the places that a source has, which a
+  coverage penalty needs.
 
-  Raises ValueError for a penalty of coverage where the model attends to nothing.
+  Raises ValueError for a coverage penalty if the model has no attention.
   """
   rows, size = len(limits), search.size
   memory, carry = jax.tree.map(lambda a: jnp.repeat(a, size, axis=0), (memory, carry))
@@ -168,7 +169,7 @@ def beam(
   if search.coverage:
     attends = jax.eval_shape(next, memory, carry, jnp.zeros(rows * size, int))[2] is not None
     if there is None or not attends:
-      raise ValueError('a penalty of coverage is of models that attend to their source')
+      raise ValueError('a coverage penalty needs a model that attends to its source')
     attended = jnp.zeros((rows, size, there.shape[1]))
   nothing = jnp.full((rows, size), -jnp.inf)
   none = jnp.zeros((rows, size, longest + 1), jnp.int32)
@@ -194,7 +195,7 @@ def _step(next, memory, limits, there, search, of):
   must_end = (of.place >= limits)[:, None, None] & (jnp.arange(more.shape[-1]) != search.end)
   more = jnp.where(must_end, -jnp.inf, of.log_probs[:, :, None] + more)
   flat = more.reshape(rows, -1)
-  # Each hypothesis ends in one way, so that of 2 K there are K that do not end.
+  # Each hypothesis can end in only one way, so at least K of the best 2 K do not end.
   values, which = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
   parents, tokens = which // more.shape[-1], (which % more.shape[-1]).astype(jnp.int32)
   ends = tokens == search.end
@@ -237,16 +238,23 @@ def _rows(array, places):
 
 
 def _allowed(logits, never):
-  return logits.at[..., jnp.array(never)].set(-jnp.inf) if never else logits
+  return jnp.where(np.isin(np.arange(logits.shape[-1]), never), -jnp.inf, logits)
+
+
+def _likeliest(logits):
+  """The argmax, or the last token if there is a NaN. On a CPU XLA does not vectorise its own."""
+  size = logits.shape[-1]
+  here = logits == logits.max(axis=-1, keepdims=True)
+  return jnp.where(here, jnp.arange(size, dtype=jnp.int32), size - 1).min(axis=-1)
 
 
 def follow(
   next: Next, memory: Any, carry: Any, ids: Array, begin: int
 ) -> tuple[Array, Array | None]:
-  """What a model says of tokens that are known.
+  """Scores given tokens with a model.
 
   ids: int32 `[N, T]`. begin: the id that is read before them. Returns the log-probability of each,
-  `[N, T]`, and how much the step that says it attends to each place, `[N, T, S]` or None.
+  `[N, T]`, and how much the step that predicts it attends to each place, `[N, T, S]` or None.
   """
 
   def one(state, token):
@@ -260,16 +268,16 @@ def follow(
   return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), found)
 
 
-# Of models with the methods `encode(source) -> memory`, `start(memory) -> carry`, and
+# For models with the methods `encode(source) -> memory`, `start(memory) -> carry`, and
 # `next(memory, carry, ids)` as above.
 
 
 def of_models(
   models: 'Sequence[nn.Module]', params: Sequence[Any], source: Array
 ) -> tuple[Next, Any, Any]:
-  """(next, memory, carry) of a model, or of several, the mean of whose probabilities counts.
+  """(next, memory, carry) of a model, or of several, whose probabilities are averaged.
 
-  params: of each. source: as `encode` takes it.
+  params: those of each model. source: the argument of `encode`.
   """
   both = [*zip(models, params, strict=True)]
   memory = tuple(model.apply({'params': of}, source, method='encode') for model, of in both)
@@ -281,7 +289,7 @@ def of_models(
 
 
 def next_of(models: 'Sequence[nn.Module]', params: Sequence[Any]) -> Next:
-  """The first that `of_models` gives."""
+  """The function `next` that `of_models` returns."""
   both = [*zip(models, params, strict=True)]
 
   def next(memory, carry, ids):
@@ -300,10 +308,10 @@ def next_of(models: 'Sequence[nn.Module]', params: Sequence[Any]) -> Next:
 
 
 def limits(source: Array) -> tuple[Array, int]:
-  """How many tokens a translation has at most: of each source, int32 `[N]`, and of any, for `beam`.
+  """The most tokens of a translation: for each source, int32 `[N]`, and for any, for `beam`.
 
-  source: int32 `[N, S]`, tokens and an end, and behind that 0. That of an empty one is empty. There
-  is room for commands of which a word or two ask for many actions.
+  source: int32 `[N, S]`, tokens and an end, then 0. The translation of an empty source is empty.
+  The limit leaves room for commands of which a word or two ask for many actions.
   """
   tokens = (source != 0).sum(axis=1) - 1
   return jnp.where(tokens > 0, 2 * tokens + 30, 0), 2 * source.shape[1] + 30
@@ -313,7 +321,7 @@ def limits(source: Array) -> tuple[Array, int]:
 def found(
   models: 'tuple[nn.Module, ...]', params: tuple[Any, ...], source: Array, search: Search
 ) -> Found:
-  """The best hypotheses for sources, int32 `[N, S]` as `limits` has them; of a size of 1 greedy."""
+  """The best hypotheses for sources, int32 `[N, S]`, as in `limits`; greedy if the size is 1."""
   given = *of_models(models, params, source), *limits(source), search
   if search.size == 1:
     return greedy(*given)
@@ -321,11 +329,11 @@ def found(
 
 
 def in_batches(of_batch: Callable[[np.ndarray], Found], source: np.ndarray, rows: int) -> Found:
-  """What a function gives for each source, as NumPy has it, of batches with few shapes.
+  """What a function returns for each source, as NumPy arrays, from batches of few shapes.
 
-  Which shape a source's batch has depends on it alone, and so its answer does.
+  The shape of a source's batch depends only on the source, and so does its answer.
 
-  of_batch: of int32 `[rows, width]`, whose rows may be without any token. source: int32 `[N, S]`.
+  of_batch: takes int32 `[rows, width]`, whose rows may have no tokens. source: int32 `[N, S]`.
   """
   lengths = (source != 0).sum(axis=1)
   widths = np.array([width(length) for length in lengths.tolist()], int)
@@ -350,5 +358,5 @@ def in_batches(of_batch: Callable[[np.ndarray], Found], source: np.ndarray, rows
 
 
 def width(length: int) -> int:
-  """How many places a batch has for a source of so many."""
+  """The number of places in a batch for a source of this length."""
   return max(NARROWEST, 1 << (length - 1).bit_length())

@@ -25,12 +25,12 @@ def gradient_norms(
 ) -> list[Layer]:
   """The norms of `rnnlab.flow.gradient_norms` in each `Recurrent` of a model, in order.
 
-  Of a bidirectional one they are those of the forward direction.
+  In a bidirectional one, they are those of the forward direction.
 
-  apply: calls the model, as `lambda: model.apply(variables, inputs)`, without dropout.
+  apply: calls the model without dropout, for example `lambda: model.apply(variables, inputs)`.
   loss: `(what apply returns) -> a scalar`.
   steps: whether the model has outputs at each step, `[B, T, ...]`: then only those at each row's
-    last real step count, so that a lag is counted from where the loss is.
+    last real step count, so that lags are counted from the step of the loss.
 
   Raises ValueError for a model without a `Recurrent`.
   """
@@ -49,7 +49,7 @@ def gradient_norms(
     with nn.intercept_methods(intercept):
       outputs = apply()
     if not layers:
-      raise ValueError('gradients are looked at in layers of rnnlab.Recurrent: the model has none')
+      raise ValueError('gradients are measured in layers of rnnlab.Recurrent: the model has none')
     return loss(_only_last(outputs, layers[-1][1]) if steps else outputs), layers
 
   shapes = jax.eval_shape(lambda: run(None)[1])
@@ -59,7 +59,7 @@ def gradient_norms(
 
 
 def _only_last(outputs, mask):
-  """Outputs `[B, T, ...]` through which no gradient passes but at each row's last real step."""
+  """Outputs `[B, T, ...]` through which a gradient passes only at each row's last real step."""
   last = (mask & (lags(mask) == 0)).reshape(*mask.shape, *[1] * (outputs.ndim - 2))
   return jnp.where(last, outputs, jax.lax.stop_gradient(outputs))
 
@@ -74,7 +74,7 @@ def _run(
   initial_carry=None,
   return_carry=False,
 ):
-  """A call of `layer`, whose forward direction is nudged: (nudges and mask, what it returns)."""
+  """A call of `layer` with its forward direction nudged: ((nudges, mask), what it returns)."""
   xs = xs.rows() if isinstance(xs, Lookup) else xs
   params = layer.variables['params']
   real = jnp.ones(xs.shape[:2], bool) if mask is None else mask

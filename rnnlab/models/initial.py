@@ -1,7 +1,7 @@
-"""What other libraries' models start from: their initialisers, GRU and forget bias; and AWD-LSTM's.
+"""Other libraries' defaults, and AWD-LSTM's: their initialisers, variant of GRU and forget bias.
 
-For who compares with a model of such a library: nothing says so where two of them differ, and
-results do. Of the optimiser, whose epsilon differs too, nothing is here.
+For comparisons with a model of such a library: the defaults differ silently, and results with them.
+The optimiser, whose epsilon differs too, is not covered here.
 """
 
 import functools
@@ -23,9 +23,9 @@ class Convention(NamedTuple):
   """A library's defaults.
 
   embed: the initialiser of the embedding `[V, E]`.
-  cell: hidden_size -> the initialisers of a cell: of kernel, recurrent kernel and biases.
-  head: input size -> those of the head: of kernel and bias.
-  own: further options of cells of rnnlab, by name: their variant, or another initialiser.
+  cell: hidden_size -> the initialisers of a cell's kernel, recurrent kernel and biases.
+  head: input size -> the initialisers of the head's kernel and bias.
+  own: further options for cells of rnnlab, by name: their variant, or another initialiser.
 
   >>> rnnlab.conventions.CONVENTIONS['torch'].own['lstm']
   {'forget_bias': 0.0}
@@ -37,7 +37,7 @@ class Convention(NamedTuple):
   own: dict[str, dict[str, Any]]
 
 
-@functools.cache  # one object a bound, as cells.get and jit know an option by identity
+@functools.cache  # one object per bound, as cells.get and jit compare options by identity
 def uniform(bound: float) -> Initializer:
   """Uniform from -bound to bound.
 
@@ -53,7 +53,7 @@ def uniform(bound: float) -> Initializer:
 
 @functools.cache
 def uniform_params(init: Callable[..., dict], bound: float) -> Callable[..., dict]:
-  """As a cell's `init` `(key, input_size) -> params`, but all of them uniform in +- bound.
+  """Like a cell's `init`, `(key, input_size) -> params`, but all parameters uniform in +- bound.
 
   >>> init = rnnlab.conventions.uniform_params(rnnlab.lstm(4).init, 0.1)
   >>> bool(abs(init(jax.random.key(0), 3)['b']).max() < 0.1)
@@ -80,7 +80,7 @@ def _orthogonal_per_gate(key, shape, dtype=float):
 
 
 def _truncated_normal(key, shape, dtype=float):
-  """N(0, 1 / fan-in) cut at two standard deviations, which leaves a deviation of 0.88 of it."""
+  """N(0, 1 / fan-in) cut at two standard deviations, which reduces the deviation to 0.88 of it."""
   return jax.random.truncated_normal(key, -2, 2, shape, dtype) / shape[0] ** 0.5
 
 
@@ -94,7 +94,7 @@ CONVENTIONS = {
     head=lambda size: (base.kernel_init, base.bias_init),
     own={'lstm': {'forget_bias': 1.0}, 'gru': {'reset': 'after'}},
   ),
-  # torch.nn: Embedding, RNN, LSTM, GRU, Linear. Both biases of a gate are drawn.
+  # torch.nn: Embedding, RNN, LSTM, GRU, Linear. A gate has two biases, both drawn.
   'torch': Convention(
     embed=initializers.normal(1.0),
     cell=lambda hidden_size: (uniform(hidden_size**-0.5),) * 3,
@@ -108,8 +108,8 @@ CONVENTIONS = {
     head=lambda size: (_LECUN, base.bias_init),
     own={'lstm': {'forget_bias': 0.0}, 'gru': {'reset': 'after'}},
   ),
-  # haiku: Embed, VanillaRNN (of which the initialisers; it has ReLU), LSTM, GRU, Linear. LSTM is
-  # one Linear of input and state together, and adds the forget bias as it runs.
+  # haiku: Embed, VanillaRNN (its initialisers only; it uses ReLU), LSTM, GRU, Linear. LSTM is one
+  # Linear of input and state together, and adds the forget bias at run time.
   'haiku': Convention(
     embed=initializers.truncated_normal(1.0),
     cell=lambda hidden_size: (_truncated_normal, _truncated_normal, base.bias_init),
@@ -119,7 +119,7 @@ CONVENTIONS = {
       'gru': {'reset': 'before', 'kernel_init': _LECUN, 'recurrent_init': _LECUN},
     },
   ),
-  # AWD-LSTM's code (Merity et al. 2018): PyTorch's, but for embedding and decoder.
+  # AWD-LSTM's code (Merity et al. 2018): PyTorch's, except for embedding and decoder.
   'awd': Convention(
     embed=uniform(0.1),
     cell=lambda hidden_size: (uniform(hidden_size**-0.5),) * 3,
@@ -134,7 +134,7 @@ _OPTIONS = 'kernel_init', 'recurrent_init', 'bias_init'
 
 
 def get(name: str) -> Convention:
-  """The convention called `name`; raises ValueError, naming the near match, where there is none.
+  """The convention called `name`. Raises ValueError, with the nearest match, if there is none.
 
   >>> kernel_init, bias_init = rnnlab.conventions.get('torch').head(16)
   >>> bool(abs(kernel_init(jax.random.key(0), (16, 2))).max() < 1 / 4)
@@ -148,13 +148,13 @@ def get(name: str) -> Convention:
 def cell(convention: str, name: str, *, hidden_size: int, **options: Any) -> base.Cell:
   """The cell called `name` as the library `convention`, one of NAMES, would make it.
 
-  An option that is given goes before the convention's, unless it is None. A convention chooses the
-  variant of lstm and gru, and the initialisers of any cell whose factory has the options
-  kernel_init, recurrent_init or bias_init; a cell that has none of them starts as it always does.
-  Raises ValueError for a convention there is not, and where `cells.get` does.
+  A given option overrides the convention's, unless it is None. A convention chooses the variant of
+  lstm and gru, and the initialisers of any cell whose factory has the options kernel_init,
+  recurrent_init or bias_init; a cell without these starts as it always does. Raises ValueError for
+  an unknown convention, and whatever `cells.get` raises.
 
   >>> cell = rnnlab.conventions.cell('haiku', 'gru', hidden_size=4)
-  >>> 'b_hn' in cell.init(jax.random.key(0), 3)  # as where the reset gate acts after the product
+  >>> 'b_hn' in cell.init(jax.random.key(0), 3)  # it would, with the reset gate after it
   False
   """
   start, known = get(convention), inspect.signature(cells.find(name)).parameters

@@ -1,4 +1,4 @@
-"""The model of a stream of tokens: what comes next, given all that came before."""
+"""The model of a stream of tokens: it predicts each token from all those before it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,26 +15,26 @@ from rnnlab.recurrence import checks, is_off
 class LanguageModel(nn.Module):
   """Token ids -> embedding -> layers of cells -> how likely each next token is.
 
-  Called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`, perhaps
-  a 'mask', bool `[B, T]`, of the steps that there are, and the carry that the window before ended
-  with, or None at a start: returns `(outputs, carry)`. Without dropout outputs are the negative
-  log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a dict: 'nll',
-  these without a gradient; 'total', the sum of weights * nll, with one; and 'penalty', a scalar,
-  where alpha or beta is not 0.
+  It is called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`,
+  and perhaps a 'mask', bool `[B, T]`, of the real steps, and with the carry at the end of the
+  previous window, or None at the start; it returns `(outputs, carry)`. Without dropout, outputs are
+  the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a
+  dict: 'nll', the same without a gradient; 'total', the sum of weights * nll, with a gradient; and
+  'penalty', a scalar, if alpha or beta is not 0.
 
-  cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the embedding `[V, E]`
-    is also the output's weights, which needs a last layer of E units (Press & Wolf 2017).
-  adaptive: whether the output is an adaptive softmax, see `rnnlab.models.adaptive`, for which ids
-    are ranks by frequency; not where tied.
-  embed_dropout, layer_dropout, output_dropout: rates of what goes into the first layer, from each
-    layer to the next, and out of the last; locked: whether these drop a value at all steps of a
-    window or at none. word_dropout: the rate of words, as of `WordDropout`.
-  dropout, recurrent_dropout, weight_dropout, dropout_per_gate, precision, remat, truncate: as of
+  cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the output shares the
+    weights of the embedding `[V, E]`, which needs a last layer of E units (Press & Wolf 2017).
+  adaptive: whether the output is an adaptive softmax, see `rnnlab.models.adaptive`, which needs ids
+    that are ranks by frequency, and excludes tied.
+  embed_dropout, layer_dropout, output_dropout: the dropout rates of the inputs of the first layer,
+    between layers, and of the outputs of the last; locked: whether these use one mask for all steps
+    of a window. word_dropout: the rate of `WordDropout`.
+  dropout, recurrent_dropout, weight_dropout, dropout_per_gate, precision, remat, truncate: as in
     `Recurrent`.
-  alpha, beta: how much the mean square of the last layer's outputs, dropped, and of their change
-    from step to step, not dropped, are penalised (AR and TAR: Merity et al. 2017).
-  init_scale: above 0, every parameter starts uniform in +- this; convention: else, whose
-    initialisers embedding and output have, one of `rnnlab.conventions.NAMES`.
+  alpha, beta: the weights of penalties on the mean square of the last layer's outputs, after
+    dropout, and of their change from step to step, before dropout (AR and TAR: Merity et al. 2017).
+  init_scale: if above 0, all parameters start uniform in +- this; otherwise convention, one of
+    `rnnlab.conventions.NAMES`, says whose initialisers embedding and output use.
   """
 
   cells: tuple[Cell, ...]
@@ -60,7 +60,7 @@ class LanguageModel(nn.Module):
   locked: bool = False
 
   def initial_carry(self, batch_size: int) -> tuple:
-    """The carry before the first step: one of each layer, arrays `[B, ...]` float32."""
+    """The carry before the first step: one for each layer, arrays `[B, ...]` float32."""
     return tuple(cell.initial_carry((batch_size,), jnp.float32) for cell in self.cells)
 
   def __call__(
@@ -81,9 +81,9 @@ class LanguageModel(nn.Module):
     return outputs, carry
 
   def logits(self, ids: Array, carry: Any = None) -> tuple[Array, Any]:
-    """The logits of what comes after each token, float32 `[B, T, V]`, and the carry.
+    """The logits of the token after each token, float32 `[B, T, V]`, and the carry.
 
-    ids: int `[B, T]`. carry: from the call before, or None at a start.
+    ids: int `[B, T]`. carry: from the previous call, or None at the start.
     """
     _, hs, carry, output = self._run(ids, carry, True)
     if self.adaptive:
@@ -94,10 +94,10 @@ class LanguageModel(nn.Module):
   def scored(
     self, batch: Mapping[str, Array], carry: Any = None
   ) -> tuple[Array, Array, Array, Any]:
-    """A batch, as of a call without dropout, but with a gradient through an adaptive softmax too.
+    """Like a call without dropout, but with a gradient, also through an adaptive softmax.
 
-    Returns the sum of weights * nll, which alone has a gradient, these negative log-likelihoods,
-    float32 `[B, T]`, the last layer's outputs that they come of, `[B, T, H]`, and the carry.
+    Returns the sum of weights * nll, the only part with a gradient; these negative log-likelihoods,
+    float32 `[B, T]`; the last layer's outputs that they come from, `[B, T, H]`; and the carry.
     """
     hs, _, carry, output = self._run(batch['inputs'], carry, True, batch.get('mask'))
     layer: Any = adaptive if self.adaptive else softmax
@@ -107,12 +107,12 @@ class LanguageModel(nn.Module):
 
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None):
-    """The last layer's outputs, the same with dropout, the carry, and what the output takes."""
+    """The last layer's outputs, the same after dropout, the carry, and the output's arguments."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
     embed_init = initial.uniform(scale) if scale else start.embed
     table = self.param('embedding', embed_init, (self.vocab_size, self.embed_size))
-    # Without dropout rows need not be copied, and of an id below 0 indexing takes one from the end.
+    # Without dropout, rows need not be copied. Indexing would take a row from the end for ids < 0.
     known = jnp.where(ids < 0, self.vocab_size, ids)
     xs: Any = Lookup(table, ids)
     if not deterministic:
@@ -149,7 +149,7 @@ class LanguageModel(nn.Module):
     return xs, dropped, tuple(after), output
 
   def _penalty(self, hs, dropped, weights):
-    """The mean over the window of what is penalised."""
+    """The mean penalty over the window."""
 
     def mean(values, weights):
       of_steps = jnp.square(values).mean(axis=-1)

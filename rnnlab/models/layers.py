@@ -16,14 +16,14 @@ PRECISIONS = ('float32', 'bfloat16')
 class Recurrent(nn.Module):
   """One layer of a cell over time, with variational dropout (Gal & Ghahramani 2016).
 
-  `xs [B, T, D]`, or a `Lookup`, mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]` where
-  bidirectional; without B where xs has none. resets, initial_carry: as of `recurrence.unroll`, or
-  where bidirectional a pair of carries; return_carry: whether to return `(carry, ys)`.
+  `xs [B, T, D]`, or a `Lookup`, and mask bool `[B, T]` or None -> ys `[B, T, H]`, or `[B, T, 2H]`
+  if bidirectional; without B if xs has none. resets, initial_carry: as in `recurrence.unroll`, but
+  a pair of carries if bidirectional; return_carry: whether to return `(carry, ys)`.
   dropout acts on the inputs' products, recurrent_dropout on the states', with one mask for all
-  gates or, per gate, one for each; weight_dropout acts on the states' weights, see
+  gates or one per gate; weight_dropout acts on the recurrent weights, see
   `recurrence.drop_weights`. All need a 'dropout' key unless deterministic, and their rates may be
-  traced. precision 'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`, whose remat, truncate
-  and backend are here too.
+  traced. precision 'bfloat16' is `dtype=jnp.bfloat16` of `recurrence.unroll`; remat, truncate and
+  backend are passed on to it too.
 
   >>> layer = rnnlab.Recurrent(rnnlab.gru(hidden_size=4), bidirectional=True)
   >>> ys, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))
@@ -102,8 +102,8 @@ def _all_off(*rates):
 class Dropout(nn.Module):
   """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
 
-  The rate may be traced, which that of nn.Dropout may not. locked: whether a value of `[B, T, D]`
-  is dropped at all steps or at none (Gal & Ghahramani 2016).
+  Unlike that of nn.Dropout, the rate may be traced. locked: whether a feature of `[B, T, D]` is
+  dropped at all steps or at none (Gal & Ghahramani 2016).
   """
 
   rate: float
@@ -117,12 +117,11 @@ class Dropout(nn.Module):
 
 
 class WordDropout(nn.Module):
-  """Drops words, each with probability `rate`, wherever in a batch it stands.
+  """Drops word types, each with probability `rate`, everywhere in a batch.
 
-  That drops rows of the embedding (Gal & Ghahramani 2016, section 4.2; Merity et al. 2018, section
-  4.3). `xs [..., E]`, the vectors of ids, int `[...]` below vocab_size -> xs, in which those of the
-  words that are dropped are zeros, and the others are scaled by 1 / (1 - rate). The rate may be
-  traced.
+  That is, it drops rows of the embedding (Gal & Ghahramani 2016, section 4.2; Merity et al. 2018,
+  section 4.3). `xs [..., E]`, the vectors of ids, int `[...]` below vocab_size -> xs with zeros for
+  dropped words, and the others scaled by 1 / (1 - rate). The rate may be traced.
   """
 
   rate: float
@@ -137,9 +136,9 @@ class WordDropout(nn.Module):
 
 
 def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -> Array:
-  """One vector a row from `ys [B, T, F]` -> `[B, F]`, or `[B, 3F]` for 'concat' (last, mean, max).
+  """One vector per row: `ys [B, T, F]` -> `[B, F]`, or `[B, 3F]` for 'concat' (last, mean, max).
 
-  Only the steps where mask is True count; a row with none gives zeros. 'last' is where the
+  Only the steps where mask is True count; a row without any gives zeros. 'last' is where the
   recurrence ended: the last real step, and the first one for the backward half.
 
   >>> ys, mask = jnp.arange(3.0)[None, :, None], jnp.array([[True, True, False]])

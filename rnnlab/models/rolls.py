@@ -13,12 +13,12 @@ from rnnlab.models.classifier import SequenceClassifier
 class RollModel(nn.Module):
   """Frames -> layers of a cell -> the log-odds that each key sounds next -> their likelihood.
 
-  Called with 'rolls', `[B, T + 1, K]` of 0 and 1, whose first frame is given and predicts the next,
-  and 'lengths', int `[B]`, how many frames are predicted. Returns float32 `[B, T, 3]`, of each
-  frame the negative log-likelihood in nats, summed over the K keys, which are independent given the
-  frames before; how many notes were rightly predicted; and how many predicted notes do not sound or
-  sounding ones were not predicted. A note is predicted where its probability is above 1/2. Frames
-  beyond the length are 0.
+  It is called with 'rolls', `[B, T + 1, K]` of 0 and 1, whose first frame is given and not
+  predicted, and 'lengths', int `[B]`, how many frames are predicted. It returns float32
+  `[B, T, 3]`, for each frame: the negative log-likelihood in nats, summed over the K keys, which
+  are independent given the previous frames; how many notes were predicted correctly; and how many
+  were predicted but do not sound, or sound but were not predicted. A note is predicted if its
+  probability is above 1/2. Frames beyond the length give 0.
 
   series: a model of series with K logits at each step.
   """

@@ -1,4 +1,4 @@
-"""Pairs of texts: a translation's tokens, each given its source and the tokens before it."""
+"""The model of translation: predicts each token from the source and the tokens before it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from rnnlab.recurrence import attention, checks
 
 
 class Encoded(NamedTuple):
-  """What a decoder knows of a source; each array's first axis is the rows.
+  """What a decoder knows of a source; the first axis of each array is the rows.
 
-  memory: what it attends to, or None where there is no attention. carries: what the cell of each
-  layer of the decoder starts with.
+  memory: what it attends to, or None without attention. carries: the initial carry of each layer of
+  the decoder.
   """
 
   memory: attention.Memory | None
@@ -26,40 +26,41 @@ class Encoded(NamedTuple):
 
 
 class Seq2Seq(nn.Module):
-  """An encoder, and a decoder that attends to what it made of the source.
+  """An encoder of the source, and a decoder that attends to the encoder's outputs.
 
-      source ids -> embedding -> layers of cells, one way or both                  -> memory
-      target ids -> embedding -> a cell with attention -> layers of cells -> logits of what is next
+      source ids -> embedding -> layers of cells, in one direction or both       -> memory
+      target ids -> embedding -> a cell with attention -> layers of cells -> logits of next token
 
-  Called with 'source', int `[B, S]`, and 'target', int `[B, T + 1]`, which begins with a token that
-  is none and is predicted from its second on; id 0 pads, behind. Returns float32 `[B, 2]`: the
-  negative log-likelihood of a target in nats, summed over its tokens, and how many these are. In
-  training it is a dict of arrays `[B]`: 'nll', 'tokens' and 'objective', the nll with what label
-  smoothing adds, which the gradient is of.
+  It is called with 'source', int `[B, S]`, and 'target', int `[B, T + 1]`, which begins with a
+  start symbol and is predicted from its second token on; id 0 pads at the end. It returns float32
+  `[B, 2]`: the negative log-likelihood of a target in nats, summed over its tokens, and how many
+  these are. In training it returns a dict of arrays `[B]`: 'nll', 'tokens' and 'objective', the nll
+  with label smoothing, which has the gradient.
 
-  To write a translation, token by token, `encode` once, `start`, and `next` at each step.
+  To write a translation token by token, call `encode` and `start` once, and `next` at each step.
 
-  The lowest layer of the decoder attends, as in Wu et al. (2016). Without attention the source is
-  read from its end (Sutskever et al. 2014). Where the encoder runs one way and has the same cells,
-  each layer of the decoder starts with the carry that the encoder's ended with; else with
-  tanh(W s + b), of the outputs s that the encoder's layer ended with.
+  The lowest layer of the decoder attends, as in Wu et al. (2016). Without attention, the source is
+  read backwards (Sutskever et al. 2014). If the encoder is unidirectional and has the same cells,
+  each layer of the decoder starts with the final carry of the encoder's layer; otherwise with
+  tanh(W s + b), where s are the final outputs of the encoder's layer.
 
-  encoder, decoder: the cells, one for each layer, of both as many.
-  source_size, target_size, embed_size: ids of each side, and E. shared: whether both sides have one
-    embedding `[V, E]`; tied: whether that of the target is the output's weights too, which needs E
-    units in the decoder's last layer.
-  attention, attention_size, input_feeding: as of `rnnlab.recurrence.attention.Decoder`.
-  dropout, recurrent_dropout: of what each layer's products take, as of `Recurrent`; embed_dropout,
-    output_dropout: of both embeddings and of what the output takes. All have one mask a row for all
-    steps. word_dropout: the rate at which the decoder does not see the token before.
-  scheduled_sampling: the rate at which the decoder reads in training the token that it finds the
-    likeliest, in place of the right one (Bengio et al. 2015). Which these are it says by itself,
-    step by step and without dropout, before the pass of which the gradient is; none passes by them.
+  encoder, decoder: the cells, one for each layer, equally many in both.
+  source_size, target_size, embed_size: the number of ids on each side, and E. shared: whether both
+    sides share one embedding `[V, E]`; tied: whether the output shares the weights of the target's
+    embedding, which needs E units in the decoder's last layer.
+  attention, attention_size, input_feeding: as in `rnnlab.recurrence.attention.Decoder`.
+  dropout, recurrent_dropout: of the inputs and states of each layer, as in `Recurrent`;
+    embed_dropout, output_dropout: of both embeddings and of the output's inputs. Each has one mask
+    per row for all steps. word_dropout: the rate at which the previous token is hidden from the
+    decoder.
+  scheduled_sampling: the rate at which, in training, the decoder reads the token that it finds most
+    likely in place of the right one (Bengio et al. 2015). A pass without dropout and gradient finds
+    these tokens step by step, before the pass that is differentiated.
   label_smoothing: the part of the probability that is spread over the vocabulary (Szegedy et al.
     2016).
-  precision: as of `Recurrent`; remat: that of the encoder. convention: whose initialisers
-    embeddings and output have, one of `rnnlab.conventions.NAMES`.
-  beam: how many hypotheses it is to be tested with, at the end of training; it does nothing here.
+  precision: as in `Recurrent`; remat: that of the encoder. convention: whose initialisers
+    embeddings and output use, one of `rnnlab.conventions.NAMES`.
+  beam: the width of the search by which it is to be tested after training; the model ignores it.
   """
 
   encoder: tuple[Cell, ...]
@@ -119,7 +120,7 @@ class Seq2Seq(nn.Module):
 
   @property
   def _passes(self):
-    """Whether the decoder starts with the encoder's carries as they are."""
+    """Whether the decoder starts with the encoder's final carries unchanged."""
     return not self.bidirectional and self.encoder == self.decoder
 
   def __call__(self, inputs: Mapping[str, Array], deterministic: bool = True) -> Any:
@@ -130,20 +131,16 @@ class Seq2Seq(nn.Module):
     if not (deterministic or recurrence.is_off(self.scheduled_sampling)):
       ids = self._read(encoded, ids)
     hs = self._teacher_forced(encoded, ids, real, deterministic)
-    rows = hs.reshape(-1, hs.shape[-1])
-    nll = softmax.nll(rows, targets.ravel(), *self.head).reshape(real.shape)
-    nll = jnp.where(real, nll, 0)
+    given = hs.reshape(-1, hs.shape[-1]), targets.ravel(), real.ravel(), *self.head, self.tied
+    found = softmax.real_nll(*given, smoothing=0.0 if deterministic else self.label_smoothing)
+    nll, objective = (of.reshape(real.shape).sum(axis=1) for of in found)
     tokens = real.sum(axis=1).astype(jnp.float32)
-    if deterministic:
-      return jnp.stack([nll.sum(axis=1), tokens], axis=1)
-    objective = nll
-    if not recurrence.is_off(self.label_smoothing):
-      objective = nll + self.label_smoothing * jnp.where(real, self._spread(hs, targets), 0)
-    sums = {'nll': jax.lax.stop_gradient(nll), 'objective': objective}
-    return {name: of.sum(axis=1) for name, of in sums.items()} | {'tokens': tokens}
+    if deterministic:  # without smoothing, the objective is the nll, and has a gradient
+      return jnp.stack([objective, tokens], axis=1)
+    return {'nll': nll, 'objective': objective, 'tokens': tokens}
 
   def encode(self, source: Array, deterministic: bool = True) -> Encoded:
-    """What a decoder has to know of sources, int `[B, S]`, id 0 padding them behind."""
+    """What a decoder has to know of sources, int `[B, S]`, padded at the end with id 0."""
     ids = checks.ids(source, self.source_size, 'source')
     real = ids != 0
     if self.attention == 'none':
@@ -166,18 +163,18 @@ class Seq2Seq(nn.Module):
     return Encoded(memory, tuple(carries))
 
   def start(self, encoded: Encoded) -> tuple[Any, ...]:
-    """The carry before the first token of translations: one of each layer of the decoder."""
+    """The carry before the first token of translations: one for each layer of the decoder."""
     lowest, *above = encoded.carries
-    size = jax.tree.leaves(lowest)[0].shape[0]  # an export's is a symbol, which has no len()
+    size = jax.tree.leaves(lowest)[0].shape[0]  # in an export it is a symbol, without len()
     return attention.initial_carry(self._lowest, size, lowest), *above
 
   def next(
     self, encoded: Encoded, carry: tuple[Any, ...], ids: Array
   ) -> tuple[Array, tuple[Any, ...], Array | None]:
-    """The logits of what comes after the tokens `ids`, int `[B]`, float32 `[B, V]`; and the carry.
+    """Reads the tokens `ids`, int `[B]`; gives logits of the next ones, float32 `[B, V]`, and more.
 
-    encoded: from `encode`. carry: from `start`, or from the call before. The third that is returned
-    is how much each place of the source was attended to, `[B, S]`, None where there is no
+    encoded: from `encode`. carry: from `start`, or from the previous call. Returns the logits, the
+    carry, and how much each place of the source was attended to, `[B, S]`, or None without
     attention.
     """
     xs = _rows(self.target_embedding, checks.ids(ids, self.target_size))
@@ -196,9 +193,9 @@ class Seq2Seq(nn.Module):
     return logits, tuple(after), weights
 
   def _teacher_forced(self, encoded, ids, real, deterministic):
-    """The last layer's outputs at each step, `[B, T, H]`, the tokens before being the right ones.
+    """The last layer's outputs at each step, `[B, T, H]`, given the right previous tokens.
 
-    real: bool `[B, T]`, the steps that there are.
+    real: bool `[B, T]`, the steps that are not padding.
     """
     xs = self._drop(_rows(self.target_embedding, ids), self.embed_dropout, deterministic)
     if not (deterministic or recurrence.is_off(self.word_dropout)):
@@ -254,31 +251,21 @@ class Seq2Seq(nn.Module):
       return xs
     return recurrence.drop(self.make_rng('dropout'), xs, rate, locked=True)
 
-  def _spread(self, hs, targets):
-    """The mean over the vocabulary of -log p, less that of the target: `[B, T]`.
-
-    The logarithm of the sum is the same in both, so that logits alone are left, whose mean is a
-    product with the mean of the weights.
-    """
-    w, b = self.head
-    of_target = w.T[targets] - w.mean(axis=1)
-    return (hs * of_target).sum(axis=-1) + b[targets] - b.mean()
-
 
 def _rows(table, ids):
-  """Rows of an embedding; NaN for an id that is none, where it is not known."""
+  """Rows of an embedding; NaN for a traced id that is out of range."""
   known = jnp.where(ids < 0, len(table), ids)
   return table.at[known].get(mode='fill')
 
 
 def _vectors(cell):
-  """Those of the parts of a cell's carry that are a vector a row."""
+  """The parts of a cell's carry that are one vector per row."""
   leaves = jax.tree.leaves(cell.initial_carry((1,), jnp.float32))
   return [leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype == jnp.float32]
 
 
 def _filled(cell, values):
-  """A cell's first carry with the numbers `values [B, K]` in place of its vectors."""
+  """A cell's initial carry with the numbers `values [B, K]` in place of its vectors."""
   leaves, tree = jax.tree.flatten(cell.initial_carry(values.shape[:1], values.dtype))
   at = 0
   for i, leaf in enumerate(leaves):

@@ -1,8 +1,8 @@
-"""The likelihood of tokens of a large vocabulary, as many rows at a time as memory allows.
+"""The likelihood of tokens of a large vocabulary, for as many rows at a time as memory allows.
 
-N rows, H features, V tokens. The weights are `[H, V]`, of which each device of a mesh has some of
-the columns: it computes the logits of its tokens alone, and what devices tell each other of a row
-is its greatest logit, a sum, and the gradient by its features.
+N rows, H features, V tokens. The weights are `[H, V]`, and each device of a mesh has some of the
+columns: it computes only the logits of its own tokens, and for each row devices exchange only the
+greatest logit, a sum, and the gradient with respect to the features.
 """
 
 import functools
@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from rnnlab import recurrence
 from rnnlab.cells.base import Array
 from rnnlab.recurrence import checks
 
 CHUNK = 2**22  # logits at once, on each device
+PARTS = 4  # at least so many chunks if rows may be skipped: a chunk of skipped rows costs nothing
 
 
 def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Array:
   """Negative log-likelihoods in nats, float32 `[N]`.
 
   hs: `[N, H]`, float32 or bfloat16. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`. tied:
-  whether w is the transpose of what lies in memory, as that of an embedding; it makes no difference
-  but in speed. Raises ValueError for targets that are no such ids; where they are not known
-  (traced), their likelihood is NaN.
+  whether w is the transpose of an array in memory, such as an embedding; this affects only the
+  speed. Raises ValueError for targets that are not such ids; if they are traced, their likelihood
+  is NaN.
   """
   targets = checks.ids(targets, len(b), 'targets')
 
@@ -40,9 +42,10 @@ def total_nll(
 ) -> tuple[Array, Array]:
   """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient.
 
-  The gradient by hs, w and b is computed together with the value, so that no more than a chunk of
-  logits is there at once, and none is computed twice. There is none by the weights, and no second
-  derivative: `nll` has all.
+  The gradient with respect to hs, w and b is computed together with the value, so that only one
+  chunk of logits exists at a time, and none is computed twice. There is no gradient with respect to
+  the weights `[N]`, and no second derivative: for these,
+  differentiate `nll` itself.
   """
   targets = checks.ids(targets, len(b), 'targets')
   return _total(tied, hs, w, b, targets, jax.lax.stop_gradient(weights))
@@ -75,19 +78,116 @@ def _backward(tied, saved, given):
 _total.defvjp(_forward, _backward)
 
 
+def real_nll(
+  hs: Array,
+  targets: Array,
+  real: Array,
+  w: Array,
+  b: Array,
+  tied: bool = False,
+  smoothing: Any = 0.0,
+) -> tuple[Array, Array]:
+  """`nll` of the real rows, and the same with label smoothing: two arrays, float32 `[N]`.
+
+  real: bool `[N]`; other rows have 0, and their logits are not computed, but for those that fill
+  the last chunk. smoothing: the part of the probability that is spread over the vocabulary (Szegedy
+  et al. 2016).
+
+  Only the second array has a gradient. It is computed together with the value, as in `total_nll`,
+  on the assumption that all real rows have the same weight in the loss; if the backward pass finds
+  that they do not, their logits are computed a second time. There is no second derivative.
+  """
+  targets = checks.ids(targets, len(b), 'targets')
+  given = None if recurrence.is_off(smoothing) else smoothing
+  return _real(tied, _whole(hs), w, b, targets, real, given)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _real(tied, hs, w, b, targets, real, smoothing):
+  return _fold(tied, hs, w, b, targets, real.astype(jnp.float32), smoothing, None)[0]
+
+
+def _real_forward(tied, hs, w, b, targets, real, smoothing):
+  zeros = [jnp.zeros_like(a) for a in (hs, w, b)]
+  given = hs, w, b, targets
+  found, grads = _fold(tied, *given, real.astype(jnp.float32), smoothing, zeros)
+  return found, (given, real, smoothing, grads)
+
+
+def _real_backward(tied, saved, d_found):
+  given, real, smoothing, grads = saved
+  weights = d_found[1]
+  first = weights[jnp.argmax(real)]
+  equal = (jnp.where(real, weights, first) == first).all()
+  # If all weights are equal, the gradients only lack this factor, and no row is computed again.
+  grads = [jnp.where(equal, first, 0).astype(a.dtype) * a for a in grads]
+  weights = jnp.where(real & ~equal, weights, 0)
+  _, grads = _fold(tied, *given, weights, smoothing, grads)
+  return *grads, None, None, None
+
+
+_real.defvjp(_real_forward, _real_backward)
+
+
+def _fold(tied, hs, w, b, targets, weights, smoothing, grads):
+  """What `real_nll` returns for the rows whose weight is not 0, and grads with theirs added.
+
+  grads: those of the weighted sum with respect to hs, w and b; None if none are wanted.
+  """
+  size, count = len(b), jnp.sum(weights != 0)
+  many = max(1, min(-(-len(hs) // PARTS), _parts(size) * CHUNK // size))
+  order = jnp.argsort(weights == 0)  # which is stable
+  order = jnp.pad(order, (0, -len(hs) % many), constant_values=len(hs))
+  mean_w, mean_b = w.mean(axis=1), b.mean()
+
+  def one(i, sums):
+    rows = jax.lax.dynamic_slice_in_dim(order, i * many, many)
+    h, target, weight = (a.at[rows].get(mode='fill', fill_value=0) for a in (hs, targets, weights))
+    found, d = likelihood(h, target, w, b, tied)
+    smoothed = found
+    if smoothing is not None:
+      # The mean of -log p over the vocabulary, minus that of the target: log-sum-exp cancels.
+      of_target = w.T.at[target].get(mode='clip') - mean_w
+      more = (h * of_target).sum(axis=1, dtype=jnp.float32) + b[target] - mean_b
+      smoothed = found + smoothing * more
+      d += smoothing * ((jnp.arange(size) == target[:, None]) - 1 / size)
+    values, grads = sums
+    values = tuple(
+      a.at[rows].set(jnp.where(weight == 0, 0, new), mode='drop')
+      for a, new in zip(values, (found, smoothed), strict=True)
+    )
+    if grads is None:
+      return values, None
+    d *= weight[:, None]
+    d_hs, d_w, d_b = grads
+    d_hs = d_hs.at[rows].add((d @ w.T).astype(hs.dtype), mode='drop')
+    d_w += jax.lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=w.dtype)
+    return values, [d_hs, d_w, d_b + d.sum(axis=0)]
+
+  start = (jnp.zeros(len(hs)),) * 2, grads
+  return jax.lax.fori_loop(0, -(-count // many), one, start)
+
+
+def _whole(rows):
+  """The rows, copied to every device of a mesh, since a chunk may take any of them."""
+  if 'batch' not in jax.sharding.get_abstract_mesh().auto_axes:
+    return rows
+  return jax.lax.with_sharding_constraint(rows, P())
+
+
 def likelihood(
   hs: Array, targets: Array, w: Array, b: Array, tied: bool = False
 ) -> tuple[Array, Array]:
   """The negative log-likelihoods `[N]`, and their gradient by the logits `[N, V]`; see `nll`."""
-  # XLA's product on a CPU takes up to half as long again where hs lies by rows and w does not.
+  # XLA's product on a CPU takes up to half as long again if hs lies in rows and w does not.
   columns = hs.T if tied else jax.lax.optimization_barrier(hs.T)
   logits = jnp.einsum('hn,hv->nv', columns, w, preferred_element_type=jnp.float32) + b
   logits = _split(logits)
   highest = logits.max(axis=1, keepdims=True)
   exps = jnp.exp(logits - highest)
   total = exps.sum(axis=1, keepdims=True)
-  # Taken by its place, not by comparing all: a pass through the logits less. From below 0 it would
-  # be counted from the end; beyond the end there is NaN.
+  # Picked by index, not by comparing all ids, which would be one more pass through the logits. An
+  # index below 0 would count from the end; one beyond the end gives NaN.
   at = jnp.where(targets < 0, len(b), targets)[:, None]
   picked = jnp.take_along_axis(logits, at, axis=1, mode='fill')
   found = jnp.log(total) + highest - picked
@@ -95,21 +195,21 @@ def likelihood(
 
 
 def _split(logits):
-  """Logits `[N, V]` of which each device has those of some tokens."""
+  """Logits `[N, V]`, split so that each device has those of some tokens."""
   if _parts(logits.shape[1]) == 1:
     return logits
   return jax.lax.with_sharding_constraint(logits, P(None, 'batch'))
 
 
 def _parts(size):
-  """How many devices have some of the tokens of a vocabulary each, as many as the others."""
+  """How many devices share the tokens of a vocabulary equally."""
   mesh = jax.sharding.get_abstract_mesh()
   many = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1
   return 1 if size % many else many
 
 
 def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[Any, Any]:
-  """As `lax.scan` of `function` over rows, as many at a time as have CHUNK logits of V = size."""
+  """Like `lax.scan` of `function` over rows, in chunks of CHUNK logits; size: V."""
   count = len(rows[0])
   parts = -(-count // max(1, _parts(size) * CHUNK // size))
   # Equal parts, if a third more of them will do: a last part of its own has buffers of its own.

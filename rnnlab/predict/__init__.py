@@ -1,4 +1,4 @@
-"""Predictions of trained models for new examples: of one run, or of a setting's ensemble of seeds.
+"""Predictions of trained models for new examples, by one run or by the ensemble of a setting.
 
     model = rnnlab.load('runs/imdb/RUN')
     model.predict(['A fine film.'])
@@ -62,14 +62,14 @@ __all__ = [
 
 
 def load(run_dir: str | os.PathLike) -> Predictor | TextModel | Translator:
-  """Loads the model of a finished run: a Predictor, or of a language model a TextModel.
+  """Loads the model of a finished run.
 
-  Of a task that translates it is a Translator.
+  It is a TextModel for a language model, a Translator for translation, and otherwise a Predictor.
 
   run_dir: the run's folder.
 
-  Raises FileNotFoundError where there is no such folder, and ValueError where it has no finished
-  run, or a damaged one.
+  Raises FileNotFoundError if there is no such folder, and ValueError if it has no finished run, or
+  a damaged one.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> rnnlab.load(f'runs/imdb/{run}').config.model.cell
@@ -86,7 +86,7 @@ def _load(run_dir):
   if damaged := run_files.verify(folder):
     raise ValueError(
       f'{folder}: {", ".join(damaged)} {"is" if len(damaged) == 1 else "are"} damaged or missing:'
-      ' give the command of its sweep again, which mends it'
+      ' give the command of its sweep again, which repairs it'
     )
   if config is None:
     if not folder.is_dir():
@@ -94,23 +94,23 @@ def _load(run_dir):
     if _runs(folder):
       raise ValueError(f'{folder} is a sweep: give one of its runs, or use load_ensembles')
     raise ValueError(
-      f'{folder} is the folder of no run, nor of a sweep, of launch.py: there is no config.json'
+      f'{folder} is not the folder of a run or a sweep of launch.py: there is no config.json'
     )
   if not run_files.has_ended(folder):
-    raise ValueError(f'{folder} is a run that has not ended: launch.py --status says how far it is')
+    raise ValueError(f'{folder} is a run that has not ended: see launch.py --status')
   if not disk.fits(config, {'model': dict, 'data': dict}):
     raise ValueError(f'{folder}/config.json is damaged, or of another version of rnnlab')
   return _read(folder, ConfigDict(configs.present(config)))
 
 
 def _read(folder, config):
-  """The model of a run's folder that is whole."""
+  """The model of a run's folder that is intact."""
   task = _task(folder, config)
   if not (folder / run_files.PARAMS).exists():
     raise ValueError(
       f'{folder} has no {run_files.PARAMS}: older versions kept none. Delete its result.json and'
-      ' give the command of its sweep again: the run ends anew from its last checkpoint, and keeps'
-      ' it'
+      ' give the command of its sweep again: the run then ends again from its last checkpoint, and'
+      ' keeps them'
     )
   encoding = _encoding(folder / run_files.ENCODING)
   vocabulary = _vocabulary(folder / run_files.VOCABULARY)
@@ -122,13 +122,13 @@ def _read(folder, config):
     if is_text(empty) and not writes(empty):
       batching.pad((), config.data.max_len, config.data.padding, config.data.truncation)
     needed = _shapes(empty) if vocabulary or not writes(empty) else {}
-  except Exception as error:  # a damaged config may hold anything, and a cell's code be anyone's
+  except Exception as error:  # a damaged config may hold anything, and a cell may be anyone's code
     raise ValueError(
       f'{folder}/config.json is damaged, or of another version of rnnlab: {describe_error(error)}'
     ) from error
   if (is_text(empty) or says_tokens(empty)) and not vocabulary:
     raise ValueError(
-      f'{folder} has no {run_files.VOCABULARY}: without it no text can be read. Delete its'
+      f'{folder} has no {run_files.VOCABULARY}, without which no text can be read. Delete its'
       ' result.json and give the command of its sweep again, which writes it'
     )
   if writes(empty):
@@ -148,7 +148,7 @@ def _read(folder, config):
 
 
 def _task(folder, config):
-  """The task of a run. Raises ValueError where it is unknown or does not say how to predict."""
+  """The task of a run. Raises ValueError if it is unknown or cannot predict."""
   name = configs.flat(config).get('task.name', tasks.DEFAULT)
   if not isinstance(name, str):
     raise ValueError(f'{folder}/config.json is damaged: task.name is {name!r:.60}')
@@ -167,12 +167,12 @@ def _task(folder, config):
 
 
 def _encoding(path):
-  """What a run kept of its data: nothing for one of before there was such a file."""
+  """What a run kept of its data; nothing for runs from before there was such a file."""
   if not path.exists():
     return {}
   found = disk.read_json(path)
   if not isinstance(found, dict):
-    raise ValueError(f'{path} is damaged: give the command of its sweep again, which mends it')
+    raise ValueError(f'{path} is damaged: give the command of its sweep again, which repairs it')
   return found
 
 
@@ -198,34 +198,33 @@ def _shape(shape):
 
 
 def _vocabulary(path):
-  """The words of a run's file; none where there is no file, as there is of series."""
+  """The words in a run's file; none if there is no file, as for series."""
   if not path.exists():
     return ()
   try:
     words = path.read_bytes().decode().split('\n')
   except UnicodeDecodeError:
     words = []
-  # Lines but the last, which is empty, are words, each once.
+  # All lines except the last, which is empty, are words, and each occurs once.
   if words[-1:] != [''] or len({*words}) < len(words):
     raise ValueError(_no_words(path))
   return tuple(words[:-1])
 
 
 def _no_words(path):
-  return f'{path} is damaged: it is no list of the words that the model has read'
+  return f'{path} is damaged: it is not the list of words of this model'
 
 
 def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel | Translator]:
   """Loads the finished runs of a sweep as ensembles, one for each setting, by names such as 'gru'.
 
-  A name has the cell, and each field of the config, except the seed, in which settings differ.
-  Trials of a search are left out. The seeds of a language model are one TextModel,
-  and those of one that translates a Translator.
+  A name consists of the cell and each field of the config, except the seed, in which settings
+  differ. Trials of a search are left out. The ensemble is a TextModel for a language model, and a
+  Translator for translation.
 
   workdir: the sweep's folder.
 
-  Raises FileNotFoundError where there is no such folder, and ValueError where it has no finished
-  run.
+  Raises FileNotFoundError if there is no such folder, and ValueError if it has no finished run.
 
   >>> list(rnnlab.load_ensembles('runs/imdb'))
   ['lstm']
@@ -244,7 +243,7 @@ def load_ensembles(workdir: str | os.PathLike) -> dict[str, Ensemble | TextModel
   for folder, predictor in zip(done, map(_load, done), strict=True):
     same = run_files.canonical(predictor.config.to_dict())
     if same in known:
-      logging.warning('%s has the config of another run: it is the same and left out', folder.name)
+      logging.warning('%s has the config of another run: it is the same, left out', folder.name)
       continue
     known.add(same)
     flat = traverse_util.flatten_dict(predictor.config.to_dict(), sep='.')

@@ -1,14 +1,14 @@
-"""The command line that asks trained models for their predictions.
+"""The command line for predictions of trained models.
 
     python -m rnnlab.predict RUN_DIR "text" ...
 
-For each text, or each line of standard input, or each row of the file --input, it prints a line: of
-two classes the label and the probability of the second, of several the label and its probability,
-and else the values. Given the folder of a sweep, it prints a line for each setting, of the ensemble
-of its seeds. With --out it writes the input again, with the predictions in further columns.
+For each text, each line of standard input, or each row of the file --input, it prints a line: for
+two classes the label and the probability of the second, for more the label and its probability,
+and otherwise the values. Given the folder of a sweep, it prints a line for each setting, from the
+ensemble of its seeds. With --out it writes the input again, with the predictions in new columns.
 
-A language model goes on with each text instead, or, with --score, says how likely it is. A model
-that translates prints the translation of each, a line each.
+A language model instead continues each text or, with --score, says how likely it is. A translation
+model prints the translation of each text on a line of its own.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from rnnlab.sweeps import storage
 
 
 def main() -> None:
-  """Does what the command line asks for; an error is one line of words, and exit status 2."""
+  """Does what the command line asks for; an error is reported in one line, with exit status 2."""
   given = _parser().parse_intermixed_args()
   stdlib_logging.basicConfig(format='warning: %(message)s', force=True)
   devices.keep_programs()
@@ -78,12 +78,12 @@ def main() -> None:
 def _parser():
   parser = argparse.ArgumentParser(
     prog='python -m rnnlab.predict',
-    description='What a trained model says of texts: a line each, of the label and the'
-    ' probability that it is positive. Given a sweep, a line for each setting: of the mean of its'
-    " seeds, with the standard deviation of these and how many have the mean's label.",
-    epilog='Where the output is no terminal, the fields have tabs between them: label,'
-    ' probability; of a sweep standard deviation, seeds that agree, setting; with --explain words'
-    ' and weights; with --score perplexity, bits per character, setting, text.',
+    description='Predictions of a trained model for texts, one per line: the label and the'
+    ' probability that it is positive. Given a sweep, a line for each setting: the mean of its'
+    " seeds, their standard deviation, and how many of them have the mean's label.",
+    epilog='If the output is not a terminal, tabs separate the fields: label, probability; for a'
+    ' sweep, standard deviation, seeds that agree, setting; with --explain, words and weights; with'
+    ' --score, perplexity, bits per character, setting, text.',
   )
   add = parser.add_argument
   add('run_dir', metavar='RUN_DIR', help='the folder of a run, or of a sweep: a path or a URL')
@@ -91,10 +91,10 @@ def _parser():
   add('--input', metavar='FILE', help='instead: a .csv, .tsv, .jsonl, .parquet, .npz or .conll')
   add('--column', metavar='NAME', default='', help="of the text; default: the run's, or text")
   add('--out', metavar='FILE', help='write the input again, with the predictions added')
-  add('--explain', action='store_true', help='show what moved the answer, green towards it')
-  add('--json', action='store_true', help='a JSON object a line')
+  add('--explain', action='store_true', help='show what moved the answer; green: towards it')
+  add('--json', action='store_true', help='one JSON object per line')
   add('--config', metavar='FILE.py[:PRESET]', help="the experiment that adds the run's own cell")
-  add('--setting', metavar='NAME', help='of a sweep only these runs, as gru')
+  add('--setting', metavar='NAME', help='of a sweep, only these runs, for example gru')
   add('--export', metavar='FILE.zip', help='write the model as a program for jax and flatbuffers')
   saying.add_options(parser)
   translating.add_options(parser)
@@ -106,7 +106,7 @@ def _check(given):
     raise ValueError('give texts or --input, not both')
   for name in ('out', 'column'):
     if getattr(given, name) and not given.input and not translating.is_picture(given):
-      raise ValueError(f'--{name} needs --input, the file that it is about')
+      raise ValueError(f'--{name} needs --input, the file that it refers to')
 
 
 def _loaded(run_dir, setting):
@@ -129,7 +129,7 @@ def _loaded(run_dir, setting):
 
 
 def _predict(ensembles, given):
-  """What models that answer, and language models, are asked for."""
+  """Does what is asked of models that answer, and of language models."""
   saying.check(ensembles, given)
   ensembles = saying.adapted(ensembles, given)
   if given.export:
@@ -146,7 +146,7 @@ def _predict(ensembles, given):
 
 
 def _translate(ensembles, given):
-  """What models that translate are asked for."""
+  """Does what is asked of models that translate."""
   if given.export:
     _export(ensembles, given.export)
     if not (given.texts or given.input):
@@ -164,7 +164,7 @@ def _translate(ensembles, given):
 
 def _export(ensembles, path):
   if len(ensembles) > 1:
-    raise ValueError(f'--export is of one setting: give --setting, of {", ".join(ensembles)}')
+    raise ValueError(f'--export takes one setting: give --setting, one of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
   export(ensemble, path)
   given = '"text"' if is_text(ensemble.members[0]) else 'FILE.npz'
@@ -174,7 +174,7 @@ def _export(ensembles, path):
 def _write(ensembles, given):
   """Writes the input with the predictions of one setting added."""
   if len(ensembles) > 1:
-    raise ValueError(f'--out is of one setting: give --setting, of {", ".join(ensembles)}')
+    raise ValueError(f'--out takes one setting: give --setting, one of {", ".join(ensembles)}')
   (ensemble,) = ensembles.values()
   asked: Callable[..., Any] = saying.columns if saying.says(ensembles) else columns
   if translating.translates(ensembles):
@@ -208,14 +208,14 @@ def _answer(ensembles, given):
         print(as_json(answer) if given.json else as_tsv(answer))
       if answer.known == 0:
         which = 'no word that the model knows' if answer.words else 'no words'
-        notes[f'{which}: answered as an empty text would be'].append(answer.number)
+        notes[f'{which}: answered like an empty text'].append(answer.number)
     sys.stdout.flush()
     count += len(examples)
   _tell(notes, count)
 
 
 def _tell(notes, count):
-  """Says what was noted of which texts, and that there were none."""
+  """Prints what was noted of which texts, or that there were no texts."""
   if not count:
     print('rnnlab.predict: no texts: standard input was empty', file=sys.stderr)
   for what, numbers in notes.items():
@@ -226,7 +226,7 @@ def _tell(notes, count):
 
 
 def _examples(ensembles, given, notes):
-  """What is to be answered, in blocks; notes: where it is noted which of it was not UTF-8."""
+  """The examples, in blocks; those that were not UTF-8 are recorded in notes."""
   member = next(iter(ensembles.values())).members[0]
   if given.input:
     for block in reading.blocks(given.input, member, given.column):
@@ -257,7 +257,7 @@ def _heading(ensembles):
 
 
 def _lines(descriptor: int) -> Iterator[list[bytes]]:
-  """The lines of a file in blocks of all that have arrived: single lines, where a person types."""
+  """The lines of a file, in blocks of all that have arrived: single lines if a person types."""
   blocks, failed = queue.Queue(32), []
 
   def read():

@@ -1,8 +1,8 @@
-"""A language model that goes on learning from the text that it is scored on.
+"""A language model that continues to learn from the text that it is scored on.
 
-Two ways, of which either or both may be had. Dynamic evaluation (Krause et al. 2018) reads the text
-window by window, and after each of them takes a step of gradient descent on what it has just been
-scored on, each parameter by its own scale, and drawn back towards where training left it:
+There are two ways, which can be combined. Dynamic evaluation (Krause et al. 2018) reads the text
+window by window, and after each window takes a step of gradient descent on what was just scored,
+scaled for each parameter and pulled back towards the trained parameters:
 
     params <- params - rate * g / (rms + epsilon) + pull * (trained - params)
     pull = min(decay * rms / mean(rms), 1)
@@ -10,14 +10,14 @@ scored on, each parameter by its own scale, and drawn back towards where trainin
 where g is the gradient of the window's mean negative log-likelihood and rms the root of the mean
 square of such gradients over the train split.
 
-The neural cache (Grave et al. 2017) remembers the last states h_i with the tokens x_i that came
-after them, and takes these to come again where the state is alike:
+The neural cache (Grave et al. 2017) remembers the last states h_i with the tokens x_i that followed
+them, and predicts these again when the state is similar:
 
     p(w) = (1 - share) p_model(w) + share p_cache(w)
     p_cache(w) is proportional to the sum over i with x_i = w of exp(flatness * h_t . h_i)
 
-Both know no more of a text than what came before, so that what they give is a likelihood. What they
-need to be told is chosen on the validation split, and never on the text.
+Both use only what came before in the text, so what they give is a likelihood. Their settings are
+chosen on the validation split, never on the text.
 """
 
 import functools
@@ -33,13 +33,13 @@ from rnnlab.predict.predictor import Predictor
 from rnnlab.runs import program
 from rnnlab.training import windows
 
-WINDOW = 64  # steps of a window where nothing is learnt after it
+WINDOW = 64  # steps of a window if nothing is learnt after it
 BLOCK = 64  # windows in a call
-ROWS = 512  # states that are compared with those before them at once
-MOST = 1000  # windows of the train split from which gradients are known
-TOKENS = 10_000  # of the validation split, on which is chosen
+ROWS = 512  # states that are compared at once with those before them
+MOST = 1000  # windows of the train split whose gradients are measured
+TOKENS = 10_000  # of the validation split, used to choose settings
 RATES = 0.0, 0.0005, 0.001, 0.002, 0.004, 0.008
-DECAYS = 0.02, 0.0, 0.005, 0.05  # the first is that by which a rate is chosen
+DECAYS = 0.02, 0.0, 0.005, 0.05  # the first is used while a rate is chosen
 SHARES = 0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3
 FLATNESS = 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0
 
@@ -59,8 +59,8 @@ class Dynamic(NamedTuple):
 class Cache(NamedTuple):
   """How a model remembers a text.
 
-  size: how many states. share: of the probability. flatness: what the products of states are
-  multiplied by; at 0 all that is remembered counts alike.
+  size: how many states. share: of the probability. flatness: the factor on the products of states;
+  at 0, everything remembered counts equally.
   """
 
   size: int
@@ -69,9 +69,9 @@ class Cache(NamedTuple):
 
 
 class Adaptation(NamedTuple):
-  """How a model adapts to a text; None: not in this way.
+  """How a model adapts to a text. dynamic, cache: None if not in this way.
 
-  rms: of a Dynamic, as the params.
+  rms: for dynamic, a tree like the params; see `gradients`.
   """
 
   dynamic: Dynamic | None = None
@@ -103,7 +103,7 @@ def nll(member: Predictor, stream: Mapping[str, Any], adaptation: Adaptation) ->
 def read(
   member: Predictor, stream: Mapping[str, Any], dynamic: Dynamic | None = None, rms: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads a stream from the start of a line, learning from it or not; see `nll`.
+  """Reads a stream from the start of a line, with or without learning from it; see `nll`.
 
   Returns the negative log-likelihoods of its targets, float64 `[N]`, and the states that they are
   predicted from, float32 `[N, H]`.
@@ -175,10 +175,10 @@ def _mean(tree):
 
 
 def gradients(member: Predictor, split: Mapping[str, Any], batch_size: int, window: int) -> Any:
-  """The root of the mean square of each parameter's gradient, as the params.
+  """The root mean square of each parameter's gradient, as a tree like the params.
 
-  The gradients are those of the mean negative log-likelihood of windows of batch_size streams, as
-  training cuts the split into, the first MOST windows at most.
+  The gradients are those of the mean negative log-likelihood of windows of batch_size streams, into
+  which training cuts the split, for at most the first MOST windows.
   """
   count = min(MOST, max(1, len(split['inputs']) // batch_size // window))
   arrays = {name: jnp.asarray(split[name]) for name in ('inputs', 'targets')}
@@ -202,10 +202,10 @@ def _rms(model, batch_size, window, params, split, count):
 
 
 def remembered(hs: np.ndarray, targets: np.ndarray, size: int, flatness: float) -> np.ndarray:
-  """The logarithm of what the cache gives each target, float64 `[N]`.
+  """The logarithm of the cache's probability of each target, float64 `[N]`.
 
   hs `[N, H]`: the states that targets, int `[N]`, are predicted from. A target that is not among
-  the last `size` has -inf. The first, before which nothing is remembered, has NaN.
+  the last `size` tokens gets -inf; the first one, before which nothing is remembered, NaN.
   """
   hs, found = hs.astype(np.float64), np.full(len(hs), np.nan)
   for start in range(0, len(hs), ROWS):
@@ -222,29 +222,29 @@ def remembered(hs: np.ndarray, targets: np.ndarray, size: int, flatness: float) 
 
 
 def mixed(nll: np.ndarray, cached: np.ndarray, share: float) -> np.ndarray:
-  """The negative log-likelihoods of model and cache together; cached: see `remembered`."""
+  """The negative log-likelihoods of model and cache combined. cached: see `remembered`."""
   with np.errstate(divide='ignore', invalid='ignore'):
     both = -np.logaddexp(np.log1p(-share) - nll, np.log(share) + cached)
   return np.where(np.isnan(cached), nll, both)
 
 
 def choose(member: Predictor, cache: int = 0, dynamic: bool = False) -> Adaptation:
-  """How a model is to adapt: the best, on the validation split, of some of each setting.
+  """How a model is to adapt: the best on the validation split of some values of each setting.
 
-  No adaptation at all, a rate or a share of 0, is among them. With both, the cache is chosen for
-  the model that learns.
+  They include no adaptation at all: a rate or a share of 0. With both, the cache is chosen for the
+  model that learns.
 
   cache: how many states are remembered; 0: none. dynamic: whether the model learns.
 
-  Raises ValueError for a size below 0, where the run has no validation split, and where its data
-  are no longer there.
+  Raises ValueError for a size below 0, if the run has no validation split, and if its data are no
+  longer there.
   """
   if cache != int(cache) or cache < 0:
     raise ValueError(f'cache={cache}: it must be a whole number of states, or 0 for no cache')
   splits = member.task.load(program.data_of(member.config)).splits
   if 'validation' not in splits:
     raise ValueError(
-      'this run has no validation split, on which rates are chosen: train it with'
+      'this run has no validation split, which is needed to choose rates: train it with'
       ' --config.data.validation_fraction above 0'
     )
   stream = {n: np.asarray(splits['validation'][n][:TOKENS]) for n in ('inputs', 'targets')}

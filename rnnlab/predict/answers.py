@@ -1,4 +1,4 @@
-"""What models answer for examples, and how an answer is written: JSON, tab-separated, text."""
+"""The answers of models for examples, and how they are written: JSON, tab-separated, text."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ from rnnlab.predict.predictor import (
   split,
 )
 
-COLOURS = 'red', 'green'  # of what speaks against the answer, or for the first class, and for it
-SHOWN = 300  # characters of a text at most, where people read
-CHANNELS, COLUMNS = 8, 60  # of the drawing of a series at most
+COLOURS = 'red', 'green'  # against the answer, or for the first class; and for it
+SHOWN = 300  # the most characters of a text that are shown to people
+CHANNELS, COLUMNS = 8, 60  # the most in the drawing of a series
 BARS = ' ▁▂▃▄▅▆▇█'
 
-Explained = list[Word] | np.ndarray | dict[str, Any]  # the last by the value that it is of
+Explained = list[Word] | np.ndarray | dict[str, Any]  # the dict: one of these by name of the value
 
 
 class Answer(NamedTuple):
@@ -31,16 +31,16 @@ class Answer(NamedTuple):
 
   number: which example it is, counted from 1.
   text: the text itself; '' for a series.
-  setting: the ensemble's name in its sweep; '' where it is one run.
-  columns: what the task makes of the mean over the seeds: the answer itself first.
-  sure: the name of the column of `columns` with the answer's probability, '' where there is none.
+  setting: the ensemble's name in its sweep; '' for a single run.
+  columns: what the task decodes from the mean over the seeds, the answer itself first.
+  sure: the name of the column with the answer's probability, '' if there is none.
   seeds: how many there are.
   std: the standard deviation over the seeds (n - 1 degrees of freedom) of that probability or of
-    the value (a list where there are several), or None for one seed and for answers at each step.
+    the value (a list if there are several), or None for one seed and for answers at each step.
   agree: how many seeds have the same answer as the mean, or None for values.
   words: how many words the text has, None for a series.
   known: how many of these are in the model's vocabulary.
-  explained: the words, or the steps and channels, with their weights, or None where nobody asked.
+  explained: the words, or the steps and channels, with their weights, or None if not asked for.
   """
 
   number: int
@@ -113,9 +113,9 @@ def _asked(ensemble, examples):
 
 
 def columns(ensemble: Ensemble, examples: Sequence[Any]) -> dict[str, Sequence[Any]]:
-  """The columns of an ensemble's answers, N values each; of several seeds std and agree too.
+  """The columns of an ensemble's answers, N values each; for several seeds also std and agree.
 
-  The probability of two classes, which is the second's, is called so: probability_NAME.
+  For two classes, the probability is that of the second, and is called probability_NAME.
   """
   found, std, agree, _ = _asked(ensemble, examples)
   outputs = ensemble.members[0].outputs
@@ -140,7 +140,7 @@ def _explained(ensemble, example):
 
 
 def plain(value: Any) -> Any:
-  """A value of NumPy as one of Python, lists within lists included."""
+  """A NumPy value as one of plain Python, also within nested lists."""
   if isinstance(value, np.ndarray | np.generic):
     return value.tolist()
   return [plain(of) for of in value] if isinstance(value, list | tuple) else value
@@ -165,7 +165,7 @@ def as_json(answer: Answer) -> str:
 
 
 def _rounded(value):
-  """Probabilities, which are below 1, to 6 places, and larger values as float32 has them."""
+  """Probabilities, which are at most 1, to 6 places; larger values to float32's precision."""
   if isinstance(value, list):
     return [_rounded(of) for of in value]
   if isinstance(value, float):
@@ -182,7 +182,7 @@ def _as_lists(explained):
 
 
 def head(answer: Answer) -> dict[str, Any]:
-  """The columns for which there is room on a line: the answer and how sure it is, or all values."""
+  """The columns that fit on a line: the answer and its probability, or all values."""
   if not answer.sure:
     return dict(answer.columns)
   first = next(iter(answer.columns))
@@ -190,9 +190,9 @@ def head(answer: Answer) -> dict[str, Any]:
 
 
 def as_tsv(answer: Answer) -> str:
-  """An answer as fields between tabs: the answer, its probability; of a sweep std, agree, setting.
+  """An answer as tab-separated fields: answer, probability; for a sweep also std, agree, setting.
 
-  With an explanation, of texts, words and weights in a last one.
+  An explanation, such as words and weights for texts, follows in a last field.
   """
   fields = [_field(value) for value in head(answer).values()]
   if answer.setting:
@@ -211,7 +211,7 @@ def as_tsv(answer: Answer) -> str:
 def _field(value):
   if isinstance(value, list):
     return ' '.join(map(_field, value))
-  if value is None:  # of a step that the model has not seen
+  if value is None:  # a step that the model has not seen
     return '_'
   return f'{value:.6f}' if isinstance(value, float) else _printable(str(value))
 
@@ -221,7 +221,7 @@ def as_text(answer: Answer, colours: bool) -> rich.text.Text:
   (name, said), *_ = answer.columns.items()
   line = rich.text.Text()
   if answer.sure:
-    # Of two classes the probability is the second's, and so below a half for the first.
+    # For two classes, the probability is the second's, so it is below a half for the first.
     probability = answer.columns[answer.sure]
     colour = COLOURS[isinstance(probability, float) and probability > 0.5]
     line.append(f'{_field(said):8}', f'bold {colour}')
@@ -267,7 +267,7 @@ def _append_words(line, words, colours):
 
 
 def _append_series(line, weights, colours):
-  """A bar for each step, or for each of several together, of the channels that moved it most."""
+  """A bar for each step, or for every few steps, of the channels that moved the answer most."""
   steps, channels = weights.shape
   wide = -(-steps // COLUMNS) or 1
   starts = np.arange(0, steps, wide)

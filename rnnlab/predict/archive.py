@@ -33,15 +33,14 @@ PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 def export(
   predictor: Predictor | Ensemble | TextModel | Translator, path: str | os.PathLike
 ) -> None:
-  """Writes a model, or the mean of an ensemble, as a zip that needs jax and flatbuffers alone.
+  """Writes a model, or the mean of an ensemble, as a zip that needs only jax and flatbuffers.
 
   `python PATH "text"` runs it: `exported.py`, which is in the zip, says how, also from Python. The
   function is StableHLO of ids int32 `[B, max_len]`, or of scaled series float32 `[B, T, D]` and
-  their lengths, for any B and T, for CPUs, for GPUs of NVIDIA and AMD, and for TPUs. That of a
-  language model is of one step, from a token and a carry to the next one's logits and a carry, as
-  `exported_text.py` says, and so that of one that translates, as `exported_pairs.py` does. Raises
-  ValueError where the members of an ensemble read by different
-  vocabularies, and for a model that answers at each step.
+  their lengths, for any B and T, on CPUs, GPUs of NVIDIA and AMD, and TPUs. For a language model or
+  a translation model, it is one step, from a token and a carry to the next token's logits and the
+  next carry, as `exported_text.py` and `exported_pairs.py` describe. Raises ValueError if the
+  members of an ensemble have different vocabularies, and for a model that answers at each step.
 
   >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
@@ -92,11 +91,11 @@ def export(
 
 
 def _export_text(model, path):
-  """The same of a language model."""
+  """`export` for a language model."""
   members = model.members
   encoding, vocabulary = members[0].encoding, members[0].vocabulary
   if encoding.get('unit') not in units.UNITS:
-    raise ValueError('a language model whose texts are read by its own task cannot be exported')
+    raise ValueError('a language model whose task reads texts in its own way cannot be exported')
   models = tuple(member.model for member in members)
   # Under a trace a NumPy array cannot be indexed.
   params = jax.tree.map(jnp.asarray, tuple(member.params for member in members))
@@ -125,7 +124,7 @@ def _export_text(model, path):
 
 
 def _export_pairs(model, path):
-  """The same of a model that translates."""
+  """`export` for a model that translates."""
   models, params = model.parts()
   # Under a trace a NumPy array cannot be indexed.
   params = jax.tree.map(jnp.asarray, params)
@@ -160,7 +159,7 @@ def _export_pairs(model, path):
 
 
 def _write(path, main, modules, says, programs):
-  """Writes the zip: the file that is run, the modules that it imports, model.json, programs."""
+  """Writes the zip: the file to run, the modules that it imports, model.json, and the programs."""
   sources = [pathlib.Path(str(module.__file__)) for module in modules]
   with io.BytesIO() as buffer:
     with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as archive:

@@ -1,18 +1,19 @@
-"""A model in a zip, as `rnnlab.export` writes it: it needs nothing but jax and flatbuffers.
+"""A model in a zip, as written by `rnnlab.export`: it needs only jax and flatbuffers.
 
     python MODEL.zip "text" ...
 
-For each text, or each line of standard input, it prints a line, with tabs between the fields: of
-two classes the label and the probability of the second, of several the label and its probability,
-of labels those that are likelier than not and the probability of each, and else the values. A model
-of series takes the paths of files: `python MODEL.zip FILE.npz`, with the series in an array x
-`[N, T, D]` and perhaps their lengths `[N]`, or x `[sum T, D]`, their steps one after another.
+For each text, or each line of standard input, it prints a line with tabs between the fields: for
+two classes the label and the probability of the second, for more the label and its probability, for
+several labels those with a probability above one half and the probability of each, and otherwise
+the values. A model of series takes the paths of files: `python MODEL.zip FILE.npz`, with the series
+in an array x `[N, T, D]` and perhaps their lengths `[N]`, or x `[sum T, D]`, their steps one after
+another.
 
 In Python: `predict = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`.
 
 `function.stablehlo` is what `jax.export.deserialize` takes: ids int32 `[B, max_len]`, or series
 float32 `[B, T, D]` with their lengths int32 `[B]`, -> probabilities or values float32 `[B, ...]`.
-`model.json` says how an example becomes these, and what the numbers are.
+`model.json` says how an example is turned into these inputs, and what the numbers mean.
 """
 
 import io
@@ -37,12 +38,13 @@ BATCH = 64
 
 
 def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
-  """Loads the model of a zip, as a function from N examples to what it answers.
+  """Loads the model of a zip, as a function from N examples to its answers.
 
-  The function takes texts, or series as arrays `[T, D]`, and gives what `Predictor.predict` does:
-  probabilities of the second of two classes, float32 `[N]`, or of each, `[N, C]`; or values. Its
-  attributes kind and names say what these are. It raises TypeError, naming the text, for one that
-  is no str, and ValueError for series of another D, of no steps, or with what is no finite number.
+  The function takes texts, or series as arrays `[T, D]`, and returns what `Predictor.predict` does:
+  probabilities of the second of two classes, float32 `[N]`, or of each class, `[N, C]`; or values.
+  Its attributes kind and names say what these are. It raises TypeError, with the position, for a
+  text that is not a str, and ValueError for series with another D, no steps, or numbers that are
+  not finite.
 
   Raises ValueError for a file that is damaged or of another kind.
   """
@@ -68,7 +70,7 @@ def load(path: str | os.PathLike) -> Callable[[Iterable[Any]], np.ndarray]:
 def _texts(encoding):
   """A function that cuts texts into the inputs of batches."""
   words, tokens = encoding.pop('words'), encoding.pop('tokens')
-  text.tokenizer(tokens)  # raises where it is of a library that is not here
+  text.tokenizer(tokens)  # raises if it needs a library that is not installed
 
   def batches(examples):
     ids = batching.pad(text.encode(text.listed(examples), words, tokens), **encoding)
@@ -85,8 +87,8 @@ def _series(features, mean, std, max_len, truncation):
     for i, xs in enumerate(examples):
       if xs.ndim != 2 or xs.shape[1] != features or not len(xs) or not np.isfinite(xs).all():
         raise ValueError(
-          f'the series at position {i}, counted from 0, is of shape {list(xs.shape)}: each must be'
-          f' [T, {features}], of at least a step and of finite numbers'
+          f'the series at position {i}, counted from 0, has the shape {list(xs.shape)}: each must'
+          f' be [T, {features}], with at least one step and finite numbers'
         )
     for start in range(0, len(examples), BATCH):
       some = [
@@ -103,7 +105,7 @@ def _series(features, mean, std, max_len, truncation):
 
 
 def series(path: str | os.PathLike) -> list[np.ndarray]:
-  """The series of an .npz, arrays `[T, D]`. Raises OSError, and ValueError for what has none."""
+  """The series in an .npz, arrays `[T, D]`. Raises OSError, and ValueError if it has none."""
   with np.load(path, allow_pickle=False) as file:
     if 'x' not in file:
       raise ValueError(f'{path} has no array x, but {", ".join(file)}')
@@ -115,7 +117,7 @@ def series(path: str | os.PathLike) -> list[np.ndarray]:
 
 
 def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
-  """An answer as fields between tabs, as `python -m rnnlab.predict` writes them."""
+  """An answer as tab-separated fields, as `python -m rnnlab.predict` writes them."""
   if kind == 'binary':
     return f'{names[int(answer > 0.5)]}\t{answer:.6f}'
   if kind == 'classes':
@@ -126,7 +128,7 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
 
 
 def main() -> None:
-  """Predicts what the command line gives or, without any texts, the lines of standard input."""
+  """Predicts for the arguments of the command line or, if there are none, for standard input."""
   try:
     predict: Any = load(pathlib.Path(__file__).parent)
     if predict.of_texts:

@@ -1,4 +1,4 @@
-"""A model that translates, in a zip as `rnnlab.export` writes it: it needs jax and flatbuffers.
+"""A model that translates, in a zip written by `rnnlab.export`: it needs jax and flatbuffers.
 
     python MODEL.zip "Ein Mann schläft."
 
@@ -9,12 +9,12 @@ In Python: `model = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`. Then
 `model.step(ids, carry)` are its programs.
 
 For use elsewhere, `start.stablehlo` and `step.stablehlo` are what `jax.export.deserialize` takes.
-start: source, int32 `[B, S]`, ids with an end and behind that 0 -> arrays `[B, ...]`, first those
-that no step changes, `memory` of them, then the carry. step: ids int32 `[B]`, of the last tokens,
-and all these arrays -> logits of the next, float32 `[B, V]`, the arrays of the carry after it and,
-where the model `attends`, how much it did to each place of the source, float32 `[B, S]`. The first
-token is 1, the end 2. `model.json` has the 'encoding' of both sides, as `units.py` has it, each
-with its 'vocabulary' in the order of ids, and the numbers `memory` and `attends`.
+start: source, int32 `[B, S]`, ids with an end, then 0 -> arrays `[B, ...]`, first those that no
+step changes, `memory` of them, then the carry. step: ids int32 `[B]`, the last tokens, and all
+these arrays -> logits of the next tokens, float32 `[B, V]`, the arrays of the next carry and, if
+the model `attends`, how much it attended to each place of the source, float32 `[B, S]`. The first
+token is 1, the end 2. `model.json` has the 'encoding' of both sides, as in `units.py`, each with
+its 'vocabulary' in the order of ids, and `memory` and `attends`.
 """
 
 import argparse
@@ -40,14 +40,14 @@ else:  # in the zip, beside this file
   import units  # type: ignore[no-redef]
 
 BOS, EOS, UNK, FIRST = range(1, 5)
-ROWS = 64  # hypotheses that are computed at once
+ROWS = 64  # hypotheses computed at once
 
 
 class Model(NamedTuple):
   """A model that translates.
 
-  start, step: the programs, see above. encoding: how both sides are read. memory: how many arrays
-  no step changes. attends: whether a step says what it attended to.
+  start, program: the two programs described above. encoding: how both sides are read. memory: how
+  many arrays no step changes. attends: whether a step returns what it attended to.
   """
 
   start: jax.export.Exported
@@ -57,9 +57,9 @@ class Model(NamedTuple):
   attends: bool
 
   def step(self, ids: Any, given: Sequence[Any]) -> tuple[Any, list[Any], Any]:
-    """Reads a token in each row, int `[B]`: logits of what comes next, the arrays, the attention.
+    """Reads a token in each row, int `[B]`: logits of the next, the arrays, and the attention.
 
-    given: the arrays of `start`, or of the step before.
+    given: the arrays from `start`, or from the previous step.
     """
     logits, *after = self.program.call(ids, *given)
     attention = after.pop() if self.attends else None
@@ -68,7 +68,7 @@ class Model(NamedTuple):
   def translate(
     self, texts: Sequence[str], beam: int = 5, length: float = 0.6, coverage: float = 0.0
   ) -> list[str]:
-    """The best translation of each text, as `Translator.translate` of rnnlab has it."""
+    """The best translation of each text, as by rnnlab's `Translator.translate`."""
     side = self.encoding['source']
     id_of = {token: i for i, token in enumerate(side['vocabulary'][FIRST:], FIRST)}
     tokens = [units.split(' '.join(text.split()), side) for text in texts]
@@ -111,15 +111,15 @@ def load(path: str | os.PathLike) -> Model:
       says = json.loads(archive.read('model.json'))
     return Model(start, step, says['encoding'], says['memory'], says['attends'])
   except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
-    raise ValueError(f'{path} is damaged, or no exported model that translates: {error}') from error
+    raise ValueError(f'{path} is damaged, or not an exported translation model: {error}') from error
 
 
 def main() -> None:
-  """Translates what the command line gives, or else the lines of standard input."""
-  parser = argparse.ArgumentParser(description='A model that translates, a line for each text.')
+  """Translates the arguments of the command line or, if there are none, standard input."""
+  parser = argparse.ArgumentParser(description='Translates each text, one per line.')
   add = parser.add_argument
   add('texts', metavar='TEXT', nargs='*', help='default: the lines of standard input')
-  add('--beam', type=int, metavar='K', default=5, help='hypotheses that are kept; default: 5')
+  add('--beam', type=int, metavar='K', default=5, help='hypotheses to keep; default: 5')
   add('--length-penalty', type=float, metavar='A', default=0.6, help='default: 0.6')
   add('--coverage-penalty', type=float, metavar='B', default=0.0, help='default: 0')
   given = parser.parse_intermixed_args()

@@ -1,18 +1,19 @@
-"""A language model in a zip, as `rnnlab.export` writes it: it needs jax and flatbuffers alone.
+"""A language model in a zip, as written by `rnnlab.export`: it needs only jax and flatbuffers.
 
     python MODEL.zip "The film"
 
-It goes on with the text, or with an empty one begins a line; --help says how.
+It continues the text; an empty one begins a line. --help says how.
 
 In Python: `model = runpy.run_path('MODEL.zip')['load']('MODEL.zip')`. Then `model.generate(prompt)`
-is what comes after a text, and `logits, carry = model.step(ids, carry)` reads a token in each row.
+continues a text, and `logits, carry = model.step(ids, carry)` reads a token in each row.
 
 For use elsewhere, `start.stablehlo` and `step.stablehlo` are what `jax.export.deserialize` takes.
 start: ids int32 `[B]` -> the carry before the first token, arrays `[B, ...]`. step: ids int32
-`[B]`, of the last tokens, and the arrays of the carry -> logits of the next, float32 `[B, V]`, and
-the arrays of the carry after it. The first token is the end of a line. `model.json` has the
-'vocabulary', the tokens in the order of their ids; the 'encoding', of which 'end' is that token's
-id and `units.py` says the rest; and 'carry', the shape without B and the type of each array.
+`[B]`, the last tokens, and the arrays of the carry -> logits of the next tokens, float32 `[B, V]`,
+and the arrays of the next carry. The first token is the end of a line. `model.json` has the
+'vocabulary', the tokens in the order of their ids; the 'encoding', where 'end' is the id of the end
+of a line and `units.py` explains the rest; and 'carry', the shape without B and the type of each
+array.
 """
 
 import argparse
@@ -41,7 +42,8 @@ else:  # in the zip, beside this file
 class Model(NamedTuple):
   """A language model.
 
-  start, step: the programs, see above. vocabulary: its tokens. encoding: how a text is read.
+  start, program: the two programs described above. vocabulary: its tokens. encoding: how a text is
+  read.
   """
 
   start: jax.export.Exported
@@ -50,9 +52,9 @@ class Model(NamedTuple):
   encoding: Mapping[str, Any]
 
   def step(self, ids: Any, carry: Sequence[Any] | None = None) -> tuple[jax.Array, Sequence[Any]]:
-    """Reads a token in each row, int `[B]`: the logits of what comes next, and the carry.
+    """Reads a token in each row, int `[B]`: the logits of the next, and the carry.
 
-    carry: of the step before, or None at a start, where the token is the end of a line.
+    carry: from the previous step, or None at the start, where the token is the end of a line.
     """
     ids = jnp.asarray(ids, jnp.int32)
     carry = self.start.call(ids) if carry is None else carry
@@ -70,7 +72,7 @@ class Model(NamedTuple):
     stop: bool = False,
     unknown: bool = False,
   ) -> str:
-    """What comes after the prompt, as `TextModel.generate` of rnnlab has it."""
+    """A continuation of the prompt, as by rnnlab's `TextModel.generate`."""
     end, never = self.encoding['end'], self.encoding['unknown']
     left_out = () if unknown or never is None else (never,)
     how = sampling.check(sampling.Sampling(temperature, top_k, top_p, left_out))
@@ -101,18 +103,18 @@ def load(path: str | os.PathLike) -> Model:
       says = json.loads(archive.read('model.json'))
     return Model(start, step, says['vocabulary'], says['encoding'])
   except Exception as error:  # zipfile, zlib and flatbuffers raise a dozen kinds on damaged bytes
-    raise ValueError(f'{path} is damaged, or no exported language model: {error}') from error
+    raise ValueError(f'{path} is damaged, or not an exported language model: {error}') from error
 
 
 def main() -> None:
-  """Goes on with what the command line gives, a text after the other."""
-  parser = argparse.ArgumentParser(description='A language model: it goes on with each text.')
+  """Continues the arguments of the command line, one text after another."""
+  parser = argparse.ArgumentParser(description='A language model that continues each text.')
   add = parser.add_argument
-  add('texts', metavar='TEXT', nargs='*', default=[''], help='default: it begins a line')
-  add('--length', type=int, metavar='N', default=100, help='tokens to go on for; default: 100')
-  add('--temperature', type=float, metavar='T', default=1.0, help='0: the likeliest; default: 1')
-  add('--top-k', type=int, metavar='K', default=0, help='draw from the K likeliest tokens')
-  add('--top-p', type=float, metavar='P', default=1.0, help='from the likeliest, of P together')
+  add('texts', metavar='TEXT', nargs='*', default=[''], help='default: begins a line')
+  add('--length', type=int, metavar='N', default=100, help='tokens to write; default: 100')
+  add('--temperature', type=float, metavar='T', default=1.0, help='0: most likely; default: 1')
+  add('--top-k', type=int, metavar='K', default=0, help='draw from the K most likely tokens')
+  add('--top-p', type=float, metavar='P', default=1.0, help='from the most likely, with sum P')
   add('--seed', type=int, metavar='N', default=0)
   add('--stop', action='store_true', help='stop where the line ends')
   add('--unknown', action='store_true', help='<unk> may be drawn too')

@@ -21,9 +21,9 @@ NARROWEST = 32  # the fewest columns to which masked steps are trimmed, unless t
 class Batch(NamedTuple):
   """Some examples that a model answers at once.
 
-  inputs: as the model takes them. places: the index among all examples of each of the first rows,
-  int `[n]`; the rows after these fill it up. columns: which of all steps it holds. there: where
-  among its own.
+  inputs: those of the model. places: the index among all examples of each of the first rows, int
+  `[n]`; later rows only fill up the batch. columns: which of all steps it holds. there: where these
+  are among its own steps.
   """
 
   inputs: Any
@@ -35,12 +35,12 @@ class Batch(NamedTuple):
 def batches(data: ConfigDict, inputs: Any) -> Iterator[Batch]:
   """Cuts encoded examples into batches of few shapes.
 
-  How many rows and columns an example's batch has depends on that example alone, and so its answer
-  does, to the bit.
+  The number of rows and columns of an example's batch depends only on that example, and so does its
+  answer, to the bit.
 
-  data: the data part of a run's config: of ids max_len, mask, padding.
-  inputs: as a task's `encode` gives them: ids int32 `[N, T]`, or a dict of 'xs' float32 `[N, T, D]`
-    and 'lengths' int32 `[N]`.
+  data: the data part of a run's config; for ids it has max_len, mask and padding.
+  inputs: from a task's `encode`: ids int32 `[N, T]`, or a dict of 'xs' float32 `[N, T, D]` and
+    'lengths' int32 `[N]`.
   """
   series = isinstance(inputs, dict)
   xs, lengths = (inputs['xs'], inputs['lengths']) if series else (inputs, used(data, inputs))
@@ -66,7 +66,7 @@ def batches(data: ConfigDict, inputs: Any) -> Iterator[Batch]:
 
 
 def used(data: ConfigDict, ids: np.ndarray) -> np.ndarray:
-  """How many columns each row of ids needs, int `[N]`: all of them where padding is not masked."""
+  """How many columns each row of ids needs, int `[N]`: all of them if padding is not masked."""
   return (ids != 0).sum(axis=1) if data.mask else np.full(len(ids), data.max_len)
 
 
@@ -79,7 +79,7 @@ def _widths(data):
 
 
 def _series_widths(steps):
-  """The same for series, whose padding no model sees."""
+  """The same for series, whose padding models never see."""
   widths = [NARROWEST]
   while widths[-1] < steps:
     widths.append(2 * widths[-1])
@@ -87,9 +87,9 @@ def _series_widths(steps):
 
 
 def portable(model: nn.Module) -> nn.Module:
-  """The same function without the kernels of a CPU or a GPU and without what only training needs.
+  """The same model without kernels for CPU or GPU, and without what only training needs.
 
-  It is quick to compile, exports as nothing but StableHLO, and its gradients are not truncated.
+  It compiles quickly, exports as pure StableHLO, and its gradients are not truncated.
   """
   plain: dict[str, Any] = {'remat': False, 'truncate': None}
   if isinstance(cell := getattr(model, 'cell', None), Cell):
@@ -103,7 +103,7 @@ def portable(model: nn.Module) -> nn.Module:
 def answers(model: nn.Module, outputs: Outputs, params: Any, inputs: Any) -> jax.Array:
   """Probabilities, or values in the unit of the targets, for a batch of inputs: float32 `[B, ...]`.
 
-  outputs: what the model's outputs are. Of two classes the probability is that of the second.
+  outputs: what the model's outputs mean. For two classes, the probability is that of the second.
   """
   found: Any = portable(model).apply({'params': params}, inputs)
   if outputs.kind == 'classes':
@@ -121,7 +121,7 @@ def as_outputs(answers: np.ndarray, outputs: Outputs) -> np.ndarray:
   found = np.asarray(answers, np.float64)
   if outputs.kind == 'values':
     return (found - np.array(outputs.mean)) / np.array(outputs.std)
-  if outputs.kind == 'classes':  # where all are 0 nothing was answered: a step of padding
+  if outputs.kind == 'classes':  # if all are 0, nothing was answered: a step of padding
     return np.log(np.maximum(found, np.finfo(float).tiny))
   with np.errstate(divide='ignore'):
     return np.log(found) - np.log1p(-found)
@@ -133,10 +133,10 @@ def gradient_times_input(
 ) -> jax.Array:
   """How much each step of an example moves its answer, to first order.
 
-  An input of the recurrence times the gradient of the answer with respect to it (Shrikumar et al.
-  2016). The answer is the log-odds of a class or a label, or a value in its unit.
+  It is an input of the recurrence times the gradient of the answer with respect to it (Shrikumar et
+  al. 2016). The answer is the log-odds of a class or a label, or a value in its unit.
 
-  of: which of `outputs.names` is asked for.
+  of: which of `outputs.names` is explained.
   inputs: one example, in a batch of one: ids int32 `[1, T]`, or 'xs' float32 `[1, T, D]` with
     'lengths'.
 

@@ -1,4 +1,4 @@
-"""Text that goes on: tokens drawn from language models one after the other, in one program."""
+"""Continuing texts: tokens drawn from language models one after another, in one program."""
 
 import functools
 import itertools
@@ -14,12 +14,12 @@ from rnnlab.predict import forward
 from rnnlab.predict.predictor import Predictor, encode
 from rnnlab.predict.sampling import Sampling, at, keys, next_token
 
-CHUNK = 16  # tokens that are computed before they are shown
-HALF = '\ufffd'  # a character whose bytes are not all there
+CHUNK = 16  # tokens computed before they are shown
+HALF = '\ufffd'  # a character some of whose bytes are missing
 
 
 def start(models: Sequence[nn.Module], rows: int) -> tuple[Any, ...]:
-  """The carry of each model before the first token of so many rows."""
+  """The carry of each model before the first token, for this many rows."""
   return tuple(model.apply({}, rows, method='initial_carry') for model in models)
 
 
@@ -28,8 +28,8 @@ def step(
 ) -> tuple[jax.Array, tuple[Any, ...]]:
   """Reads a token in each row.
 
-  ids: int32 `[B]`. carry: of each model. Returns the logits of what comes next, float32 `[B, V]`,
-  and the carry of each model. Of several models it is the mean of their probabilities.
+  ids: int32 `[B]`. carry: of each model. Returns the logits of the next tokens, float32 `[B, V]`,
+  and the carry of each model. For several models, their probabilities are averaged.
   """
   found, after = [], []
   for model, of_model, before in zip(models, params, carry, strict=True):
@@ -46,10 +46,10 @@ def step(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _chunk(models, sampling, params, keys, place, given, state):
-  """CHUNK tokens more, `[CHUNK, B]`, whether any logit was NaN, and the state after them.
+  """The state after CHUNK more tokens, these, `[CHUNK, B]`, and whether any logit was NaN.
 
   keys: of each row. place: how many tokens there were before. given: int32 `[CHUNK]`, tokens that
-  must come, or -1 where one is drawn. state: the last token of each row, and the carry.
+  are prescribed, or -1 where one is drawn. state: the last token of each row, and the carry.
   """
 
   def one(state, inputs):
@@ -67,12 +67,12 @@ def _chunk(models, sampling, params, keys, place, given, state):
 def tokens(
   members: Sequence[Predictor], prompt: np.ndarray, sampling: Sampling, seed: int, samples: int
 ) -> Iterator[np.ndarray]:
-  """What comes after a prompt without an end, some at a time: int32 `[samples, n]`.
+  """An endless continuation of a prompt, some tokens at a time: int32 `[samples, n]`.
 
-  A token is drawn by the seed, its sample's number and its place, so how many are computed at a
-  time changes none of them.
+  The draw of a token depends on the seed, its sample's number and its place, not on how many are
+  computed at a time.
 
-  prompt: int32 `[L]`, one token or more. Raises ValueError where the model's logits are NaN.
+  prompt: int32 `[L]`, one token or more. Raises ValueError if the model's logits are NaN.
   """
   models = tuple(member.model for member in members)
   params = tuple(member.params for member in members)
@@ -86,7 +86,7 @@ def tokens(
     state, ids, broken = _chunk(models, sampling, params, of_samples, place, given, state)
     if broken:
       raise ValueError(
-        'the model gives NaN, which is no probability: its training has diverged. Leave this run'
+        'the model gives NaN instead of probabilities: its training has diverged. Leave this run'
         ' out'
       )
     if len(known) < CHUNK:
@@ -102,9 +102,9 @@ def texts(
   samples: int = 1,
   stop: bool = False,
 ) -> Iterator[list[str]]:
-  """What comes after a prompt, as text, some of each sample at a time.
+  """Continuations of a prompt, as text, some of each sample at a time.
 
-  length: how many tokens of each. stop: whether a sample is over at the end of its line.
+  length: how many tokens each has. stop: whether a sample stops at the end of its line.
   """
   member = members[0]
   (stream,) = encode(member, [prompt])
@@ -112,7 +112,7 @@ def texts(
   joined = [joining(member) for _ in range(samples)]
   for more in joined:
     read = more(stream['inputs'][1:], True)
-  # Where words are parted by spaces, that of the prompt is there already.
+  # If words are separated by spaces, the one at the end of the prompt is there already.
   spaced = prompt[-1:].isspace() and not read.endswith(prompt[-1])
   told, over = [''] * samples, [False] * samples
   left = length
@@ -135,10 +135,10 @@ def texts(
 
 
 def joining(member: Predictor) -> Callable[[Iterable[int], bool], str]:
-  """A function from ids, as they come, to the text that they add to that of those before.
+  """A function from ids, as they come, to the text that they add to the text so far.
 
-  A character of several tokens is added with the last of these, or once the caller says that no
-  more will come.
+  A character made of several tokens is added with the last of these, or once the caller says that
+  no more will come.
   """
   assert member.task.join
   join, end = member.task.join, member.encoding['end']

@@ -1,4 +1,4 @@
-"""Trained language models, to go on with texts and to say how likely these are."""
+"""Trained language models, which continue texts and say how likely texts are."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,19 +17,18 @@ from rnnlab.predict.scoring import Token
 if TYPE_CHECKING:
   import pandas as pd
 
-LENGTH = 100  # tokens that a text goes on for
+LENGTH = 100  # tokens by which a text is continued
 
 
 class TextModel(NamedTuple):
-  """A trained language model, or several, of which the probabilities' mean counts.
+  """A trained language model, or several, whose probabilities are averaged.
 
     model = rnnlab.load('runs/texts/RUN')
     model.generate('The film', temperature=0.8)  # [' is a fine one, and ...']
     model.surprisals('The film is a fine one.')  # tokens, each with its bits
 
-  members: one or more of them, with one vocabulary, as the seeds of a setting have.
-  adapt: how each of them adapts to a text that it scores, see `adapted`; none: they stay as they
-    are.
+  members: one or more of them, with the same vocabulary, such as the seeds of a setting.
+  adapt: how each of them adapts to a text that it scores, see `adapted`; empty: not at all.
   """
 
   members: tuple[Predictor, ...]
@@ -37,7 +36,7 @@ class TextModel(NamedTuple):
 
   @property
   def config(self) -> ConfigDict:
-    """The config of its run, of several that of the first."""
+    """The config of its run; if there are several, that of the first."""
     return self.members[0].config
 
   @property
@@ -62,17 +61,18 @@ class TextModel(NamedTuple):
     stop: bool = False,
     unknown: bool = False,
   ) -> list[str]:
-    """What comes after the prompt, which is not repeated: a text for each of so many samples.
+    """Continuations of the prompt, which they do not repeat: a text for each sample.
 
     The same arguments give the same texts.
 
-    prompt: the text to go on with; '' begins a line.
-    length: how many tokens, at most where it is to stop.
+    prompt: the text to continue; '' begins a line.
+    length: how many tokens to write; with stop, the most.
     temperature, top_k, top_p: see `rnnlab.predict.sampling.Sampling`.
-    stop: whether a text is over where its line is.
-    unknown: whether it may say that a word is one which it does not know.
+    seed: of the draws. samples: how many texts.
+    stop: whether a text ends at the end of its line.
+    unknown: whether it may write the token for unknown words.
 
-    Raises TypeError for a prompt that is no str; ValueError for numbers out of range, and for a
+    Raises TypeError for a prompt that is not a str; ValueError for numbers out of range, and for a
     model that gives NaN.
     """
     given = temperature, top_k, top_p, unknown
@@ -80,10 +80,12 @@ class TextModel(NamedTuple):
     return [''.join(of_sample) for of_sample in zip(*parts, strict=True)]
 
   def score(self, texts: Sequence[str]) -> 'pd.DataFrame':
-    """How likely each text is, a row each: text, perplexity, bits_per_character, tokens, unknown.
+    """How likely each text is, with a row for each.
 
-    A text is scored by itself, as a line or several: from the end of the line before it to that of
-    its last, which counts as a token. unknown says how many of its tokens are.
+    The columns are text, perplexity, bits_per_character, tokens and unknown: how many tokens it
+    has, and how many of these the model does not know. A text is scored by itself, as one line or
+    several: from the end of the line before it to the end of its last line, which counts as a
+    token.
 
     Raises TypeError, naming the first, for texts that are not str.
     """
@@ -101,38 +103,38 @@ class TextModel(NamedTuple):
     )
 
   def surprisals(self, text: str) -> list[Token]:
-    """The tokens of a text, the end of its line as the last, each with its surprisal in bits."""
+    """The tokens of a text, including the end of its line, each with its surprisal in bits."""
     return scoring.score(self.members, data_text.listed([text]), self.adapt)[0].tokens
 
   def adapted(self, cache: int = 0, dynamic: bool = False) -> 'TextModel':
-    """The same model, but adapting to each text that it scores; what it generates stays the same.
+    """The same model, but adapting to each text that it scores; what it generates does not change.
 
       model.adapted(cache=500, dynamic=True).score([text])
 
     How much it adapts is chosen on the validation split of its run, whose data must still be there;
     see `rnnlab.predict.adapting`.
 
-    cache: how many of the last states, with what came after them, are remembered (Grave et al.
-      2017); 0: none.
-    dynamic: whether its parameters go on learning, every few tokens (Krause et al. 2018). To choose
-      by how much takes a few minutes.
+    cache: how many of the last states, with the tokens that followed them, are remembered (Grave et
+      al. 2017); 0: none.
+    dynamic: whether its parameters continue to learn, every few tokens (Krause et al. 2018).
+      Choosing by how much takes a few minutes.
 
-    Raises ValueError for a size below 0, and where there is no validation split.
+    Raises ValueError for a size below 0, and if there is no validation split.
     """
     ways = tuple(adapting.choose(member, cache, dynamic) for member in self.members)
     return self._replace(adapt=ways if cache or dynamic else ())
 
   def step(self, ids: Any, carry: Any = None) -> tuple[jax.Array, Any]:
-    """Reads a token in each row, and says what comes next.
+    """Reads a token in each row, and predicts the next.
 
-    ids: int `[B]`. carry: from the step before, or None at a start; there the token that models
-      have seen is `self.members[0].encoding['end']`.
+    ids: int `[B]`. carry: from the previous step, or None at the start, where models expect the
+      token `self.members[0].encoding['end']`.
 
     Returns the logits, float32 `[B, V]`, and the carry.
     """
     ids = jnp.asarray(ids, jnp.int32)
     if ids.ndim != 1:
-      raise ValueError(f'ids must be [B], a token of each row, not {list(ids.shape)}')
+      raise ValueError(f'ids must be [B], a token for each row, not {list(ids.shape)}')
     models = tuple(member.model for member in self.members)
     carry = generate.start(models, len(ids)) if carry is None else carry
     return _step(models, tuple(member.params for member in self.members), ids, carry)
@@ -142,22 +144,23 @@ _step = jax.jit(generate.step, static_argnums=0)
 
 
 def text_model(members: Sequence[Predictor]) -> TextModel:
-  """Language models as one.
+  """Several language models as one.
 
-  Raises ValueError for none, for different vocabularies, and for an encoding that does not fit.
+  Raises ValueError for no models, for different vocabularies, and for an encoding that does not
+  fit.
   """
   if not members:
     raise ValueError('an ensemble needs at least one member')
   first = members[0]
   if any((m.vocabulary, m.encoding) != (first.vocabulary, first.encoding) for m in members):
-    raise ValueError('these runs have different vocabularies: ask one of them')
+    raise ValueError('these runs have different vocabularies: use one of them')
   size = len(first.vocabulary)
   for name in ('end', 'unknown'):
     found = first.encoding.get(name)
     if not isinstance(found, int) and (name == 'end' or found is not None):
       raise ValueError(f'the encoding of a language model must have {name!r}, an id: {found!r}')
     if found is not None and not 0 <= found < size:
-      raise ValueError(f'the encoding has the id {found} as {name!r}, of a vocabulary of {size:,}')
+      raise ValueError(f'the encoding has {name!r} = {found}, but the vocabulary has {size:,} ids')
   return TextModel(tuple(members))
 
 
@@ -168,7 +171,7 @@ def sampling(
   top_p: float = 1.0,
   unknown: bool = False,
 ) -> Sampling:
-  """How a model's tokens are drawn: see `TextModel.generate`. Raises ValueError as it does."""
+  """How a model's tokens are drawn: see `TextModel.generate`, also for what it raises."""
   never = model.members[0].encoding['unknown']
   left_out = () if unknown or never is None else (never,)
   return check(Sampling(float(temperature), top_k, float(top_p), left_out))
@@ -183,7 +186,7 @@ def stream(
   samples: int,
   stop: bool,
 ) -> Any:
-  """What comes after the prompt, some of each sample at a time: lists of texts."""
+  """Continuations of the prompt, some of each sample at a time: lists of texts."""
   if not isinstance(prompt, str):
     raise TypeError(f'the prompt is {prompt!r:.60}, of type {type(prompt).__name__}: give a str')
   for name, value, least in (('length', length, 1), ('samples', samples, 1), ('seed', seed, 0)):

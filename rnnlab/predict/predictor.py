@@ -1,4 +1,4 @@
-"""Trained models with all that they need to answer: one, and an ensemble of several seeds."""
+"""Trained models with everything that they need to answer: one, or an ensemble of several seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from rnnlab.tasks.base import Outputs, Task
 if TYPE_CHECKING:
   import pandas as pd
 
-GIVEN = 'given'  # as an encoding's tokens: examples are lists of tokens
-CHUNK = 4096  # examples that are encoded at a time
+GIVEN = 'given'  # as 'tokens' in an encoding: examples are lists of tokens
+CHUNK = 4096  # examples encoded at a time
 
 
 class Word(NamedTuple):
-  """A word of a text, and by how much it moved the answer.
+  """A word of a text, and how much it moved the answer.
 
   text: the word as the model reads it, in lower case, or the character or other token.
-  weight: positive where the word speaks for what was asked for; see `Predictor.explain`.
-  known: whether the word is of the vocabulary; the model reads all others as one and the same.
+  weight: positive if the word speaks for the class or value asked about; see `Predictor.explain`.
+  known: whether the word is in the vocabulary; the model reads all others as the same token.
   """
 
   text: str
@@ -37,14 +37,15 @@ class Word(NamedTuple):
 
 
 class Predictor(NamedTuple):
-  """A trained model, with all that it needs to read an example and to say what it answers.
+  """A trained model, with everything that it needs to read an example and to answer.
 
   config: the config of its run.
   model: the Flax module.
   params: its params, those that the run reports.
   vocabulary: the words that it knows, in the order of their ids; the first has id 4. Empty for a
     model of series.
-  encoding: what else its run kept of the data, as the names of classes; see `rnnlab.data.base`.
+  encoding: what else its run kept of the data, such as the names of classes; see
+    `rnnlab.data.base`.
 
   >>> (ensemble,) = rnnlab.load_ensembles('runs/imdb').values()
   >>> (predictor,) = ensemble.members
@@ -60,7 +61,7 @@ class Predictor(NamedTuple):
 
   @property
   def members(self) -> tuple['Predictor', ...]:
-    """Itself alone, as the members of an `Ensemble` of one."""
+    """Just itself, like the members of an `Ensemble` of one."""
     return (self,)
 
   @property
@@ -70,49 +71,49 @@ class Predictor(NamedTuple):
 
   @property
   def outputs(self) -> Outputs:
-    """What its outputs are."""
+    """What its outputs mean."""
     assert self.task.outputs
     return self.task.outputs(self.encoding)
 
   @property
   def classes(self) -> tuple[str, ...]:
-    """The names of the classes or the labels, or of the values, in the order of `predict`'s."""
+    """The names of the classes, labels or values, in the order of `predict`'s."""
     return self.outputs.names
 
   def predict(self, examples: Sequence[Any]) -> np.ndarray:
-    """What the model answers for each example, in numbers.
+    """The model's answer for each example, in numbers.
 
-    For two classes the probability of the second, float32 `[N]`; for C classes or labels the
+    For two classes it is the probability of the second, float32 `[N]`; for C classes or labels the
     probability of each, `[N, C]`; for regression the values in the unit of the targets, `[N]` or
-    `[N, V]`. For an answer at each step there is an axis T after N, of the most steps that an
-    example has; what is beyond an example's end means nothing.
+    `[N, V]`. For answers at each step, there is an axis T after N, as long as the longest example;
+    values beyond an example's end are meaningless.
 
     An example's answer does not depend on the other examples, to the bit.
 
-    examples: N texts, arrays `[T, D]` or lists of tokens, as the task takes them. Raises TypeError,
+    examples: N texts, arrays `[T, D]` or lists of tokens, depending on the task. Raises TypeError,
     naming the first, for texts that are not str; ValueError for a model whose answer is NaN.
     """
     return Ensemble((self,)).each(examples)[0]
 
   def answers(self, examples: Sequence[Any]) -> 'pd.DataFrame':
-    """What the model answers for each example, for people: a row each.
+    """The model's answer for each example, for people, with a row for each.
 
-    The first column has the answer itself, as 'label'; further ones say how sure it is.
+    The first column has the answer itself, such as 'label'; further ones its probability.
     """
     return Ensemble((self,)).answers(examples)
 
   def explain(self, example: Any, of: str | None = None) -> list[Word] | np.ndarray:
-    """What of an example moved the answer: the words of a text, or the steps of a series.
+    """Which parts of an example moved the answer: the words of a text, or the steps of a series.
 
     A word's weight is its embedding times the gradient of the answer with respect to it, summed
-    over the features (Shrikumar et al. 2016) and taken through all steps: to first order, by how
-    much the answer would fall if the embedding were 0. A series has such a weight for each step and
-    channel, float32 `[T, D]`; a scaled input of 0 is the mean of the train split.
+    over the features (Shrikumar et al. 2016), with the gradient taken through all steps: to first
+    order, it is how much the answer would fall if the embedding were 0. A series has such a weight
+    for each step and channel, float32 `[T, D]`; a scaled input of 0 is the mean of the train split.
 
     The answer is the log-odds of a class or a label, or a value in the unit of the targets.
 
-    of: the class, label or value asked for, one of `classes`. Without it: of two classes the
-      second, of several the one answered, of values the first.
+    of: the class, label or value to explain, one of `classes`. By default it is the second of two
+      classes, the answered one of several, or the first value.
 
     Raises ValueError for a model that answers at each step.
     """
@@ -120,7 +121,7 @@ class Predictor(NamedTuple):
 
 
 class Ensemble(NamedTuple):
-  """Trained models of one setting, which differ in the seed.
+  """Trained models of one setting that differ in the seed.
 
   members: one or more of them.
 
@@ -132,7 +133,7 @@ class Ensemble(NamedTuple):
   members: tuple[Predictor, ...]
 
   def each(self, examples: Sequence[Any]) -> np.ndarray:
-    """The numbers of `Predictor.predict` by each of the M members, float32 `[M, N, ...]`."""
+    """The numbers of `Predictor.predict` from each of the M members, float32 `[M, N, ...]`."""
     check(self.members)
     return probabilities(self.members, listed(self.members[0], examples))
 
@@ -141,7 +142,7 @@ class Ensemble(NamedTuple):
     return self.each(examples).mean(axis=0)
 
   def answers(self, examples: Sequence[Any]) -> 'pd.DataFrame':
-    """What the mean of the members' numbers says, for people; see `Predictor.answers`."""
+    """The answers by the mean of the members' numbers, for people; see `Predictor.answers`."""
     import pandas as pd  # takes half a second, which only this needs
 
     check(self.members)
@@ -168,14 +169,15 @@ class Ensemble(NamedTuple):
 
 
 def check(members: Sequence[Predictor]) -> None:
-  """Raises ValueError for no members, for members of several classes, and for a wrong vocabulary.
+  """Raises ValueError for no members, for members that cannot be combined, and for wrong data.
 
-  So for classes of other names than the encoding has, and for members that differ in them.
+  That is, if members answer with different classes or values, if a model does not have the number
+  of classes that its encoding names, and if a vocabulary is too large for a model.
   """
   if not members:
     raise ValueError('an ensemble needs at least one member')
   if len({member.outputs for member in members}) > 1:
-    raise ValueError('these runs answer with different classes or values: ask one of them')
+    raise ValueError('these runs answer with different classes or values: use one of them')
   for member in members:
     outputs = member.outputs
     if writes(member):
@@ -184,51 +186,51 @@ def check(members: Sequence[Predictor]) -> None:
     named = 1 if outputs.kind == 'binary' else len(outputs.names)
     if classes != named:
       raise ValueError(
-        f'a model of {classes} classes, and an encoding that names {len(outputs.names)}:'
+        f'the model has {classes} classes, but the encoding names {len(outputs.names)}:'
         f' {", ".join(outputs.names)}. Give a Predictor the encoding of the data that it was'
         ' trained on'
       )
     ids = len(member.vocabulary) + text.FIRST_WORD
     if member.vocabulary and ids > (getattr(member.model, 'vocab_size', None) or ids):
       raise ValueError(
-        f'a vocabulary of {len(member.vocabulary):,} words has ids below {ids:,}, and the model an'
-        f' embedding of {member.model.vocab_size:,}: this is not the vocabulary that it was'
+        f'a vocabulary of {len(member.vocabulary):,} words has ids below {ids:,}, but the model has'
+        f' an embedding of {member.model.vocab_size:,}: this is not the vocabulary that it was'
         ' trained with'
       )
 
 
 def is_text(member: Predictor) -> bool:
-  """Whether a model reads ids of tokens, and no series."""
+  """Whether a model reads ids of tokens rather than series."""
   return translates(member) or bool(getattr(member.model, 'vocab_size', None))
 
 
 def says_tokens(member: Predictor) -> bool:
-  """Whether it is a language model, which says what comes next."""
+  """Whether it is a language model, which predicts the next token."""
   return member.outputs.kind == 'tokens'
 
 
 def translates(member: Predictor) -> bool:
-  """Whether it makes another text of a text."""
+  """Whether it turns a text into another text."""
   return member.outputs.kind == 'sequence'
 
 
 def writes(member: Predictor) -> bool:
-  """Whether it says tokens, one after the other, and no answer at once."""
+  """Whether it writes tokens one after another, instead of answering at once."""
   return says_tokens(member) or translates(member)
 
 
 def reads_texts(member: Predictor) -> bool:
-  """Whether it takes them as texts, and not as lists of tokens."""
+  """Whether its examples are texts, not lists of tokens or series."""
   return is_text(member) and member.encoding.get('tokens') != GIVEN
 
 
 def split(member: Predictor, words: str) -> list[str]:
-  """The tokens that a model reads of a text."""
+  """The tokens that a model reads in a text."""
   return text.tokenizer(member.encoding.get('tokens', 'words'))(words)
 
 
 def features(member: Predictor) -> int:
-  """How many channels the series have that a model reads. Raises ValueError where nothing says."""
+  """How many channels a model's series have. Raises ValueError if the encoding does not say."""
   found = member.encoding.get('features')
   if not isinstance(found, int):
     raise ValueError(f'the encoding of a model of series must have features, an int: {found!r}')
@@ -236,7 +238,7 @@ def features(member: Predictor) -> int:
 
 
 def listed(member: Predictor, examples: Any) -> list[Any]:
-  """Examples as a list. Raises TypeError for texts that are no str, naming the first."""
+  """Examples as a list. Raises TypeError for texts that are not str, naming the first."""
   if reads_texts(member):
     return text.listed(examples)
   if isinstance(examples, str | bytes | Mapping):
@@ -251,9 +253,9 @@ def encode(member: Predictor, examples: Sequence[Any]) -> Any:
 
 
 def probabilities(members: Sequence[Predictor], examples: Sequence[Any]) -> np.ndarray:
-  """The probabilities or values for examples, by each of M members: float32 `[M, N, ...]`.
+  """The probabilities or values for examples, from each of M members: float32 `[M, N, ...]`.
 
-  Raises ValueError where one is NaN.
+  Raises ValueError if one is NaN.
   """
   parts = [
     _of_chunk(members, examples[start : start + CHUNK])
@@ -267,8 +269,8 @@ def probabilities(members: Sequence[Predictor], examples: Sequence[Any]) -> np.n
   for member, of_member in zip(members, found, strict=True):
     if np.isnan(of_member).any():
       raise ValueError(
-        f'the model of {member.config.model.cell}, seed {member.config.seed}, answers NaN, which is'
-        ' no probability: its training has diverged. Leave this run out'
+        f'the model of {member.config.model.cell}, seed {member.config.seed}, answers NaN: its'
+        ' training has diverged. Leave this run out'
       )
   return found
 
@@ -308,20 +310,20 @@ def _of_chunk(members, examples):
 
 
 def _scalar(member):
-  """Whether an output is a number, and no vector of one."""
+  """Whether an output is a number, not a vector of length 1."""
   return member.outputs.kind != 'classes' and getattr(member.model, 'classes', 1) == 1
 
 
 def how_read(member: Predictor) -> tuple[str, str, tuple[str, ...]]:
-  """What says how a model reads examples: models for which it is the same read them alike."""
+  """A key for how a model reads examples: models with the same key read them in the same way."""
   data = json.dumps(member.config.data.to_dict(), sort_keys=True, default=list)
   return data, json.dumps(member.encoding, sort_keys=True, default=list), member.vocabulary
 
 
 def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> dict[str, Any]:
-  """The columns that a task makes of probabilities or values `[N, ...]` for examples.
+  """The columns that a task decodes from probabilities or values `[N, ...]` for examples.
 
-  An answer at each step is a list as long as the example, with None for what was cut off it.
+  Answers at each step form a list as long as the example, with None for steps that were cut off.
   """
   assert member.task.decode
   outputs = member.outputs
@@ -345,7 +347,7 @@ def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> 
 
 
 def _asked(ensemble, example, of):
-  """The place of the class or value that an explanation is of."""
+  """The index of the class or value to be explained."""
   outputs = ensemble.members[0].outputs
   if outputs.steps:
     raise ValueError('a model that answers at each step cannot be explained here')
@@ -359,7 +361,7 @@ def _asked(ensemble, example, of):
 
 
 def _weights(predictor, example, of):
-  """The weights of what the model reads of an example, and, of a text, which of it is known."""
+  """The weights of what the model reads of an example, and, for a text, which words it knows."""
   inputs = encode(predictor, [example])
   ((batch, *_),) = forward.batches(predictor.config.data, inputs)
   if isinstance(batch, dict):
@@ -376,7 +378,7 @@ def _gradient(predictor, of, inputs):
 
 
 def _read(predictor, words):
-  """The start, as None, and the words of a text, cut as its ids are."""
+  """The start, as None, and the words of a text, cut like its ids."""
   data = predictor.config.data
   read = [None, *split(predictor, words)]
   return read[-data.max_len :] if data.truncation == 'pre' else read[: data.max_len]

@@ -1,9 +1,9 @@
-"""The examples of a file, for a model to answer.
+"""The examples in a file, for a model to answer.
 
-A table is CSV, TSV, JSONL (a JSON object a line) or Parquet; series are .npz; tokens, with their
-tags, a line each, are .conll, .bio, .iob or .txt. Files are read in blocks, and a table is never in
-memory as a whole. All of a row is kept as it is written, so nothing needs to be known of it but the
-column that the model reads.
+A table is CSV, TSV, JSONL (a JSON object per line) or Parquet; series are .npz; tokens, one per
+line with their tags, are .conll, .bio, .iob or .txt. Files are read in blocks, and a table is never
+in memory as a whole. Rows are kept as they are written, so only the column that the model reads
+need be known.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from rnnlab.console.words import near
 from rnnlab.predict.predictor import Predictor, features, is_text, reads_texts
 
 ROWS = 1024  # in a block
-FIELD = 2**24  # characters of a CSV's field at most: of one unclosed quotation mark it is the rest
+FIELD = 2**24  # the most characters of a field in a CSV; an unclosed quotation mark takes the rest
 TABLES = {'.csv': ',', '.tsv': '\t', '.tab': '\t', '.jsonl': '', '.ndjson': '', '.parquet': ''}
 TOKENS = '.conll', '.bio', '.iob', '.txt'
 BOM = codecs.BOM_UTF8
@@ -31,9 +31,9 @@ BOM = codecs.BOM_UTF8
 class Block(NamedTuple):
   """Some rows of a file.
 
-  rows: what the file has of each: of a table a dict, the lines of tokens, or None of series.
-  examples: what the model is to read of each; of a long series, whose windows are the examples, the
-    first rows end none, and so there are fewer examples than rows.
+  rows: the content of each: a dict for a table, the lines for tokens, None for series.
+  examples: what the model is to read. If the examples are windows of a long series, no window ends
+    at the first rows, so there are fewer examples than rows.
   """
 
   rows: list[Any]
@@ -43,18 +43,18 @@ class Block(NamedTuple):
 def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iterator[Block]:
   """Reads the examples of a file for a model, block by block, in order.
 
-  column: of a table, the one of the text; '': data.text of the model's config, else 'text'.
+  column: the column of the text in a table; '': data.text of the model's config, else 'text'.
 
-  Raises OSError, and ValueError for people, with the file and the row, for what is malformed or is
-  not what the model reads.
+  Raises OSError, and ValueError for people, with the file and the row, for anything malformed or
+  unfit for the model.
   """
   path = pathlib.Path(path)
   ending = kind(path)
   window = member.config.data.get('window', 0)
   series = not is_text(member) and not window
   if series != (ending == '.npz') or (window and ending not in TABLES):
-    reads = 'series, as of an .npz' if series else 'the rows of a table, as of a .csv'
-    reads = reads if series or window else 'texts or tokens, as of a .csv'
+    reads = 'series, as in an .npz' if series else 'the rows of a table, as in a .csv'
+    reads = reads if series or window else 'texts or tokens, as in a .csv'
     raise ValueError(f'{path}: this model reads {reads}')
   if window:
     found = _windows(path, window, member)
@@ -62,7 +62,7 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
     found = _series(path, member)
   elif ending in TOKENS:
     if not member.outputs.steps:
-      raise ValueError(f'{path}: this model answers once a text, and not for each token')
+      raise ValueError(f'{path}: this model gives one answer per text, not one for each token')
     found = _sentences(path)
   else:
     found = _texts(
@@ -77,12 +77,12 @@ def blocks(path: str | os.PathLike, member: Predictor, column: str = '') -> Iter
 
 
 def kind(path: pathlib.Path) -> str:
-  """The ending of a file. Raises ValueError for a folder, and for an ending of no kind of file."""
+  """The extension of a file. Raises ValueError for a folder, and for an unknown extension."""
   if path.is_dir():
     raise ValueError(f'{path} is a folder: give a file')
   known = *TABLES, *TOKENS, '.npz'
   if (ending := path.suffix.lower()) not in known:
-    raise ValueError(f'{path}: what it holds must be told by its ending, one of {", ".join(known)}')
+    raise ValueError(f'{path}: the name must end in one of {", ".join(known)}')
   return ending
 
 
@@ -100,12 +100,12 @@ def _in_blocks(pairs):
 
 
 def text_lines(path: pathlib.Path) -> Iterator[str]:
-  """The lines of a text file with their ends. Raises ValueError where one is not UTF-8."""
+  """The lines of a text file with their ends. Raises ValueError if one is not UTF-8."""
   with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
       if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(
-          f'{path} is in UTF-16 and must be in UTF-8: convert it, as by'
+          f'{path} is in UTF-16 and must be in UTF-8: convert it, for example by'
           ' `iconv -f UTF-16 -t UTF-8 FILE`'
         )
       try:
@@ -113,7 +113,7 @@ def text_lines(path: pathlib.Path) -> Iterator[str]:
       except UnicodeDecodeError as error:
         raise ValueError(
           f'{path}, line {number}: byte {error.start + 1}, {line[error.start]:#04x}, is not UTF-8:'
-          ' convert the file, or take the line out'
+          ' convert the file, or remove the line'
         ) from None
 
 
@@ -137,7 +137,7 @@ def _of_csv(path, separator):
       break
     except csv.Error as error:
       hint = ': is a quotation mark not closed?' if 'end of data' in str(error) else ''
-      hint = hint or (': is one before it not closed?' if 'field larger' in str(error) else '')
+      hint = hint or (': is an earlier one not closed?' if 'field larger' in str(error) else '')
       raise ValueError(f'{path}, row at line {begins}: {error}{hint}') from None
     if not fields:
       continue
@@ -147,7 +147,7 @@ def _of_csv(path, separator):
         raise ValueError(f'{path}: two columns are called {twice[0]!r}')
     elif len(fields) != len(header):
       raise ValueError(
-        f'{path}, row at line {begins}: it has {len(fields)} fields, and the header'
+        f'{path}, row at line {begins}: it has {len(fields)} fields, but the header'
         f' {len(header)} ({", ".join(header)[:200]})'
       )
     else:
@@ -165,12 +165,12 @@ def _of_jsonl(path):
     except (ValueError, RecursionError) as error:
       raise ValueError(f'{path}, line {number} is not JSON: {error}') from None
     if not isinstance(row, dict):
-      raise ValueError(f'{path}, line {number} is {line.strip():.60}, and must be a JSON object')
+      raise ValueError(f'{path}, line {number} is {line.strip():.60}, but must be a JSON object')
     yield number, row
 
 
 def parquet() -> Any:
-  """pyarrow, with its Parquet. Raises ValueError, for people, where it is not installed."""
+  """pyarrow, with its Parquet. Raises ValueError, for people, if it is not installed."""
   try:
     import pyarrow.parquet
   except ImportError:
@@ -188,7 +188,7 @@ def _of_parquet(path):
           number += 1
           yield number, row
   except pyarrow.ArrowException as error:
-    raise ValueError(f'{path} is damaged, or no Parquet file: {error}') from None
+    raise ValueError(f'{path} is damaged, or not a Parquet file: {error}') from None
 
 
 def _texts(path, records, name, member):
@@ -197,11 +197,11 @@ def _texts(path, records, name, member):
       which = f'line {number}: ' if i else ''
       raise ValueError(
         f'{path}: {which}there is no column {name!r}{near(name, row)}, but {", ".join(row)[:300]}.'
-        ' Give the column of the text by --column'
+        ' Give the column of the text with --column'
       )
     value = row[name]
     if not isinstance(value, str):
-      raise ValueError(f'{path}, row {number}: {name} is {value!r:.60}, and must be a text')
+      raise ValueError(f'{path}, row {number}: {name} is {value!r:.60}, but must be a text')
     yield row, value if reads_texts(member) else value.split()
 
 
@@ -218,11 +218,11 @@ def _windows(path, window, member):
     step = [_number(row[name]) for name in columns]
     if not np.isfinite(step).all():
       name = columns[int(np.isfinite(step).argmin())]
-      raise ValueError(f'{path}, row {number}: {name} is {row[name]!r:.60}, and no finite number')
+      raise ValueError(f'{path}, row {number}: {name} is {row[name]!r:.60}, not a finite number')
     if time and time in row:
       now = row[time] if np.isnan(_number(row[time])) else _number(row[time])
       if before is not None and (type(now) is not type(before) or now < before):
-        raise ValueError(f'{path}, row {number}: {time} goes back: rows must be in its order')
+        raise ValueError(f'{path}, row {number}: {time} decreases: rows must be in its order')
       before = now
     steps.append(step)
     yield row, np.array(steps, np.float32) if len(steps) == window else None
@@ -252,22 +252,22 @@ def _sentences(path):
 
 
 def arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of an .npz. Raises ValueError where it is damaged, or holds pickles."""
+  """The arrays in an .npz. Raises ValueError if it is damaged, or holds pickles."""
   try:
     with np.load(path, allow_pickle=False) as file:
       if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError('it holds one array, and is no .npz')
+        raise ValueError('it holds a single array and is not an .npz')
       return {name: file[name] for name in file.files}
   except OSError as error:
     if error.errno:
       raise
-    raise ValueError(f'{path} is damaged, or no .npz: {error}') from None
+    raise ValueError(f'{path} is damaged, or not an .npz: {error}') from None
   except Exception as error:  # zipfile and NumPy raise many kinds on damaged bytes
-    raise ValueError(f'{path} is damaged, or no .npz of plain arrays: {error}') from None
+    raise ValueError(f'{path} is damaged, or not an .npz of plain arrays: {error}') from None
 
 
 def _series(path, member):
-  """The series of an .npz: x is padded, `[N, T, D]` or `[N, T]`, or their steps, `[sum T, D]`."""
+  """The series in an .npz: x is padded, `[N, T, D]` or `[N, T]`, or all steps, `[sum T, D]`."""
   found = arrays(path)
   if 'x' not in found:
     raise ValueError(f'{path} has no array x, but {", ".join(found) or "none"}')
@@ -287,16 +287,16 @@ def _series(path, member):
     x = x[..., None] if x.ndim == 2 else x
     lengths = np.full(len(x), x.shape[1]) if lengths is None else lengths
     if len(lengths) != len(x):
-      raise ValueError(f'{path}: x has {len(x)} rows, and lengths {len(lengths)}')
+      raise ValueError(f'{path}: x has {len(x)} rows, but lengths has {len(lengths)}')
     if wrong := np.flatnonzero((lengths < 1) | (lengths > x.shape[1]))[:1].tolist():
       raise ValueError(
-        f'{path}, row {wrong[0] + 1}: its length is {lengths[wrong[0]]}, and must be 1 to'
+        f'{path}, row {wrong[0] + 1}: its length is {lengths[wrong[0]]}, but must be 1 to'
         f' {x.shape[1]}'
       )
     each = [row[:length] for row, length in zip(x, lengths, strict=True)]
   for row, one in enumerate(each, 1):
     if one.shape[1] != channels or not len(one):
-      raise ValueError(f'{path}, row {row}: it is {list(one.shape)}, and must be [T, {channels}]')
+      raise ValueError(f'{path}, row {row}: it is {list(one.shape)}, but must be [T, {channels}]')
     if wrong := np.argwhere(~np.isfinite(one))[:1].tolist():
       step, channel = wrong[0]
       raise ValueError(

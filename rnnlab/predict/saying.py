@@ -1,4 +1,4 @@
-"""What language models say on the command line: texts that go on, and how likely texts are."""
+"""Language models on the command line: continuing texts, and scoring how likely they are."""
 
 import argparse
 import csv
@@ -33,51 +33,49 @@ DEFAULTS: dict[str, Any] = {
   'dynamic': False,
 }
 OF_SCORES = 'score', 'cache', 'dynamic'
-SHOWN = 1000  # tokens of a line at most, where people read
-# Of a token by its surprisal, as a share of that of a token drawn from all alike.
+SHOWN = 1000  # the most tokens of a line that are shown to people
+# Colours by surprisal, as a share of that of a token drawn uniformly from the vocabulary.
 COLOURS = (0.15, 'green'), (0.5, ''), (0.85, 'yellow'), (math.inf, 'bold red')
-SURPRISING = 0.5  # the share from which the bits are written after a token, without colours
+SURPRISING = 0.5  # the share above which, without colours, the bits are written after a token
 FEW = 8  # unknown tokens that are named
-LEGEND = 'perplexity  bits/char  text: green where foreseen, red where surprising'
+LEGEND = 'perplexity  bits/char  text: green where expected, red where surprising'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-  """The flags of language models; what is not given is None."""
+  """The flags of language models; those not given are None."""
   group = parser.add_argument_group(
     'language models',
-    'They go on with each text; an empty one, "", begins a line. A word that the model does not'
-    ' know is read as <unk>, which it does not say itself unless --unknown is given.',
+    'They continue each text; an empty one, "", begins a line. A word that the model does not know'
+    ' is read as <unk>, which it does not write itself unless --unknown is given.',
   )
   add = group.add_argument
-  add('--length', type=int, metavar='N', help=f'tokens to go on for; default: {language.LENGTH}')
+  add('--length', type=int, metavar='N', help=f'tokens to write; default: {language.LENGTH}')
   add('--stop', action='store_true', default=None, help='stop where the line ends')
-  add('--temperature', type=float, metavar='T', help='0: always the likeliest token; default: 1')
-  add('--top-k', type=int, metavar='K', help='draw from the K likeliest tokens only')
-  add(
-    '--top-p', type=float, metavar='P', help='from the likeliest with a probability of P together'
-  )
+  add('--temperature', type=float, metavar='T', help='0: always the most likely token; default: 1')
+  add('--top-k', type=int, metavar='K', help='draw from the K most likely tokens only')
+  add('--top-p', type=float, metavar='P', help='from the most likely, whose probabilities sum to P')
   add('--seed', type=int, metavar='N', help='the same seed gives the same text; default: 0')
-  add('--samples', type=int, metavar='N', help='so many texts of each')
+  add('--samples', type=int, metavar='N', help='how many texts for each')
   add('--unknown', action='store_true', default=None, help='<unk> may be drawn too')
   add(
     '--score',
     action='store_true',
     default=None,
     help='instead: perplexity and bits per character of each text, and its tokens by surprisal; an'
-    ' --input that is no table is read as one text, and --out FILE.csv has a token a row',
+    ' --input that is not a table is read as one text, and --out FILE.csv has a row per token',
   )
-  add('--cache', type=int, metavar='N', help='with --score: the last N states are remembered')
+  add('--cache', type=int, metavar='N', help='with --score: remember the last N states')
   add(
     '--dynamic',
     action='store_true',
     default=None,
-    help='with --score: the model goes on learning from each text. By how much, as of --cache, is'
-    " chosen on the validation split of the run's data",
+    help='with --score: continue to learn from each text. How much, and the settings of --cache,'
+    " are chosen on the validation split of the run's data",
   )
 
 
 def says(models: Mapping[str, Any]) -> bool:
-  """Whether these, by the names of their settings, are language models."""
+  """Whether these models, by the names of their settings, are language models."""
   return any(isinstance(model, TextModel) for model in models.values())
 
 
@@ -91,26 +89,26 @@ def _is_table(path):
 
 
 def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
-  """Raises ValueError for flags that are of other models than these, or do not go together.
+  """Raises ValueError for flags that are for other models, or do not go together.
 
   The flags of language models that were not given get their defaults.
   """
   asked = [name for name in DEFAULTS if getattr(given, name) is not None]
   if len({isinstance(model, TextModel) for model in models.values()}) > 1:
-    raise ValueError(f'these runs are of several tasks: give --setting, of {", ".join(models)}')
+    raise ValueError(f'these are runs of several tasks: give --setting, of {", ".join(models)}')
   if not says(models):
     if asked:
       task = next(iter(models.values())).members[0].task.name
       raise ValueError(
-        f'--{asked[0].replace("_", "-")} is of language models, and this is a model of {task}'
+        f'--{asked[0].replace("_", "-")} is for language models, but this is a model of {task}'
       )
     return
   if given.explain:
-    raise ValueError('--explain is of models that answer: a language model has --score')
+    raise ValueError('--explain is for models that answer: a language model has --score')
   if given.score and (others := [name for name in asked if name not in OF_SCORES]):
-    raise ValueError(f'--{others[0].replace("_", "-")} is of texts that go on: not with --score')
+    raise ValueError(f'--{others[0].replace("_", "-")} is for continuing texts: not with --score')
   if not given.score and (others := [name for name in asked if name in OF_SCORES]):
-    raise ValueError(f'--{others[0]} is of texts that are scored: give --score')
+    raise ValueError(f'--{others[0]} is for scoring texts: give --score')
   if given.input and not given.score:
     raise ValueError('--input is a file to be scored: give --score')
   for name, value in DEFAULTS.items():
@@ -120,7 +118,7 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
 
 
 def adapted(models: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-  """The models as they score texts: adapting to these where it is asked for, and telling how."""
+  """The models, adapting to texts if this is asked for; prints how they adapt."""
   if not says(models) or not (given.cache or given.dynamic):
     return dict(models)
   found = {}
@@ -142,7 +140,7 @@ def _stream(model, prompt, given):
 def answer(
   models: Mapping[str, TextModel], given: argparse.Namespace, blocks: Iterable[Sequence[str]]
 ) -> int:
-  """Goes on with texts, or scores them, and prints what comes out; returns how many there were.
+  """Continues texts, or scores them, and prints the results; returns how many texts there were.
 
   models: by the names of their settings. given: the command line. blocks: the texts, some at a
   time.
@@ -188,9 +186,9 @@ def _tell_unknown(tokens):
 
 
 def _go_on(model, prompt, where, console, given):
-  """Prints what comes after a prompt as it comes, of several samples one after the other.
+  """Prints the continuation of a prompt as it is computed; several samples one after another.
 
-  console: of a terminal, else None.
+  console: that of a terminal, else None.
   """
   parts = _stream(model, prompt, given)
   if given.json:
@@ -216,13 +214,13 @@ def _go_on(model, prompt, where, console, given):
 
 
 def score_file(models: Mapping[str, TextModel], given: argparse.Namespace) -> None:
-  """Scores a file as one text, the model going on from line to line, and prints it line by line.
+  """Scores a file as one text, continuing from line to line, and prints it line by line.
 
-  With --out it writes a table of the lines' tokens and their surprisal in bits instead. The whole's
-  perplexity is told at the end. Raises ValueError for a file that is not UTF-8, or empty.
+  With --out it instead writes a table of the lines' tokens and their surprisal in bits. At the end
+  it prints the perplexity of the whole. Raises ValueError for a file that is not UTF-8, or empty.
   """
   if given.out and len(models) > 1:
-    raise ValueError(f'--out is of one setting: give --setting, of {", ".join(models)}')
+    raise ValueError(f'--out takes one setting: give --setting, one of {", ".join(models)}')
   text = ''.join(reading.text_lines(pathlib.Path(given.input))).replace('\r\n', '\n')
   if not text.strip():
     raise ValueError(f'{given.input} is empty')
@@ -247,7 +245,7 @@ def score_file(models: Mapping[str, TextModel], given: argparse.Namespace) -> No
 def _write(path, model, scored):
   separator = {'.csv': ',', '.tsv': '\t', '.tab': '\t'}.get(pathlib.Path(path).suffix.lower())
   if separator is None:
-    raise ValueError(f'--out={path}: it must end in .csv or .tsv, a token a row')
+    raise ValueError(f'--out={path}: it must end in .csv or .tsv, with a row per token')
   with io.StringIO(newline='') as f:
     writer = csv.writer(f, delimiter=separator, lineterminator='\n')
     writer.writerow(['line', 'token', 'surprisal', 'known'])
@@ -258,7 +256,7 @@ def _write(path, model, scored):
 
 
 def columns(model: TextModel, texts: Sequence[str]) -> dict[str, list[float]]:
-  """The columns that a table of texts gets: perplexity and bits per character of each."""
+  """The new columns of a table of texts: the perplexity and bits per character of each."""
   found = scoring.score(model.members, texts, model.adapt)
   return {
     'perplexity': [one.perplexity for one in found],
@@ -287,7 +285,7 @@ def _print_score(model, scored, where, console, as_json):
 
 
 def _append_tokens(line, member, scored, colours):
-  """Adds a text, its tokens in the colours of their surprisal; without colours with their bits."""
+  """Appends a text, its tokens coloured by surprisal or, without colours, with their bits."""
   more, most = joining(member), math.log2(len(member.vocabulary))
   unknown = member.encoding['unknown']
   for i, token in zip(scored.ids[:SHOWN], scored.tokens, strict=False):

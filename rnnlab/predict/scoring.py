@@ -21,9 +21,9 @@ NARROWEST, WIDEST = 32, 512  # tokens of a text that is short
 class Token(NamedTuple):
   """A token of a text, and how much it surprised the model.
 
-  text: as the vocabulary has it, or as the text does where it is unknown. bits: its surprisal, the
-  negative logarithm, to base 2, of its probability after all that came before. known: whether it is
-  of the vocabulary; of one that is not, it is the probability of any that is not.
+  text: as in the vocabulary, or as in the text if it is unknown. bits: its surprisal, the negative
+  logarithm to base 2 of its probability, given all that came before. known: whether it is in the
+  vocabulary; if not, the probability is that of any unknown token.
   """
 
   text: str
@@ -34,8 +34,8 @@ class Token(NamedTuple):
 class Scored(NamedTuple):
   """A text with the likelihood of its tokens.
 
-  text: the text. ids: int32 `[N]`, of its tokens, the end of its last line among them. tokens: the
-  N tokens. characters: int32 `[N]`, how many characters of the text each stands for.
+  text: the text. ids: int32 `[N]`, of its tokens, including the end of its last line. tokens: the N
+  tokens. characters: int32 `[N]`, how many characters of the text each stands for.
   """
 
   text: str
@@ -45,18 +45,18 @@ class Scored(NamedTuple):
 
   @property
   def bits(self) -> float:
-    """The surprisal of the whole."""
+    """The surprisal of the whole text."""
     return math.fsum(token.bits for token in self.tokens)
 
   @property
   def perplexity(self) -> float:
-    """2 to the mean surprisal of a token; infinite where that is too great for a float."""
+    """2 to the power of the mean surprisal; infinite if that is too large for a float."""
     mean = self.bits / len(self.tokens)
     return 2**mean if mean < 1024 else math.inf if mean == mean else mean
 
   @property
   def bits_per_character(self) -> float:
-    """The surprisal by the number of characters."""
+    """The surprisal divided by the number of characters."""
     return self.bits / int(self.characters.sum())
 
   @property
@@ -65,7 +65,7 @@ class Scored(NamedTuple):
     return [token.text for token in self.tokens if not token.known]
 
   def lines(self, end: int) -> Iterator['Scored']:
-    """The lines, each with its end; end: the id of that."""
+    """The lines, each with its end. end: the id of the end of a line."""
     first = 0
     texts = self.text.split('\n')
     for i, place in enumerate(np.flatnonzero(self.ids == end)):
@@ -78,12 +78,11 @@ class Scored(NamedTuple):
 def score(
   members: Sequence[Predictor], texts: Sequence[str], adapt: Sequence[Adaptation] = ()
 ) -> list[Scored]:
-  """Scores texts, each by itself, from the end of a line that is before it to that of its last.
+  """Scores each text by itself, from the end of the line before it to the end of its last line.
 
-  Of several models it is by the mean of their probabilities. Raises ValueError where a model gives
-  NaN.
+  For several models, their probabilities are averaged. Raises ValueError if a model gives NaN.
 
-  adapt: how each model adapts to a text, each text anew; none: they stay as they are.
+  adapt: how each model adapts to a text, starting anew for each text; empty: not at all.
   """
   member = members[0]
   unknown = member.encoding['unknown']
@@ -113,9 +112,9 @@ def _concatenated(arrays):
 def nll(
   member: Predictor, streams: Sequence[Mapping[str, Any]], adaptation: Adaptation | None = None
 ) -> list[np.ndarray]:
-  """The negative log-likelihoods of the targets of streams in nats, float64 `[N]` of each.
+  """The negative log-likelihoods of the targets of streams in nats, float64 `[N]` for each.
 
-  That of a stream does not depend on the other streams, to the bit. Raises ValueError for NaN.
+  Those of a stream do not depend on the other streams, to the bit. Raises ValueError for NaN.
 
   adaptation: how the model adapts to each; None: not at all.
   """
@@ -125,8 +124,8 @@ def nll(
     found = _as_trained(member, streams)
   if any(np.isnan(array).any() for array in found):
     raise ValueError(
-      f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN, which is no'
-      ' probability: its training has diverged. Leave this run out'
+      f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN: its training'
+      ' has diverged. Leave this run out'
     )
   return [np.asarray(array, np.float64) for array in found]
 

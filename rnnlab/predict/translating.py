@@ -1,4 +1,4 @@
-"""Translations on the command line: texts in another language, and where their words came from."""
+"""Translation on the command line: texts in another language, and where their words come from."""
 
 import argparse
 import itertools
@@ -18,27 +18,27 @@ from rnnlab.predict.translator import Attention, Translation, Translator
 
 OWN = 'beam', 'nbest', 'length_penalty', 'coverage_penalty'
 DRAWS = 'temperature', 'top_k', 'top_p', 'seed', 'samples'  # flags that language models have too
-NOT_OURS = 'length', 'stop', 'score', 'cache', 'dynamic'  # of language models alone
+NOT_OURS = 'length', 'stop', 'score', 'cache', 'dynamic'  # only for language models
 PICTURE = '.png'
 SHADES = ' ░▒▓█'
-TALLEST = 12  # letters of a source token above a drawing, where they stand one below the other
-WIDEST = 16  # letters of a target token beside it
-PICTURED = 12  # in a picture at most
+TALLEST = 12  # the most letters of a source token above a drawing, written downwards
+WIDEST = 16  # the most letters of a target token beside it
+PICTURED = 12  # the most texts in a picture
 FEW = 8  # unknown words that are named
-BLOCK = 1024  # lines of a text that are translated before they are shown
+BLOCK = 1024  # lines of a text translated before they are shown
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-  """The flags of models that translate; what is not given is None."""
+  """The flags of models that translate; those not given are None."""
   group = parser.add_argument_group(
     'translation',
-    'The best translation of each text that a beam search finds, or with --temperature or --samples'
-    ' drawn ones. --input may be any text file, a line each. --explain shows how much each token'
-    ' attended to each of the source, with --out FILE.png as a picture.',
+    'The best translation of each text that a beam search finds or, with --temperature or'
+    ' --samples, random ones. --input may be any text file, with one text per line. --explain'
+    ' shows how much each token attended to each source token; with --out FILE.png, as a picture.',
   )
   add = group.add_argument
   width = translator.BEAM
-  add('--beam', type=int, metavar='K', help=f'hypotheses that are kept; default: {width}')
+  add('--beam', type=int, metavar='K', help=f'hypotheses to keep; default: {width}')
   add('--nbest', type=int, metavar='N', help='the N best of each text, each after its score')
   add(
     '--length-penalty',
@@ -50,39 +50,39 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     '--coverage-penalty',
     type=float,
     metavar='B',
-    help='of sources that are not attended to; default: 0',
+    help='on source tokens that are not attended to; default: 0',
   )
 
 
 def translates(models: Mapping[str, Any]) -> bool:
-  """Whether these, by the names of their settings, translate."""
+  """Whether these models, by the names of their settings, translate."""
   return any(isinstance(model, Translator) for model in models.values())
 
 
 def is_picture(given: argparse.Namespace) -> bool:
-  """Whether a picture of what --explain shows is asked for."""
+  """Whether a picture is asked for, with --explain and --out."""
   return bool(given.explain and given.out) and given.out.lower().endswith(PICTURE)
 
 
 def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
-  """Raises ValueError for flags that are of other models than these, or do not go together."""
+  """Raises ValueError for flags that are for other models, or do not go together."""
   if not translates(models):
     if asked := _given(given, OWN):
-      raise ValueError(f'--{asked[0]} is of models that translate, and this is none')
+      raise ValueError(f'--{asked[0]} is for models that translate, and this one does not')
     if is_picture(given):
       raise ValueError(f'--out={given.out}: this model does not translate, and has no picture')
     return
   if not all(isinstance(model, Translator) for model in models.values()):
-    raise ValueError(f'these runs are of several tasks: give --setting, of {", ".join(models)}')
+    raise ValueError(f'these are runs of several tasks: give --setting, of {", ".join(models)}')
   if asked := _given(given, NOT_OURS):
-    raise ValueError(f'--{asked[0]} is of language models, and this is a model that translates')
+    raise ValueError(f'--{asked[0]} is for language models, but this is a model that translates')
   drawn, searched = _given(given, DRAWS), _given(given, OWN)
   if drawn and searched:
-    raise ValueError(f'--{searched[0]} is of a search, and --{drawn[0]} of what is drawn: give one')
+    raise ValueError(f'--{searched[0]} is for a search, and --{drawn[0]} for draws: give one')
   if given.explain and (given.nbest or given.samples):
     raise ValueError('--explain shows one translation of each text: not with --nbest or --samples')
   if given.out and len(models) > 1 and not given.explain:
-    raise ValueError(f'--out is of one setting: give --setting, of {", ".join(models)}')
+    raise ValueError(f'--out takes one setting: give --setting, one of {", ".join(models)}')
   if given.explain and given.out and not is_picture(given):
     raise ValueError(f'--out={given.out}: with --explain it must end in {PICTURE}')
   for model in models.values():  # raises before anything is said
@@ -94,7 +94,7 @@ def _given(given, names):
 
 
 def _translate(model, texts, given) -> list[list[Translation]]:
-  """The translations of texts that a command line asks for."""
+  """The translations of texts that the command line asks for."""
 
   def asked(**names):
     found = {ours: getattr(given, flag) for ours, flag in names.items()}
@@ -110,7 +110,7 @@ def _translate(model, texts, given) -> list[list[Translation]]:
 def answer(
   models: Mapping[str, Translator], given: argparse.Namespace, blocks: Iterable[Sequence[str]]
 ) -> int:
-  """Translates texts and prints what comes out; returns how many there were.
+  """Translates texts and prints the results; returns how many texts there were.
 
   models: by the names of their settings. given: the command line. blocks: the texts, some at a
   time.
@@ -145,14 +145,14 @@ def answer(
 
 
 def lines(given: argparse.Namespace) -> Iterator[list[str]] | None:
-  """The lines of --input in blocks, where it is a text; None where it is not, or a table."""
+  """The lines of --input in blocks if it is a text; None if it is a table or not given."""
   if not given.input or pathlib.Path(given.input).suffix.lower() in reading.TABLES:
     return None
   path = pathlib.Path(given.input)
   if path.is_dir():
     raise ValueError(f'{path} is a folder: give a file')
   if given.column:
-    raise ValueError(f'--column={given.column}: {path} is no table, and has no columns')
+    raise ValueError(f'--column={given.column}: {path} is not a table, so it has no columns')
   return _blocks(line.rstrip('\r\n') for line in reading.text_lines(path))
 
 
@@ -164,7 +164,7 @@ def _blocks(texts):
 def write(
   models: Mapping[str, Translator], given: argparse.Namespace, blocks: Iterable[Sequence[str]]
 ) -> None:
-  """Writes the translation of each text to --out, a line each."""
+  """Writes the translation of each text to --out, one per line."""
   (model,) = models.values()
   if pathlib.Path(given.out).resolve() == pathlib.Path(given.input).resolve():
     raise ValueError(f'--out={given.out} is the input itself: give another file')
@@ -178,7 +178,7 @@ def write(
 def columns(
   model: Translator, texts: Sequence[str], given: argparse.Namespace
 ) -> dict[str, list[Any]]:
-  """The columns that a table of texts gets: the translation of each, its score and log P."""
+  """The new columns of a table of texts: the translation of each, its score and log P."""
   best = [of_text[0] for of_text in _translate(model, texts, given)]
   return {
     'translation': [one.text for one in best],
@@ -231,10 +231,10 @@ def _show(console, where, text, translation, attention, several):
 
 
 def drawing(attention: Attention, width: int) -> Iterator[rich.text.Text]:
-  """The lines of a drawing: source tokens from top to bottom, below them a row a target token.
+  """The lines of a drawing: source tokens written downwards, and below them a row per target token.
 
   The darker a place, the more the token on the left attended to the one above. width: of the
-  terminal, in columns; what has no room is left out, and said.
+  terminal, in columns; a last line says how many tokens had no room.
   """
   shown = [_short(token, WIDEST) for token in attention.target]
   left = max(map(rich.cells.cell_len, shown), default=0)
@@ -250,7 +250,7 @@ def drawing(attention: Attention, width: int) -> Iterator[rich.text.Text]:
     pad = ' ' * (left - rich.cells.cell_len(token))
     yield rich.text.Text(f'{pad}{token} {"".join(blocks)}')
   if (rest := len(attention.source) - room) > 0:
-    yield rich.text.Text(f'{" " * left} and {rest} more, for which there is no room', 'dim')
+    yield rich.text.Text(f'{" " * left} and {rest} more, which do not fit', 'dim')
 
 
 def _short(token, most):

@@ -1,4 +1,4 @@
-"""Trained models of pairs of texts, to translate new ones."""
+"""Trained translation models, to translate new texts."""
 
 import functools
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from rnnlab.predict import forward, sampling
 from rnnlab.predict.predictor import Predictor, encode
 from rnnlab.predict.sampling import Sampling
 
-BEAM, LENGTH, COVERAGE = 5, decoding.LENGTH, 0.0  # as a search has them where nobody says
-ROWS = 64  # hypotheses that are computed at once
+BEAM, LENGTH, COVERAGE = 5, decoding.LENGTH, 0.0  # the defaults of a search
+ROWS = 64  # hypotheses computed at once
 
 
 class Translation(NamedTuple):
-  """What a text may be in the other language.
+  """A translation of a text.
 
   text: for people. score: by which it was chosen, see `rnnlab.models.decoding.Search`. log_prob:
-  the logarithm of its probability. ids: of its tokens, the end as the last.
+  the logarithm of its probability. ids: of its tokens, including the end.
   """
 
   text: str
@@ -35,7 +35,7 @@ class Translation(NamedTuple):
 
 
 class Attention(NamedTuple):
-  """How much each token of a translation came from each of its source, the ends among them.
+  """How much each token of a translation attended to each token of its source, including the ends.
 
   source: S tokens. target: T tokens. weights: float32 `[T, S]`, whose rows sum to 1.
   """
@@ -46,24 +46,24 @@ class Attention(NamedTuple):
 
 
 class Translator(NamedTuple):
-  """A trained model that translates, or several, of which the probabilities' mean counts.
+  """A trained model that translates, or several, whose probabilities are averaged.
 
     model = rnnlab.load('runs/translation/RUN')
     model.translate(['Ein Mann schläft.'])
 
-  members: one or more of them, which read texts alike, as the seeds of a setting do.
+  members: one or more of them, which read texts in the same way, such as the seeds of a setting.
   """
 
   members: tuple[Predictor, ...]
 
   @property
   def config(self) -> ConfigDict:
-    """The config of its run, of several that of the first."""
+    """The config of its run; if there are several, that of the first."""
     return self.members[0].config
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """The tokens that it may say, in the order of their ids."""
+    """The tokens that it may write, in the order of their ids."""
     return self.members[0].vocabulary
 
   def __getattr__(self, name: str) -> Any:
@@ -72,7 +72,7 @@ class Translator(NamedTuple):
     )
 
   def translate(self, texts: Sequence[str], beam: int = BEAM, **options: Any) -> list[str]:
-    """The best translation of each text that a search finds; options: as of `best`."""
+    """The best translation of each text that a search finds. options: those of `best`."""
     return [one[0].text for one in self.best(texts, 1, beam, **options)]
 
   def best(
@@ -84,14 +84,14 @@ class Translator(NamedTuple):
     coverage: float = COVERAGE,
     unknown: bool = False,
   ) -> list[list[Translation]]:
-    """The best translations of each text, the best first; fewer, where a text has not so many.
+    """The best translations of each text, the best first; there may be fewer than asked for.
 
-    That of a text without any token is empty. No text's depend on the other texts, by a bit.
+    The translation of a text without tokens is empty. The translations of a text do not depend on
+    the other texts, to the bit.
 
-    count: how many of each; the beam is as wide at least. beam: how many hypotheses are kept at
-    each step; 1 takes the likeliest token each time. length, coverage: penalties, see
-    `rnnlab.models.decoding.Search`. unknown: whether it may say that there is a word which it does
-    not know.
+    count: how many for each text; the beam is at least as wide. beam: how many hypotheses are kept
+    at each step; 1 takes the most likely token each time. length, coverage: penalties, see
+    `rnnlab.models.decoding.Search`. unknown: whether it may write the token for unknown words.
 
     Raises TypeError, naming the first, for texts that are not str; ValueError for numbers out of
     range, and for a model that gives NaN.
@@ -117,10 +117,11 @@ class Translator(NamedTuple):
     seed: int = 0,
     unknown: bool = False,
   ) -> list[list[Translation]]:
-    """Translations of each text, so many, each token drawn from the probabilities of the model.
+    """Random translations of each text, with each token drawn from the model's probabilities.
 
-    The same arguments give the same ones. temperature, top_k, top_p: see
-    `rnnlab.predict.sampling.Sampling`. What is raised, and the rest: as of `best`.
+    The same arguments give the same translations. samples: how many for each text. temperature,
+    top_k, top_p: see `rnnlab.predict.sampling.Sampling`. The rest, and what is raised, is as in
+    `best`.
     """
     for name, value, least in (('samples', samples, 1), ('seed', seed, 0)):
       if int(value) != value or not least <= value < 2**32:
@@ -136,7 +137,7 @@ class Translator(NamedTuple):
     return [[found[0] for found in of_text] for of_text in zip(*each, strict=True)]
 
   def attention(self, text: str, translation: Translation | None = None) -> Attention:
-    """What of a text each token of a translation came from; of its best one where it is not given.
+    """Which tokens of a text each token of a translation attended to; by default its best one.
 
     Raises ValueError for a model without attention.
     """
@@ -150,7 +151,7 @@ class Translator(NamedTuple):
     ids[0, : len(translation.ids)] = translation.ids
     found = _followed(*self.parts(), batch, ids)[1]
     if found is None:
-      raise ValueError('this model attends to nothing: it has no attention to be shown')
+      raise ValueError('this model has no attention to show')
     return Attention(
       _tokens(source[0], member.encoding['source'], text),
       _tokens(translation.ids, member.encoding['target']),
@@ -158,7 +159,7 @@ class Translator(NamedTuple):
     )
 
   def parts(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The models and their params, as `rnnlab.models.decoding.of_models` takes them."""
+    """The models and their params, the arguments of `rnnlab.models.decoding.of_models`."""
     models = tuple(forward.portable(member.model) for member in self.members)
     return models, tuple(member.params for member in self.members)
 
@@ -168,8 +169,8 @@ class Translator(NamedTuple):
     found = decoding.in_batches(of_batch, source, max(1, ROWS // size))
     if not np.isfinite(found.scores[:, 0]).all():
       raise ValueError(
-        f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN, which is'
-        ' no probability: its training has diverged. Leave this run out'
+        f'the model of {member.config.model.cell}, seed {member.config.seed}, gives NaN: its'
+        ' training has diverged. Leave this run out'
       )
     return [[*self._told(*of_text)][:count] for of_text in zip(*found, strict=True)]
 
@@ -184,7 +185,7 @@ class Translator(NamedTuple):
 
 
 def never(unknown: bool) -> tuple[int, ...]:
-  """The ids that are not said; unknown: whether that of unknown words may be."""
+  """The ids that are never written. unknown: whether the one for unknown words may be."""
   return (pairs.PAD, pairs.BOS) if unknown else (pairs.PAD, pairs.BOS, pairs.UNK)
 
 
@@ -206,7 +207,7 @@ def _followed(models, params, source, ids):
 
 
 def _tokens(ids, side, text=None):
-  """The tokens of ids as people read them; text: where unknown ones are seen, if there is one."""
+  """The tokens of ids as people read them. text: shows what unknown tokens were, if given."""
   words, unit = side['vocabulary'], side['unit']
   if unit == 'subword':
     shown = [pairs.decode([i], side) if i >= pairs.FIRST else words[i] for i in ids]
@@ -227,16 +228,16 @@ def unknown(model: Translator, text: str) -> list[str]:
 
 
 def of_members(members: Sequence[Predictor]) -> Translator:
-  """Models that translate as one.
+  """Several models that translate as one.
 
-  Raises ValueError for none, for members that read or say differently, and for an encoding that
+  Raises ValueError for no models, for members with different vocabularies, and for an encoding that
   does not fit.
   """
   if not members:
     raise ValueError('an ensemble needs at least one member')
   first = members[0]
   if any((m.vocabulary, m.encoding) != (first.vocabulary, first.encoding) for m in members):
-    raise ValueError('these runs have different vocabularies: ask one of them')
+    raise ValueError('these runs have different vocabularies: use one of them')
   for side in pairs.SIDES:
     words = first.encoding.get(side, {}).get('vocabulary')
     if not isinstance(words, list | tuple) or [*words[: pairs.FIRST]] != [*pairs.SPECIAL]:

@@ -1,4 +1,4 @@
-"""The rows of a file again, with what a model answers for each added."""
+"""Writes the rows of a file again, with a model's answer added to each."""
 
 import contextlib
 import csv
@@ -20,13 +20,13 @@ Write = Callable[[Block, dict[str, Sequence[Any]]], None]
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike, source: str | os.PathLike) -> Iterator[Write]:
-  """Opens a file for the rows of `source` with predictions; it is there once it is whole.
+  """Opens a file for the rows of `source` with predictions; it appears once it is complete.
 
-  Yields a function that takes a block and the columns of its predictions. The kind of the file is
-  that of its ending: of a table CSV, TSV or JSONL, and what `source` is, whatever that is.
+  Yields a function that takes a block and the columns of its predictions. The extension gives the
+  format of the file: CSV, TSV or JSONL for a table, or the same as that of `source`.
 
-  Raises ValueError for an ending that does not go with the source's, and for the source itself; the
-  function does for a column that the source has already.
+  Raises ValueError for an extension that does not go with the source's, and for the source itself;
+  the function raises it for a column that the source already has.
   """
   path, source = pathlib.Path(path), pathlib.Path(source)
   ending, given = path.suffix.lower(), kind(source)
@@ -34,7 +34,7 @@ def writing(path: str | os.PathLike, source: str | os.PathLike) -> Iterator[Writ
   fitting = TOKENS if given in TOKENS else plain if given in TABLES else ()
   if ending not in (*fitting, given):
     raise ValueError(
-      f'--out={path}: of a {given} it must end in {", ".join(dict.fromkeys((*fitting, given)))}'
+      f'--out={path}: for a {given} it must end in {", ".join(dict.fromkeys((*fitting, given)))}'
     )
   if path.exists() and source.exists() and path.samefile(source):
     raise ValueError(f'--out={path} is the input itself: give another file')
@@ -63,7 +63,7 @@ def _writer(stack, name, ending, source) -> Write:
       json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in _rows(block, columns, True)
     )
   if source.suffix.lower() == ending:
-    with open(source, 'rb') as given:  # as spreadsheets tell UTF-8 by it
+    with open(source, 'rb') as given:  # keeps a BOM, by which spreadsheets recognise UTF-8
       f.write('\ufeff' * given.read(len(BOM)).startswith(BOM))
   writer, begun = csv.writer(f, delimiter=TABLES[ending], lineterminator='\n'), []
 
@@ -84,7 +84,7 @@ def _rows(block, columns, nested) -> Iterable[dict[str, Any]]:
   for i, row in enumerate(block.rows):
     added = {f'{PREFIX}{name}': _cell(values[i], nested) for name, values in columns.items()}
     if there := [name for name in added if name in row]:
-      raise ValueError(f'there is a column {there[0]} already: take it out, or rename it')
+      raise ValueError(f'there is a column {there[0]} already: remove or rename it')
     yield row | added
 
 
@@ -115,7 +115,7 @@ def _to_parquet(stack, name, source) -> Write:
 
 
 def _tagged(block, columns):
-  """The lines of tokens with the answer as a last field, and a blank one after each sentence."""
+  """The lines of tokens with the answer as the last field, and a blank line after each sentence."""
   first = next(iter(columns.values()))
   for lines, tags in zip(block.rows, first, strict=True):
     for i, line in enumerate(lines):

@@ -1,11 +1,12 @@
 """How far gradients reach: their norms at each step of a recurrence, and what a step does to them.
 
-With s_t for all of a cell's carry after step t (h of a GRU, h and c of an LSTM), what is measured
-is the gradient of a loss by s_t, that of the last state s_T, and the Jacobian of a step; and, of
-cells with gates, how long these let a state last. Padded steps have no state of their own. A step's
-lag is the number of real steps after it, so that those of each row are counted from its own end.
+Let s_t be the whole carry of a cell after step t (h for a GRU, h and c for an LSTM). These
+functions measure the gradients with respect to s_t of a loss and of the last state s_T, the
+Jacobian of a step, and, for cells with gates, how long the gates let a state last. Padded steps
+have no state of their own. A step's lag is the number of real steps after it, so the lags of each
+row count from its own end.
 
-Everything is computed by a plain scan, of a batch with a batch axis: a small one will do.
+Everything is computed by a plain scan, over inputs with a batch axis; a small batch is enough.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +29,12 @@ LOW, HIGH = 0.1, 0.9  # beyond which a gate is saturated
 class Gates(NamedTuple):
   """What the gates of a cell do over the real steps of a batch.
 
-  low, high: float `[G]`, the share of the values below 0.1, and above 0.9, of each sigmoid that a
-    step takes, in its order: of `lstm` f, i, o, of `gru` r, z.
-  memory: a carry whose arrays have the shape of one row's: 1 / (1 - f), the steps after which a
-    number has faded to 1/e of itself or so, for the mean f of its forget gate; NaN where there is
-    no such gate. A forget gate is what a step multiplies an array of the carry with, by element and
-    not within a product with a weight, if it depends on more than parameters.
+  low, high: float `[G]`, the share of values below 0.1 and above 0.9 for each sigmoid of a step, in
+    the step's order: f, i, o for `lstm`, r, z for `gru`.
+  memory: a carry whose arrays have the shape of one row's: 1 / (1 - f), about the number of steps
+    after which a number has faded to 1/e of itself, for the mean f of its forget gate; NaN if there
+    is no such gate. A forget gate is what a step multiplies an array of the carry with, elementwise
+    and outside products with weights, if it depends on more than parameters.
 
   >>> cell, xs = rnnlab.lstm(hidden_size=4, forget_bias=5.0), jnp.zeros((2, 5, 3))
   >>> gates = rnnlab.flow.gate_statistics(cell, cell.init(jax.random.key(0), 3), xs)
@@ -49,15 +50,16 @@ class Gates(NamedTuple):
 def gradients(
   loss: Callable[[Carry, Array], Array], cell: Cell, params: Params, xs: Array, **options: Any
 ) -> Carry:
-  """The gradient of a loss by the carry after each step: a carry whose arrays are `[B, T, ...]`.
+  """The gradient of a loss with respect to the carry after each step.
 
-  loss: `(carry, ys [B, T, H]) -> a scalar`, of what `recurrence.unroll` returns: the last carry and
-    the outputs.
-  cell, params, xs: as `recurrence.unroll` has them, with a batch axis.
-  options: lengths or mask, and initial_carry, as of `recurrence.unroll`. At a padded step the
-    gradient is 0.
+  It is a carry whose arrays are `[B, T, ...]`, and 0 at padded steps.
 
-  Raises as `recurrence.unroll`.
+  loss: `(carry, ys [B, T, H]) -> a scalar`, a function of what `recurrence.unroll` returns: the
+    last carry and the outputs.
+  cell, params, xs: as in `recurrence.unroll`, with a batch axis.
+  options: lengths or mask, and initial_carry, as in `recurrence.unroll`.
+
+  Raises what `recurrence.unroll` raises.
 
   >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
@@ -91,9 +93,9 @@ def jacobian_norms(
 ) -> Array:
   """The Frobenius norms of ds_T / ds_t, `[B, T]`, estimated by random projections.
 
-  For u of independent standard normals the expectation of |u ds_T/ds_t|^2 is the square of the norm
-  (Hutchinson 1989): it is averaged over `probes` of them, drawn from `key`, each of which is one
-  pass back. The other arguments are those of `gradients`.
+  For a vector u of independent standard normals, the expectation of |u ds_T/ds_t|^2 is the square
+  of the norm (Hutchinson 1989). It is averaged over `probes` such vectors, drawn with `key`; each
+  takes one backward pass. The other arguments are those of `gradients`.
 
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
@@ -118,7 +120,7 @@ def jacobian_norms(
 
 
 def at_lags(values: Array, mask: Array, chosen: Sequence[int]) -> Array:
-  """The mean of `values [B, T]` over the rows at each of the chosen lags; NaN where no row has it.
+  """The mean over rows of `values [B, T]` at each of the chosen lags; NaN if no row has the lag.
 
   mask: bool `[B, T]`, True at real steps.
 
@@ -132,8 +134,8 @@ def at_lags(values: Array, mask: Array, chosen: Sequence[int]) -> Array:
 def spectral_radius(cell: Cell, params: Params, xs: Array, **options: Any) -> np.ndarray:
   """The spectral radius of the step's Jacobian ds_t / ds_{t-1}, `[B, T]`; NaN at padded steps.
 
-  Through steps that are all alike gradients vanish in the end where it is below 1, and can explode
-  where it is above. The Jacobian is made whole, `[n, n]` for n numbers of a carry, so that batches
+  If all steps were alike, gradients would eventually vanish if it is below 1, and could explode if
+  it is above. The whole Jacobian is computed, `[n, n]` for the n numbers of a carry, so batches
   should be small. The arguments are those of `gradients`.
 
   >>> cell, xs = rnnlab.elman(hidden_size=4), jnp.zeros((2, 3, 3))
@@ -151,7 +153,7 @@ def spectral_radius(cell: Cell, params: Params, xs: Array, **options: Any) -> np
 
 @jax.jit(static_argnums=0)
 def _jacobian(cell, params, carry, x):
-  """That of one row's step, `[n, n]`."""
+  """The Jacobian of one row's step, `[n, n]`."""
   flat, unravel = ravel_pytree(carry)
 
   def step(flat):
@@ -203,13 +205,13 @@ def gate_statistics(cell: Cell, params: Params, xs: Array, **options: Any) -> Ga
 
 
 def _names(equation):
-  """The primitive of an equation, or where it is a call those of what is called."""
+  """The primitive of an equation or, if it is a call, the primitives of what is called."""
   inner = equation.params.get('jaxpr')
   return [equation.primitive.name] if inner is None else [e.primitive.name for e in inner.eqns]
 
 
 def _forgotten(equation, states, moving, equations):
-  """The place among `states` of what an equation multiplies with a forget gate, and the gate."""
+  """The index in `states` of what an equation multiplies with a forget gate, and that gate."""
   if equation.primitive.name != 'mul':
     return None
   (product,) = equation.outvars
@@ -222,7 +224,7 @@ def _forgotten(equation, states, moving, equations):
 
 
 def _rows(cell, params, xs, **options):
-  """(carry before, x) of every real step, arrays `[N, ...]`, and the mask, on the host."""
+  """(previous carry, x) of every real step, arrays `[N, ...]`, and the mask, on the host."""
   xs, mask, carry = _checked(cell, params, xs, **options)
   carries, _ = unroll(cell, params, xs, mask=mask, initial_carry=carry, return_carries=True)
 
@@ -234,7 +236,7 @@ def _rows(cell, params, xs, **options):
 
 
 def _checked(cell, params, xs, *, lengths=None, mask=None, initial_carry=None):
-  """xs `[B, T, D]`, the mask and the carry before the first step, of arguments of `unroll`."""
+  """xs `[B, T, D]`, the mask and the initial carry, from the arguments of `unroll`."""
   checks.cell(cell)
   xs = checks.xs(xs)
   xs = xs.rows() if isinstance(xs, Lookup) else xs

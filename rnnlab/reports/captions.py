@@ -1,4 +1,4 @@
-"""The words beside a report's figures: how to read each, and what it shows where it is not seen."""
+"""The words beside a report's figures: how to read each, and a text alternative to its picture."""
 
 import numpy as np
 import pandas as pd
@@ -6,44 +6,47 @@ import pandas as pd
 from rnnlab import results
 from rnnlab.results import measures, statistics
 
-MOST_TOLD = 12  # groups, pairs or settings that an alternative goes through; the tables have all
+MOST_TOLD = 12  # groups, pairs or settings that a text alternative lists; the tables have them all
 
 SEEDS = (
-  'Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
+  'Lines are means over seeds; bands span the lowest to the highest seed (no band for a '
   'single seed).'
 )
-RING = 'a ring is the best of its cell. Other settings vary from dot to dot.'
+RING = 'a ring marks the best of its cell. Other settings vary from dot to dot.'
 CAPTIONS = {
-  'test_scores': 'Each dot is the test {metric} of a seed; the diamond is their mean, the bar '
-  'its 95% t interval (none for a single seed).',
+  'test_scores': 'Each dot is the test {metric} of one seed; the diamond is the mean, the bar '
+  'its 95% t interval (no bar for a single seed).',
   'paired_seeds': 'Test {metric}{epoch} of two cells in runs that share the seed and all other '
-  'settings, joined by a line in the colour of the cell ahead; bars are means. Beside it the '
-  'differences of the pairs{unit}; the diamond is the difference in means, the bar its 95% '
-  "interval, Welch's.",
-  'frontier': 'Mean test {metric}{epoch} with its 95% t interval against mean seconds a run. '
-  'Ringed and joined: the groups that no other beats in both.',
+  'settings, joined by a line in the colour of the cell that is ahead; bars are means. Beside '
+  'them, the differences of the pairs{unit}; the diamond is the difference in means, the bar its '
+  '95% Welch interval.',
+  'frontier': 'Mean test {metric}{epoch} with its 95% t interval against mean seconds per run. '
+  'Ringed and joined: the groups that no other group beats in both.',
   'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS,
-  'score_vs_time': '{Word} {metric} against the wall time of the epochs, compilation included. '
+  'score_vs_time': '{Word} {metric} against the wall time of the epochs, including compilation. '
   + SEEDS,
-  'gradient_flow': 'The norm of the gradient of the loss by the carry, at so many steps before '
-  'the last one of a sequence, as a share of that at the last: a mean over the same few train '
-  'examples, without dropout, before training and after it. Of several layers it is the last '
-  'one. Where there are outputs at each step, the loss is that of the last. Lines are geometric '
-  'means over seeds, the band goes from the lowest to the highest seed (none for a single '
-  'seed). Below 1e-8 nothing is drawn.',
-  'response': '{Word} {metric} of each run against the settings that take many values; ' + RING,
-  'search_response': 'Best validation {metric} of each trial of the search against its settings; '
-  + RING,
+  'gradient_flow': 'The norm of the gradient of the loss with respect to the carry, that many '
+  'steps before the last step of a sequence, as a share of the norm at the last step: a mean over '
+  'the same few train examples, without dropout, before and after training. With several layers, '
+  'it is the last one. Where there is an output at each step, the loss is that of the last step. '
+  'Lines are geometric means over seeds; bands span the lowest to the highest seed (no band for '
+  'a single seed). Nothing is drawn below 1e-8.',
+  'gradient_flow_by_epoch': 'The norm of the gradient of the loss with respect to the carry, that '
+  'many steps before the last step of a sequence, as a share of the norm at the last step, at each '
+  'epoch. Colours are geometric means over seeds; shares below 1e-8 have the colour of 1e-8, and '
+  'unknown ones have none.',
+  'response': '{Word} {metric} of each run against each setting that takes many values; ' + RING,
+  'search_response': 'Best validation {metric} of each search trial against its settings; ' + RING,
   'expected_best': 'Expected validation {metric} of the best of n trials of the search, drawn '
-  'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where trials '
-  'are enough for one.',
+  'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where there '
+  'are enough trials for one.',
 }
 
 
 def caption(
   name: str, runs: pd.DataFrame, shown: int = 0, of: int = 0, what: str = 'groups'
 ) -> str:
-  """How to read figure `name` of `runs`; where it is `shown` `of` groups, also which they are."""
+  """How to read figure `name` of `runs`; if only `shown` `of` groups are drawn, also which ones."""
   word, epoch, metric = watched(runs), measures.epoch_words(runs), measures.metrics_of(runs)[0]
   text = CAPTIONS[name].format(
     word=word,
@@ -52,7 +55,7 @@ def caption(
     metric=metric.words,
     unit=f', in {metric.difference_unit}' if metric.difference_unit else '',
   )
-  if metric.better == 'lower' and name != 'gradient_flow':
+  if metric.better == 'lower' and not name.startswith('gradient_flow'):
     text += f' Lower {metric.words} is better.'
   return text + selected(runs, shown, of, what)
 
@@ -63,8 +66,8 @@ def selected(runs: pd.DataFrame, shown: int, of: int, what: str = 'groups') -> s
     return ''
   metric = measures.metrics_of(runs)[0]
   return (
-    f' Shown are {shown} of {of} {what}: those of best {watched(runs)} {metric.words}'
-    f'{", of each cell alike" * (what == "groups")}; the tables have all.'
+    f' Shown are {shown} of {of} {what}: those with the best {watched(runs)} {metric.words}'
+    f'{", as many of each cell" * (what == "groups")}; the tables have them all.'
   )
 
 
@@ -74,12 +77,12 @@ def watched(frame: pd.DataFrame) -> str:
 
 
 def alternative(name: str, *frames: pd.DataFrame) -> str:
-  """What figure `name` of these frames shows, for those who do not see it: its kind and numbers."""
+  """A text alternative to figure `name` of these frames: what kind it is, and its main numbers."""
   return sentences(*ALTERNATIVES[name](*frames))
 
 
 def sentences(kind: str, *said: str) -> str:
-  """The kind of a figure and what it shows, of which the first MOST_TOLD are told."""
+  """The kind of a figure, then at most MOST_TOLD sentences of what it shows."""
   if len(said) > MOST_TOLD:
     said = [*said[:MOST_TOLD], f'{len(said) - MOST_TOLD} more are in the tables']
   return ' '.join(f'{sentence}.' for sentence in (kind, *said))
@@ -98,7 +101,7 @@ def _test_scores(runs, summary):
 
 def _paired_seeds(pairs, seeds):
   metric = measures.metrics_of(pairs)[0]
-  yield 'Line plot that joins runs of two cells by their seed, and dot plot of the differences'
+  yield 'Line plot that joins runs of two cells by seed, and dot plot of the differences'
   for row in pairs.to_dict('records'):
     x, y = (seeds.loc[seeds['pair'] == row['pair'], side] for side in 'xy')
     a, b = (results.cell_name(row[side]) for side in 'ab')
@@ -148,7 +151,17 @@ def _gradient_flow(flow):
     ends, longest = rows['epoch'].agg(['min', 'max']), rows['lag'].max()
     far = rows[rows['lag'] == longest].groupby('epoch')['share'].mean()
     first, last = (far.get(epoch, np.nan) for epoch in ends)
-    yield f'{group}: {first:.2g} at first and {last:.2g} at last, {longest:,.0f} steps before'
+    yield f'{group}: {first:.2g} at first and {last:.2g} in the end, {longest:,.0f} steps before'
+
+
+def _gradient_flow_by_epoch(flow):
+  yield 'Heat maps of the share of the gradient that is left by epoch and steps before the last'
+  for group, rows in flow.groupby('group', sort=False):
+    far = rows[rows['lag'] == rows['lag'].max()]
+    share = far.groupby('epoch')['share'].mean()
+    if share.notna().any():
+      ends = f'least {share.min():.2g} at epoch {share.idxmin():.0f}, most {share.max():.2g} at'
+      yield f'{group}: {ends} {share.idxmax():.0f}, {far["lag"].iloc[0]:,.0f} steps before'
 
 
 def _response(runs):
@@ -166,7 +179,7 @@ def _response(runs):
 
 def _expected_best(trials):
   metric = measures.metrics_of(trials)[0]
-  yield f'Line plot of the validation {metric.words} to be expected of the best of n trials'
+  yield f'Line plot of the expected validation {metric.words} of the best of n trials'
   for group, part in trials.groupby('group', sort=False):
     mean, _, _ = statistics.expected_best(part['y'], metric.sign)
     one, all_of_them = metric.shown(mean[0]), metric.shown(mean[-1])
@@ -180,6 +193,7 @@ ALTERNATIVES = {
   'learning_curves': _learning_curves,
   'score_vs_time': _score_vs_time,
   'gradient_flow': _gradient_flow,
+  'gradient_flow_by_epoch': _gradient_flow_by_epoch,
   'response': _response,
   'search_response': _response,
   'expected_best': _expected_best,

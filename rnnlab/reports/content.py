@@ -1,4 +1,4 @@
-"""What a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal."""
+"""What a report says, whether it is rendered as a page, Markdown, LaTeX or a terminal's table."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,57 +11,57 @@ from rnnlab.results import measures, statistics
 from rnnlab.tasks.base import Metric
 
 TUTORIAL = (
-  'Tutorial protocol: validation is the test split, seen at every epoch; only the last '
-  'epoch is reported.'
+  'Tutorial protocol: the test split serves as validation and is seen at every epoch; only the '
+  'last epoch is reported.'
 )
 HELD_OUT = (
-  'Validation is a split of its own; the test split chose nothing. The primary metric '
-  'is test {metric} at the epoch of best validation {metric}; after the last epoch it is '
+  'Validation is a split of its own; nothing was chosen by the test split. The primary metric '
+  'is test {metric} at the epoch of best validation {metric}; the same after the last epoch is '
   'secondary.'
 )
 NOTES = (
   '± is the standard deviation over seeds (n - 1). Intervals are 95% t intervals of a mean over '
-  "seeds, Welch's for differences: they cover the chance of the seed, not that of the examples "
-  'that the test split holds; those over seeds and examples cover both, by a two-way bootstrap. '
-  'Headlines and p-values are of the primary metric alone, which the protocol settles before any '
+  'seeds, and Welch intervals for differences: they cover the variation between seeds, not the '
+  'choice of test examples; intervals over seeds and examples cover both, by a two-way bootstrap. '
+  'Headlines and p-values are of the primary metric alone, which the protocol fixes before any '
   'run. '
-  'P(A is better) is the share of pairs of seeds in which A is ahead, ties counted half. p is of '
-  "Welch's test, and Holm's p is corrected for all comparisons of the same setting, as of "
-  'cells. Seeds needed: of each group, to tell a difference as large in four '
-  'of five tries. Seconds an epoch are the median over the epochs after the first, which '
-  'compiles; of runs that trained together as a population, the share of each.'
+  'P(A is better) is the share of pairs of seeds in which A is ahead; ties count half. p is from '
+  "Welch's test, and Holm's p is corrected for all comparisons of the same setting, such as all "
+  'pairs of cells. Seeds needed: how many seeds each group would need to detect a difference this '
+  'large with a power of 80%. Seconds an epoch are the median over the epochs after the first, '
+  'which compiles; for runs that trained together as a population, the share of each.'
 )
 STRETCHES = (
-  ' A test split that is one text has no examples that are independent: in the intervals over seeds'
-  f' and examples, {statistics.BLOCKS} stretches of it, of equal length, stand for them.'
+  ' A test split that is one text has no independent examples: in the intervals over seeds and'
+  f' examples, {statistics.BLOCKS} stretches of equal length take their place.'
 )
 ONCE = (
   ' Comparisons by what is known once, at the end of a run, are not corrected for; their p over '
   'examples is of paired bootstrap resampling (Koehn 2004), of these runs on other test sets.'
 )
 SEARCH = (
-  'Each arm was given the same trials; what was best by validation {metric} was run again with '
-  'fresh seeds, and those runs alone are compared above, where what was searched is called tuned. '
-  'Values here are the best of the epochs that a trial was given.'
+  'Each arm was given the same trials; the best setting by validation {metric} was run again with '
+  'fresh seeds, and only those runs are compared above, where settings that were searched are '
+  "called tuned. Values here are the best over a trial's epochs."
 )
 HOLDS = (
-  'Of each claim, as it was written down, what was found: the difference that it is about with its '
-  '95% interval, on a scale of its own, 0 in the middle; what the claim takes for no difference is '
-  'shaded. The verdict is of p, corrected for all claims.'
+  'For each claim, as it was written down, what was found: the difference that it is about with '
+  'its 95% interval, each on its own scale with 0 in the middle; differences that the claim counts '
+  'as none are shaded. The verdict follows from p, corrected for all claims.'
 )
 HARDEST = (
-  'Of each setting, the test examples that are among the hundred of highest loss for most of its '
-  'seeds; of as many seeds, those of the highest mean loss first.'
+  'For each setting, the test examples that are among the hundred of highest loss for the most of '
+  'its seeds; for equal numbers of seeds, the highest mean loss comes first.'
 )
 VERDICTS = 'supported', 'refuted', 'undecided'
-MAX_SAID = 12  # a log of more comparisons than this has none
-MAX_LISTED = 120  # nor have Markdown and LaTeX, of more than this
+MAX_SAID = 12  # a log lists no comparisons if there are more than this
+MAX_LISTED = 120  # nor do Markdown and LaTeX if there are more than this
 
 
 class Drawing(NamedTuple):
-  """A figure: how to read it, what it shows where it is not seen, and its picture for the page.
+  """A figure: how to read it, a text alternative, and its picture for the page.
 
-  searched: whether it is of the trials of a search, and not of the runs that are compared.
+  searched: whether it shows the trials of a search rather than the runs that are compared.
   """
 
   name: str
@@ -72,7 +72,7 @@ class Drawing(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """Texts of some groups: their title, of which data and what they are, and (group, text)s."""
+  """Texts of some groups: a title, the data they belong to, a caption, and pairs (group, text)."""
 
   title: str
   data: str
@@ -81,11 +81,11 @@ class Texts(NamedTuple):
 
 
 class Block(NamedTuple):
-  """The runs of one task, one set of data and one protocol, and what is said of them.
+  """The runs of one task, one set of data and one protocol, with their tables.
 
-  pairs: rows of results.compare, of two cells; others: of two values of another setting; once: of
-  both, by the metrics that are known once.
-  references: published figures to see them beside, or ''.
+  pairs: rows of results.compare that compare two cells; others: two values of another setting;
+  once: both, by the metrics that are known once.
+  references: published figures to compare them with, or ''.
   """
 
   caption: str
@@ -98,7 +98,7 @@ class Block(NamedTuple):
 
   @property
   def title(self) -> str:
-    """What data the block is of."""
+    """The data that the runs of the block used."""
     return self.caption.splitlines()[0]
 
   @property
@@ -108,13 +108,13 @@ class Block(NamedTuple):
 
 
 class Report(NamedTuple):
-  """All that a report says, before it is set as a page, as Markdown, as LaTeX or in a terminal.
+  """All that a report says, however it is rendered.
 
-  summary, comparisons: the rows of summary.csv and comparisons.csv. claims: of results.claims.
-  trials: of the searches, as `search.trials_of` gives them, a frame for each task. drawings: the
-  figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives them)
-  of each setting that has some. missing: as results.missing_runs gives it. made_by: what made the
-  numbers, as name -> lines. holds: the figure of the claims, where there are several.
+  summary, comparisons: the rows of summary.csv and comparisons.csv. claims: from results.claims.
+  trials: those of the searches, as `search.trials_of` gives them, a frame for each task. drawings:
+  the figures. texts: what models wrote. hardest: (data, group, examples as hardest.of_group gives
+  them) for each setting that has some. missing: as results.missing_runs gives it. made_by: what
+  made the numbers, as name -> lines. holds: the figure of the claims, if there are several.
   """
 
   title: str
@@ -148,9 +148,9 @@ def notes(told: Report) -> str:
 def blocks_of(
   runs: pd.DataFrame, summary: pd.DataFrame, pairs: pd.DataFrame, references: list[Any]
 ) -> list[Block]:
-  """A Block for each task, set of data and protocol that `runs` have.
+  """A Block for each task, set of data and protocol among `runs`.
 
-  summary, pairs: of `runs`, by results.summarise and results.compare. references: those of
+  summary, pairs: what results.summarise and results.compare give for `runs`. references: those in
   sweep.json, as results.references_of gives them.
   """
   blocks = []
@@ -168,7 +168,7 @@ def blocks_of(
 
 
 def _caption(runs):
-  """What data the runs of a block are of, and by which protocol they are judged; three lines."""
+  """Which data the runs of a block used, and by which protocol they are judged; three lines."""
   tutorial, title = runs['validation_is_test'].iloc[0], runs['title'].iloc[0]
   metric = measures.metrics_of(runs)[0]
   caption = f'Data: {title}'
@@ -179,12 +179,12 @@ def _caption(runs):
     caption += f'\n{train:,} train{middle} and {test:,} test {_counted(runs)}'
   protocol = TUTORIAL if tutorial else HELD_OUT.format(metric=metric.words)
   if metric.better == 'lower':
-    protocol += f' Of the {metric.words}, lower is better.'
+    protocol += f' Lower {metric.words} is better.'
   return f'{caption}\n{protocol}'
 
 
 def _counted(runs):
-  """What there is so many of in a split."""
+  """The unit in which the size of a split is counted."""
   try:
     return 'tokens' if tasks.find(runs['task'].iloc[0]).batches == 'windows' else 'examples'
   except ValueError:  # a task of another program
@@ -192,7 +192,7 @@ def _counted(runs):
 
 
 def of_cells(pairs: pd.DataFrame) -> pd.Series:
-  """Which rows of a comparison are of two cells."""
+  """Which rows of a comparison compare two cells."""
   return pairs['setting'] == 'model.cell'
 
 
@@ -202,13 +202,13 @@ def where(pairs: pd.DataFrame) -> pd.Series:
 
 
 def better(row: dict[str, Any], metric: Metric) -> tuple[float, float, float]:
-  """P(b is better) of a row of a comparison, and its 95% interval."""
+  """P(b is better) in a row of a comparison, and its 95% interval."""
   value, low, high = (row[f'p_greater{end}'] for end in ('', '_low', '_high'))
   return (value, low, high) if metric.sign > 0 else (1 - value, 1 - high, 1 - low)
 
 
 def sentences(block: Block) -> Iterator[str]:
-  """What is to be said of a block's pairs of cells, and beside what to see it."""
+  """Sentences on a block's pairs of cells, then the published figures to compare them with."""
   pairs, metrics = block.pairs, measures.metrics_of(block.runs)
   if len(pairs) > MAX_SAID:
     yield f'{len(pairs)} comparisons of cells: see report.html.'
@@ -228,7 +228,7 @@ def sentences(block: Block) -> Iterator[str]:
 
 
 def finding(summary: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame, after: int) -> str:
-  """The headline: how the claims fell, or what the primary metric of each task says.
+  """The headline: how many claims held, or else what the primary metric of each task says.
 
   after: how many runs were done when the claims were written down.
   """
@@ -248,7 +248,7 @@ def finding(summary: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame, af
 
 
 def by_task(frame: pd.DataFrame, *others: pd.DataFrame) -> Iterator[tuple]:
-  """((task, metrics as JSON), its rows of `frame`, its rows of each of `others`) of each task."""
+  """For each task: ((task, metrics as JSON), its rows of `frame`, its rows of each other frame)."""
   for key, part in frame.groupby(['task', 'metrics'], sort=False):
     task, metrics = key
     yield key, part, *(x[(x['task'] == task) & (x['metrics'] == metrics)] for x in others)
@@ -266,7 +266,7 @@ def _found(summary, pairs):
     counts = ', '.join(f'{cell} ahead in {ahead.count(cell)}' for cell in dict.fromkeys(ahead))
     return (
       f'{len(pairs)} comparisons of {measured}: {counts}{", " if counts else ""}'
-      f'{len(pairs) - len(ahead)} not told apart, where p is corrected for all of them.'
+      f'{len(pairs) - len(ahead)} not told apart, with p corrected for all of them.'
     )
   means = measures.primary(summary, 'mean').dropna()
   if means.empty:
@@ -310,5 +310,5 @@ def _difference(row, metric):
 
 
 def search_words(trials: pd.DataFrame) -> str:
-  """How a search by one metric went about it; trials: those by that metric."""
+  """How a search by one metric was made. trials: those judged by that metric."""
   return SEARCH.format(metric=measures.metrics_of(trials)[0].words)

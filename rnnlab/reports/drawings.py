@@ -1,4 +1,4 @@
-"""Which figures a report has: each is drawn where there is something for it, and put into words."""
+"""Which figures a report has: each is drawn if there is anything to show, and put into words."""
 
 import pathlib
 import re
@@ -21,11 +21,11 @@ def draw(
   trials: pd.DataFrame,
   blocks: list[Block],
 ) -> Iterator[Drawing | Texts]:
-  """Writes figures/*.png of what is compared and of a search's trials; yields each Drawing.
+  """Writes figures/*.png of the runs compared and of a search's trials; yields each Drawing.
 
-  What of a task's panels is text is not drawn: it yields Texts.
+  Those of a task's panels that are text are not drawn but yielded as Texts.
 
-  The figures of a workdir of several tasks have the task's name before their own.
+  In a workdir of several tasks, the name of a figure begins with that of its task.
   """
   several = runs['task'].nunique() > 1
   for (task, metrics), part, summed, paired in by_task(runs, summary, pairs):
@@ -76,11 +76,13 @@ def _of_runs(workdir, prefix, note, runs, summary, pairs):
   if len(epochs):
     yield draw('learning_curves', epochs, **counts)
     yield draw('score_vs_time', epochs, **counts)
-  shown, counts = some(figures.MAX_OVERLAID)
   flow = results.flow_of(workdir, labelled[labelled['group'].isin(shown['group'])])
   flow = flow[flow['layer'] == flow.groupby('id')['layer'].transform('max')]
-  if (flow['lag'] > 0).any() and flow['share'].gt(0).any():
-    yield draw('gradient_flow', flow, **counts)
+  if flow['share'].where(flow['lag'] > 0).gt(0).any():
+    few, of_few = some(figures.MAX_OVERLAID)
+    yield draw('gradient_flow', flow[flow['group'].isin(few['group'])], **of_few)
+    if flow['epoch'].nunique() > 2:
+      yield draw('gradient_flow_by_epoch', flow, **counts)
   name = f'validation_{metric.name}'
   answered = runs.assign(y=runs[f'best_{name}'].fillna(runs[name])).dropna(subset='y')
   if results.many_valued(answered):
@@ -88,7 +90,7 @@ def _of_runs(workdir, prefix, note, runs, summary, pairs):
 
 
 def _of_panels(workdir, prefix, ends, task, block):
-  """The figures of what a task has to show of the test split, of the runs of one block."""
+  """The figures of a task's own panels on the test split, for the runs of one block."""
   from rnnlab.reports import figures
 
   chosen = figures.select(block.summary, figures.MAX_OVERLAID)
@@ -109,7 +111,7 @@ def _of_panels(workdir, prefix, ends, task, block):
 
 
 def of_claims(workdir: pathlib.Path, claims: pd.DataFrame) -> Drawing | None:
-  """Writes figures/what_holds.png, where there are several claims; its Drawing."""
+  """Writes figures/what_holds.png if there are several claims; returns its Drawing."""
   from rnnlab.reports import figures
 
   if len(claims) < 2:
@@ -128,14 +130,14 @@ def _of_search(workdir, prefix, trials):
   """The figures of the trials of searches by one metric."""
   if results.many_valued(trials):
     yield _drawn(workdir, prefix, 'search_response', trials, [trials], '', searched=True)
-  # Where a trial depends on those before it, there is no such expectation.
+  # The expectation is of independent trials: Optuna's depend on those before them.
   independent = trials[trials['method'] != 'optuna']
   if len(independent) > independent['group'].nunique():
     yield _drawn(workdir, prefix, 'expected_best', trials, [independent], '', searched=True)
 
 
 def _drawn(workdir, prefix, kind, runs, frames, note, searched=False, **shown):
-  """Writes one figure; its Drawing. kind: the name of the function that draws it."""
+  """Writes one figure; returns its Drawing. kind: the name of the function that draws it."""
   from rnnlab.reports import figures
 
   caption = captions.caption(kind, runs, **shown)
@@ -153,10 +155,10 @@ def _drawn(workdir, prefix, kind, runs, frames, note, searched=False, **shown):
 
 
 def paired(runs: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-  """Runs of two cells that share seed, data and settings: a row for two, with its row of `pairs`.
+  """Runs of two cells that share seed, data and all other settings: one row for every such two.
 
-  Columns: pair, the index in `pairs`; x and y, the primary metric of a and b; validation, the mean
-  of the metric on validation at the same epoch.
+  Columns: pair, the index of the comparison in `pairs`; x and y, the primary metric of a and b;
+  validation, the mean over both runs of the metric on validation at the same epoch.
   """
   name = f'validation_{measures.metrics_of(runs)[0].name}'
   validation = runs[name].where(runs['validation_is_test'].astype(bool), runs[f'best_{name}'])

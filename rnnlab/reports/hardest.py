@@ -1,4 +1,4 @@
-"""The test examples that a setting finds hardest, over its seeds, as a table with their content."""
+"""The test examples that a setting's seeds find hardest, as a table with their content."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ WIDTH, HEIGHT = 160, 28  # of a sparkline, in pixels
 
 
 class Hard(NamedTuple):
-  """An example: which of the test split, from 1; how many seeds it is among the hardest of.
+  """A hard example.
 
+  row: its number in the test split, from 1. seeds: how many seeds have it among their hardest.
   loss: the mean over those seeds. true, predicted: in words, '' where they are not known; the
-  predicted of several seeds are parted by ' / '. text: what it says, or ''. lines: of a series, the
-  points of each feature's line, as SVG has them.
+  predictions of several seeds are separated by ' / '. text: what it says, or ''. lines: for a
+  series, the points of each feature's line in SVG's notation.
   """
 
   row: int
@@ -29,9 +30,10 @@ class Hard(NamedTuple):
 
 
 def of_group(workdir: pathlib.Path, runs: pd.DataFrame) -> list[Hard]:
-  """The MOST hardest examples of the runs of one setting: those that most seeds find hard.
+  """The hardest examples (at most MOST) of the runs of one setting: those hard for most seeds.
 
-  A run names those of its highest test losses. Of as many seeds, the highest mean loss comes first.
+  Each run lists its examples of highest test loss. For equal numbers of seeds, the highest mean
+  loss comes first.
   """
   found: dict[int, list[dict[str, Any]]] = {}
   for run in runs['id']:

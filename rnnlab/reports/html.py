@@ -1,4 +1,4 @@
-"""A report as a page, report.html: one file, that loads nothing."""
+"""A report as a page, report.html: one self-contained file."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from rnnlab.runs import folder as run_files
 
 
 def page(told: Report, workdir: pathlib.Path) -> str:
-  """The text of report.html; workdir: where the files are that it links to."""
+  """The text of report.html. workdir: the folder of the files that it links to."""
   templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,

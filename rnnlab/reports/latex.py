@@ -21,7 +21,7 @@ TEX = {letter: f'\\{letter}' for letter in '&%$#_{}'} | {
 
 
 def latex(told: Report) -> str:
-  """The text of summary.tex: a document that compiles on its own, to take tables from."""
+  """The text of summary.tex: a document that compiles on its own, whose tables can be copied."""
   templates = jinja2.Environment(
     '<%',
     '%>',
@@ -30,7 +30,7 @@ def latex(told: Report) -> str:
     '<#',
     '#>',
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-    # What a macro gives is Markup and stays as it is; all else is made Markup by LaTeX's rules.
+    # The output of a macro is Markup and stays as it is; all else is escaped by LaTeX's rules.
     autoescape=True,
     finalize=lambda value: value if isinstance(value, Markup) else Markup(_tex(str(value))),
     undefined=jinja2.StrictUndefined,

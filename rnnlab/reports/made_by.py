@@ -1,4 +1,4 @@
-"""What made the numbers of a report, and the commands that make them again."""
+"""What made the numbers of a report, and the commands that reproduce them."""
 
 import pathlib
 from typing import Any
@@ -40,7 +40,7 @@ def _values(column):
 
 
 def _again(runs):
-  """The commands that make the numbers again, once for each commit and set of versions."""
+  """The commands that reproduce the numbers, once for each commit and set of versions."""
   lines = []
   made = runs.assign(commit=runs['commit'].fillna(''), command=runs['command'].fillna(''))
   for (commit, versions), part in made.groupby(['commit', 'versions'], sort=False):

@@ -5,7 +5,7 @@ import re
 from rnnlab.reports import tables
 from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
-NOT_LISTED = 'Config', 'Again'  # of how it was made: one is a file, the other comes below
+NOT_LISTED = 'Config', 'Again'  # of made_by: Config is a file of its own, Again comes last
 
 
 def markdown(told: Report) -> str:
@@ -74,7 +74,7 @@ def _quoted(texts):
 
 
 def _md(text):
-  """A line of Markdown that reads as `text`: what would be mark-up, or HTML, is escaped."""
+  """A line of Markdown that reads as `text`: whatever would be mark-up or HTML is escaped."""
   text = ' '.join(text.split())
   text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
   text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)

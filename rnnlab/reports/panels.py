@@ -1,4 +1,4 @@
-"""The panels of a task's test split, for a report: what is drawn of each, gathered and in words."""
+"""The panels that a task has for a report: gathered from the runs' predictions, and in words."""
 
 import pathlib
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from rnnlab.results import predictions
 from rnnlab.runs import folder as run_files
 from rnnlab.tasks.base import Panel
 
-MOST_POINTS = 2000  # of a scatter: more hide each other, and make a page slow
-TOLD = 3  # of the values that stand out, to those who do not see a figure
+MOST_POINTS = 2000  # in a scatter plot: more would hide one another and make the page slow
+TOLD = 3  # values that stand out, in a figure's text alternative
 
 
 class Shown(NamedTuple):
-  """A panel of each of some groups of runs; all have one kind, title and caption.
+  """One panel for each of some groups of runs; all have the same kind, title and caption.
 
-  Those of kind 'tokens' have, in place of ids, the 'text' that these are.
+  Panels of kind 'tokens' have the decoded 'text' in place of ids.
 
   groups: (group, its cell, its panel), in the order of the summary.
   """
@@ -33,10 +33,10 @@ class Shown(NamedTuple):
 
 
 def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Shown]:
-  """The panels of runs of one task, with a column `group`, where their predictions are all there.
+  """The panels of the runs of one task, for each group whose runs all kept their predictions.
 
-  A group's panels are of all its seeds together. Those of several groups that have one title are
-  shown side by side.
+  runs: has a column `group`. A group's panels are of all its seeds together. Panels of several
+  groups that share a title are shown side by side.
   """
   found: dict[tuple[str, str], list] = {}
   try:
@@ -54,9 +54,9 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
     encoding = disk.read_json(folders[0] / run_files.ENCODING, dict) or {}
     try:
       made = [_legible(panel, of, folders[0], encoding) for panel in of.panels(kept, encoding)]
-    except Exception as error:  # of a task of one's own, or predictions of an older one
+    except Exception as error:  # a user's own task, or predictions of an older version
       logging.warning(
-        'the report leaves out the panels of %s, as the task %s fails to make them of its'
+        'the report leaves out the panels of %s, as the task %s failed to make them from its'
         ' predictions: %s: %s',
         group,
         task,
@@ -72,7 +72,7 @@ def of_task(workdir: pathlib.Path, task: str, runs: pd.DataFrame) -> Iterator[Sh
 
 
 def _legible(panel, task, folder, encoding):
-  """The panel, with the text of its tokens, if it is of such."""
+  """The panel; if it is one of token ids, with their text in place of them."""
   if panel.kind != 'tokens' or 'text' in panel.data:
     return panel
   words = (folder / run_files.VOCABULARY).read_text(encoding='utf-8').split('\n')[:-1]
@@ -80,21 +80,21 @@ def _legible(panel, task, folder, encoding):
 
 
 def caption(shown: Shown) -> str:
-  """How to read the figure of some panels."""
+  """How to read the figure that shows these panels."""
   text = shown.caption.strip()
   most = max(len(np.ravel(panel.data.get('x', ()))) for _, _, panel in shown.groups)
   if shown.kind == 'scatter' and most > MOST_POINTS:
-    text += f' Drawn are {MOST_POINTS:,} of {most:,} points, at random.'
+    text += f' Drawn are {MOST_POINTS:,} of {most:,} points, chosen at random.'
   if shown.kind == 'matrix':
     text += (
-      ' Colours and percentages are shares of a row, whose count stands at its name; below a'
-      ' percentage, where there is room, the count.'
+      ' Colours and percentages are shares of a row, whose total stands beside its name; the count'
+      ' is below each percentage where there is room.'
     )
   return text
 
 
 def alternative(shown: Shown) -> Iterator[str]:
-  """What kind of figure it is, and then what it shows of each group, for who does not see it."""
+  """A text alternative to the figure: its kind, then what it shows of each group."""
   kinds = {'curve': 'Line plot', 'scatter': 'Scatter plot'}
   yield f'{kinds.get(shown.kind, "Heat map")}: {shown.title}'
   for group, _, panel in shown.groups:
@@ -112,7 +112,7 @@ def _matrix(data):
     for i, j in (np.unravel_index(k, off.shape) for k in np.argsort(-off, axis=None, kind='stable'))
     if off[i, j] > 0
   ]
-  most = f'; most often taken for another: {", ".join(said[:TOLD])}' if said else ''
+  most = f'; most often confused: {", ".join(said[:TOLD])}' if said else ''
   return f'{right:.1%} on the diagonal{most}'
 
 

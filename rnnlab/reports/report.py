@@ -1,4 +1,4 @@
-"""Results to a table, figures and one page for people."""
+"""Turns results into tables, figures and pages for people."""
 
 import math
 import pathlib
@@ -17,7 +17,7 @@ from rnnlab.results import statistics
 def table(runs: pd.DataFrame):
   """What the runs found, as a rich renderable that also reads well in a log 100 columns wide.
 
-  runs: of results.load_runs.
+  runs: as results.load_runs gives them.
   """
   blocks = content.blocks_of(runs, results.summarise(runs), results.compare(runs), [])
   return terminal.table(blocks, pd.DataFrame({'sentence': []}))
@@ -26,9 +26,9 @@ def table(runs: pd.DataFrame):
 def write(workdir) -> Report:
   """Writes the tables *.csv, summary.md, summary.tex, report.html and figures/*.png.
 
-  Runs of a search take no part in the tables and figures of the comparison. Returns the Report, of
-  which Rich shows `table` of the others, under the verdicts of the sweep's claims. Raises as
-  `load_runs`.
+  The trials of a search take no part in the tables and figures of the comparison. Returns the
+  Report; printed by Rich, it shows the verdicts of the sweep's claims, then the `table` of the runs
+  that are compared. Raises what `load_runs` raises.
   """
   workdir = pathlib.Path(workdir)
   every, sweep = results.load_runs(workdir), results.legible(results.sweep_of(workdir))
@@ -68,9 +68,9 @@ def write(workdir) -> Report:
 
 
 def record(told: Report | None) -> dict[str, str | list[dict[str, Any]]]:
-  """A report's finding, and the rows of its summary, comparisons and claims, as JSON holds them.
+  """A report's finding and the rows of its summary, comparisons and claims, ready for JSON.
 
-  Without a report they are empty. What is not a number, or not finite, is None.
+  They are empty without a report. Numbers that are not finite become None.
   """
   names = 'summary', 'comparisons', 'claims'
   tables = {name: _records(getattr(told, name)) if told else [] for name in names}
@@ -78,7 +78,7 @@ def record(told: Report | None) -> dict[str, str | list[dict[str, Any]]]:
 
 
 def _hardest(workdir, blocks):
-  """(data, group, its hardest examples) of the settings of each block that have some."""
+  """(data, group, hardest examples) for each setting of each block that has some."""
   for block in blocks:
     keys = [*results.DATA, *results.settings(block.summary)]
     runs = block.runs.merge(block.summary[[*keys, 'group']], on=keys)
@@ -88,13 +88,13 @@ def _hardest(workdir, blocks):
 
 
 def _summary_and_pairs(runs, workdir):
-  """results.summarise and results.compare of all settings, each task by itself."""
-  # Of no runs there is no task, and the tables have no rows.
+  """results.summarise and results.compare for all settings, separately for each task."""
+  # Without runs there is no task, and the tables have no rows.
   parts = [part for _, part in content.by_task(runs)] or [runs]
   summary = pd.concat([results.summarise(part, workdir) for part in parts], ignore_index=True)
   pairs = [results.compare(part, workdir, over=results.settings(part)) for part in parts]
   pairs = pd.concat(pairs, ignore_index=True)
-  # Cells are what is asked about: comparisons of other settings should not weaken theirs.
+  # The question is about cells: comparisons of other settings should not weaken theirs.
   pairs['p_holm'] = pairs.groupby(['primary', 'setting'])['p'].transform(statistics.holm)
   return summary, pairs
 

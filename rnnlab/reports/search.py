@@ -1,4 +1,4 @@
-"""The trials of a sweep's searches as a table, and which runs they led to."""
+"""The trials of a sweep's searches as a table, and the runs of the settings they chose."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from rnnlab.results import measures
 
 
 def trials_of(sweep: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
-  """A row a trial of the sweep's searches, as in sweep.json, with `y`, its validation metric.
+  """A row for each trial of the sweep's searches, from sweep.json; `y` is its validation metric.
 
-  runs: of results.load_runs, which know the metrics of each task. Columns: id, group (its arm, in
-  words), metrics, settings, seed, epochs, y, best (is it the arm's), method, validation_is_test.
+  runs: from results.load_runs, which has the metrics of each task. Columns: id, group (its arm, in
+  words), metrics, settings, seed, epochs, y, best (whether it is its arm's best), method,
+  validation_is_test.
   """
   overrides = {run['id']: run['overrides'] for run in sweep['runs']}
   known = {f'validation_{measures.from_json(m)[0].name}': m for m in runs['metrics'].unique()}
@@ -33,7 +34,10 @@ def trials_of(sweep: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def tuned(runs: pd.DataFrame, sweep: dict[str, Any]) -> pd.DataFrame:
-  """`runs`, where what a search chose is 'tuned': each arm is compared at its own best setting."""
+  """`runs` with 'tuned' in place of each value that a search chose.
+
+  So each arm is compared at its own best setting.
+  """
   for number, search in enumerate(sweep.get('searches', ()), 1):
     chosen = runs['id'].isin([run for arm in search['arms'] for run in arm['runs']])
     words = 'tuned' if number == 1 else f'tuned {number}'

@@ -10,7 +10,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
-  """The summary of one task; `wide` has what does not fit a log."""
+  """The summary of one task; `wide` adds the columns that do not fit into a log."""
   metrics = measures.metrics_of(summary)
   metric, (best, last) = metrics[0], measures.test_columns(metrics)
   test, unit = f'Test\n{metric.words},\n', f'{metric.unit}, ' if metric.unit else ''
@@ -43,7 +43,7 @@ def of_groups(summary: pd.DataFrame, wide: bool = False) -> Table:
 
 
 def of_claims(claims: pd.DataFrame) -> Table:
-  """What holds: each claim, its verdict, the effect, and the command that makes its runs again."""
+  """What holds: each claim, its verdict, its effect, and the command that repeats its runs."""
   with_command = bool(claims['command'].any())
   header = ['Claim', 'Verdict', 'Effect, 95% interval', 'p, corrected', 'Seeds']
   rows = []
@@ -55,7 +55,7 @@ def of_claims(claims: pd.DataFrame) -> Table:
 
 
 def of_others(summary: pd.DataFrame) -> Table:
-  """The metrics of one task beside the primary one, at the epoch that one is taken at."""
+  """The metrics of one task other than the primary one, at the epoch of the primary one."""
   metrics, (tutorial, *_) = measures.metrics_of(summary), summary['validation_is_test']
   at = measures.primary_column(metrics, tutorial).removesuffix(f'test_{metrics[0].name}')
   epoch = 'last\nepoch' if tutorial else 'best\nvalidation'
@@ -64,7 +64,7 @@ def of_others(summary: pd.DataFrame) -> Table:
   rows = []
   for metric in metrics[1:]:
     test = f'{at}test_{metric.name}'
-    if metric.once and summary[f'{test}_mean'].isna().all():  # as BLEU, where nobody computes it
+    if metric.once and summary[f'{test}_mean'].isna().all():  # such as BLEU, if nothing computes it
       continue
     for row in summary.to_dict('records'):
       rows.append(
@@ -80,7 +80,7 @@ def of_others(summary: pd.DataFrame) -> Table:
       )
   header.append('Train,\nlast\nepoch')
   unknown = {4} if all(row[4] == '-' for row in rows) else set()
-  unknown |= {5} if tutorial else set()  # there, validation is the test split
+  unknown |= {5} if tutorial else set()  # in it, validation is the test split
   kept = [i for i in range(7) if i not in unknown]
   return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
@@ -99,7 +99,7 @@ def _number(value, form='.1f'):
 
 
 def of_pairs(pairs: pd.DataFrame) -> Table:
-  """Comparisons of one task, with a column `where` of the settings that a pair shares."""
+  """Comparisons of one task; `pairs` has a column `where`, the settings that a pair shares."""
   metric = measures.metrics_of(pairs)[0]
   unit = metric.difference_unit
   difference = 'Points' if unit == 'points' else ',\n'.join(filter(None, ['Difference', unit]))

@@ -9,7 +9,7 @@ from rnnlab.reports.content import Block, sentences
 
 
 def table(blocks: list[Block], claims: pd.DataFrame) -> Any:
-  """The verdicts of claims and what the runs found, as a rich renderable.
+  """The verdicts on claims and what the runs found, as a rich renderable.
 
   It also reads well in a log 100 columns wide.
   """
@@ -22,7 +22,7 @@ def table(blocks: list[Block], claims: pd.DataFrame) -> Any:
   parts += [Text('')] * bool(parts)
   for block in blocks:
     header, rows = tables.of_groups(block.summary)
-    # Bare, so that a short label's row is on one line of a terminal 80 columns wide.
+    # Without edges and padding, so that a short row fits on one line of an 80-column terminal.
     grid = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     words = ' '.join(row[0] for row in rows).split()
     for i, name in enumerate(header):

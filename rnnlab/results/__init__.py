@@ -1,4 +1,4 @@
-"""The results of a workdir as tables, and their statistics: what the runs say, and how surely."""
+"""The results of a workdir as tables, and their statistics: what the runs show, and how surely."""
 
 from rnnlab.results.claims import check_claims, claims
 from rnnlab.results.compare import compare

@@ -1,4 +1,4 @@
-"""Claims that an experiment writes down before its runs, and what the runs have to say to them."""
+"""Claims that an experiment writes down before its runs, and the runs' verdicts on them."""
 
 import functools
 import json
@@ -37,14 +37,15 @@ def check_claims(
   config: ConfigDict | None = None,
   metrics: Sequence[measures.Metric] = measures.OLD_METRICS,
 ) -> list[dict[str, Any]]:
-  """The claims in plain Python; raises ValueError, for people, unless they can be tested.
+  """The claims in plain Python.
 
-  A claim is a dict: claim, its words; a and b, overrides that pick the runs of either side; metric,
-  a number of `load_runs` or `flow.reach_of`; says, one of SAYS; margin, in the metric's unit, for
-  those of NEEDS_MARGIN alone; and, if the report is to give it, command, which makes these runs
-  again. With `config`, of which the runs are to be made, nothing may be there that is of no use: a
-  margin of another claim, fields that no config has, values that no run may have. The sides of a
-  claim on runs of another task than config's have its 'task.name'. metrics: those of config's task.
+  A claim is a dict: claim, its wording; a and b, overrides that pick the runs of either side;
+  metric, a numeric column of `load_runs` or `flow.reach_of`; says, one of SAYS; margin, in the
+  metric's unit, if says is in NEEDS_MARGIN; and, optionally, command, which repeats these runs and
+  is shown in the report. Raises ValueError, for people, if a claim cannot be tested. With `config`,
+  that of the runs to be done, so does whatever would have no effect: a margin where none is needed,
+  fields that no config has, values that no run may have. If a claim is about runs of another task
+  than config's, its sides have its 'task.name'. metrics: those of config's task.
   """
   if not isinstance(claims, list | tuple):
     raise ValueError(f'claims must be a list of claims, not {configs.words(claims)}')
@@ -67,14 +68,14 @@ def check_claims(
 
 
 def _task_of(claim, task):
-  """The task of the runs that a claim is on, if it names one that there is; else `task`."""
+  """The task of the runs that a claim is about, if it names a known one; else `task`."""
   side = claim.get('a') if isinstance(claim, dict) else None
   name = side.get('task.name') if isinstance(side, dict) else None
   return name if name in tasks.names() else task
 
 
 def _checked(where, claim, take, columns):
-  """A claim in plain Python. columns: what may be its metric."""
+  """A claim in plain Python. columns: those that may be its metric."""
   if not isinstance(claim, dict):
     raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
   known = 'claim', 'a', 'b', 'metric', 'says', 'margin', 'command'
@@ -83,7 +84,7 @@ def _checked(where, claim, take, columns):
     _one_of(where, 'entry', name, known)
     if name in ('a', 'b'):
       if not isinstance(value, dict):
-        raise ValueError(f"{where}: {name} must be overrides, as {{'model.cell': 'gru'}}")
+        raise ValueError(f"{where}: {name} must be overrides, such as {{'model.cell': 'gru'}}")
       checked[name] = _side(where, name, value, take)
       continue
     try:
@@ -105,13 +106,13 @@ def _checked(where, claim, take, columns):
   if checked['says'] in NEEDS_MARGIN and not is_margin:
     raise ValueError(
       f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
-      f'and has {configs.words(margin)}'
+      f'not {configs.words(margin)}'
     )
   return checked
 
 
 def _side(where, side, overrides, take):
-  """Overrides of a claim as JSON has them, lists for tuples."""
+  """Overrides of a claim as JSON holds them, with lists for tuples."""
   checked = {}
   for name, value in overrides.items():
     try:
@@ -123,21 +124,21 @@ def _side(where, side, overrides, take):
 
 
 def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
-  """A row per claim recorded in sweep.json before the runs, and what `runs` have to say to it.
+  """A row per claim recorded in sweep.json before the runs, with the verdict of `runs` on it.
 
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
-  effect, the difference and its interval for people, '' where there is none; a and b, in words;
-  metric, says, margin; difference of b's mean less a's, low to high its 95% Welch interval; p;
-  p_holm, adjusted for all claims; n_a and n_b seeds; command, '' if not given.
+  effect, the difference and its interval for people, '' if there is none; a and b, in words;
+  metric, says, margin; difference, b's mean minus a's, and its 95% Welch interval, low to high; p;
+  p_holm, adjusted for all claims; n_a and n_b, numbers of seeds; command, '' if not given.
 
-  What a claim says is of the values as they are, whether higher or lower is better: 'b > a' and 'b
-  < a' are Welch's test against 0. 'b >= a' is non-inferiority, of a metric of which higher is
-  better: the same against -margin; 'b <= a' is that of one of which lower is better, against
-  margin. 'b = a' is equivalence: TOST where the difference is within the margin, and where it is
-  not, Welch's test against the margin's nearer end. A verdict is where p_holm is below 5%, for or
-  against by the side on which the difference lies. Numbers of parameters need no test. A claim is
-  undecided while runs of it have yet to be done, as looking early would count as another try, where
-  one side is runs of several settings, and where `check_claims` refuses it.
+  A claim compares the values themselves, whether higher or lower is better. 'b > a' and 'b < a'
+  are Welch's test against 0. 'b >= a' is non-inferiority in a metric of which higher is better:
+  Welch's test against -margin; 'b <= a' is the same where lower is better, against margin. 'b = a'
+  is equivalence: TOST if the difference is within the margin, else Welch's test against the nearer
+  end of the margin. A claim is decided if p_holm is below 5%: supported or refuted, depending on
+  the side on which the difference lies. Numbers of parameters need no test. A claim is undecided
+  while any of its runs has yet to be done, as looking early would count as another try; if one
+  side mixes runs of several settings; and if `check_claims` refuses it.
   """
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []
@@ -152,7 +153,7 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
     if run['id'] in missing and run.get('stage') != 'search'
   ]
   rows = [_tested(claim, every, undone) for claim in recorded]
-  # What can't be tested yet stays in the family, so that no verdict falls when it is.
+  # Claims that cannot be tested yet count in the family, so that testing them overturns no verdict.
   adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
   for row, p_holm in zip(rows, adjusted, strict=True):
     row['p_holm'] = np.nan if np.isnan(row['p']) else p_holm
@@ -171,7 +172,7 @@ def _one_of(where, what, word, words):
 
 
 def _tested(claim, every, undone):
-  """`_test`, or, of a claim that cannot be tested as it stands, an undecided row that says why."""
+  """`_test`, or, if a claim cannot be tested as it stands, an undecided row that says why."""
   try:
     columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES + flow.REACH
     _checked('claim 1', claim, lambda _, value: configs.plain(value), columns)
@@ -188,9 +189,10 @@ def _tested(claim, every, undone):
 
 
 def _test(claim, every, undone):
-  """A row of `claims`, before it is adjusted for the others. every: runs with all of their config.
+  """A row of `claims`, before p is adjusted for the other claims.
 
-  undone: the sweep's runs without a result, as in sweep.json, and whether they have failed.
+  every: the runs with their whole configs. undone: the sweep's runs without a result, as in
+  sweep.json, and whether they have failed.
   """
   for field in {**claim['a'], **claim['b']}:
     _one_of(f'claim {claim["claim"]!r}', 'field', field, [*every])
@@ -214,11 +216,11 @@ def _test(claim, every, undone):
     return row | {'difference': difference, 'low': difference, 'high': difference, 'p': 0.0}
   found, distance = _found(claim['says'], x, y, margin)
   if np.isnan(found.p):
-    row['why'] = 'two seeds a side are the least, and some spread'
+    row['why'] = 'it takes at least two seeds on each side, and some spread'
     if metric in TIMES and min(len(x), len(y)) > 1:
       row['why'] = (
-        f'{y.mean():.3g} s against {x.mean():.3g} s are of runs that trained together, as a'
-        ' population, and have no spread of their own (--executor=process times each)'
+        f'{y.mean():.3g} s and {x.mean():.3g} s are times of runs that trained together, as a'
+        ' population, and have no spread of their own (--executor=process times each run)'
       )
   needed = statistics.seeds_needed(x, y, distance)
   return row | dict(
@@ -227,7 +229,7 @@ def _test(claim, every, undone):
 
 
 def _sides_in_words(claim):
-  """Either side of a claim for people, without the task and the data that both name."""
+  """Both sides of a claim for people, without the task and the data that they share."""
   shared = {
     name
     for name, value in claim['a'].items()
@@ -239,7 +241,7 @@ def _sides_in_words(claim):
 
 
 def _found(says, x, y, margin):
-  """The Estimate of what a claim says, and the distance that its test had to tell from 0."""
+  """The Estimate for what a claim says, and the distance that its test had to tell from 0."""
   found = statistics.welch(x, y)
   if says == 'b >= a':
     return statistics.noninferiority(x, y, margin), found.value + margin
@@ -253,7 +255,7 @@ def _found(says, x, y, margin):
 
 
 def _why_not(claim, sides, undone, metric_words):
-  """Why a claim can't be tested, or nothing. sides: the runs of a, and of b."""
+  """Why a claim can't be tested, or ''. sides: the runs of a, and of b."""
   waiting = sum(not run['failed'] and _either(claim, run['overrides']) for run in undone)
   if waiting:
     return f'{waiting} of its runs {"is" if waiting == 1 else "are"} not done yet'
@@ -267,7 +269,7 @@ def _why_not(claim, sides, undone, metric_words):
   if set(sides[0]['id']) & set(sides[1]['id']):
     return 'both sides are the same runs'
   if set(sides[0]['title']) != set(sides[1]['title']):
-    return 'its sides are of different data'
+    return 'its sides are on different data'
   return ''
 
 
@@ -278,14 +280,14 @@ def _picked(runs, overrides):
 
 
 def _either(claim, overrides):
-  """Whether a run of these overrides may be of a claim's a or b."""
+  """Whether a run with these overrides may belong to a claim's a or b."""
   return any(
     all(overrides.get(name, value) == value for name, value in claim[side].items()) for side in 'ab'
   )
 
 
 def _is_so(row):
-  """Whether what a claim says is so of the difference that was found."""
+  """Whether what a claim says is true of the difference that was found."""
   difference, margin = row['difference'], row['margin']
   return {
     'b > a': difference > 0,
@@ -315,8 +317,8 @@ def _sentence(row, family):
     words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
     words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
   if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
-    what = 'the margin' if row['says'] == 'b = a' else 'as much'
-    words.append(f'with this spread {row["seeds_needed"]:,.0f} seeds a side would tell {what}')
+    what = 'the margin' if row['says'] == 'b = a' else 'a difference this large'
+    words.append(f'with this spread, {row["seeds_needed"]:,.0f} seeds a side would detect {what}')
   return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'
 
 
@@ -334,7 +336,7 @@ def _unit(row):
 
 
 def _number(row):
-  """What writes a number of a claim's row, given its name, with one digit more than in a table."""
+  """A function that writes a number of a claim's row by its name, a digit longer than in tables."""
   metric = measures.of_column(row['metrics'], row['metric'])
   form = ',.0f' if row['metric'] in COUNTS else '.4g'
 

@@ -13,29 +13,33 @@ from rnnlab.machine.disk import AnyPath
 from rnnlab.results import measures, predictions, statistics
 from rnnlab.results.load import DATA, settings
 
-MOST_VALUES = 8  # of a setting, to compare each with each
+MOST_VALUES = 8  # of a setting, for every pair of them to be compared
 
 
 def compare(
   runs: pd.DataFrame, workdir: AnyPath | None = None, over: Sequence[str] = ('model.cell',)
 ) -> pd.DataFrame:
-  """A row per pair of groups that differ in one setting of `over` alone, and per epoch.
+  """A row for each pair of groups that differ in just one setting of `over`, and each epoch.
 
-  `over=settings(runs)` compares every pair of settings. Of a setting that takes more than
-  MOST_VALUES values, cells apart, each is compared with the next alone. Columns: data and settings
-  that the pair shares ('' for the cell and NaN for another setting where that is what differs, so
-  that `label` names what they share); setting, the one that differs, and its values a and b (a is
-  LSTM where it takes part, the less of two numbers); metric, the column that is compared: the
-  first metric on the test split, at the epoch of best validation or after the last epoch, and each
-  that is known once; primary, whether it is the primary one (see `measures.primary_column`); and of
-  b against a, over seeds:
-  difference in mean, its 95% Welch interval low to high, p of Welch's test and p_holm, adjusted
-  for all primary rows, or for all secondary ones; p_greater, P(b > a) for a seed of each, with its
-  95% interval p_greater_low to p_greater_high, which is P(a is better) where lower is better;
-  seeds_needed a group to tell a difference as large, with the spread seen, in four of five tries;
-  n_a and n_b seeds. items_low to items_high is the 95% interval over seeds and test items
-  (`statistics.two_way`), and p_items p over test items alone (`statistics.paired`), where `workdir`
-  is given and holds all the runs' predictions. NaN where there are too few seeds.
+  `over=settings(runs)` compares every pair of settings. If a setting other than the cell takes more
+  than MOST_VALUES values, each is compared only with the next. The columns, NaN where there are too
+  few seeds, are:
+  the data and settings that the pair shares; the one that differs is '' for the cell and NaN for
+    another setting, so that `label` names what they share;
+  setting: the one that differs; a, b: its values, a being LSTM if it takes part, and the smaller of
+    two numbers;
+  metric: the column compared, the first metric on the test split at the epoch of best validation
+    or after the last epoch, or one that is known once; primary: whether it is
+    `measures.primary_column`;
+  difference: b's mean minus a's over seeds; low, high: its 95% Welch interval; p: of Welch's test;
+    p_holm: adjusted for all primary rows, or for all secondary ones;
+  p_greater: P(b > a) for one seed of each (P(a is better) if lower is better), with its 95%
+    interval, p_greater_low to p_greater_high;
+  seeds_needed: seeds per group that would detect a difference this large, given the spread seen,
+    with a power of 80%; n_a, n_b: numbers of seeds;
+  items_low, items_high: the 95% interval over seeds and test items (`statistics.two_way`),
+    and p_items: p over test items alone (`statistics.paired`), if `workdir` is given and holds the
+    predictions of all the runs.
   """
   runs, names = measures.of_now(runs), settings(runs)
   runs = runs.assign(group=runs.groupby(DATA + names, sort=False, dropna=False).ngroup())
@@ -67,7 +71,7 @@ def compare(
 
 
 def _compared(x, y, of_x, of_y):
-  """The numbers of a row of `compare`. x, y: values of a and b; of_x, of_y: see `resampled`."""
+  """The numbers of a row of `compare`. x, y: values of a and b. of_x, of_y: see `resampled`."""
   difference, low, high, p = statistics.welch(x, y)
   greater = statistics.probability_greater(x, y)
   items, p_items = statistics.Estimate(difference, np.nan, np.nan), np.nan
@@ -84,13 +88,13 @@ def _compared(x, y, of_x, of_y):
 
 
 def _pairs(runs, names, name):
-  """(what they share, `name`, {value: group number} of two) of groups that differ in `name` alone.
+  """(what they share, `name`, {value: group number} of both) for groups that differ only in `name`.
 
-  runs have their group's number as `group`; names are all columns that tell groups apart.
+  runs: have their group's number as `group`. names: all columns that tell groups apart.
   """
   pairs = []
   shared = [other for other in names if other != name]
-  # What differs is '' for a cell, that is always named, and NaN for another setting.
+  # What differs is '' for a cell, which is always named, and NaN for another setting.
   differing = {name: '' if name == 'model.cell' else np.nan}
   for key, part in runs.groupby(shared, sort=False, dropna=False):
     groups = part.groupby(name, sort=name != 'model.cell')['group'].first().to_dict()
@@ -111,11 +115,11 @@ def _columns(metrics):
 def resampled(
   workdir: AnyPath | None, groups: Mapping[tuple[Any, str], pd.DataFrame], runs: pd.DataFrame
 ) -> dict[tuple[Any, str], tuple[bytes, statistics.Resampled]]:
-  """{name: (test split, Resampled)} of the `groups` whose predictions are all there.
+  """{name: (test split, Resampled)} for the `groups` whose predictions are all there.
 
-  groups: {name: runs, of columns id and the metric}; a name is (group, column). runs: a frame in
-  which these are. A group is left out where that is no mean of what `_scores` gives, as a mean
-  over classes is none. Groups of different test splits share no items.
+  groups: {name: runs, with columns id and the metric}; a name is (group, column). runs: a frame
+  that contains these. A group is left out if its metric is not a mean of what `_scores` gives, such
+  as a mean over classes. Groups with different test splits share no items.
   """
   if workdir is None:
     return {}
@@ -141,16 +145,17 @@ def resampled(
 
 
 def _classes(logits):
-  """The class predicted for each item, by logits `[N]` of the second of two, or `[N, C]`."""
+  """The class predicted for each item, from logits: `[N]`, of the second of two, or `[N, C]`."""
   return logits > 0 if logits.ndim == 1 else logits.argmax(axis=-1)
 
 
 def _scores(folder, task, metrics, columns):
-  """{column: (what the test split asks for, as bytes, a number an item)} of a run.
+  """{column: (targets of the test split as bytes, a score for each item)} of a run.
 
-  The metric is the mean of the numbers. For a share it is whether an item is right, bool `[N]`; for
-  the exponential of a mean over the tokens of a stream, what `statistics.of_blocks` gives; for what
-  the task makes of sums, what `statistics.of_sums` gives. Nothing of what is none of these.
+  The metric is the mean of the scores. For a share, the score is whether an item is right, bool
+  `[N]`; for the exponential of a mean over the tokens of a stream, what `statistics.of_blocks`
+  gives; for what the task computes from sums, what `statistics.of_sums` gives. Other columns are
+  left out.
   """
   first, of_task = metrics[0], _sums_of(task)
   if not (of_task or first.unit == '%' or first.link == 'exp'):

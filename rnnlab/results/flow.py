@@ -14,11 +14,12 @@ REACH = ['first_gradient_reach', 'last_gradient_reach']
 
 
 def flow_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
-  """What runs kept by train.gradient_flow: a row for each run, epoch, layer and lag.
+  """What runs kept with train.gradient_flow: a row for each run, epoch, layer and lag.
 
-  runs: of results.load_runs, whose columns come first. The others are epoch, 0 before training;
-  layer, from 1; lag, the steps to a sequence's last one; norm, of the gradient by the carry; share,
-  norm over that at lag 0, NaN where that is 0 or not kept. No rows where no run kept any.
+  runs: from results.load_runs; its columns come first. The others are epoch, 0 before training;
+  layer, from 1; lag, the number of steps before a sequence's last one; norm, of the gradient with
+  respect to the carry; share, the norm divided by that at lag 0, NaN if that is 0 or was not kept.
+  There are no rows if no run kept any.
   """
   rows = [
     row | {'id': run}
@@ -35,11 +36,11 @@ def flow_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def reach_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
-  """How far the gradient of each of `runs` reached: a row a run, indexed as they are.
+  """How far the gradient of each of `runs` reached: a row for each run, with the same index.
 
-  Columns first_gradient_reach and last_gradient_reach: before training and after it, the logarithm
-  to base 10 of the share of the gradient's norm in the first layer that is left at the greatest lag
-  that was kept, LEAST at least; NaN where none was kept.
+  Columns first_gradient_reach and last_gradient_reach: before and after training, log10 of the
+  share of the gradient's norm in the first layer that is left at the greatest lag that was kept,
+  but at least LEAST; NaN if none was kept.
   """
   flow = flow_of(workdir, runs[['id']])
   farthest = flow.groupby('id')['lag'].transform('max')

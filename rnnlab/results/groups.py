@@ -1,4 +1,4 @@
-"""Groups of runs, which share data and every setting but the seed: their means and their names."""
+"""Groups of runs that share data and every setting but the seed: their means and their names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +12,18 @@ from rnnlab.results import measures, statistics
 from rnnlab.results.compare import resampled
 from rnnlab.results.load import COUNTS, DATA, TIMES, settings
 
-MAX_SETTINGS = 8  # whose response is drawn at most
-SOME = 4  # a setting of more values than this has a response to be drawn
+MAX_SETTINGS = 8  # the most settings whose response is drawn
+SOME = 4  # the response to a setting is drawn if it takes more values than this
 
 
 def summarise(runs: pd.DataFrame, workdir: AnyPath | None = None) -> pd.DataFrame:
-  """A row per group of runs, which share task, data and every setting but the seed.
+  """A row per group of runs that share task, data and every setting but the seed.
 
   Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
-  (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds. Of
-  what is known once also the interval over seeds and test items, _items_low to _items_high, where
-  `workdir` is given and holds all the runs' predictions.
-  runs: of results.load_runs, or a runs.csv of any version.
+  (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
+  For metrics known once also the interval over seeds and test items, _items_low to _items_high, if
+  `workdir` is given and holds the predictions of all the runs.
+  runs: from results.load_runs, or from a runs.csv of any version.
   """
   runs = measures.of_now(runs)
   groups = runs.groupby(DATA + settings(runs), sort=False, dropna=False)
@@ -72,9 +72,9 @@ def _over_items(workdir, runs, groups):
 
 
 def label(frame: pd.DataFrame) -> pd.Series:
-  """A Series of names for people, as 'GRU hidden_size=128': the cell, and what else varies."""
+  """A Series of names for people, like 'GRU hidden_size=128': the cell, and what else varies."""
   frame = measures.of_now(frame)
-  # What sets one task's runs, or those on one set of data, apart from another's need not be said.
+  # A setting that varies only between tasks or sets of data, and not within one, need not be named.
   names = [name for name in settings(frame) if name != 'model.cell']
   of_data = frame.groupby([name for name in DATA if name in frame], dropna=False)
   varies = of_data[names].transform('nunique', dropna=False) > 1
@@ -112,7 +112,7 @@ def value_words(value: Any) -> str:
 
 
 def side_words(overrides: Mapping[str, Any]) -> str:
-  """Overrides for people, as 'GRU hidden_size=64'."""
+  """Overrides for people, like 'GRU hidden_size=64'."""
   return ' '.join(
     cell_name(value) if name == 'model.cell' else f'{name.rpartition(".")[2]}={value_words(value)}'
     for name, value in overrides.items()
@@ -120,7 +120,7 @@ def side_words(overrides: Mapping[str, Any]) -> str:
 
 
 def many_valued(runs: pd.DataFrame) -> list[str]:
-  """The numeric settings that take many values: those that vary most, MAX_SETTINGS at most."""
+  """The numeric settings that take many values: at most MAX_SETTINGS, those that take the most."""
   counts = {
     name: runs[name].nunique()
     for name in settings(runs)

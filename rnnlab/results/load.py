@@ -1,4 +1,4 @@
-"""The runs of a workdir as tables, read from their files; what is damaged is left out and named."""
+"""The runs of a workdir as tables, read from their files; damaged runs are left out and named."""
 
 import json
 import pathlib
@@ -16,11 +16,11 @@ from rnnlab.results import measures
 from rnnlab.runs import configs as configuration
 from rnnlab.runs import folder as run_files
 
-COUNTS = ['parameters', 'recurrent_parameters']  # which no seed changes
+COUNTS = ['parameters', 'recurrent_parameters']  # the same for every seed
 TIMES = ['seconds_per_epoch', 'seconds']
 # Runs that differ here are never averaged.
 DATA = ['task', 'metrics', 'source', 'title', 'validation_is_test']
-CONFIG = {'model': {'cell': str}, 'seed': int}  # of a run's files, as far as a row needs it
+CONFIG = {'model': {'cell': str}, 'seed': int}  # the form of a run's files, as far as rows need it
 RESULT = {
   'task?': str,
   'overrides': dict,
@@ -34,7 +34,7 @@ RESULT = {
   **{'versions': dict, 'device': str, 'commit': (str, type(None)), 'command': str},
   'finished': str,
 }
-NO_RESULT = 'no result, or a damaged one; launch again to do it'
+NO_RESULT = 'no result, or a damaged one; launch again to do the run'
 
 
 def load_runs(workdir: AnyPath) -> pd.DataFrame:
@@ -43,10 +43,10 @@ def load_runs(workdir: AnyPath) -> pd.DataFrame:
   Columns: id; settings under dotted names (model.cell and every config field that was swept or
   differs among the runs); seed; task, and its metrics as JSON, the primary one first; source,
   title, validation_is_test; the metrics of the run's task after the last epoch and, as best_*, at
-  the best-validation epoch (NaN where validation is the test split, and for the metrics of other
+  the best-validation epoch (NaN if validation is the test split, and for the metrics of other
   tasks); parameters, seconds, and what made the run; stage: 'search' for the trials of a search,
-  which are not to be compared, and ''. A run whose files are damaged is left out with a warning,
-  as is a run whose config is that of another: it would count as another seed. Raises
+  which are not to be compared, else ''. A run whose files are damaged is left out with a warning,
+  and so is a run whose config equals that of another, as it would count as one more seed. Raises
   FileNotFoundError without the folder, ValueError without a finished run.
 
   >>> runs = rnnlab.load_runs('runs/imdb')
@@ -73,11 +73,11 @@ def load_runs(workdir: AnyPath) -> pd.DataFrame:
     )
   configs, overrides, rows = zip(*read, strict=True)
   configs, rows = flatten(configs), pd.DataFrame(map(legible, rows))
-  # Runs of one task are alike, also those made when its units or formats were others.
+  # All runs of a task get the same units and formats, even if older versions wrote other ones.
   names = rows['metrics'].map(measures.names)
   rows['metrics'] = rows.groupby(['task', names])['metrics'].transform('last')
   measured = measures.columns_of(rows)
-  rows[measured] = rows[measured].where(np.isfinite(rows[measured]))  # NaN is no number either
+  rows[measured] = rows[measured].where(np.isfinite(rows[measured]))  # infinities become NaN
   stages = {run['id']: run.get('stage', '') for run in sweep['runs']}
   rows['stage'] = [stages.get(run, '') for run in rows['id']]
   swept = set().union(*overrides)
@@ -98,7 +98,7 @@ def load_runs(workdir: AnyPath) -> pd.DataFrame:
 def load_metrics(workdir: AnyPath) -> pd.DataFrame:
   """A DataFrame with a row per epoch of each finished run: id, settings, seed, data, metrics.
 
-  A damaged line of a metrics.jsonl is left out with a warning. Raises as `load_runs`.
+  A damaged line of a metrics.jsonl is left out with a warning. Raises what `load_runs` raises.
 
   >>> metrics = rnnlab.load_metrics('runs/imdb')
   >>> curves = metrics.pivot_table('validation_loss', 'epoch', 'model.cell')
@@ -128,12 +128,12 @@ def epochs_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings(frame: pd.DataFrame) -> list[str]:
-  """The columns that hold settings: they, and they alone, have a dot in their name."""
+  """The columns that hold settings: only their names have a dot."""
   return [name for name in frame if '.' in name]
 
 
 def missing_runs(workdir: AnyPath, finished: Collection[str]) -> list[tuple[str, str, str]]:
-  """(id, error, traceback) of each run that the sweep names, or that failed, and has no result.
+  """(id, error, traceback) of each run without a result that the sweep names or that failed.
 
   Trials that a search left behind are not missing.
   """
@@ -149,25 +149,25 @@ def missing_runs(workdir: AnyPath, finished: Collection[str]) -> list[tuple[str,
 
 
 def sweep_of(workdir: AnyPath) -> dict[str, Any]:
-  """sweep.json, with nothing in it where it is missing or damaged."""
+  """The content of sweep.json, with nothing in it if it is missing or damaged."""
   return run_files.read_sweep(workdir)
 
 
 def config_of(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
-  """A run's config in the words of this version; None where it is damaged or not of the form."""
+  """A run's config in the terms of this version; None if it is damaged or not of the form."""
   config = run_files.read_config(folder, form)
   return config and configuration.present(config)
 
 
 def flatten(configs: Iterable[dict[str, Any] | None]) -> pd.DataFrame:
-  """Nested configs as rows under dotted names; lists as JSON, so that values compare and hash."""
+  """Nested configs as rows under dotted names; lists become JSON, so that they compare and hash."""
   return pd.json_normalize(list(map(legible, configs))).map(
     lambda value: json.dumps(value) if isinstance(value, (list, dict)) else value
   )
 
 
 def legible(value: Any) -> Any:
-  """A value of JSON whose texts can be written as UTF-8, which paths on a disk need not be."""
+  """A JSON value with its strings made fit for UTF-8, as paths on a disk need not be."""
   if isinstance(value, dict):
     return {name: legible(v) for name, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -176,17 +176,17 @@ def legible(value: Any) -> Any:
 
 
 def _distinct(read):
-  """The runs of `read` whose config no earlier one has; a warning names each of the others."""
+  """The runs of `read` without those whose config an earlier run has; a warning names these."""
   found = {}
   for config, overrides, row in read:
     first = found.setdefault(run_files.canonical(config), (config, overrides, row))[2]['id']
     if first != row['id']:
-      logging.warning('%s has the config of %s: it is the same run and left out', row['id'], first)
+      logging.warning('%s has the config of %s: it is the same run, left out', row['id'], first)
   return list(found.values())
 
 
 def _read_run(folder):
-  """(config, overrides, row) of a finished run; None, with a warning, where a file is damaged."""
+  """(config, overrides, row) of a finished run; None, with a warning, if a file is damaged."""
   path = folder / run_files.RESULT
   try:
     if damaged := run_files.verify(folder, quick=True):
@@ -196,7 +196,7 @@ def _read_run(folder):
     path, result = folder / run_files.RESULT, run_files.read_result(folder, RESULT)
     metrics, final = measures.read(result.get('metrics')), result['final']
     data, overrides = result['data'], dict(result['overrides'])
-    # Where the test split doubles as validation, its best epoch is no finding.
+    # If the test split doubles as validation, the metrics of its best epoch are biased: no result.
     best = {} if data['validation_is_test'] else result['best'] or {}
     once = {f'test_{metric.name}' for metric in metrics if metric.once}
     return (
@@ -230,19 +230,21 @@ def _read_run(folder):
 
 
 def _value(given, name, once):
-  """A metric of a split. The train split has none of those that are no means.
+  """A metric of a split; NaN if it is absent and may be.
 
-  once: the names of those that only the parameters which a run keeps have, if any.
+  The train split has only metrics that are means. once: the names of those that are computed only
+  for the parameters that a run keeps.
   """
   may_miss = name.startswith('train_') or name in once
   return float(given.get(name, np.nan) if may_miss else given[name])
 
 
 def check_references(references: Any) -> list:
-  """The published figures that an experiment gives; raises ValueError, for people, of another form.
+  """The published figures that an experiment gives, as a list.
 
-  A reference is a sentence, or a dict: says, the sentence; and title, how the title of the data
-  begins, or test_examples, how many there are, for one that is of certain data alone.
+  A reference is a sentence, or, if it applies only to certain data, a dict: says, the sentence;
+  title, how the title of the data begins; test_examples, how many there are. Raises ValueError, for
+  people, if one has another form.
   """
   form = {'says': str, 'title?': str, 'test_examples?': int}
   if not isinstance(references, list | tuple):
@@ -260,7 +262,7 @@ def check_references(references: Any) -> list:
 
 
 def references_of(sweep: Mapping[str, Any]) -> list:
-  """The references that sweep.json has; none, with a warning, where they are of another form."""
+  """The references in sweep.json; none, with a warning, if they have another form."""
   try:
     return check_references(sweep.get('references') or [])
   except ValueError as error:
@@ -269,7 +271,7 @@ def references_of(sweep: Mapping[str, Any]) -> list:
 
 
 def reference_for(reference: str | Mapping[str, Any], runs: pd.DataFrame) -> str:
-  """What a reference says, where it is of the data of all these runs; '' otherwise."""
+  """What a reference says if it applies to the data of all these runs, else ''."""
   if isinstance(reference, str):
     return reference
   title, examples = reference.get('title', ''), reference.get('test_examples')

@@ -20,7 +20,7 @@ SPLITS = 'test', 'validation', 'train'
 
 # Of `metrics` in a result.json.
 FORM = [{'name': str, 'unit': str, 'better': str, 'format': str, 'link?': str, 'once?': bool}]
-# What a result.json means that names no task and no metrics, as those of version 0.1 do.
+# What a result.json without task and metrics means, such as those of version 0.1.
 OLD_TASK = 'classification'
 OLD_METRICS = (
   Metric('accuracy', '%', 'higher', '.1%'),
@@ -29,14 +29,14 @@ OLD_METRICS = (
 
 
 def task(name: str | None) -> str:
-  """The name, as it is now, of the task that a result names; name: None where it names none."""
+  """The present name of the task that a result names. name: None if it names none."""
   return OLD_TASK if name in (None, 'text_classification') else name
 
 
 def read(entries: Any) -> tuple[Metric, ...]:
-  """The metrics of a result.json, from its entry of that name, None where it has none.
+  """The metrics of a result.json. entries: its entry `metrics`, None if it has none.
 
-  Raises ValueError for what is not a list of metrics.
+  Raises ValueError if they are not a list of metrics.
   """
   if entries is None:
     return OLD_METRICS
@@ -59,13 +59,13 @@ def read(entries: Any) -> tuple[Metric, ...]:
 
 
 def _format(given, unit):
-  """A metric's format as it is now: older versions gave that of a share as of its per cents."""
+  """A metric's format in today's notation: older versions formatted shares as percentages."""
   number = given.strip('{:}').rstrip('%f') if unit == '%' else given.strip('{:}').replace('%', 'f')
   return f'{number}%' if unit == '%' else number
 
 
 def of_now(frame: pd.DataFrame) -> pd.DataFrame:
-  """A frame of runs whose rows all say their task and metrics, as a runs.csv of before does not."""
+  """The frame with a task and metrics in every row, which an older runs.csv does not have."""
   given = frame.reindex(columns=['task', 'metrics']).astype(object)
   return frame.assign(
     task=given['task'].map(lambda name: task(None if pd.isna(name) else name)),
@@ -74,13 +74,13 @@ def of_now(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_json(metrics: Iterable[Metric]) -> str:
-  """The metrics as they stand in the column `metrics` of a frame."""
+  """The metrics in the form in which the column `metrics` of a frame holds them."""
   return json.dumps([metric._asdict() for metric in metrics])
 
 
 def metrics_of(frame: pd.DataFrame) -> tuple[Metric, ...]:
   """The metrics of a frame, those of the task of its first row first."""
-  if 'metrics' not in frame:  # as in a runs.csv of before
+  if 'metrics' not in frame:  # as in an older runs.csv
     return OLD_METRICS
   found = [metric for text in frame['metrics'].unique() for metric in from_json(text)]
   return tuple(dict.fromkeys(found))
@@ -92,12 +92,12 @@ def from_json(text: str) -> tuple[Metric, ...]:
 
 
 def names(text: str) -> str:
-  """What the metrics in a cell of the column `metrics` are, whatever their units and formats."""
+  """The metrics in a cell of the column `metrics`, regardless of their units and formats."""
   return ' '.join(f'{metric.name}:{metric.better}' for metric in from_json(text))
 
 
 def of_epochs(metrics: Iterable[Metric]) -> list[Metric]:
-  """Those that are known of each epoch, and not once, of the test split alone."""
+  """The metrics known at each epoch, as opposed to those computed once, for the test split only."""
   return [metric for metric in metrics if not metric.once]
 
 
@@ -107,7 +107,7 @@ def last(metrics: Iterable[Metric]) -> list[str]:
 
 
 def best(metrics: Iterable[Metric]) -> list[str]:
-  """The columns of the values at the epoch of best validation, without 'best_'; and the epoch."""
+  """The columns of the values at the epoch of best validation, without 'best_', and that epoch."""
   return ['epoch', *_of_splits(SPLITS[:2], metrics)]
 
 
@@ -128,24 +128,24 @@ def columns(metrics: Iterable[Metric]) -> list[str]:
 
 
 def columns_of(frame: pd.DataFrame) -> list[str]:
-  """All columns of values of a frame whose rows may be of several tasks."""
+  """All columns of values of a frame whose rows may belong to several tasks."""
   names = [name for text in frame['metrics'].unique() for name in columns(from_json(text))]
   return list(dict.fromkeys(names))
 
 
 def of_column(metrics: Iterable[Metric], column: str) -> Metric | None:
-  """The metric whose values stand in a column; None where it has none."""
+  """The metric whose values a column holds; None if it holds no metric."""
   splits = '|'.join(SPLITS)
   name = re.sub(f'^(best_)?({splits})_', '', column)
   return next((m for m in metrics if m.name == name and name != column), None)
 
 
 def primary_column(metrics: tuple[Metric, ...], validation_is_test: bool) -> str:
-  """The column of the primary metric, which alone makes headlines and verdicts.
+  """The column of the primary metric, which alone decides headlines and verdicts.
 
-  It is settled before any run: the first metric on the test split, at the epoch that validation
-  chose; after the last epoch where validation is the test split, so that choosing by it would be
-  no result.
+  It is fixed before any run: the first metric on the test split, at the epoch that validation
+  chose; but after the last epoch if validation is the test split, where choosing an epoch would
+  bias the result.
   """
   return test_columns(metrics)[bool(validation_is_test)]
 
@@ -169,7 +169,7 @@ def epoch_in_words(metrics: tuple[Metric, ...], column: str) -> str:
 
 
 def primary(frame: pd.DataFrame, part: str = '') -> pd.Series:
-  """The primary metric of each row of runs, or, with `part` as 'mean' or 'low', of a summary."""
+  """The primary metric of each row of runs or, with a `part` such as 'mean', of a summary."""
   ends = f'_{part}' * bool(part)
   parts = [
     rows[f'{primary_column(from_json(text), tutorial)}{ends}']
@@ -179,7 +179,7 @@ def primary(frame: pd.DataFrame, part: str = '') -> pd.Series:
 
 
 def epoch_words(frame: pd.DataFrame) -> str:
-  """At which epoch the primary metric of these rows is taken; '' where they differ in it."""
+  """At which epoch the primary metric of these rows is taken; '' if they differ in this."""
   found = metrics_of(frame)
   names = {primary_column(found, tutorial) for tutorial in frame['validation_is_test']}
   return epoch_in_words(found, names.pop()) if len(names) == 1 else ''

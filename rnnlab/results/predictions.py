@@ -1,4 +1,4 @@
-"""What a run's predictions.npz holds, read only where it is as it was written."""
+"""The content of a run's predictions.npz, read only if the file is as it was written."""
 
 import pathlib
 import zipfile
@@ -11,11 +11,11 @@ from rnnlab.runs import folder as run_files
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a run's predictions.npz; none where it is missing or, with a warning, damaged.
+  """The arrays of a run's predictions.npz; none if it is missing or, with a warning, damaged.
 
-  They are the test split's arrays other than its inputs, and the model's outputs `[N, ...]` by the
-  last parameters, final, and by those of the best epoch, best, where validation chose one;
-  and what the task's `examine` gave.
+  They are the test split's arrays other than its inputs; the model's outputs `[N, ...]` with the
+  last parameters, as final, and with those of the best epoch, as best, if validation chose one;
+  and what the task's `examine` returned.
   """
   path = folder / run_files.PREDICTIONS
   try:
@@ -26,5 +26,5 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
   except FileNotFoundError:
     return {}
   except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-    logging.warning('%s is damaged, so what needs it leaves its run out', path)
+    logging.warning('%s is damaged, so its run is left out of whatever needs it', path)
     return {}

@@ -1,8 +1,8 @@
 """Statistics of groups of runs, as pure functions of arrays: how surely one group beats another.
 
-Throughout, a and b are the values of two groups of independent runs, one a seed, and what is
-estimated is of b against a: a difference is b's mean less a's. All intervals are of 95%. Of groups
-that hold no value, or one that is not finite, every answer is NaN.
+Throughout, a and b are the values of two groups of independent runs, one value per seed, and b is
+compared with a: a difference is b's mean minus a's. All intervals are 95% intervals. If a group is
+empty, or holds a value that is not finite, every answer is NaN.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ Values = Sequence[float] | np.ndarray
 TAIL = 0.975  # what lies below the upper end of a 95% interval
 Z = special.ndtri(TAIL)
 BLOCKS, LEAST = 50, 20  # of a stream, and tokens in each
-DRAWS = 2000  # of a bootstrap: the chance in them moves an end by some 2% of the interval
+DRAWS = 2000  # of a bootstrap: their randomness moves an end by some 2% of the interval
 
 
 class Estimate(NamedTuple):
-  """A value, its 95% interval, and p of the test that goes with it; NaN for what there is not."""
+  """A value, its 95% interval, and p of the test that goes with it; NaN for what is not known."""
 
   value: float
   low: float
@@ -28,12 +28,12 @@ class Estimate(NamedTuple):
 
 
 class Resampled(NamedTuple):
-  """A group of R runs on N test items, and its bootstrap; of items that are right or wrong:
+  """A group of R runs on N test items, and its bootstrap.
 
-  share `[R]` is the share of the items that each run has right; items `[N]` the share of runs that
-  are right on each; interaction the part of the mean's variance that is neither's; draws
-  `[DRAWS]` the mean share of resampled runs on resampled items, and given `[DRAWS]` that of the
-  runs as they are on resampled items.
+  For items that are right or wrong: share `[R]` is the share of items that each run gets right;
+  items `[N]` the share of runs that are right on each item; interaction the part of the mean's
+  variance that is due to neither runs nor items alone; draws `[DRAWS]` the mean share of resampled
+  runs on resampled items, and given `[DRAWS]` that of the runs themselves on resampled items.
   """
 
   share: np.ndarray
@@ -44,9 +44,9 @@ class Resampled(NamedTuple):
 
 
 def welch(a: Values, b: Values, null: float = 0.0) -> Estimate:
-  """The difference in mean, Welch's t interval, and p of the two-sided test against `null`.
+  """The difference in means, Welch's t interval, and p of the two-sided test against `null`.
 
-  Welch 1947. No interval and no p where a group has one run, or neither has any spread.
+  Welch 1947. There is no interval and no p if a group has one run, or if neither has any spread.
   """
   if not _are_known(a, b):
     return Estimate(*[np.nan] * 3)
@@ -58,10 +58,10 @@ def welch(a: Values, b: Values, null: float = 0.0) -> Estimate:
 
 
 def equivalence(a: Values, b: Values, margin: float) -> Estimate:
-  """As `welch`, with p of two one-sided tests (TOST): small where |difference| is below `margin`.
+  """As `welch`, with p of two one-sided tests (TOST): small if |difference| is below `margin`.
 
-  Schuirmann 1987, with Welch's error. p < 5% is the 90% interval lying within the margin, which
-  has to be chosen before the runs are seen.
+  Schuirmann 1987, with Welch's standard error. p < 5% means that the 90% interval lies within the
+  margin, which has to be chosen before the runs are seen.
   """
   found = welch(a, b)
   if np.isnan(found.p):
@@ -73,15 +73,15 @@ def equivalence(a: Values, b: Values, margin: float) -> Estimate:
 def noninferiority(a: Values, b: Values, margin: float) -> Estimate:
   """As `welch`, with p of the two-sided test against -`margin`.
 
-  Where p is small, b is not worse than a by as much as `margin` if the difference is above
-  -margin, and worse by more than it if below. p < 5% is the 95% interval lying on one side of
-  -margin, the convention of non-inferiority trials (ICH E9).
+  If p is small, a difference above -margin means that b is not worse than a by as much as `margin`,
+  and one below it that b is worse by more than that. p < 5% means that the 95% interval lies on one
+  side of -margin, the convention of non-inferiority trials (ICH E9).
   """
   return welch(a, b, -margin)
 
 
 def holm(p: Values) -> np.ndarray:
-  """The p-values of a family, adjusted so that all hold at once; NaN is no test. Holm 1979."""
+  """The p-values of a family, adjusted for the number of tests (Holm 1979); NaN is no test."""
   p = np.asarray(p, float)
   order = np.argsort(p)  # NaN goes last
   tests = np.arange(np.count_nonzero(~np.isnan(p)), 0, -1)
@@ -92,13 +92,13 @@ def holm(p: Values) -> np.ndarray:
 
 
 def probability_greater(a: Values, b: Values) -> Estimate:
-  """P(b > a) for a run of each, ties counted half, and its interval.
+  """P(b > a) for one run of each, with ties counted half, and its interval.
 
-  The interval is method 5 of Newcombe 2006 (Statistics in Medicine 25:559), a score interval on
-  the variance of Hanley and McNeil 1982: it stays within 0 to 1, and is no single point where one
-  group is ahead in all pairs. Its coverage is 93 to 98% from five runs a group on where spreads
-  are alike, and falls to 90% for three runs, or where one spread is four times the other; to 85%
-  where both.
+  The interval is method 5 of Newcombe 2006 (Statistics in Medicine 25:559), a score interval with
+  the variance of Hanley and McNeil 1982: it stays within 0 to 1, and does not shrink to a point if
+  one group is ahead in all pairs. Its coverage is 93 to 98% for five runs or more per group with
+  similar spreads, and falls to 90% for three runs, or if one spread is four times the other; to
+  85% in both cases together.
   """
   a, b = np.asarray(a, float), np.asarray(b, float)
   if not _are_known(a, b):
@@ -112,7 +112,7 @@ def probability_greater(a: Values, b: Values) -> Estimate:
 
   def end(outer):
     inner = value
-    for _ in range(50):  # bisection, as at 0 and 1 both ends of what is searched may be roots
+    for _ in range(50):  # bisection, as with a value of 0 or 1 both ends searched may be roots
       middle = (inner + outer) / 2
       inner, outer = (middle, outer) if within(middle) else (inner, middle)
     return outer
@@ -121,10 +121,10 @@ def probability_greater(a: Values, b: Values) -> Estimate:
 
 
 def seeds_needed(a: Values, b: Values, difference: float, power: float = 0.8) -> float:
-  """How many runs a group Welch's test at 5% needs to tell `difference` with `power`.
+  """How many runs per group Welch's test at 5% needs to detect `difference` with `power`.
 
-  The spreads are those of a and b, and the answer is no surer than they are. inf where the
-  difference is 0, NaN where there is no spread to go by.
+  The spreads are those of a and b, and the answer is no more certain than they are. inf if the
+  difference is 0, NaN if there is no spread to go by.
   """
   if not _are_known(a, b, [difference]):
     return np.nan
@@ -135,28 +135,28 @@ def seeds_needed(a: Values, b: Values, difference: float, power: float = 0.8) ->
   shape = sum(variances) ** 2 / sum(v**2 for v in variances)  # degrees of freedom, over n - 1
   with np.errstate(divide='ignore'):
     n = (Z + special.ndtri(power)) ** 2 * sum(variances) / np.float64(difference) ** 2
-  if n > 1e4:  # where t is as good as normal
+  if n > 1e4:  # t is practically normal
     return np.ceil(n)
 
   def found(n):
     degrees, shift = shape * (n - 1), abs(difference) / np.sqrt(sum(variances) / n)
-    if shift > 30:  # beyond what scipy's noncentral t can do, and as good as sure
+    if shift > 30:  # more than scipy's noncentral t can do, and practically certain
       return 1.0
     return stats.nct.sf(special.stdtrit(degrees, TAIL), degrees, shift)
 
-  n = max(2, int(n))  # of the normal distribution, always too few
+  n = max(2, int(n))  # the normal approximation, always too few
   while found(n) < power:
     n += 1
   return float(n)
 
 
 def resample(groups: Sequence[np.ndarray], seed: int = 0) -> list[Resampled]:
-  """Each group's bootstrap, of runs and of test items; the items drawn are the same for all.
+  """Each group's bootstrap, over runs and test items; the items drawn are the same for all groups.
 
-  groups are bool arrays `[R, N]`: whether a run is right on an item, the same N items in all; or
-  float arrays, of any other number of an item whose mean is compared, as `of_blocks` gives it.
-  Runs and items are drawn independently (the pigeonhole bootstrap, Owen 2007). The same `seed`
-  gives the same draws. Without an item there is nothing to draw from: ValueError.
+  groups: bool arrays `[R, N]`, whether a run is right on an item, with the same N items in all; or
+  float arrays of any other score per item whose mean is compared, such as `of_blocks` gives. Runs
+  and items are drawn independently (the pigeonhole bootstrap, Owen 2007). The same `seed` gives the
+  same draws. Raises ValueError if there are no items.
   """
   if not groups[0].shape[1]:
     raise ValueError('there are no test items to resample')
@@ -168,7 +168,7 @@ def resample(groups: Sequence[np.ndarray], seed: int = 0) -> list[Resampled]:
   for part in np.array_split(np.arange(DRAWS), DRAWS * items // 2**22 + 1):
     drawn = draw.integers(items, size=(len(part), items), dtype=np.int32)
     counts = np.stack([np.bincount(row, minlength=items) for row in drawn]).astype(runs.dtype)
-    shares[:, part] = runs @ counts.T / items  # of right and wrong, so exact in any order
+    shares[:, part] = runs @ counts.T / items  # exact in any order if items are right or wrong
   ends = np.cumsum([len(group) for group in groups])[:-1]
   found = []
   for group, resampled in zip(np.split(runs, ends), np.split(shares, ends), strict=True):
@@ -203,13 +203,14 @@ def of_sums(sums: Values, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarr
 
 
 def of_blocks(nll: Values) -> np.ndarray:
-  """The exponential of a mean as a mean over BLOCKS stretches of a stream, for `resample`.
+  """The exponential of a mean, written as a mean over BLOCKS stretches of a stream, for `resample`.
 
   nll: `[N]`, of the tokens in their order. Returns float64 `[BLOCKS]`, whose mean is exp(mean nll)
-  and whose spread is, to first order, that of it (the delta method). Tokens near each other share
-  a topic and a style, so that the stretches must be long to be independent: as few as give the
-  spread of their mean to 10%. On Penn Treebank single tokens, taken to be independent, made it less
-  than half as large. Empty where a stretch has fewer than LEAST tokens, or a number is not finite.
+  and whose spread gives, to first order, the spread of that (the delta method). Neighbouring tokens
+  share a topic and a style, so stretches must be long to be independent: there are only as many as
+  it takes to know the spread of their mean to 10%. On Penn Treebank, single tokens treated as
+  independent made it less than half as large. Empty if a stretch has fewer than LEAST tokens, or if
+  a number is not finite.
   """
   nll = np.asarray(nll, float)
   if len(nll) < BLOCKS * LEAST or not np.isfinite(nll).all():
@@ -221,14 +222,14 @@ def of_blocks(nll: Values) -> np.ndarray:
 
 
 def two_way(a: Resampled, b: Resampled) -> Estimate:
-  """The difference in mean share, over runs and over test items; from one call of `resample`.
+  """The difference in mean share, over runs and test items. a, b: from one call of `resample`.
 
-  The bootstrap's quantiles about the difference, scaled. As they are, they are too narrow for few
-  runs, whose spread they take for exact, and too wide for many, as each draw has the interaction
-  of runs and items thrice (Owen 2007). So their variance is brought to the unbiased one, of two
-  crossed random effects (with that over items floored at 0), and their reach to Student's t with
-  Satterthwaite's degrees of freedom. p is of that t. Coverage is 93 to 97% from five runs a group
-  on, 91% at worst for three.
+  The interval is the bootstrap's quantiles about the difference, rescaled. As they come, they are
+  too narrow for few runs, whose spread they take to be exact, and too wide for many, as each draw
+  has the interaction of runs and items three times (Owen 2007). So their variance is scaled to the
+  unbiased one of two crossed random effects (with that over items floored at 0), and their reach to
+  Student's t with Satterthwaite's degrees of freedom; p is from the same t. Coverage is 93 to 97%
+  for five runs or more per group, and 91% at worst for three.
   """
   difference = b.share.mean() - a.share.mean()
   n = len(a.items)
@@ -266,9 +267,10 @@ def paired(a: Resampled, b: Resampled) -> float:
 
 
 def bootstrap_difference(correct_a: Values, correct_b: Values, seed: int = 0) -> Estimate:
-  """`two_way` of bool arrays `[R_a, N]` and `[R_b, N]`: is a run right on a test item, the same N.
+  """`two_way` of bool arrays `[R_a, N]` and `[R_b, N]`: whether a run is right on a test item.
 
-  No interval where a group has one run, or neither's shares have any spread.
+  Both have the same N items. There is no interval if a group has one run, or if the shares of
+  neither have any spread.
   """
   return two_way(*resample([np.asarray(correct_a), np.asarray(correct_b)], seed))
 
@@ -276,13 +278,13 @@ def bootstrap_difference(correct_a: Values, correct_b: Values, seed: int = 0) ->
 def expected_maximum(
   values: Values, replace: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The best value that a search of n trials is to be expected to find, for n of 1 to N.
+  """The best value that a search of n trials can be expected to find, for n from 1 to N.
 
   values `[N]`: a metric of N independent trials. Returns mean, low, high, each `[N]`. Trials are
-  drawn without replacement, which is unbiased (Tang et al. 2020), or with it (Dodge et al.
-  2019), which is too low. The interval is the jackknife's, with Student's t; it covers 90 to
-  95% of a smooth distribution where n is up to a fifth of N, and too little beyond, so that there
-  it is NaN. Of values in two clusters it may cover no more than 80%.
+  drawn without replacement, which is unbiased (Tang et al. 2020), or with it (Dodge et al. 2019),
+  which is biased downwards. The interval is the jackknife's, with Student's t; for a smooth
+  distribution its coverage is 90 to 95% if n is up to a fifth of N, and too low beyond that, where
+  it is NaN. For values in two clusters its coverage may be as low as 80%.
   """
   values = np.sort(np.asarray(values, float))
   n = len(values)
@@ -296,7 +298,7 @@ def expected_maximum(
 
 
 def expected_best(values: Values, sign: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """`expected_maximum` where higher values are better, `sign` 1; -1: the expected minimum."""
+  """`expected_maximum` if higher values are better (`sign` 1), or the expected minimum (-1)."""
   mean, low, high = (sign * part for part in expected_maximum(sign * np.asarray(values, float)))
   return (mean, low, high) if sign > 0 else (mean, high, low)
 
@@ -330,6 +332,6 @@ def _satterthwaite(*parts):
   total = variances.sum()
   with np.errstate(over='ignore'):
     squares = (variances**2 / degrees).sum()
-  if not 0 < squares < np.inf:  # a spread beyond what floats can square is as good as none
+  if not 0 < squares < np.inf:  # a spread too large or small to be squared counts as none
     return np.nan, np.nan
   return np.sqrt(total), total**2 / squares

@@ -13,9 +13,7 @@ from rnnlab.runs import configs
 
 CONFIG = re.compile(r'--?(no)?config(|\.[^=]+)(?:(=)(.*))?$', re.DOTALL)
 
-NONE = (
-  '(none)'  # in place of the path of an experiment's file: none is given, and there is no main job
-)
+NONE = '(none)'  # the path of the experiment's file if none is given and there is no main job
 
 
 class Given(NamedTuple):
@@ -29,10 +27,10 @@ class Given(NamedTuple):
 def split(words: Iterable[str], main_job: pathlib.Path) -> tuple[Given, list[str]]:
   """The Given of a command line, and its other words.
 
-  main_job: the experiment where none is given. Raises ValueError for a mistake.
+  main_job: the experiment if none is given. Raises ValueError for a mistake.
   """
   rest, files, fields, words = [], [], {}, iter(words)
-  # Which task it is the experiment says, whose file is not known yet.
+  # The task is set by the experiment, whose file is not known yet.
   known = {name: field for task in tasks.names() for name, field in configs.fields(task).items()}
   for word in words:
     match = CONFIG.match(word)
@@ -68,13 +66,13 @@ def set_fields(config: ConfigDict, given: Mapping[str, str | bool]) -> ConfigDic
 
 
 def check_file(path: str) -> None:
-  """Raises ValueError, naming the near match, unless `path` is a file of Python."""
+  """Raises ValueError, with the nearest match, unless `path` is a Python file."""
   file = pathlib.Path(path)
   if path.endswith('.py') and file.is_file():
     return
   if path == NONE:
     raise ValueError(
-      'which experiment? --config=FILE.py, a file with get_config() and sweep(add), as\n\n'
+      'which experiment? --config=FILE.py, a file with get_config() and sweep(add), such as\n\n'
       '  import rnnlab\n\n'
       '  def get_config():\n'
       "    config = rnnlab.configs.default('classification')\n"

@@ -1,8 +1,8 @@
 """What a config must be, and the run that it describes.
 
-`fields` has every field once: what it is by default, what it may be, what it is for: those that
-every task has, and those of the config's task. Beside these a config has the options of cells,
-`model.CELL.OPTION`, which are what the cell's factory takes. What is neither is an error, wherever
+`fields` has every field once, with its default, its valid values and its purpose: those that every
+task has, and those of the config's task. Beside these a config has the options of cells,
+`model.CELL.OPTION`, which are arguments of the cell's factory. Anything else is an error, wherever
 it was written, as no code would read it. Loads JAX only to check.
 """
 
@@ -25,16 +25,16 @@ from rnnlab.runs.schema import HOSTS, field, fields, values
 from rnnlab.tasks.fields import check_room, words
 
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
-READABLE = 150  # of a name that would be longer
+READABLE = 150  # bytes kept of a name that would be longer
 
 
 class RunSpec(NamedTuple):
   """A run to do.
 
-  overrides: what sets it apart in its sweep. command: the one given. until: the epoch after which
-  it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for what is compared. wandb:
-  whether Weights & Biases is told of it too. source: the file, and the preset, of the experiment
-  that adds its cell, None where rnnlab has it.
+  overrides: what distinguishes it in its sweep. command: the one given. until: the epoch after
+  which it pauses, 0 for its end. stage: 'search' for a trial of a search, '' for a run to compare.
+  wandb: whether it is also logged to Weights & Biases. source: the file and the preset of the
+  experiment that adds its cell or task, None if rnnlab has them.
   """
 
   id: str
@@ -48,7 +48,7 @@ class RunSpec(NamedTuple):
 
 
 def default(task: str = tasks.DEFAULT) -> ConfigDict:
-  """A config for the task of that name in which every field is as it is by default.
+  """A config for the task of that name, with every field at its default.
 
   >>> config = rnnlab.configs.default('regression')
   >>> config.model.cell, config.task.name
@@ -59,10 +59,10 @@ def default(task: str = tasks.DEFAULT) -> ConfigDict:
 
 
 def present(config: dict) -> dict:
-  """A config of a run of an older version as it is now; one of this version as it is.
+  """A config of an older version's run in today's form; one of this version unchanged.
 
-  What was `data.name='imdb'`, the only one there was, and then the task text_classification, is the
-  task classification. A field that there was not yet is as it is by default.
+  `data.name='imdb'`, once the only value, and later the task text_classification are now the task
+  classification. Fields that did not exist yet get their defaults.
   """
   data = config.get('data')
   if config.get('task') == {'name': 'text_classification'}:
@@ -106,9 +106,9 @@ def config_hash(config: dict) -> str:
 
 
 def split(config: ConfigDict) -> tuple[FrozenConfigDict, dict[str, np.float32]]:
-  """What the program of a run is compiled from, and the numbers it is then given, by dotted name.
+  """What a run's program is compiled from, and the numbers that it then takes, by dotted name.
 
-  The first has, for each of `values`, whether it is non-zero, and the second the non-zero values.
+  The first holds, for each of `values`, whether it is non-zero; the second the non-zero values.
   """
   shape, given = config.to_dict(), {}
   for name in (*values(config.task.name), *HOSTS):
@@ -124,7 +124,7 @@ def split(config: ConfigDict) -> tuple[FrozenConfigDict, dict[str, np.float32]]:
 
 
 def check(config: ConfigDict) -> ConfigDict:
-  """The config of a run, its values plain Python of the field's type: 1 is 1.0 where that is meant.
+  """The config of a run, with values in plain Python of the field's type: 1 becomes 1.0 if needed.
 
   Raises ValueError, naming the field and what it may be, for a config that describes no run.
   """
@@ -132,13 +132,13 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def change(config: ConfigDict, overrides: dict[str, Any]) -> tuple[ConfigDict, dict[str, Any]]:
-  """The config of a run with `overrides`, by dotted name, and these as it has them.
+  """The config of a run with `overrides`, by dotted name, and these in the form that it holds.
 
-  Raises ValueError as `check`.
+  Raises ValueError like `check`.
   """
   if not isinstance(overrides, dict):
     raise ValueError(
-      f"{words(overrides)}: overrides are a dict, as {{'model.cell': 'gru', 'seed': 1}}"
+      f"{words(overrides)}: overrides are a dict, such as {{'model.cell': 'gru', 'seed': 1}}"
     )
   run = _run(flat(config) | overrides)
   kept = flat(run)
@@ -151,21 +151,20 @@ def check_fields(config: ConfigDict) -> ConfigDict:
 
 
 def check_options(names: Iterable[str], cells: Sequence[str]) -> None:
-  """Raises ValueError for an option among `names` of a cell that is none of `cells`."""
+  """Raises ValueError for an option among `names` of a cell that is not in `cells`."""
   for name in names:
     _, cell, option, *_ = (*name.split('.', 2), '', '')
     if option and cell not in cells:
-      raise ValueError(f'{name} is read by the cell {cell} alone, and here is no run of it')
+      raise ValueError(f'{name} is read only by the cell {cell}, of which there is no run here')
 
 
 def take(name: str, value: Any, task: str = tasks.DEFAULT) -> Any:
-  """What a field keeps of a value: plain Python, and float where that is meant.
+  """A field's value in plain Python, converted to float if the field is one.
 
-  task: the name of the config's task. Raises ValueError for a field that there is not, or that may
-  not be so.
+  task: the name of the config's task. Raises ValueError for an unknown field, or an invalid value.
   """
   if not isinstance(name, str):
-    raise ValueError(f"{words(name)} is no field; fields have names, as 'model.cell'")
+    raise ValueError(f"{words(name)} is not a field; fields have names, such as 'model.cell'")
   try:
     kept = plain(value)
   except ValueError as error:
@@ -183,10 +182,10 @@ def take(name: str, value: Any, task: str = tasks.DEFAULT) -> Any:
 
 
 def parse(name: str, text: str, task: str = tasks.DEFAULT) -> Any:
-  """The value that a flag's text stands for in a field, by the type of what it is by default.
+  """The value of a field that a flag's text stands for, by the type of the field's default.
 
-  task: the name of the config's task. Raises ValueError where it stands for none; whether it is in
-  range, `take` says.
+  task: the name of the config's task. Raises ValueError if it stands for none; `take` checks
+  whether it is in range.
   """
   found = field(name, task)
   default = found.default if found else _option(name, task)[2].default
@@ -204,13 +203,14 @@ def parse(name: str, text: str, task: str = tasks.DEFAULT) -> Any:
     value = ast.literal_eval(text)
     return value if isinstance(value, tuple) or not found else (value,)
   except (KeyError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-    return take(name, text, task)  # which says what it must be, or has a text where it may be one
+    return take(name, text, task)  # says what it must be, or accepts the text if it may be one
 
 
 def plain(value: Any) -> Any:
-  """A value in plain Python: of NumPy's scalars what they hold; a list as a tuple.
+  """A value in plain Python: NumPy scalars become Python's, and lists tuples.
 
-  Raises ValueError for what is no number, text, truth, None, nor a list of such, as an array.
+  Raises ValueError for anything but numbers, texts, truths, None and lists of these, such as an
+  array.
   """
   if isinstance(value, np.generic):
     value = value.item()
@@ -218,7 +218,7 @@ def plain(value: Any) -> Any:
     return tuple(map(plain, value))
   if value is None or type(value) in (bool, int, float, str):
     return value
-  for kind in (str, int, float):  # as of an enumeration
+  for kind in (str, int, float):  # a member of an enumeration, for example
     if isinstance(value, kind):
       return kind(value)
   raise ValueError(f'{words(value)} is a {type(value).__name__}: must be a number, text or truth')
@@ -240,7 +240,7 @@ def flat(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
 
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
-  """The dict of dicts of which `fields` is `flat`."""
+  """The dict of dicts that `flat` turns into `fields`."""
   found = {}
   for name, value in fields.items():
     *parts, last = name.split('.')
@@ -257,14 +257,14 @@ def _fields(given):
   if missing := [name for name in fields(task) if name not in taken]:
     more = f', nor {len(missing) - 1} more' if len(missing) > 1 else ''
     raise ValueError(
-      f'the config has no field {missing[0]!r}{more}; begin with rnnlab.runs.configs.default(),'
+      f'the config has no field {missing[0]!r}{more}; start from rnnlab.runs.configs.default(),'
       ' which has all of them'
     )
   return taken
 
 
 def _run(given):
-  """The config of these fields, which together have to describe a run."""
+  """The config of these fields, which together must describe a run."""
   taken = _fields(given)
   config = ConfigDict(nested(taken))
   if check_task := tasks.find(config.task.name).check:
@@ -278,11 +278,11 @@ def _run(given):
     if asks and not selects(config):
       raise ValueError(
         f'--config.{name}={taken[name]} needs --config.data.validation_fraction above 0: without'
-        f' it the test split would say when to {what}'
+        f' it, the test split would decide when to {what}'
       )
   hidden_size, directions = taken['model.hidden_size'], 1 + taken['model.bidirectional']
   deeper = (taken['model.layers'] - 1) * (directions + 1) * hidden_size
-  # Of weights, which have a gradient, twice, and of a cell's one gate.
+  # Weights count twice, as they have gradients; a cell counts with one gate.
   weights = 2 * directions * hidden_size * (hidden_size + deeper)
   check_room(taken, {'model.hidden_size model.layers': weights})
   _make_cell(config.model)
@@ -300,7 +300,7 @@ def _check_metric(config):
 
 
 def selects(config: ConfigDict) -> bool:
-  """Whether a validation split that is not the test split chooses the epoch to be tested."""
+  """Whether a validation split other than the test split chooses the epoch to be tested."""
   return bool(config.data.get('validation_fraction', True)) if 'data' in config else True
 
 
@@ -316,7 +316,7 @@ def _option(name, task):
   if part != 'model' or not option:
     known = [*fields(task), *parts]
     inner = [field for field in known if field.startswith(f'{name}.')]
-    hint = f': it is a part, with fields as {inner[0]!r}' if inner else near(name, known)
+    hint = f': it is a part, with fields such as {inner[0]!r}' if inner else near(name, known)
     raise ValueError(f'the config has no field {words(name)}{hint}')
   options = {
     option: parameter
@@ -355,7 +355,7 @@ def _is_finite(value):
 
 
 def _make_cell(model):
-  """Raises ValueError for options of a cell that its factory refuses, or where it makes no Cell."""
+  """Raises ValueError for options that the cell's factory refuses, or if it makes no Cell."""
   from rnnlab import cells
   from rnnlab.models import initial
 

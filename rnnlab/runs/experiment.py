@@ -1,4 +1,4 @@
-"""What comes of a run: its rows and its result, and the files that keep them."""
+"""The outcome of a run: its rows and its result, and the files that keep them."""
 
 import contextlib
 import datetime
@@ -25,17 +25,17 @@ from rnnlab.training import metrics, train
 
 
 class Result(NamedTuple):
-  """A finished run: what result.json holds, a row an epoch, the model, its last and best params.
+  """A finished run: result.json's content, a row per epoch, the model, its last and best params.
 
-  predictions: what predictions.npz holds, the test split's arrays other than its inputs, and the
-  model's outputs `[N, ...]` by the last parameters, final, and by the best, best, where there are
-  such; and what the task's `examine` gives.
-  vocabulary: the words that the model knows, in id order; empty where it reads none.
-  encoding: what else is needed to read new examples and to say what outputs mean.
-  hardest: the test examples of the highest loss, see `rnnlab.runs.hardest`.
-  gradient_flow: where train.gradient_flow asks for it, at the end of each epoch, and before the
-  first as epoch 0, the norm of the gradient by the carry at some lags of each layer, as dicts of
-  'epoch', 'layer' (from 1), 'lag' and 'norm': see `rnnlab.training.flow`.
+  predictions: the content of predictions.npz: the test split's arrays other than its inputs; the
+  model's outputs `[N, ...]` with the last parameters, as final, and with the best, as best, if
+  there are any; and what the task's `examine` returned.
+  vocabulary: the words that the model knows, in id order; empty if it reads none.
+  encoding: what else is needed to read new examples and to interpret outputs.
+  hardest: the test examples of highest loss, see `rnnlab.runs.hardest`.
+  gradient_flow: if train.gradient_flow is set, the norms of the gradient with respect to the carry
+  at some lags of each layer, at the end of each epoch, and before the first as epoch 0: dicts of
+  'epoch', 'layer' (from 1), 'lag' and 'norm'; see `rnnlab.training.flow`.
 
   >>> from experiments import imdb
   >>> done = rnnlab.run(imdb.get_config('smoke'))
@@ -56,10 +56,10 @@ class Result(NamedTuple):
 
 
 class Memory:
-  """A run's rows and time while it is at work, kept nowhere else.
+  """A run's rows and times while it is in progress, kept only in memory.
 
-  rows, gradient_flow: of the epochs so far, as Result has them. epoch_seconds, seconds: what the
-  epoch that is not at its end, and the whole run, took so far.
+  rows, gradient_flow: of the epochs so far, as in Result. epoch_seconds, seconds: what the present
+  epoch and the whole run have taken so far.
   """
 
   def __init__(self, spec: RunSpec, workdir=None):
@@ -73,24 +73,24 @@ class Memory:
     return None
 
   def restore(self, start: train.TrainState) -> train.TrainState:
-    """The state to go on from."""
+    """The state to continue from."""
     return start
 
   def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
-    """Keeps a state that the run can go on from."""
+    """Keeps a state that the run can continue from."""
 
   def add(self, row: dict, state: train.TrainState, seconds: float, flow: Sequence = ()) -> None:
-    """Adds an epoch's row, and what it adds to gradient_flow."""
+    """Adds an epoch's row, and its part of gradient_flow."""
     self.rows.append(row)
     self.gradient_flow += flow
     self.epoch_seconds = 0.0
 
   def finish(self, done: Result) -> None:
-    """Keeps what came of the run."""
+    """Keeps the result of the run."""
 
 
 class Folder(Memory):
-  """A run's folder, locked, and what is written there while the run is at work."""
+  """A run's folder, locked, and what is written there while the run is in progress."""
 
   def __init__(self, spec: RunSpec, workdir):
     super().__init__(spec)
@@ -112,9 +112,9 @@ class Folder(Memory):
     return self._stack.__exit__(*error)
 
   def _write_config(self):
-    """Writes config.json, unless it says the same already in the words of an older version.
+    """Writes config.json, unless it already says the same in the form of an older version.
 
-    The name of its folder ends in a hash of those words.
+    The name of its folder ends in a hash of that form.
     """
     config = self._spec.config.to_dict()
     before = run_files.read_config(self._path)
@@ -123,7 +123,7 @@ class Folder(Memory):
       run_files.write_config(self._path, config)
 
   def restore(self, start: train.TrainState) -> train.TrainState:
-    """The state to go on from: that of the last checkpoint, or `start`."""
+    """The state to continue from: that of the last checkpoint, or `start`."""
     restored = checkpoint.restore(self._checkpoints, start)
     state = start
     if restored:
@@ -149,7 +149,7 @@ class Folder(Memory):
     checkpoint.save(self._checkpoints, state, log)
 
   def add(self, row: dict, state: train.TrainState, seconds: float, flow: Sequence = ()) -> None:
-    """Writes an epoch's row, and what it adds to gradient_flow, after a checkpoint."""
+    """Writes an epoch's row, and its part of gradient_flow, after a checkpoint."""
     self.rows.append(row)
     self.gradient_flow += flow
     self.save(state, 0.0, seconds)
@@ -189,7 +189,7 @@ def finish(
   outputs: Sequence[Any],
   seconds: float,
 ) -> Result:
-  """The result of a run, from its rows and the test split's outputs by the last, and the best."""
+  """The result of a run, from its rows and its outputs on the test split, last and best."""
   began = time.perf_counter()
   task, dataset, measured = shared.task, shared.dataset, shared.program.metrics
   of_test = dataset.splits['test']
@@ -243,7 +243,7 @@ def finish(
 
 
 def _examined(shared, model, params):
-  """What the task's `examine` gives: what is kept, and the metrics that are known once."""
+  """What the task's `examine` returns: arrays to keep, and the metrics that are known once."""
   splits: Any = shared.splits  # as they are on the device
   dataset = shared.dataset._replace(splits=splits)
   found = hosts.fetch(shared.task.examine(model, params, dataset))
@@ -252,7 +252,7 @@ def _examined(shared, model, params):
 
 
 def _history(spec, state, rows, seconds):
-  """How a run came to its result: its length and cost, and what it was done with."""
+  """How a run came to its result: its length and cost, and with what it was done."""
   return {
     'epochs': len(rows),
     'stopped': 'patience' if len(rows) < spec.config.train.epochs else '',

@@ -5,9 +5,9 @@
     def claims():               # optional; a list of claims, as rnnlab.results has them
     def references():           # optional; published figures: see rnnlab.results.check_references
 
-`sweep`, `claims` and `references` may take the `preset` too. While any of the file's code is at
-work the file's folder is on the path, so that it can import its neighbours. What fails there is a
-ValueError that says the file and the line.
+`sweep`, `claims` and `references` may take the `preset` too. While any of the file's code runs, the
+file's folder is on the path, so that it can import its neighbours. Any failure there is a
+ValueError that names the file and the line.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _read = []  # (file, preset) of the experiments that this process has read
 
 
 class Experiment(NamedTuple):
-  """What a file says for a preset. sweep: add -> None, or None where it has none."""
+  """What a file defines for a preset. sweep: add -> None, or None if it has none."""
 
   config: ConfigDict
   sweep: Callable | None
@@ -38,9 +38,9 @@ class Experiment(NamedTuple):
 
 
 def read(path: AnyPath, preset: str | None = None) -> Experiment:
-  """The experiment in the file `path`; preset: None where none was asked for.
+  """The experiment in the file `path`. preset: None if none was asked for.
 
-  Raises ValueError, with the file and the line, for a file that is none.
+  Raises ValueError, with the file and the line, for a file that is not an experiment.
   """
   _read.append((str(pathlib.Path(path).resolve()), preset))
   names = vars(execute(path))
@@ -105,7 +105,7 @@ def know(cell: str, task: str, source: tuple[str, str | None] | None) -> None:
 
 @contextlib.contextmanager
 def blamed(path: AnyPath) -> Iterator[None]:
-  """Code of the file `path` is at work: its folder is on the path, its errors say where."""
+  """Runs code of the file `path`: its folder is on the path, and errors name file and line."""
   folder = pathlib.Path(path).resolve().parent
   sys.path.insert(0, str(folder))
   try:
@@ -118,16 +118,16 @@ def blamed(path: AnyPath) -> Iterator[None]:
   except (Exception, SystemExit) as error:
     raise _Blamed(f'{_where(path, folder, error)}: {_words(error)}') from error
   finally:
-    with contextlib.suppress(ValueError):  # where the file has taken it away itself
+    with contextlib.suppress(ValueError):  # the file may have removed it itself
       sys.path.remove(str(folder))
 
 
 class _Blamed(ValueError):
-  """An error that says file and line already."""
+  """An error that already names file and line."""
 
 
 def _where(path, folder, error):
-  """The file and the line of the last code at work that is in the file's folder."""
+  """The file and line of the innermost frame whose code is in the file's folder."""
   for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
     file = frame.f_code.co_filename
     if file == str(path) or file[0] != '<' and pathlib.Path(file).resolve().parent == folder:
@@ -149,7 +149,7 @@ def _short(value):
 
 
 def _function(path, names, name):
-  """The file's function of that name, or None; a name that is nearly it is a mistake."""
+  """The file's function of that name, or None; a function with nearly that name is a mistake."""
   if name in names:
     if not callable(names[name]):
       raise ValueError(f'{path}: {name} must be a function, not {_short(names[name])}')
@@ -170,7 +170,7 @@ def _config(path, function, preset):
     if len(needs) > 1 or needs and not takes:
       raise _Blamed(f'{path}: get_config must take a preset or nothing, not {", ".join(needs)}')
     if preset is None and needs:
-      raise _Blamed(f'{path} has presets alone, and needs one: --config={path}:PRESET')
+      raise _Blamed(f'{path} needs a preset: --config={path}:PRESET')
     if preset and not takes_one:
-      raise _Blamed(f'{path} has no presets, as its get_config() takes none: no {preset!r}')
+      raise _Blamed(f'{path} has no presets, so no {preset!r}: its get_config() takes none')
     return function(preset) if preset is not None and takes_one else function()

@@ -15,11 +15,11 @@ from rnnlab.runs import configs
 from rnnlab.tasks.base import Task
 from rnnlab.training import optim, train, windows
 
-PROGRAMS = 8  # to keep at once: each takes some 50 MB, and a sweep may have hundreds
+PROGRAMS = 8  # to keep in memory: each takes some 50 MB, and a sweep may have hundreds
 
 
 class Shared(NamedTuple):
-  """What runs share that differ in `configs.values` and seed alone.
+  """What runs share that differ only in `configs.values` and seed.
 
   splits: train, validation and test, dicts of arrays on the device.
   """
@@ -31,9 +31,9 @@ class Shared(NamedTuple):
 
 
 class Setup(NamedTuple):
-  """What a run's training starts from beside what it shares.
+  """What a run's training starts from, beside what it shares.
 
-  own: the arrays of the train split in which the run's are not the dataset's.
+  own: the arrays of the train split that differ from the dataset's.
   """
 
   values: dict[str, np.float32]
@@ -43,9 +43,9 @@ class Setup(NamedTuple):
 
 
 def settle(config: ConfigDict) -> ConfigDict:
-  """The config with what of its data depends on this machine, as its task says; see `Task.settle`.
+  """The config with the data fields that depend on this machine filled in; see `Task.settle`.
 
-  Raises DataError where there are no data.
+  Raises DataError if there are no data.
   """
   config, settling = ConfigDict(config), tasks.find(config.task.name).settle
   if settling:
@@ -54,16 +54,17 @@ def settle(config: ConfigDict) -> ConfigDict:
 
 
 def data_of(config: ConfigDict) -> FrozenConfigDict:
-  """What of a config its task's `load` is given: the part `data` without its traced fields."""
+  """The argument of the task's `load`: the part `data` of a config without its traced fields."""
   traced = configs.values(config.task.name)
   data = config.get('data', {}).items()
   return FrozenConfigDict({name: value for name, value in data if f'data.{name}' not in traced})
 
 
 def prepare(config: ConfigDict) -> Shared:
-  """Loads the data, builds model and optimiser; the same for runs that share a program.
+  """Loads the data, builds model and optimiser; runs that share a program get the same ones.
 
-  Where there are more than PROGRAMS, what JAX has compiled so far goes, and comes again as needed.
+  If there are more than PROGRAMS, everything that JAX has compiled is dropped, to be compiled again
+  as needed.
   """
   task = tasks.of(config)
   shape, _ = configs.split(config)
@@ -98,7 +99,7 @@ def _load(load, data):
   return hosts.first(load, data)
 
 
-@functools.cache  # a program is known by the function
+@functools.cache  # a program is identified by the function
 def _drawing(draw, data):
   return draw(data)
 
@@ -109,7 +110,7 @@ def _on_device(load, data, mesh):
   return {'validation': splits['test'], **splits}
 
 
-@functools.cache  # by the functions too: a notebook may give a name that `shape` has to another
+@functools.cache  # keyed by the functions too: a notebook may redefine a name that is in `shape`
 def _build(shape, steps, spec, model, factory):
   def build(values):
     def part(name):
@@ -125,7 +126,7 @@ def _build(shape, steps, spec, model, factory):
 
 
 def begin(shared: Shared, config: ConfigDict) -> Setup:
-  """Draws a run's initial parameters, and what of the train split is its own."""
+  """Draws a run's initial parameters, and its own arrays of the train split."""
   values = configs.split(config)[1]
   key = devices.place(jax.random.key(config.seed))
   vary, split = shared.task.vary, shared.splits['train']

@@ -1,4 +1,4 @@
-"""One run: from a config to trained parameters, told as it goes on."""
+"""One run: from a config to trained parameters, with events on the way."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ class Event(NamedTuple):
   """What happens in a run, for whoever watches.
 
   kind: 'progress', 'done', 'paused' (at the spec's `until`) or 'failed'. fraction: the part of the
-  run's steps that is done. text: what there is to say, or nothing: an epoch's figures, an error.
+  run's steps that is done. text: an epoch's figures, an error, or ''.
   """
 
   run: str
@@ -33,14 +33,14 @@ class Event(NamedTuple):
 
 
 def run(config: ConfigDict, workdir: AnyPath | None = None, progress: bool | None = None) -> Result:
-  """Trains what `config` describes and returns the result; with `workdir`, as launch.py does.
+  """Trains what `config` describes and returns the result; with `workdir`, like launch.py.
 
-  In memory without a workdir. With one, a folder of files is kept there, as for `launch.py
-  --nosweep`: a run begun before goes on from its last checkpoint.
-  progress: whether to show how far it is and how long is left, on standard error: a bar in a
-  notebook and in a terminal, lines in a log. None: a bar, but no lines.
-  Computes in what model.precision says, also where JAX_ENABLE_X64 is set.
-  Raises ValueError for a config that does not describe a run, DataError where there is no data, and
+  Without a workdir, everything stays in memory. With one, a folder of files is kept there, as by
+  `launch.py --nosweep`: a run begun earlier continues from its last checkpoint.
+  progress: whether to show the progress and the time left on standard error: a bar in a notebook or
+  a terminal, lines in a log. None: a bar, but no lines.
+  Computes in the type of model.precision, even if JAX_ENABLE_X64 is set.
+  Raises ValueError for a config that does not describe a run, DataError if there are no data, and
   NonFiniteLoss.
 
   >>> from experiments import imdb
@@ -57,11 +57,11 @@ def run(config: ConfigDict, workdir: AnyPath | None = None, progress: bool | Non
 def events(
   spec: RunSpec, workdir: AnyPath | None = None, folder_of: Callable[..., Memory] | None = None
 ) -> Generator[Event, None, Result | None]:
-  """Does a run in `workdir/<id>`, from its last checkpoint where there is one, yielding Events.
+  """Does a run in `workdir/<id>`, from its last checkpoint if there is one, yielding Events.
 
-  Without a workdir nothing is kept. KeyboardInterrupt thrown in at a yield saves a checkpoint on
-  its way out. Returns the Result, or None of a run that pauses. folder_of: what makes the folder
-  from the two, `Folder` unless given.
+  Without a workdir, nothing is kept. A KeyboardInterrupt thrown in at a yield saves a checkpoint on
+  its way out. Returns the Result, or None for a run that pauses. folder_of: makes the folder from
+  spec and workdir; by default `Folder`.
   """
   began = time.perf_counter()
   experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
@@ -74,10 +74,11 @@ def events(
 
 
 class Step(NamedTuple):
-  """What became of a run in a call of its program.
+  """The progress of a run in one call of its program.
 
-  step: where it is now. state: gives its state there, until the next call. row: its epoch's, at an
-  epoch's end. outputs: at the end of training, those of the test split, as `train.test` has them.
+  step: where it is now. state: returns its state there, until the next call. row: at the end of an
+  epoch, the epoch's row. outputs: at the end of training, those of the test split, as from
+  `train.test`.
   """
 
   step: int
@@ -89,10 +90,10 @@ class Step(NamedTuple):
 def follow(
   spec: RunSpec, shared: Shared, folder: Memory, steps: Iterable[Step]
 ) -> Generator[Event, None, Result | None]:
-  """Keeps what becomes of a run in a folder: an Event for each of its `steps`, as they come.
+  """Records the progress of a run in its folder, and yields an Event for each of its `steps`.
 
-  The folder's `seconds` and `epoch_seconds` are the time that was taken when a step comes. Where
-  the steps end without outputs, the run pauses. Interrupts and returns as `events` does.
+  When a step comes, the folder's `seconds` and `epoch_seconds` are the time taken so far. If the
+  steps end without outputs, the run pauses. Handles interrupts, and returns, as `events` does.
   """
   epochs = spec.config.train.epochs
   total = epochs * train.steps_of(shared.program, shared.splits['train'])
@@ -121,7 +122,7 @@ def follow(
 
 
 def _train(spec, shared, setup, state, folder, began):
-  """The Steps of a run by itself, to its end or its pause, with the folder's time as they come."""
+  """The Steps of a single run, to its end or pause, updating the folder's times as they come."""
   config, outputs = spec.config, None
   progresses = train.fit(
     shared.program,
@@ -139,7 +140,7 @@ def _train(spec, shared, setup, state, folder, began):
     if progress is None:
       break
     state, outputs = jax.block_until_ready(progress.state), progress.outputs
-    # What whoever watches does between two steps is the run's time, but not the epoch's.
+    # What the consumer does between two steps counts as the run's time, but not as the epoch's.
     folder.epoch_seconds += time.perf_counter() - asked
     folder.seconds = time.perf_counter() - began
     yield Step(int(state.step), lambda state=state: state, progress.row)
@@ -150,7 +151,7 @@ def _train(spec, shared, setup, state, folder, began):
 
 
 def pauses(spec: RunSpec, rows: list, best_epoch: int) -> bool:
-  """Whether a run that `rows` have been trained of pauses here, and does not end."""
+  """Whether a run that has these `rows` pauses here rather than ends."""
   patience, epochs = spec.config.train.patience, spec.config.train.epochs
   out = train.is_out_of_patience(patience, len(rows), best_epoch)
   return 0 < spec.until <= len(rows) < epochs and not out
@@ -160,18 +161,18 @@ _tested = jax.jit(train.test, static_argnums=0)
 
 
 def _test(shared, setup, state, of_validation):
-  """The test split's outputs: where it is the validation split, those of the last epoch's end."""
+  """The test split's outputs; if it is the validation split, those of the end of the last epoch."""
   program, splits = shared.program, shared.splits
   if program.selects:
     return hosts.fetch(_tested(program, state, setup.values, splits['test']))
-  if of_validation is None:  # as after a break at the very end
+  if of_validation is None:  # after an interruption at the very end
     copy = jax.tree.map(jnp.copy, state)
     *_, of_validation = train.close_epoch(program, copy, setup.values, splits['validation'], 0)
   return hosts.fetch((of_validation,))
 
 
 def _last(events, display):
-  """What `events` returns in the end; where they can't be shown a checkpoint is saved."""
+  """What `events` returns in the end; if they can't be shown, a checkpoint is saved."""
   with contextlib.closing(events):
     while True:
       try:

@@ -70,15 +70,15 @@ FIELDS = {
   'model.precision': Field(
     'float32',
     choice(of('models', 'PRECISIONS')),
-    "float32 | bfloat16, of the operands of the cell's products",
+    "float32 | bfloat16: type of the operands of the cell's products",
   ),
   'model.remat': Field(
-    False, FLAG, 'memory that grows as the root of the steps, for one more run forward'
+    False, FLAG, 'memory grows as the square root of the steps; costs one more forward pass'
   ),
   'model.truncate': Field(
     (),
     Kind(_is_truncation, lambda: f'() or {of("recurrence", "TRUNCATION")()}'),
-    '(k1, k2): gradients of k1 steps go back k2; (): to the first step',
+    '(k1, k2): every k1 steps, gradients go back k2 steps; (): to the first step',
   ),
   'model.init': Field(
     'keras',
@@ -88,7 +88,7 @@ FIELDS = {
   'optim.name': Field(
     'adam',
     choice(of('training.optim', 'OPTIMIZERS')),
-    'asgd: SGD, then the average of its steps',
+    'asgd: SGD, then the average over its steps',
   ),
   'optim.learning_rate': Field(1e-3, ABOVE_0, traced=True),
   'optim.epsilon': Field(1e-8, ABOVE_0, traced=True),
@@ -100,51 +100,49 @@ FIELDS = {
   'optim.decay': Field(
     0.5,
     number(lambda x: 0 < x <= 1, 'a number above 0, at most 1'),
-    'what step and plateau multiply the rate by at an epoch',
+    'the factor by which the schedules step and plateau reduce the rate',
     traced=True,
   ),
-  'optim.decay_after': Field(4, whole(0, _EXACT), 'the epochs before step does so', traced=True),
+  'optim.decay_after': Field(4, whole(0, _EXACT), 'epochs before step reduces it', traced=True),
   'optim.patience': Field(
     1,
     whole(1, _EXACT),
-    'epochs without a better one by validation after which plateau does so',
+    'epochs without improvement after which plateau reduces it',
     traced=True,
   ),
   'optim.nonmonotone': Field(
     5,
     whole(1, 2**20),
-    'asgd averages after an epoch that is worse than the best before as many',
+    'asgd averages after an epoch worse than the best one at least this many before it',
   ),
   'optim.warmup_steps': Field(0, whole(0, _EXACT), traced=True),
   'optim.clip_norm': Field(0.0, FROM_0, '0: no clipping', traced=True),
   'optim.weight_decay': Field(0.0, FROM_0, traced=True),
   'optim.weight_noise': Field(
-    0.0, FROM_0, 'the deviation of noise on all parameters, drawn for each step', traced=True
+    0.0, FROM_0, 'standard deviation of noise on all parameters, drawn at each step', traced=True
   ),
   'train.batch_size': Field(32, whole(1)),
   'train.epochs': Field(10, whole(1, _EXACT), traced=True),
-  'train.patience': Field(
-    0, whole(0), 'epochs without a better epoch by validation to stop after; 0: none'
-  ),
+  'train.patience': Field(0, whole(0), 'stop after this many epochs without improvement; 0: never'),
   'train.gradient_flow': Field(
-    False, FLAG, 'keep at each epoch how far gradients reach, to be drawn in the report'
+    False, FLAG, 'record at each epoch how far gradients reach, for the report'
   ),
 }
-# What a task has beside them whose batches are windows of a stream.
+# Further fields of tasks whose batches are windows of a stream.
 WINDOWS = {
   'train.window': Field(35, whole(1, 2**20), 'steps that the gradient goes back'),
   'train.window_spread': Field(
-    0.0, number(lambda x: 0 <= x < 2**20, 'a number, at least 0'), 'the deviation of their number'
+    0.0, number(lambda x: 0 <= x < 2**20, 'a number, at least 0'), 'standard deviation of that'
   ),
   'train.window_halved': Field(0.0, RATE, 'the share of windows that are about half as long'),
-  'train.window_offset': Field(False, FLAG, 'an epoch begins anywhere in the stream'),
+  'train.window_offset': Field(False, FLAG, 'epochs begin at random places in the stream'),
 }
 PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
-HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # that a program has nothing to do with
+HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # on which no compiled program depends
 
 
 def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:
-  """The fields of a config of the task of that name, those of a part together.
+  """The fields of a config of the task of that name, grouped by part.
 
   Raises ValueError for an unknown task.
   """
@@ -155,12 +153,12 @@ def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:
 
 
 def field(name: str, task: str) -> Field | None:
-  """The field of that name of the task's config, or None: `fields` of one name, at once."""
+  """The field of that name in the task's config, or None; quicker than `fields`."""
   return _own(tasks.find(task)).get(name) or FIELDS.get(name)
 
 
 def _own(task):
-  """The fields that a task has beside the common ones, or in their place."""
+  """The fields that a task has beside the common ones, or instead of them."""
   return (WINDOWS if task.batches == 'windows' else {}) | dict(task.fields)
 
 

@@ -1,4 +1,4 @@
-"""What a config and its sweep ask for: runs, and searches, checked before anything is done."""
+"""What a config and its sweep ask for: runs and searches, checked before anything is done."""
 
 import inspect
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from rnnlab.runs import configs
 from rnnlab.runs.configs import RunSpec
 from rnnlab.sweeps import search as searching
 
-MOST = 10_000  # runs of a sweep: one that asks for more is thought not to end
+MOST = 10_000  # runs of a sweep; one that asks for more is taken to be endless
 
 
 class Request(NamedTuple):
-  """What a config and its sweep ask for, checked: runs, and searches without pinned fields."""
+  """What a config and its sweep ask for, checked: runs and searches, without the pinned fields."""
 
   config: ConfigDict
   pinned: tuple[str, ...]
@@ -30,13 +30,13 @@ def ask(
   pinned: tuple[str, ...] = (),
   command: str = '',
 ) -> Request:
-  """Asks `sweep` for its runs over `config`, once; without a sweep, it is the one run of `config`.
+  """Asks `sweep` once for its runs over `config`; without a sweep, there is one run, of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
   ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. `add(overrides,
-  config)` is a run of another config, of another task perhaps. Fields in `pinned`, those set on the
-  command line, keep their value, in other configs too if they are there.
-  Raises ValueError for a config or a sweep that describes no run.
+  config)` adds a run of another config, perhaps of another task. Fields in `pinned`, those set on
+  the command line, keep their values, also in other configs that have them. Raises ValueError for a
+  config or a sweep that describes no run.
   """
 
   def of(override, other=None):
@@ -48,9 +48,9 @@ def ask(
 
 
 def settled(request: Request, settle: Callable[[ConfigDict], ConfigDict]) -> Request:
-  """What `request` asks for, with the data of each config as `settle` returns it.
+  """The `request` with the data of each config as `settle` returns it.
 
-  The sweep is not asked again, and `settle` once for configs of the same data.
+  The sweep is not asked again, and `settle` is called once for all configs with the same data.
   """
   found: dict[tuple[str, str], ConfigDict] = {}
 
@@ -101,7 +101,7 @@ def _asked(sweep, config, specify, pinned):
   if returned is not None and not (isinstance(returned, list) and all(x is None for x in returned)):
     raise ValueError(
       'the sweep must call add(overrides) for each run, and return nothing, but it returns'
-      f' {configs.words(returned)}' + ': take `yield` out' * inspect.isgenerator(returned)
+      f' {configs.words(returned)}' + ': remove `yield`' * inspect.isgenerator(returned)
     )
   if not specs and not searches:
     raise ValueError('the sweep adds no run; for the one run of the config: --nosweep')
@@ -118,7 +118,7 @@ def _taking_over(other, config, pinned):
 
 
 def _blame(config, error):
-  """Raises what is wrong with the config by itself, where that is what the sweep's `error` says."""
+  """Raises the config's own error, if that is what the sweep's `error` is about."""
   try:
     configs.check(config)
   except ValueError as own:
@@ -129,7 +129,7 @@ def _blame(config, error):
 def specify(
   config: ConfigDict, pinned: tuple[str, ...], command: str, override: dict[str, Any]
 ) -> RunSpec:
-  """The run of `config` with an override, less what is pinned. Raises ValueError as `ask`."""
+  """The run of `config` with an override, without pinned fields. Raises ValueError like `ask`."""
   if isinstance(override, dict):
     override = {name: value for name, value in override.items() if name not in pinned}
   try:
@@ -144,7 +144,7 @@ def specify(
 
 
 def _check(search, config, pinned, specify):
-  """Raises ValueError where a setting that the search may come to is no run, or none to select."""
+  """Raises ValueError if the search may reach a setting that is no run or cannot be selected."""
   alone = [
     {name: value}
     for name, given in search.ranges.items()
@@ -157,8 +157,8 @@ def _check(search, config, pinned, specify):
       if not configs.selects(run.config):
         name = tasks.primary(run.config).name
         raise ValueError(
-          f"the sweep's search selects by validation {name}, and with"
-          ' --config.data.validation_fraction=0 that is the test split; set it above 0'
+          f"the sweep's search selects by validation {name}, but with"
+          ' --config.data.validation_fraction=0 validation is the test split; set it above 0'
         )
       if search.halving and search.halving[-1] >= run.config.train.epochs:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A sweep from what was asked for to its end, stage by stage, and what people see of it."""
+"""Conducts a sweep from the request to its end, stage by stage, and shows people how it goes."""
 
 import collections
 import contextlib
@@ -23,7 +23,7 @@ from rnnlab.sweeps.sweep import Plan
 class Asked(NamedTuple):
   """What a launch asks for.
 
-  request: its runs and searches, over a config that is settled. claims: to be tested on the runs.
+  request: its runs and searches, over a settled config. claims: to be tested on the runs.
   experiment, preset: the names of what was launched. references: published figures for the report.
   """
 
@@ -35,7 +35,7 @@ class Asked(NamedTuple):
 
 
 def claim(workdir: AnyPath) -> None:
-  """Makes the folder; raises ValueError where it can't be written to."""
+  """Makes the folder; raises ValueError if it can't be written to."""
   try:
     pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     disk.write_atomic(pathlib.Path(workdir) / '.writable', '')
@@ -57,11 +57,12 @@ def conduct(
   retry_failed: bool,
   wandb: bool,
 ) -> tuple[Plan, dict[str, str]]:
-  """Does what there is to do, stage by stage, as the trials of a search tell what is next.
+  """Does the runs that remain, stage by stage, as a search's trials decide what comes next.
 
-  executor: its name, or 'auto'; options: its own. url: what `workdir` mirrors, or ''. retry_failed:
-  whether to do runs again that failed of themselves before. Returns the last plan, and the errors
-  of its runs that failed, by id. Raises KeyboardInterrupt once `stop()` is true.
+  executor: its name, or 'auto'. options: the executor's own. url: what `workdir` mirrors, or ''.
+  retry_failed: whether to repeat runs that failed earlier for reasons of their own. Returns the
+  last plan, and the errors of its failed runs by id. Raises KeyboardInterrupt once `stop()` is
+  true.
   """
   devices.use_cores()
   devices.keep_programs()
@@ -86,26 +87,26 @@ def conduct(
       say(words + sweep.ahead(plan, todo))
     for run in todo:
       if damaged := run_files.verify(pathlib.Path(workdir) / run.id):
-        say(f'{run.id}: {", ".join(damaged)} damaged or missing: done again')
+        say(f'{run.id}: {", ".join(damaged)} damaged or missing: the run is done again')
     if not todo:
       return plan, failed
     if first:
       for config in _datasets(asked.request.config, plan.runs):
         data = tasks.find(config.task.name).load(program.data_of(config))
         told = '\n  '.join((data.title, data.line, *data.notes))
-        console.print(told, soft_wrap=True)  # what the figures will be of
+        console.print(told, soft_wrap=True)  # the data that the figures will be about
     name, why = executors.choose(plan.runs) if executor == 'auto' else (executor, '')
     say(f'executor: {name}' + (f' ({why})' if why else ''))
     execute = functools.partial(executors.get(name), todo, workdir, **options)
-    with jax.enable_x64(False):  # the bits of a run are not those of the environment
+    with jax.enable_x64(False):  # a run's bits must not depend on the environment
       failed |= _follow(execute, progress.Display(todo, console), stop, workdir, url)
     first = False
 
 
 def _datasets(config, runs):
-  """A config of each task that the runs have, first that of the launch itself if it is among them.
+  """A config of each task among the runs, beginning with the launch's own if it is among them.
 
-  What differs in its data between runs of one task is told by the runs' own names.
+  Where runs of one task differ in their data, the runs' own names show it.
   """
   configs = [run.config for run in runs]
   of_task = {one.task.name: one for one in reversed(configs)}
@@ -114,9 +115,9 @@ def _datasets(config, runs):
 
 
 def _follow(execute, display, stop, workdir, url):
-  """Shows what happens in runs, to their end; returns the errors of those that failed, by id.
+  """Shows the progress of runs until they end; returns the errors of those that failed, by id.
 
-  Where that can't be shown, or sent to the URL, the runs at work save a checkpoint and stop too.
+  If it can't be shown, or sent to the URL, the runs in progress save a checkpoint and stop too.
   """
   failed, broken = {}, False
   events = execute(stop=lambda: broken or stop())
@@ -138,12 +139,12 @@ def _follow(execute, display, stop, workdir, url):
 
 
 def failures(plan: Plan, failed: dict[str, str], workdir: AnyPath) -> list[str]:
-  """What there is to say of what `conduct` did not bring to an end, if anything."""
+  """Lines for people about the runs that `conduct` could not finish; none if it finished all."""
   lines = []
   if failed:
     lines += [f'{len(failed)} of {len(plan.runs)} runs failed:', *map(': '.join, failed.items())]
   if own := sweep.failures(plan.todo, workdir):
-    lines.append(f'{len(own)} of themselves: --retry_failed does them again')
+    lines.append(f'{len(own)} for reasons of their own: --retry_failed does them again')
   if lost := [progress.label(arm['overrides']) for arm in sweep.arms(plan) if not arm['best']]:
     lines.append(f'no setting was found for: {", ".join(lost)}')
   return lines

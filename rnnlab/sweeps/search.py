@@ -1,9 +1,9 @@
-"""A search's decisions, from what its trials have reached: which trials, which go on, the best.
+"""A search's decisions, given its trials' scores: which to try, which to continue, which is best.
 
-Pure: no files. What is known of a trial comes from a `score(spec)` that is handed in: how good the
-trial's best epoch up to `spec.until` is by validation, the higher the better; None where it has not
-come so far, -inf if the trial itself failed, for example by diverging. The same scores give the
-same decisions, so a search that was interrupted goes on as if it had not been.
+These are pure functions, without files. A trial is known by a function `score(spec)` that is passed
+in: how good the trial's best epoch up to `spec.until` is by validation, higher being better; None
+if it has not come that far, -inf if the trial itself failed, for example by diverging. The same
+scores give the same decisions, so an interrupted search continues as if nothing had happened.
 """
 
 import importlib.util
@@ -22,18 +22,18 @@ from rnnlab.runs.configs import RunSpec
 METHODS = ('random', 'sobol', 'halton', 'optuna')
 RANGES = ('log', 'uniform', 'choice')
 MOST = 10_000  # entries of a list, and trials of an arm
-BATCH = 8  # trials that Optuna is asked for at a time; the first of them are random
+BATCH = 8  # trials that Optuna is asked for at a time; the first batch is random
 
 
 class Search(NamedTuple):
   """What `add.search` asks for.
 
-  arms: the overrides to compare, each given as many trials. ranges: a field's ('log', low, high),
-  ('uniform', low, high), ends included, or ('choice', value, ...); in a field of whole numbers the
-  values are whole. trials: for each arm; where all ranges are choices, equal trials are one.
-  seeds: of the runs of each arm's best setting. method: one of METHODS; all but 'optuna' draw the
-  same settings for each arm. seed: of the draw, and of each trial's run. halving: epochs after
-  which the better half of an arm's trials goes on (of each batch of 8, with 'optuna').
+  arms: the overrides to compare, each given equally many trials. ranges: for each field ('log',
+  low, high) or ('uniform', low, high), ends included, or ('choice', value, ...); a field of whole
+  numbers gets whole values. trials: how many per arm; if all ranges are choices, equal trials count
+  as one. seeds: for the runs of each arm's best setting. method: one of METHODS; all but 'optuna'
+  draw the same settings for each arm. seed: of the draw, and of each trial's run. halving: epochs
+  after which only the better half of an arm's trials goes on (of each batch of 8 with 'optuna').
   """
 
   arms: Sequence[dict[str, Any]]
@@ -46,7 +46,7 @@ class Search(NamedTuple):
 
 
 class Trial(NamedTuple):
-  """A trial, to go as far as spec.until; state: '' (to be known), 'left', 'failed' or 'done'."""
+  """A trial that goes as far as spec.until. state: '' (not known yet), 'left', 'failed', 'done'."""
 
   spec: RunSpec
   score: float | None
@@ -54,7 +54,7 @@ class Trial(NamedTuple):
 
 
 class Arm(NamedTuple):
-  """What is known of an arm: its trials by id, the best setting and the runs with fresh seeds."""
+  """What is known of an arm: its trials by id, the best one, and its runs with fresh seeds."""
 
   overrides: dict[str, Any]
   trials: dict[str, Trial]
@@ -63,9 +63,9 @@ class Arm(NamedTuple):
 
 
 def check(search: Search, pinned: Sequence[str]) -> Search:
-  """The search in plain Python, lists and numbers of its own.
+  """The search in plain Python, with its own lists and numbers.
 
-  Raises ValueError for an invalid search, as far as its arguments alone show.
+  Raises ValueError for a search that its arguments alone show to be invalid.
   """
   search = _plain(search)
   words = ', '.join
@@ -76,23 +76,23 @@ def check(search: Search, pinned: Sequence[str]) -> Search:
   )
   _need(
     search.method != 'optuna' or importlib.util.find_spec('optuna'),
-    "method='optuna' needs Optuna: pip install optuna, or take 'sobol'",
+    "method='optuna' needs Optuna: pip install optuna, or use 'sobol'",
   )
   _need(
     _is_whole(search.trials, 1) and search.trials <= MOST,
-    f'trials={configs.words(search.trials)}: must be a whole number, from 1 to {MOST:,}',
+    f'trials={configs.words(search.trials)}: must be a whole number from 1 to {MOST:,}',
   )
   for name, given in search.ranges.items():
     _check_range(name, given)
   for arm in search.arms:
     twice = [name for name in arm if name in search.ranges]
     names = words(map(str, twice))
-    _need(not twice, f'{names}: set by an arm and in the ranges too; take one away')
+    _need(not twice, f'{names}: set both by an arm and in the ranges; remove one of them')
   _check_seeds(search, pinned)
   _need(
     all(_is_whole(rung, 1) for rung in search.halving)
     and search.halving == sorted(set(search.halving)),
-    f'halving={configs.words(tuple(search.halving))}: must be epochs, from 1 on and ascending',
+    f'halving={configs.words(tuple(search.halving))}: must be ascending epochs, from 1 on',
   )
   return search
 
@@ -107,7 +107,7 @@ def _is_whole(value, least):
 
 
 def _plain(search):
-  """The search with its entries as lists, dicts and values of plain Python."""
+  """The search with its entries as lists, dicts and values in plain Python."""
 
   def listed(name):
     given = getattr(search, name)
@@ -128,7 +128,7 @@ def _plain(search):
   arms, seeds, halving = listed('arms'), listed('seeds'), listed('halving')
   _need(
     arms and all(isinstance(arm, dict) for arm in arms),
-    "no arms; the overrides to compare, as [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
+    "no arms; give the overrides to compare: [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]",
   )
   _need(
     search.ranges and isinstance(search.ranges, dict),
@@ -144,11 +144,11 @@ def _plain(search):
 
 
 def _check_range(name, given):
-  _need(isinstance(name, str), f'{name!r} is no field; fields have names')
+  _need(isinstance(name, str), f'{name!r} is not the name of a field')
   shown = f'{name}: {configs.words(given)}'
   _need(
     isinstance(given, tuple) and given and given[0] in RANGES,
-    f'{shown} is no range: must be (log, low, high), (uniform, low, high) or (choice, value, ...)',
+    f'{shown} must be a range: (log, low, high), (uniform, low, high) or (choice, value, ...)',
   )
   kind, *values = given
   if kind == 'choice':
@@ -169,13 +169,13 @@ def _check_range(name, given):
 def _check_seeds(search, pinned):
   _need(
     not any('seed' in names for names in (search.ranges, *search.arms)),
-    'seed is no setting to search: seed= is for the trials, seeds= for the comparison',
+    'seed cannot be searched: seed= is for the trials, seeds= for the comparison',
   )
   _need(
     'seed' not in pinned,
     '--config.seed cannot be set: the best settings are run again with fresh seeds; leave it out',
   )
-  _need(search.seeds, 'seeds is empty; fresh ones, as range(100, 105)')
+  _need(search.seeds, 'seeds is empty; give fresh ones, such as range(100, 105)')
   for seed in (search.seed, *search.seeds):
     configs.take('seed', seed)
   _need(
@@ -185,7 +185,7 @@ def _check_seeds(search, pinned):
 
 
 def value(given: tuple, u: float, whole: bool = False) -> Any:
-  """The value at `u` from 0 to 1 of a range, in four digits, which keeps ids short."""
+  """The value of a range at `u`, from 0 to 1, to four digits, which keeps ids short."""
   kind, *values = given
   if kind == 'choice':
     return values[min(int(u * len(values)), len(values) - 1)]
@@ -196,9 +196,9 @@ def value(given: tuple, u: float, whole: bool = False) -> Any:
 
 
 def ask(search: Search, told: Sequence[float]) -> np.ndarray:
-  """The next points [trials, ranges], from 0 to 1, after those whose scores were `told`; or none.
+  """The next points [trials, ranges], from 0 to 1, after those with scores `told`; may be none.
 
-  A part of a longer list of points is the shorter list, so that trials can be added later.
+  A shorter list of points is the beginning of a longer one, so trials can be added later.
   """
   if search.method == 'optuna':
     return _ask_optuna(search, told)
@@ -208,13 +208,13 @@ def ask(search: Search, told: Sequence[float]) -> np.ndarray:
     return np.random.default_rng(search.seed).random((search.trials, len(search.ranges)))
   if search.method == 'halton':
     return qmc.Halton(len(search.ranges), rng=search.seed).random(search.trials)
-  # Sobol's points are balanced where they are a power of 2.
+  # Sobol points are balanced if their number is a power of 2.
   sobol = qmc.Sobol(len(search.ranges), rng=search.seed)
   return sobol.random_base2(math.ceil(math.log2(search.trials)))[: search.trials]
 
 
 def _ask_optuna(search, told):
-  """As `ask`, by a seeded TPE: its whole past is gone through again, in batches."""
+  """`ask` by a seeded TPE, whose whole history is replayed in batches."""
   import optuna
   from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -242,7 +242,7 @@ def halve(
 ) -> dict[str, Trial]:
   """How far each trial of a group goes: at each rung the better half, rounded up, goes on.
 
-  Those that failed are the worst and never go on. Equals go by their order.
+  Trials that failed are the worst and never go on. Ties are broken by order.
   """
   trials, ahead = {}, specs
   for rung in (*rungs, 0):
@@ -269,7 +269,7 @@ def follow(
   setting: Callable[[np.ndarray], dict],
   score: Callable[[RunSpec], float | None],
 ) -> list[Arm]:
-  """All that is known of a search: what is to be run, and what was decided, for each arm.
+  """All that is known of a search for each arm: what is to be run, and what was decided.
 
   specify: overrides -> a run. setting: a point -> overrides.
   """

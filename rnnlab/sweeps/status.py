@@ -18,19 +18,19 @@ from rnnlab.machine.disk import AnyPath
 from rnnlab.runs import folder as run_files
 
 STATES = ('done', 'running', 'waiting', 'failed', 'damaged', 'left')
-RARE = ('damaged', 'left')  # states that are not mentioned where no run is in them
+RARE = ('damaged', 'left')  # states that are mentioned only if some run is in them
 CONFIG_FORM = {'model?': {'cell?': str}, 'train?': {'epochs?': int}}
-SHOWN = 20  # how many groups, and runs in a state, are listed one by one
+SHOWN = 20  # how many groups, and how many runs in a state, are listed one by one
 
 
 class Run(NamedTuple):
-  """A run, by what its files say.
+  """A run, as its files describe it.
 
-  state: 'done' (its files are whole; those above 1 MiB are only checked to be there), 'running' (a
+  state: 'done' (its files are intact; those above 1 MiB are only checked to exist), 'running' (a
   process holds its lock), 'failed' (it left an error), 'damaged' (it has ended, but a file is not
-  whole: a launch does it again), 'left' (a search has given it up) or 'waiting'. epoch: how many of
-  its `epochs` are over; both are 0 where it was never begun. pace: seconds an epoch, which in a run
-  that is done include loading, compiling and testing; None before the end of the first epoch.
+  intact: a launch does it again), 'left' (a search has given it up) or 'waiting'. epoch: how many
+  of its `epochs` are over; both are 0 if it was never begun. pace: seconds per epoch, which for a
+  run that is done include loading, compiling and testing; None before the end of the first epoch.
   process: the number of the process that does it, or ''. error: what went wrong, or ''.
   """
 
@@ -48,7 +48,7 @@ class Run(NamedTuple):
 def load(workdir: AnyPath) -> list[Run]:
   """The runs that a workdir's sweep.json names, then any others that have a folder there.
 
-  Raises FileNotFoundError where there is no such folder, ValueError where there is no run in it.
+  Raises FileNotFoundError if there is no such folder, ValueError if there is no run in it.
   """
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
@@ -61,11 +61,12 @@ def load(workdir: AnyPath) -> list[Run]:
 
 
 def seconds_left(runs: list[Run]) -> float | None:
-  """The seconds that the running, waiting and damaged runs still take; None if that is not known.
+  """The seconds that the running, waiting and damaged runs will still take; None if not known.
 
-  It is known once any epoch is over. An epoch is taken to last as long as this run's epochs so far,
-  else the median of the runs of the same settings, else the median of all. The processes that are
-  at work, or one, share the runs evenly, but it takes no less than the longest run does.
+  The estimate exists once any epoch is over. An epoch is assumed to take as long as the run's
+  epochs so far, else the median over runs with the same settings, else the median over all. The
+  processes at work, or one, are assumed to share the runs evenly; it takes at least as long as the
+  longest run.
   """
   paces = collections.defaultdict[str | None, list[float]](list)
   for run in runs:
@@ -128,8 +129,8 @@ def record(workdir: AnyPath) -> dict[str, Any]:
   """What `show` prints, for a program, as a dict that JSON can hold.
 
   Its entries are workdir; counts: {state: how many runs}; seconds_left: None if not known; launch:
-  the number of the process that is at work there, or None; command: the one to go on with, or None;
-  runs: a dict for each Run. Raises what `load` raises.
+  the number of the process at work there, or None; command: the one that continues the sweep, or
+  None; runs: a dict for each Run. Raises what `load` raises.
   """
   runs = load(workdir)
   counts = collections.Counter(run.state for run in runs)
@@ -160,7 +161,7 @@ def _more(runs, what, say):
 
 
 def _table(runs):
-  """A table with a line for each group of runs, or for each cell where there are many groups."""
+  """A table with a line for each group of runs, or for each cell if there are many groups."""
   named = [group(run) for run in runs]
   if len(set(named)) > SHOWN:
     named = [str(run.overrides.get('model.cell')) for run in runs]

@@ -1,9 +1,9 @@
-"""Copies of runs' folders, atomic for whoever reads them, and workdirs that are URLs.
+"""Copies of runs' folders that readers always find consistent, and workdirs that are URLs.
 
 A remote workdir (`s3://bucket/runs`, `gs://...`: whatever fsspec knows) is worked on in a local
 mirror: `pull` brings the mirror up to date, and `push` sends a part of it back. In each remote
 folder the file `.files` lists the files that belong to it, with their digests. It is written last,
-so whoever reads only the files that it lists finds no half of a checkpoint.
+so whoever reads only the files that it lists never finds half a checkpoint.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from rnnlab.machine.disk import AnyPath
 from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, is_run
 
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
-READABLE = 150  # of a name that would be longer
+READABLE = 150  # characters kept of a name that would be longer
 
 
 def read(folder: AnyPath, checkpoints: bool = True) -> dict[str, bytes]:
   """{relative path: content} of the files in a folder, without locks and half-written files.
 
-  All are of one moment, even where a run is at work there.
-  checkpoints: whether those of the run are among them.
+  They belong to one moment, even while a run is writing there. checkpoints: whether to include
+  the run's checkpoints.
   """
   folder = pathlib.Path(folder)
   while True:
@@ -43,10 +43,10 @@ def read(folder: AnyPath, checkpoints: bool = True) -> dict[str, bytes]:
 
 
 def write(folder: AnyPath, files: dict[str, bytes]) -> None:
-  """Writes {relative path: content} into a folder, so that at each moment a run could have left it.
+  """Writes {relative path: content} into a folder, which stays in a valid state at every moment.
 
-  A checkpoint is replaced as a whole, so `files` must have all of its files. The result, which says
-  that the run has ended, is written last.
+  A checkpoint is replaced as a whole, so `files` must hold all of its files. The result, which
+  marks the run as ended, is written last.
   """
   folder = pathlib.Path(folder)
   for step in filter(None, set(map(_step, files))):
@@ -80,9 +80,9 @@ def digests(files: dict[str, bytes]) -> dict[str, str]:
 
 
 def changed(now: dict[str, str], before: dict[str, str]) -> list[str]:
-  """The names in `now` whose digest is another in `before`, or that are new.
+  """The names in `now` that are new or whose digest differs from that in `before`.
 
-  Where one file of a checkpoint has changed, all of the checkpoint are among them.
+  If one file of a checkpoint has changed, all files of the checkpoint are included.
   """
   names = {name for name in now if before.get(name) != now[name]}
   steps = set(map(_step, names)) - {''}
@@ -141,7 +141,7 @@ def pull(url: str, workdir: AnyPath, params: bool = False) -> None:
   """Brings the mirror in `workdir` up to date with the remote workdir at `url`.
 
   params: whether to fetch the parameters of finished runs too. Their checkpoints are never fetched.
-  Raises OSError, in words for people, where the remote cannot be read.
+  Raises OSError, in words for people, if the remote cannot be read.
   """
   with _in_words('read', url):
     _pull(url, pathlib.Path(workdir), params)
@@ -155,12 +155,12 @@ def _pull(url, workdir, params):
     raise NotADirectoryError('there is a file, not a folder')
   for entry in fs.ls(root, detail=True):
     path = entry['name'].rstrip('/')
-    if path == root.rstrip('/'):  # as some object stores list a folder
+    if path == root.rstrip('/'):  # some object stores list a folder in itself
       continue
     name = posixpath.basename(path)
     target = workdir / name
     if not disk.is_inside(name):
-      logging.warning('%s: %r is no name for a file here and is passed over', url, name)
+      logging.warning('%s: %r cannot be the name of a file here and is skipped', url, name)
       continue
     if entry['type'] == 'file':
       if target.is_dir():
@@ -170,7 +170,7 @@ def _pull(url, workdir, params):
     index = _index(fs, path)
     done = bool(index) and RESULT in index
     if not done and (index is None or index == (disk.read_json(target / INDEX) or {})):
-      continue  # nothing new was sent; what is here may be newer, if sending it failed
+      continue  # nothing new was sent; the local files may be newer, if sending them failed
     wanted = {
       name: of
       for name, of in index.items()
@@ -187,7 +187,7 @@ def _pull(url, workdir, params):
 def push(workdir: AnyPath, url: str, name: str) -> None:
   """Sends what is new in the file or folder `name` of a mirror to the remote workdir at `url`.
 
-  workdir: the mirror. Raises OSError, in words for people, where the remote cannot be written to.
+  workdir: the mirror. Raises OSError, in words for people, if the remote cannot be written to.
   """
   with _in_words('write', url):
     _push(workdir, url, name)
@@ -224,12 +224,12 @@ def push_report(workdir: AnyPath, url: str) -> None:
 
 def _is_sent(folder):
   sent = disk.read_json(folder / INDEX) or {}
-  # Of a run that had ended when both were alike, some files may never have been fetched.
+  # A run that had ended when it was last in step may have files that were never fetched.
   return RESULT in sent or not changed(digests(read(folder)), sent)
 
 
 def pushing(events: Iterator, workdir: AnyPath, url: str) -> Iterator:
-  """Passes on `events`; one that tells of new files in a run's folder only once these are sent."""
+  """Passes on `events`; one that announces new files of a run only after they have been sent."""
   behind = set()
   try:
     for event in events:
@@ -238,7 +238,7 @@ def pushing(events: Iterator, workdir: AnyPath, url: str) -> Iterator:
         push(workdir, url, event.run)
         behind.remove(event.run)
       yield event
-  except KeyboardInterrupt:  # from the executor, once the runs at work have saved a checkpoint
+  except KeyboardInterrupt:  # from the executor, once the runs in progress have saved
     for run in behind:
       push(workdir, url, run)
     raise
@@ -271,6 +271,6 @@ def _index(fs, folder):
   if not disk.fits(index, dict) or not all(
     disk.is_inside(name) and isinstance(digest, str) for name, digest in index.items()
   ):
-    logging.warning('%s/%s is damaged: what is there is passed over', folder, INDEX)
+    logging.warning('%s/%s is damaged: its folder is skipped', folder, INDEX)
     return None
   return index

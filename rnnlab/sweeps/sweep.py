@@ -1,4 +1,4 @@
-"""A config, its sweep and the results so far -> the runs there are, and which are to be done."""
+"""From a config, its sweep and the results so far to the runs there are and those still to do."""
 
 import collections
 import functools
@@ -36,11 +36,11 @@ __all__ = [
 
 
 class Plan(NamedTuple):
-  """What a sweep comes to, by the results so far.
+  """What a sweep amounts to, given the results so far.
 
-  runs: all that are known of, each to go as far as its `until`. todo: those of them that have not
-  come so far; none when the sweep is finished. searches: for sweep.json, what each search was asked
-  for and how its trials stand.
+  runs: all that are known so far, each to go as far as its `until`. todo: those that have not come
+  that far; none when the sweep is finished. searches: for sweep.json, what each search was asked
+  for and the state of its trials.
   """
 
   runs: list[RunSpec]
@@ -55,16 +55,16 @@ def plan(
   pinned: tuple[str, ...] = (),
   command: str = '',
 ) -> Plan:
-  """What `ask` asks for, planned by `plan_of`. Raises as `ask`."""
+  """The plan, by `plan_of`, of what `ask` returns. Raises what `ask` raises."""
   return plan_of(ask(config, sweep, pinned, command), workdir)
 
 
 def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
-  """The plan of what was asked for, by the results in `workdir` so far.
+  """The plan of what was asked for, given the results in `workdir` so far.
 
-  A search's trials come first; what follows from them is there once their results are in `workdir`,
-  and the same results give the same plan. Runs of equal config are one run, under the name of the
-  first, or under which it is in `workdir` already.
+  A search's trials come first; what follows from them appears once their results are in `workdir`,
+  and the same results give the same plan. Runs with equal configs are one run, under the name that
+  it already has in `workdir`, or else that of the first.
   """
   config, pinned, command, *_ = request
   known = _known(workdir)
@@ -92,12 +92,12 @@ def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
     records.append(_record_of(search, pinned, followed, workdir))
   runs = {}
   for spec in specs:
-    # A run that is asked for twice goes as far as the farther, and is compared if either is.
+    # A run that is asked for twice goes as far as the longer one, and is compared if either is.
     before = runs.get(spec.id, spec)
     runs[spec.id] = max(before, spec, key=lambda s: (s.until or math.inf, not s.stage))
 
   def is_open(spec):
-    # That a trial diverges is an answer; that its worker died is not.
+    # A trial that diverges is a result; one whose worker died is not.
     return score(spec) is None if spec.stage else workdir is None or not is_done(spec, workdir)
 
   return Plan(list(runs.values()), list(filter(is_open, runs.values())), records)
@@ -109,7 +109,7 @@ def expand(
   pinned: tuple[str, ...] = (),
   command: str = '',
 ) -> list[RunSpec]:
-  """The runs of a `plan` before there are any results. Raises as `plan`."""
+  """The runs of a `plan` before there are any results. Raises what `plan` raises."""
   return plan(config, sweep, None, pinned, command).runs
 
 
@@ -119,9 +119,9 @@ def arms(plan: Plan) -> list[dict[str, Any]]:
 
 
 def findings(plan: Plan) -> list[str]:
-  """What a plan's searches have found so far, for people: a sentence an arm; and what is set."""
+  """What a plan's searches have found so far: the pinned fields, then a sentence per arm."""
   lines = [
-    f'{name} is set on the command line and so not searched'
+    f'{name} is set on the command line, so it is not searched'
     for search in plan.searches
     for name in search['pinned']
   ]
@@ -137,12 +137,12 @@ def findings(plan: Plan) -> list[str]:
           f' {metric.shown(trial[name])}: {progress.label(trial["setting"])}'
         )
     if states.count('failed') == len(states):
-      lines.append(f'{words}: all {len(states)} trials failed; ask for milder ranges')
+      lines.append(f'{words}: all {len(states)} trials failed; try milder ranges')
   return lines
 
 
 def ahead(plan: Plan, todo: list[RunSpec]) -> str:
-  """What is to be done now, for people, where a search makes that a question."""
+  """What is to be done now, for people, if there is a search; else ''."""
   if not plan.searches or not todo:
     return ''
   counts = collections.Counter(
@@ -155,7 +155,7 @@ def ahead(plan: Plan, todo: list[RunSpec]) -> str:
 
 
 def is_done(spec: RunSpec, workdir: AnyPath) -> bool:
-  """Whether the run's result and all its epochs' rows are there, whole; or those to `until`."""
+  """Whether the run's result and the rows of all epochs are intact; or the rows up to `until`."""
   folder = pathlib.Path(workdir) / spec.id
   if spec.until:
     epochs = [row.get('epoch') for row in run_files.read_metrics(folder)]
@@ -165,17 +165,17 @@ def is_done(spec: RunSpec, workdir: AnyPath) -> bool:
 
 
 def failures(runs: list[RunSpec], workdir: AnyPath) -> dict[str, str]:
-  """Id -> error of each of `runs` that failed for a reason of its own, and so would again."""
+  """{id: error} of those of `runs` that failed for a reason of their own, and so would again."""
   found = {run.id: run_files.failure(pathlib.Path(workdir) / run.id) for run in runs}
   return {run: error['error'] for run, error in found.items() if error and not error['again']}
 
 
 def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
-  """Writes sweep.json: a `conduct.Asked`, its plan's runs and those recorded there before.
+  """Writes sweep.json: `asked`, a `conduct.Asked`, its plan's runs, and those recorded earlier.
 
-  Of a search, only the runs that it stands by now are compared: the trials and the best settings
-  of what was asked for in an earlier launch are kept, as trials that were left behind. Of claims it
-  is recorded how many runs were done when they were first made as they are now.
+  Only the runs that a search now stands by are compared: trials and best settings of what an
+  earlier launch asked for are kept as trials left behind. For claims, it records how many runs were
+  done when they were first made in their present form.
   """
   runs, searches = plan.runs, plan.searches
   before = run_files.read_sweep(workdir)
@@ -208,12 +208,12 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
 
 
 def _known(workdir):
-  """{a config: the id of its run} of the runs in `workdir`; of several, of one that has ended."""
+  """{config: id of its run} for the runs in `workdir`; if several share it, one that has ended."""
   found = {}
   folders = run_files.folders(workdir) if workdir else []
   for folder in sorted(folders, key=lambda f: not run_files.has_ended(f)):
     config = run_files.read_config(folder)
-    # By its hash in the name a config is known to be the one that the folder was made for.
+    # The hash in the folder's name shows that this is the config it was made for.
     if config and folder.name.endswith(configs.config_hash(config)):
       found.setdefault(run_files.canonical(configs.present(config)), folder.name)
   return found
@@ -226,9 +226,9 @@ def _field(config, name):
 
 
 def _score(workdir, spec):
-  """How good a run's best epoch up to spec.until is, higher being better, by its primary metric.
+  """How good a run's best epoch up to spec.until is by its primary metric; higher is better.
 
-  Of one of which lower values are better, the negative. None: not so far yet; -inf: it failed.
+  If lower values of the metric are better, its negative. None: not that far yet; -inf: it failed.
   """
   if workdir is None:
     return None

@@ -1,8 +1,8 @@
 """Tasks, one file each, found by file name: a new task is one new file here.
 
-A file `rnnlab/tasks/NAME.py` holds `task`, a `Task` whose name is NAME. A task of an experiment's
-file or of a notebook is made known by `add`; one of another package is called 'package.module:name'
-in a config. Loads no JAX: a task's file imports it where it computes.
+A file `rnnlab/tasks/NAME.py` holds `task`, a `Task` whose name is NAME. An experiment's file or a
+notebook registers a task of its own with `add`; a config names a task of another package as
+'package.module:name'. No file here loads JAX on import: a task imports it where it computes.
 """
 
 import functools
@@ -19,7 +19,7 @@ from rnnlab.tasks.fields import Field
 __all__ = ['Dataset', 'Field', 'Metric', 'Task', 'add', 'added', 'find', 'names', 'of', 'primary']
 
 DEFAULT = 'classification'
-_PARTS = (  # files here that are no tasks
+_PARTS = (  # files here that are not tasks
   *('base', 'bleu', 'by_size', 'edits', 'fields', 'scores', 'sequences', 'stream_panels'),
   *('streams', 'translating', 'translation_panels'),
 )
@@ -27,7 +27,7 @@ _added = {}
 
 
 def names() -> list[str]:
-  """The names of all tasks: the files of this folder that are one, and what was added.
+  """The names of all tasks: those with a file in this folder, and those that were added.
 
   >>> 'classification' in rnnlab.tasks.names()
   True
@@ -52,9 +52,9 @@ def _files():
 def add(task: Task) -> Task:
   """Makes a task known to this process, under its own name.
 
-  For a notebook or an experiment's file; added anew, it takes the place of the one before. All
-  processes of a launch know it from the experiment's file. Returns the task. Raises ValueError
-  where a file has the name, or for what is no task.
+  For a notebook or an experiment's file; a task that is added again replaces the earlier one. All
+  processes of a launch know it from the experiment's file. Returns the task. Raises ValueError if
+  a file has the name already, or if it is not a task.
 
   >>> task = rnnlab.tasks.find('classification')
   >>> rnnlab.tasks.add(task._replace(name='mine')).name
@@ -63,7 +63,7 @@ def add(task: Task) -> Task:
   base.check(task)
   if task.name in _files():
     raise ValueError(
-      f'there is a task {task.name} already, rnnlab/tasks/{task.name}.py: call it otherwise'
+      f'there is a task {task.name} already, rnnlab/tasks/{task.name}.py: give it another name'
     )
   _added[task.name] = task
   return task
@@ -72,7 +72,7 @@ def add(task: Task) -> Task:
 def find(name: str) -> Task:
   """The task called `name`: that of a file here, one that was added, or 'package.module:name'.
 
-  Raises ValueError for an unknown name, naming the near match, and for a file that holds no task.
+  Raises ValueError for an unknown name, with the nearest match, and for a file that holds no task.
 
   >>> rnnlab.tasks.find('classification').metrics[0].name
   'accuracy'
@@ -88,8 +88,8 @@ def find(name: str) -> Task:
   if name in _files():
     return _of_file(name)
   raise ValueError(
-    f'there is no task {name!r}{near(name, names())}; tasks: {", ".join(names())}. One that an'
-    " experiment's file or a notebook adds is known once that has been executed"
+    f'there is no task {name!r}{near(name, names())}; tasks: {", ".join(names())}. A task that an'
+    " experiment's file or a notebook adds is known only after that has been executed"
   )
 
 
@@ -97,14 +97,14 @@ def find(name: str) -> Task:
 def _of_file(name):
   task = getattr(importlib.import_module(f'rnnlab.tasks.{name}'), 'task', None)
   if not isinstance(task, Task) or task.name != name:
-    raise ValueError(f'rnnlab/tasks/{name}.py must define task, a Task of the name {name}')
+    raise ValueError(f'rnnlab/tasks/{name}.py must define task, a Task with the name {name}')
   return base.check(task)
 
 
 def of(config: Any) -> Task:
-  """The task of a run's config, as its data narrow it, with its primary metric first.
+  """The task of a run's config, narrowed by its data, with the primary metric first.
 
-  That is the one which task.metric names.
+  The primary metric is the one that task.metric names.
 
   >>> rnnlab.tasks.of(rnnlab.runs.configs.default()).metrics[0].name
   'accuracy'

@@ -1,10 +1,10 @@
 """BLEU (Papineni et al. 2002) and chrF (Popović 2015) as in sacreBLEU, from sums; on the host.
 
-sacreBLEU adds counts up over sentences, and makes its score of the sums. Here the counts of each
-sentence are kept, so that a bootstrap has only to add other rows of them:
+sacreBLEU adds up counts over sentences and computes its score from the sums. Here the counts of
+each sentence are kept, so that a bootstrap only has to add up other rows:
 `score(statistics(hypotheses, references)[rows].sum(axis=0))`.
 
-The library is an extra, as nothing else needs it: `pip install -r experiments/translation.txt`.
+The library is optional, as nothing else needs it: `pip install -r experiments/translation.txt`.
 """
 
 from collections.abc import Sequence
@@ -20,25 +20,25 @@ def statistics(
 ) -> np.ndarray:
   """What `score` needs of each sentence: int64 `[N, K]`.
 
-  Of BLEU, K = 10: the lengths of hypothesis and closest reference, of n-grams of 1 to 4 words those
-  that match, and all. Of chrF, K = 18: of n-grams of 1 to 6 letters those of the hypothesis, those
-  of the best reference, and those that match.
+  For BLEU, K = 10: the lengths of the hypothesis and the closest reference, then, for n-grams of 1
+  to 4 words, how many match and how many there are. For chrF, K = 18: for n-grams of 1 to 6
+  letters, how many the hypothesis has, how many the best reference has, and how many match.
 
-  hypotheses: N texts as people write them, as sacreBLEU parts them into words. references: N times
-  the right ones, one at least. metric: one of METRICS. Raises ValueError where sacreBLEU is not
-  installed, and for a sentence without a reference.
+  hypotheses: N texts as people write them; sacreBLEU splits them into words. references: for each,
+  its right translations, at least one. metric: one of METRICS. Raises ValueError if sacreBLEU is
+  not installed, and for a sentence without a reference.
   """
   if without := [row for row, right in enumerate(references) if not right]:
     raise ValueError(f'the sentence at position {without[0]}, counted from 0, has no reference')
   many = max(map(len, references), default=1)
-  # sacreBLEU has a list for each reference that a sentence may have, with None where there is none.
+  # sacreBLEU takes one list for the first references, one for the second, ..., with None for gaps.
   lists = [[right[i] if i < len(right) else None for right in references] for i in range(many)]
-  # No public function gives what a sentence adds; its own bootstrap is made of these two.
+  # No public function gives a sentence's counts; sacreBLEU's own bootstrap uses these two.
   return np.array(_metric(metric)._extract_corpus_statistics([*hypotheses], lists), np.int64)
 
 
 def score(sums: Any, metric: str = 'bleu') -> float:
-  """The score, from 0 to 100. sums: of rows of `statistics` of this metric, `[K]`."""
+  """The score, from 0 to 100. sums: `[K]`, of rows of `statistics` for the same metric."""
   return float(_metric(metric)._compute_score_from_stats(np.asarray(sums).tolist()).score)
 
 
@@ -49,10 +49,10 @@ def scores(sums: Any, metric: str = 'bleu') -> np.ndarray:
 
 
 def signature(references: Sequence[Sequence[str]], metric: str = 'bleu') -> str:
-  """How sacreBLEU scored, for a table's caption, as 'nrefs:1|case:mixed|eff:no|tok:13a|...'."""
+  """How sacreBLEU scored, for a table's caption: 'nrefs:1|case:mixed|eff:no|tok:13a|...'."""
   made = _metric(metric)
   counts = {*map(len, references)}
-  made.num_refs = counts.pop() if len(counts) == 1 else -1  # it has 'var' for -1
+  made.num_refs = counts.pop() if len(counts) == 1 else -1  # which it shows as 'var'
   return str(made.get_signature())
 
 

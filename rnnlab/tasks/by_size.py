@@ -1,7 +1,7 @@
-"""How large strings may be that a model has right at every step: the figure and the curve.
+"""Up to which size of string a model is right at every step: the metric and the curve.
 
-Of problems that ask for sets: outputs, log-odds `[N, T, S]`; targets, bool `[N, T, S]`; mask, bool
-`[N, T]`, the steps that count; size, int32 `[N]`, how large a string is in its problem's measure.
+For problems that ask for sets: outputs, log-odds `[N, T, S]`; targets, bool `[N, T, S]`; mask, bool
+`[N, T]`, the steps that count; size, int32 `[N]`, the size of a string in its problem's measure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ POINTS = 50  # of a curve, at most
 
 
 def right(outputs: Any, arrays: Mapping[str, Any]) -> Any:
-  """Whether each string's set is the true one at each of its steps, bool `[N]`."""
+  """Whether the predicted set of each string is the true one at every step, bool `[N]`."""
   steps = ((outputs > 0) == arrays['targets']).all(axis=-1)
   return (steps | ~arrays['mask']).all(axis=-1)
 
 
 def score(outputs: Any, split: Mapping[str, Any]) -> dict[str, Any]:
-  """The greatest size up to which all strings of a split are right, 0 where there is none."""
+  """The greatest size up to which all strings of a split are right, 0 if there is none."""
   import jax.numpy as jnp
 
   size = split['size']
@@ -30,7 +30,7 @@ def score(outputs: Any, split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def panels(predictions: Sequence[Mapping[str, Any]], encoding: Mapping[str, Any]) -> list[Panel]:
-  """The share of strings that are right by their size, of all runs together."""
+  """The share of right strings by size, over all runs together."""
   del encoding
   if 'size' not in predictions[0]:
     return []
@@ -46,11 +46,11 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding: Mapping[str, Any]
     'counts': counts,
     'counted': 'strings',
     'x_label': 'size of the string',
-    'y_label': 'share that is right',
+    'y_label': 'share of right strings',
   }
   caption = (
-    'The strings of the test split by their size, of all seeds together. A string is right if, at'
-    ' each of its steps, the symbols that the model takes for possible are those that are. Below is'
-    ' how many strings a point stands for.'
+    'The strings of the test split by size, over all seeds together. A string is right if, at every'
+    ' step, the symbols that the model considers possible are exactly those that are. Below is the'
+    ' number of strings behind each point.'
   )
   return [Panel('curve', 'Strings that are right by their size', caption, data)]

@@ -1,14 +1,14 @@
-"""Texts or series to one of C classes, or to several labels each: by accuracy.
+"""Classifies texts or series into one of C classes, or assigns several labels; by accuracy.
 
     text -> ids -> embedding -+-> recurrent layers -> pooling -> logits
     series [T, D] ------------+
 
 Two classes have one logit, the log-odds of the second. The data are a user's own, a published set,
-or, where no file is given, IMDB's reviews.
+or, if no file is given, IMDB's reviews.
 
-The arrays of a split: inputs as `rnnlab.tasks.sequences` has them; labels int32 `[N]`, or of
-several labels a row float32 `[N, C]`, 1 where the row has the label; and of train, where classes
-are weighted, importance float32 `[N]`.
+The arrays of a split: inputs as in `rnnlab.tasks.sequences`; labels, int32 `[N]`, or, if rows have
+several labels, float32 `[N, C]`, 1 where the row has the label; and for train, if classes are
+weighted, importance, float32 `[N]`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
 
-CLASSES = 'negative', 'positive'  # of reviews, and where a run kept no names
-MOST = 20  # classes whose counts are told
+CLASSES = 'negative', 'positive'  # of reviews, and of runs that kept no names
+MOST = 20  # classes whose counts are printed
 
 
 def load(config) -> Dataset:
@@ -78,7 +78,7 @@ def _own(config):
   encoding, vocabulary = sequences.encodings(parts, config)
   several = labelling.has_several(given['train'][0], config)
   if several and config.class_weights != 'none':
-    raise DataError('data.class_weights is for one class a row, and these rows have several labels')
+    raise DataError('data.class_weights is for one class per row; these rows have several labels')
   encoding |= {'classes': list(classes), 'several': several}
   arrays, lines = sequences.inputs(parts, config, encoding, vocabulary)
   splits = {
@@ -104,8 +104,9 @@ def loss(logits, batch) -> dict[str, tuple[Any, Any]]:
   """Cross-entropy, in nats, and accuracy, summed over a batch.
 
   logits: `[B]` for two classes (the log-odds of class 1), or `[B, C]`. batch: labels, int `[B]`, or
-  float `[B, C]` for several labels a row, of which each counts by its own log-odds, and right is a
-  row with all of them; weights, float `[B]`; and importance, if the loss is weighted by class.
+  float `[B, C]` for several labels per row: each is then judged by its own log-odds, and a row is
+  right if all its labels are; weights, float `[B]`; and importance, if the loss is weighted by
+  class.
   """
   import jax
   import jax.numpy as jnp
@@ -156,14 +157,14 @@ def score(logits, split) -> dict[str, Any]:
 
 
 def spec(config, encoding, vocabulary) -> sequences.Spec:
-  """What the model has to know: of two classes it puts out one number."""
+  """What the model has to know; for two classes it outputs one number."""
   count = len(encoding.get('classes', CLASSES))
   several = encoding.get('several', False)
   return sequences.spec(config, encoding, 1 if count == 2 and not several else count, False)
 
 
 def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
-  """New texts or series as the model takes them; see `sequences.encode`."""
+  """New texts or series as inputs of the model; see `sequences.encode`."""
   return sequences.encode(examples, config, {'tokens': 'words'} | encoding, vocabulary)
 
 
@@ -176,10 +177,10 @@ def outputs(encoding) -> Outputs:
 
 
 def decode(outputs_, encoding) -> dict[str, Any]:
-  """The likeliest class of each row, and its probability: of two classes, that of the second.
+  """The most likely class of each row, and its probability; for two classes, that of the second.
 
-  Of several labels a row: those that are likelier than not, and the probability of each label.
-  outputs_: `[N]` for two classes, else `[N, C]`.
+  For several labels per row: those with a probability above one half, and the probability of each
+  label. outputs_: `[N]` for two classes, else `[N, C]`.
   """
   names = np.array(encoding.get('classes', CLASSES))
   logits = np.asarray(outputs_, np.float64)
@@ -201,9 +202,9 @@ def _sigmoid(logits):
 
 
 def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
-  """The confusion matrix, unless rows have several labels, and how sure and right answers are.
+  """The confusion matrix, unless rows have several labels, and the calibration.
 
-  Both of all runs together.
+  Both are over all runs together.
   """
   names = list(encoding.get('classes', CLASSES))
   size, found, counts = len(names), [], 0
@@ -228,8 +229,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
       Panel(
         'matrix',
         'Confusion matrix',
-        'The test examples of all runs together: rows are their true classes, columns what was'
-        ' answered.',
+        'The test examples of all runs together: rows are the true classes, columns the answers.',
         {'labels': names, 'counts': counts, 'x_label': 'answered', 'y_label': 'true'},
       )
     )
@@ -237,8 +237,8 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
     Panel(
       'curve',
       'Calibration',
-      'Answers by how probable they were said to be, and the share of them that is right. On the'
-      ' diagonal both agree; below it the model is too sure.',
+      'Answers by the probability that the model gave them, and the share of them that is right. On'
+      ' the diagonal both agree; below it, the model is overconfident.',
       {
         **{'x': mean[many > 0], 'y': share[many > 0], 'counts': many[many > 0]},
         **{'reference': 'diagonal', 'x_label': 'probability', 'y_label': 'share right'},
@@ -249,7 +249,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
 
 
 def vary(train, config, key) -> dict[str, Any]:
-  """The labels of a run with label noise: each is another one with probability data.label_noise."""
+  """A run's labels with label noise: each is changed with probability data.label_noise."""
   import jax
   import jax.numpy as jnp
 
@@ -267,7 +267,7 @@ def vary(train, config, key) -> dict[str, Any]:
 
 
 def settle(config) -> dict[str, Any]:
-  """Which source the data are of, for data.source='auto'."""
+  """Which source the data come from, for data.source='auto'."""
   return {'source': sources.resolve(config) if _is_imdb(config) else own.source(config)}
 
 
@@ -282,28 +282,28 @@ def check(given: dict[str, Any]) -> None:
   if given['data.buckets'] > 1 and not given['data.mask']:
     raise ValueError(
       f'--config.data.buckets={given["data.buckets"]} needs --config.data.mask=True: without a'
-      ' mask the padding is part of what the model sees, and cutting it off changes the model.'
-      ' Either set the mask, or --config.data.buckets=1'
+      ' mask the model sees the padding, so cutting it off would change the model.'
+      ' Set the mask, or --config.data.buckets=1'
     )
   is_imdb = given['data.source'] in sources.SOURCES
   if is_imdb or given['data.source'] == 'auto' and not given['data.path']:
     for name in OF_OWN:
       if given[name] != task.fields[name].default:
         raise ValueError(
-          f'--config.{name}={given[name]} is for data of your own, and these are the reviews of'
+          f'--config.{name}={given[name]} is for data of your own, but these are the reviews of'
           ' IMDB: give a file, --config.data.path=FILE'
         )
   if given['data.time'] and given['data.group']:
-    raise ValueError('--config.data.time and --config.data.group are two ways to cut: give one')
+    raise ValueError('--config.data.time and --config.data.group are two ways to split: give one')
   if given['data.class_weights'] != 'none' and given['data.separator']:
     raise ValueError(
-      f'--config.data.class_weights={given["data.class_weights"]} is for one class a row, and'
+      f'--config.data.class_weights={given["data.class_weights"]} is for one class per row, but'
       ' --config.data.separator says that there may be several'
     )
   if given['data.class_weights'] != 'none' and given['data.label_noise']:
     raise ValueError(
-      f'--config.data.class_weights={given["data.class_weights"]} are those of the clean labels:'
-      ' with --config.data.label_noise they would tell which these are. Give one of them'
+      f'--config.data.class_weights={given["data.class_weights"]} come from the clean labels: with'
+      ' --config.data.label_noise they would reveal which labels are clean. Give one of the two'
     )
   sequences.check(given)
 
@@ -333,17 +333,17 @@ task = Task(
       '', fields.PATH, "TFDS's data_dir; or an aclImdb folder or tar.gz for source=directory"
     ),
     'data.label': Field('label', fields.TEXT, 'the column of the label'),
-    'data.separator': Field('', fields.TEXT, "of several labels in a row; '': one label"),
+    'data.separator': Field('', fields.TEXT, "between several labels of a row; '': one label"),
     'data.group': Field(
-      '', fields.TEXT, "a column; rows of one entry are never on both sides of a cut; '': texts are"
+      '', fields.TEXT, "a column; rows that share its value stay in one split; '': equal texts do"
     ),
     'data.time': Field(
-      '', fields.TEXT, "a column of a table; the latest rows are the test split; '': cut at random"
+      '', fields.TEXT, "a column of a table; the latest rows are the test split; '': random split"
     ),
     'data.class_weights': Field(
       'none',
       fields.choice(lambda: ('none', 'balanced')),
-      'none | balanced, of the loss in training',
+      'none | balanced: weights of the loss in training',
     ),
     'data.buckets': Field(
       4, fields.whole(1), 'widths that batches are padded to, by length; above 1 needs mask'

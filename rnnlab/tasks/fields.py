@@ -1,6 +1,6 @@
-"""What a field of a config may be: what common fields and those of a task are made of.
+"""Fields of a config, common ones and those of tasks: their defaults and the values they may have.
 
-Loads no JAX, and so that it stays like that no task's file may load it before it computes.
+This module loads no JAX; for the same reason, no task's file may load it before it computes.
 """
 
 import importlib
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TINY = float(np.finfo(np.float32).tiny)  # programs compute in float32, which has nothing below
+TINY = float(np.finfo(np.float32).tiny)  # the least normal float32; programs compute in float32
 
 
 class Kind(NamedTuple):
-  """What a field may be. right: whether a value is. what: it in words. words: of a choice."""
+  """What a field may be. right: tells if a value is valid. what: in words. words: of a choice."""
 
   right: Callable[[Any], bool]
   what: Callable[[], str]
@@ -25,9 +25,9 @@ class Kind(NamedTuple):
 class Field(NamedTuple):
   """A field of a config.
 
-  traced: whether a compiled program takes it as an argument, so that runs that differ in it alone
-  share one program; False too for a field that no program depends on. A traced field that is off at
-  0, such as a dropout rate, selects one of two programs: with it or without it.
+  traced: whether a compiled program takes it as an argument, so that runs that differ only in it
+  share one program; also False for a field that no program depends on. A traced field that 0 turns
+  off, such as a dropout rate, selects one of two programs: with it or without it.
   """
 
   default: Any
@@ -37,7 +37,7 @@ class Field(NamedTuple):
 
 
 def whole(least: int, most: float = 2**31 - 1, why: str = '') -> Kind:
-  """Whole numbers from `least` to `most`; why: what `least` comes from, in words."""
+  """Whole numbers from `least` to `most`. why: the reason for `least`, in words."""
   upper = f' and at most {most:,}' if most < math.inf else ''
   return Kind(
     lambda value: type(value) is int and least <= value <= most,
@@ -46,7 +46,7 @@ def whole(least: int, most: float = 2**31 - 1, why: str = '') -> Kind:
 
 
 def number(right: Callable[[Any], Any], what: str) -> Kind:
-  """Numbers of which `right` holds in float32; what: these in words."""
+  """Numbers that satisfy `right` in float32. what: a description of these."""
 
   def fits(value):
     if type(value) is not float or not math.isfinite(value):
@@ -68,7 +68,7 @@ def choice(words: Callable[[], Sequence[str]]) -> Kind:
 
 
 def of(room: str, name: str) -> Callable[[], Any]:
-  """A function that gives the attribute `name` of `rnnlab.<room>`, which may load JAX."""
+  """A function that returns the attribute `name` of `rnnlab.<room>`, which may load JAX."""
   return lambda: getattr(importlib.import_module(f'rnnlab.{room}'), name)
 
 
@@ -81,14 +81,14 @@ RATE = number(lambda rate: 0 <= rate < 1, 'a number, at least 0 and below 1')
 SHARE = number(lambda share: 0 <= share <= 0.5, 'a number from 0 to 0.5')
 ABOVE_0 = number(lambda x: x > 0, 'a number above 0')
 FROM_0 = number(lambda x: x >= 0, 'a number, at least 0')
-SIZE = whole(1, math.inf)  # how much is too much depends on the machine: see `check_room`
+SIZE = whole(1, math.inf)  # what is too large depends on the machine: see `check_room`
 
 
 def check_room(fields: dict[str, Any], least: dict[str, int]) -> None:
-  """Raises ValueError where the least that a run takes is more than this machine's memory.
+  """Raises ValueError if a run needs more than this machine's memory, by a lower bound.
 
-  fields: a config's values by dotted name. least: how many numbers of 4 bytes a run has at least,
-  by the names, parted by spaces, of the fields that this comes from.
+  fields: a config's values by dotted name. least: {the names, separated by spaces, of the fields
+  that cause it: how many numbers of 4 bytes a run has at least}.
   """
   here = memory()
   for names, count in least.items():
@@ -109,7 +109,7 @@ def memory() -> float:
 
 
 def size_words(count: int) -> str:
-  """So many bytes, for people."""
+  """A number of bytes, for people."""
   if count >= 10**30:
     return 'more than 10^12 EB'
   size, unit = (10**18, 'EB') if count >= 10**18 else (10**9, 'GB')
@@ -120,6 +120,6 @@ def words(value: Any) -> str:
   """A value in one line, shortened."""
   try:
     line = ' '.join(repr(value).split())
-  except Exception:  # of an object of the user's, or a number of too many digits
+  except Exception:  # from a user's object, or for a number with too many digits
     line = f'<{type(value).__name__}>'
   return line if len(line) <= 80 else f'{line[:76]} ...'

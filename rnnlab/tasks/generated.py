@@ -1,12 +1,12 @@
-"""Problems that are drawn at random: adding, copying, counting and others, by data.problem.
+"""Problems with random examples, chosen by data.problem: adding, copying, counting and others.
 
-    ids ----> embedding -+-> recurrent layers -> after the last step, or at each, what is asked for
+    ids ----> embedding -+-> recurrent layers -> the answer, after the last step or at each step
     numbers [T, D] ------+
 
-Each training example is drawn for the step that takes it, and never again; data.examples are an
-epoch. The validation and the test split are drawn once, from data.seed. A problem is a file of
-`rnnlab.data.problems`, which says what the arrays of a split are. Here id 0 is padding, and inputs
-that are numbers become {'xs': float32 `[N, T, D]`, 'lengths': int32 `[N]`}.
+Each training example is drawn for the step that uses it, and never again; an epoch has
+data.examples of them. The validation and test splits are drawn once, from data.seed. A problem is a
+file of `rnnlab.data.problems`, which says what the arrays of a split are. Here id 0 is padding, and
+inputs that are numbers become {'xs': float32 `[N, T, D]`, 'lengths': int32 `[N]`}.
 """
 
 import functools
@@ -22,9 +22,9 @@ from rnnlab.tasks import by_size, fields, sequences
 from rnnlab.tasks.base import Metric, Task
 from rnnlab.tasks.fields import Field, Kind
 
-OWN = -1  # what a number of the config is where it is the problem's own
+OWN = -1  # stands for the problem's own default
 RIGHT = 0.04  # the error below which a value is right (Hochreiter & Schmidhuber 1997)
-# What the keys of the fixed splits are folded from data.seed by; runs fold their seed by 0 and 1.
+# Folded into data.seed for the keys of the fixed splits; runs fold 0 and 1 into their seed.
 KEYS = {'validation': 1001, 'test': 1002}
 
 ERROR = Metric('error', '', 'lower', '.4f')
@@ -41,7 +41,7 @@ METRICS = {  # by the kind of a problem
 
 
 def load(config) -> Dataset:
-  """The validation and the test split of the `data` part of a config, and the size of an epoch."""
+  """The dataset of the `data` part of a config: validation, test, and the size of an epoch."""
   import jax
 
   problem = problems.find(config.problem)
@@ -57,7 +57,7 @@ def load(config) -> Dataset:
     splits,
     title=title(config),
     line=(
-      f'{config.examples:,} train examples an epoch, each drawn anew;'
+      f'{config.examples:,} train examples per epoch, each drawn anew;'
       f' {config.validation_examples:,} validation and {config.test_examples:,} test examples'
     ),
     source='generated',
@@ -68,9 +68,9 @@ def load(config) -> Dataset:
 
 
 def _host():
-  """A mesh of one CPU, so that a launch draws without an accelerator's memory.
+  """A mesh of one CPU, so that a launch draws data without using an accelerator's memory.
 
-  Under a run's own mesh the processes of several hosts would have to draw together.
+  Under a run's own mesh, the processes of several hosts would have to draw together.
   """
   import jax
 
@@ -82,13 +82,13 @@ def _host():
 
 
 def title(config) -> str:
-  """What the problem of the `data` part of a config is, a line for people."""
+  """The problem of the `data` part of a config, in a line for people."""
   given = ', '.join(f'{name} {value}' for name, value in vars(_difficulty(config)).items())
   return f'{problems.find(config.problem).title}: {given}'
 
 
 def references(config) -> list[dict[str, Any]]:
-  """What is reached without memory, as an experiment of this `data` part says it in a report."""
+  """What a model without memory reaches, as references for an experiment with this `data` part."""
   told = problems.find(config.problem).baseline
   if told is None:
     return []
@@ -98,12 +98,12 @@ def references(config) -> list[dict[str, Any]]:
 
 
 def draw(config):
-  """How training examples of the `data` part of a config are drawn; see `Task.draw`."""
+  """The function that draws training examples for the `data` part of a config; see `Task.draw`."""
   return _drawing(problems.find(config.problem), _difficulty(config))
 
 
 def narrow(config) -> dict[str, Any]:
-  """The metrics of a config's problem, and what gives those that are no means."""
+  """The metrics of a config's problem, and the function for those that are not means."""
   kind = problems.find(config.problem).kind
   return {'metrics': METRICS[kind], 'score': by_size.score if kind == 'sets' else None}
 
@@ -122,7 +122,7 @@ def _drawing(problem, difficulty):
 
 
 def _difficulty(config, split: str = 'train') -> types.SimpleNamespace:
-  """The numbers of a config's problem, by the names that they have in it, as a split has them."""
+  """The numbers of a config's problem for a split, by the names that the problem gives them."""
   found = {}
   for name, number in problems.find(config['problem']).fields.items():
     given = config[name]
@@ -138,12 +138,12 @@ def _spec(problem, difficulty):
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """The sums of each of the problem's metrics, by the kind that its arrays tell.
+  """The sums of each of the problem's metrics, by its kind, which the shapes of its arrays show.
 
-  outputs: of a value `[B]`; of a class logits `[B, C]`; of classes `[B, T, C]`; of sets the
-  log-odds of each symbol `[B, T, S]`. The loss is the squared error of a value, and else a
-  cross-entropy in nats, of sets summed over the symbols; each step that counts is counted once. The
-  error of a value is its squared error too. A sequence is right if each of its steps is.
+  outputs: for a value `[B]`; for a class, logits `[B, C]`; for classes, `[B, T, C]`; for sets, the
+  log-odds of each symbol `[B, T, S]`. The loss, and the error, of a value is its squared error;
+  otherwise the loss is a cross-entropy in nats, for sets summed over the symbols, where each step
+  that counts has weight one. A sequence is right if each of its steps is.
   """
   import jax.numpy as jnp
 
@@ -164,7 +164,7 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
   return {
     'accuracy': (jnp.sum(steps * right), marked),
     'sequence_accuracy': (jnp.sum(weights * jnp.all(right | ~mask, axis=1)), count),
-    # What comes of a step that does not count may be NaN, and is not to be multiplied by 0.
+    # The loss of a step that does not count may be NaN, so multiplying it by 0 is not enough.
     'loss': (jnp.sum(jnp.where(mask, losses, 0) * steps), marked),
   }
 
@@ -183,7 +183,7 @@ def _judged(outputs, targets):
 
 
 def check(given: dict[str, Any]) -> None:
-  """Raises ValueError, for people, for numbers that the problem has not, or may not have."""
+  """Raises ValueError, for people, for numbers that the problem lacks, or may not have."""
   data = {name[5:]: value for name, value in given.items() if name.startswith('data.')}
   problem = problems.find(data['problem'])
   for name in problems.numbers():
@@ -221,7 +221,7 @@ def check(given: dict[str, Any]) -> None:
 
 @functools.cache
 def _numbers_of_one(name, difficulty):
-  """How many numbers of 4 bytes an example has."""
+  """How many numbers of 4 bytes an example holds."""
   import jax
 
   problem = problems.find(name)
@@ -237,7 +237,7 @@ def _fits(value, number):
 
 
 def _field(name, of):
-  """The field of a number that these problems have."""
+  """The field for a number that these problems have."""
   defaults = {type(number.default) for number in of.values()}
   kind = Kind(
     lambda value: value == OWN or any(_fits(value, number) for number in of.values()),
@@ -266,10 +266,10 @@ task = Task(
     'data.problem': Field(
       'adding', fields.choice(problems.names), 'any file in rnnlab/data/problems/'
     ),
-    'data.examples': Field(10_000, fields.whole(1), 'of an epoch, each drawn anew'),
+    'data.examples': Field(10_000, fields.whole(1), 'in an epoch, each drawn anew'),
     'data.validation_examples': Field(1_000, fields.whole(1), 'drawn once'),
     'data.test_examples': Field(2_000, fields.whole(1), 'drawn once'),
-    'data.seed': Field(0, fields.whole(0, 2**32 - 1), 'of the validation and the test split'),
+    'data.seed': Field(0, fields.whole(0, 2**32 - 1), 'of the validation and test splits'),
     **{f'data.{name}': _field(name, of) for name, of in problems.numbers().items()},
   },
   check=check,

@@ -1,11 +1,11 @@
-"""Text, token by token: how likely what comes next is, given all that came before; by perplexity.
+"""Text, token by token: how likely each token is, given all that came before it; by perplexity.
 
     tokens -> embedding -> layers of a cell -> logits of the vocabulary -> -log p(next token)
 
 A token is a word, a character, a byte or a piece of a word. A split is a stream: inputs, int32
-`[N]`, targets, int32 `[N]`, the inputs one place on, and characters, int32 `[N]`, how many
-characters of the text a target stands for. Its first input is the end of a sentence. What the model
-puts out is the negative log-likelihood of each target in nats, float32 `[N]`.
+`[N]`; targets, int32 `[N]`, the inputs shifted by one; and characters, int32 `[N]`, how many
+characters of the text a target stands for. The first input is the end of a sentence. The model's
+output is the negative log-likelihood of each target in nats, float32 `[N]`.
 """
 
 import math
@@ -23,7 +23,7 @@ from rnnlab.tasks.fields import Field
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
 
 
-MANY = 20_000  # tokens, above which a softmax is adaptive by itself
+MANY = 20_000  # tokens, above which softmax='auto' is adaptive
 
 
 def load(config) -> Dataset:
@@ -32,7 +32,7 @@ def load(config) -> Dataset:
 
 
 def model(config, spec: int):
-  """The model that the `model` part of a config describes; spec is the size of the vocabulary."""
+  """The model that the `model` part of a config describes. spec: the size of the vocabulary."""
   from rnnlab import models
   from rnnlab.models import initial
 
@@ -72,10 +72,11 @@ def _is_adaptive(config, vocab_size):
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """The mean negative log-likelihood, and perplexity and bits per character, which it gives.
+  """The sums of the negative log-likelihood, which give perplexity and bits per character too.
 
-  outputs: `[B, T]` or `[N]`, or in training a dict of them, of their weighted sum, through which
-  the gradient goes, and of what is penalised. batch: weights and characters, of the same shape.
+  outputs: `[B, T]` or `[N]`; in training, a dict with these as 'nll', their weighted sum as
+  'total', through which the gradient flows, and perhaps a 'penalty'. batch: has weights and
+  characters, of the same shape.
   """
   import jax.numpy as jnp
 
@@ -96,7 +97,7 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
 
 
 def encode(texts, config, encoding, vocabulary) -> list[dict[str, Any]]:
-  """Each text, and the end of its last line, as a stream: see `rnnlab.tasks.base.Task`."""
+  """Each text, with the end of its last line, as a stream: see `rnnlab.tasks.base.Task`."""
   end, unit = encoding['end'], encoding['unit']
   id_of = {one: i for i, one in enumerate(units.symbols(vocabulary, unit))}
   found = []
@@ -113,7 +114,7 @@ def encode(texts, config, encoding, vocabulary) -> list[dict[str, Any]]:
 
 
 def outputs(encoding) -> Outputs:
-  """Likelihoods of tokens."""
+  """Outputs are likelihoods of tokens."""
   return Outputs('tokens', ())
 
 
@@ -130,8 +131,8 @@ def check(given: dict[str, Any]) -> None:
     )
   if given['model.softmax'] == 'adaptive' and given['model.tied']:
     raise ValueError(
-      '--config.model.softmax=adaptive has weights of its own, and --config.model.tied=True has'
-      " none but the embedding's: give one of them"
+      '--config.model.softmax=adaptive has weights of its own, but --config.model.tied=True has'
+      " only the embedding's: give one of them"
     )
   vocab_size, embed_size = given['data.vocab_size'], given['model.embed_size']
   window = given['train.batch_size'] * given['train.window']
@@ -148,31 +149,31 @@ def check(given: dict[str, Any]) -> None:
 MODEL = {
   'model.embed_size': Field(128, fields.SIZE),
   'model.tied': Field(
-    False, fields.FLAG, "the embedding is the output's weights too; the last layer has its size"
+    False, fields.FLAG, "the output shares the embedding's weights; the last layer has its size"
   ),
   'model.word_dropout': Field(
-    0.0, fields.RATE, 'of words, wherever in a window they stand', traced=True
+    0.0, fields.RATE, 'of word types: everywhere in a window', traced=True
   ),
   'model.softmax': Field(
     'auto',
     fields.choice(lambda: ('auto', 'full', 'adaptive')),
-    f'auto: adaptive where the vocabulary has more than {MANY:,} tokens and is not tied',
+    f'auto: adaptive if the vocabulary has more than {MANY:,} tokens and is not tied',
   ),
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
-  'model.layer_dropout': Field(0.0, fields.RATE, 'from a layer to the next', traced=True),
+  'model.layer_dropout': Field(0.0, fields.RATE, 'between layers', traced=True),
   'model.output_dropout': Field(0.0, fields.RATE, "of the last layer's outputs", traced=True),
-  'model.locked': Field(False, fields.FLAG, 'these three have one mask for all steps of a window'),
+  'model.locked': Field(False, fields.FLAG, 'these three use one mask for all steps of a window'),
   'model.dropout': Field(
     0.0, fields.RATE, "of each layer's inputs, one mask for all steps", traced=True
   ),
   'model.recurrent_dropout': Field(0.0, fields.RATE, traced=True),
   'model.weight_dropout': Field(
-    0.0, fields.RATE, "of the weights of each layer's states (DropConnect)", traced=True
+    0.0, fields.RATE, "of each layer's recurrent weights (DropConnect)", traced=True
   ),
-  'model.alpha': Field(0.0, fields.FROM_0, "penalty of the last layer's outputs", traced=True),
-  'model.beta': Field(0.0, fields.FROM_0, 'penalty of their change at each step', traced=True),
+  'model.alpha': Field(0.0, fields.FROM_0, "penalty on the last layer's outputs", traced=True),
+  'model.beta': Field(0.0, fields.FROM_0, 'penalty on their change at each step', traced=True),
   'model.init_scale': Field(
-    0.0, fields.FROM_0, 'all parameters start uniform in +- this; 0: as model.init says'
+    0.0, fields.FROM_0, 'all parameters start uniform in +- this; 0: set by model.init'
   ),
 }
 

@@ -1,23 +1,23 @@
 """Polyphonic music: which of 88 keys sound in the next frame of a piano roll.
 
-    frames before -> recurrent layers -> log-odds of each key -> likelihood of the next frame
+    previous frames -> recurrent layers -> log-odds of each key -> likelihood of the next frame
 
 The experiment of Boulanger-Lewandowski et al. (2012, Modeling temporal dependencies in
 high-dimensional sequences) and Chung et al. (2014, Empirical evaluation of gated recurrent neural
 networks on sequence modeling). The loss of a frame is the sum over 88 keys of the binary
-cross-entropy, given all frames before it; before the first there is silence, so that each frame of
-a piece is predicted, the first one too, as in Chung et al.'s equation.
+cross-entropy, given all frames before it; before the first there is silence, so every frame of a
+piece is predicted, including the first, as in Chung et al.'s equation.
 
-- nll: the mean over all frames of a split, in nats. It is what is usually reported, and weighs
-  every prediction alike; the papers do not say whether they take this or the next.
+- nll: the mean over all frames of a split, in nats. It is what is usually reported, and gives every
+  prediction the same weight; the papers do not say whether they report this metric or the next.
 - piece_nll: the mean over the pieces of the mean over a piece's frames.
 - frame_accuracy: right notes / (right + missed + false notes), summed over a split (Bay et al.
   2009), of the notes whose probability is above 1/2.
 
-The arrays of a split: inputs, {'rolls': uint8 `[N, T + 1, 88]`, the frame before the first one to
-be predicted and these, padded behind with 0, 'lengths': int32 `[N]`, how many are predicted}.
-Pieces of train that are longer than data.max_len are cut; a part begins with an empty state and is
-given the frame before it. Validation and test pieces are whole.
+The arrays of a split: inputs, {'rolls': uint8 `[N, T + 1, 88]`, the frames to be predicted after
+the one before them, padded at the end with 0; 'lengths': int32 `[N]`, how many are predicted}.
+Train pieces that are longer than data.max_len are cut into parts; each part begins with an empty
+state and is given the frame before it. Validation and test pieces are whole.
 """
 
 import pathlib
@@ -40,7 +40,7 @@ def load(config) -> Dataset:
     title = 'made-up chords, drawn'
     found = {name: rolls.drawn(n, 24, seed) for seed, (name, n) in enumerate(DRAWN.items())}
   elif not config.path:
-    raise DataError('which rolls? --config.data.path=FILE, a .mat or an .npz, or a folder of .csv')
+    raise DataError('give rolls: --config.data.path=FILE, a .mat or an .npz, or a folder of .csv')
   else:
     path = pathlib.Path(config.path).expanduser()
     title, found = path.name, rolls.read(path)
@@ -53,7 +53,7 @@ def load(config) -> Dataset:
     lengths = [*map(len, part.inputs)]
     sounding = sum(int(piece.sum()) for piece in part.inputs) / sum(lengths)
     notes.append(
-      f'{name}: {sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} a piece, with'
+      f'{name}: {sum(lengths):,} frames, {min(lengths):,} to {max(lengths):,} per piece, with'
       f' {sounding:.2f} notes each'
     )
   splits = {
@@ -73,7 +73,7 @@ def load(config) -> Dataset:
 
 
 def _arrays(pieces, most) -> dict[str, np.ndarray]:
-  """Pieces, cut to parts of at most `most` frames unless that is 0, each after a frame before."""
+  """Pieces, cut into parts of at most `most` frames (0: uncut), each after the frame before it."""
   found = []
   for piece in pieces:
     led = np.concatenate([np.zeros_like(piece[:1]), piece])
@@ -94,9 +94,9 @@ def model(config, spec: sequences.Spec):
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """The sums of what is defined above.
+  """The sums of the metrics defined above.
 
-  outputs: `[B, T, 3]`, see `rnnlab.models.RollModel`. batch: the lengths among its inputs, and
+  outputs: `[B, T, 3]`, see `rnnlab.models.RollModel`. batch: has lengths among its inputs, and
   weights `[B]`.
   """
   import jax.numpy as jnp
@@ -119,7 +119,7 @@ def check(given: dict[str, Any]) -> None:
   """Raises ValueError for fields that don't go together, or need more memory than there is."""
   if given['model.bidirectional']:
     raise ValueError(
-      '--config.model.bidirectional=True: a model of the next frame must not see what comes next'
+      '--config.model.bidirectional=True: a model of the next frame must not see later frames'
     )
   units = given['train.batch_size'] * given['model.hidden_size']
   fields.check_room(given, {'train.batch_size model.hidden_size': units})
@@ -146,11 +146,11 @@ task = Task(
     'data.source': Field(
       'file',
       fields.choice(lambda: ('file', 'drawn')),
-      'file: data.path | drawn: a few made-up pieces, to try a model without data',
+      'file: data.path | drawn: a few made-up pieces, to try out a model without data',
     ),
     'data.path': Field('', fields.PATH, 'a .mat or an .npz of rolls, or a folder of .csv files'),
     'data.max_len': Field(
-      0, fields.whole(0), 'frames that a piece is cut to for training; 0: none is cut'
+      0, fields.whole(0), 'frames of the parts that train pieces are cut into; 0: uncut'
     ),
     **{
       f'data.{name}': _DATA[f'data.{name}']

@@ -1,11 +1,12 @@
-"""Texts or series to numbers, one or several a row or at each step: by root mean squared error.
+"""Predicts numbers from texts or series, one or several per row or per step; by RMSE.
 
     text -> ids -> embedding -+-> recurrent layers -> pooling (or not) -> standardised numbers
     series [T, D] ------------+
 
-The arrays of a split: inputs as `rnnlab.tasks.sequences` has them; targets float32 `[N]`, `[N, V]`,
-or at each step `[N, T]`, `[N, T, V]`, standardised by the mean and std of train; unit, that std,
-float32 `[N]` or `[N, V]`; and at each step real, bool `[N, T]`, which steps are no padding.
+The arrays of a split: inputs as in `rnnlab.tasks.sequences`; targets, float32 `[N]`, `[N, V]`, or,
+at each step, `[N, T]`, `[N, T, V]`, standardised by the mean and std of train; unit, that std,
+float32 `[N]` or `[N, V]`; and, if there is a target at each step, real, bool `[N, T]`, which steps
+are not padding.
 """
 
 import pathlib
@@ -86,9 +87,9 @@ def _whole(config):
 
 
 def _windowed(config):
-  """Windows of tables of numbers, a row a step; each is wholly within its split."""
+  """Windows of tables of numbers with a row per step; each lies wholly within its split."""
   if own.source(config) != 'table':
-    raise DataError('data.window is for a table of numbers, a row a step')
+    raise DataError('data.window is for a table of numbers, with a row per step')
   names = _listed(config.label)
   found, features = {}, _listed(config.features)
   for name, path in own.files(config).items():
@@ -108,15 +109,15 @@ def _windowed(config):
     made = windows(*found[name], config.window, config.horizon, each)
     if not len(made.rows):
       raise DataError(
-        f'the {len(found[name][0]):,} steps for {name} hold no window of {config.window} steps and'
-        f' what is {config.horizon} on'
+        f'the {len(found[name][0]):,} steps for {name} hold no window of {config.window} steps with'
+        f' a target {config.horizon} later'
       )
     parts[name] = own.take(made, slice(config.max_examples or None))
   return pathlib.Path(config.path).name, parts, names, [], {'columns': list(features)}
 
 
 def _steps(frame, rows, path, features, names, config):
-  """The inputs, the targets and the rows of a table's steps, in the order of time."""
+  """The inputs, the targets and the row numbers of a table's steps, in the order of time."""
   inputs = _numbers(frame, features, 'data.features', rows, path)
   targets = _numbers(frame, names, 'data.label', rows, path)
   if not config.time:
@@ -125,7 +126,7 @@ def _steps(frame, rows, path, features, names, config):
   try:
     keys = [float(time) for time in times]
   except (TypeError, ValueError):
-    keys = [str(time) for time in times]  # as dates of ISO 8601 sort
+    keys = [str(time) for time in times]  # dates in ISO 8601 sort like this
   order = sorted(range(len(keys)), key=keys.__getitem__)
   return inputs[order], targets[order], rows[order]
 
@@ -143,29 +144,29 @@ def _listed(names):
 
 
 def _values(name, part, target) -> list[np.ndarray]:
-  """What is to be predicted of each example, float64 `[V]`, or `[T, V]` for each step."""
+  """The targets of each example, float64 `[V]`, or `[T, V]` if there is one at each step."""
   found = []
   for row, one, given in zip(part.rows, part.inputs, part.targets, strict=True):
     try:
       value = np.asarray(given, np.float64)
     except (TypeError, ValueError):
-      raise DataError(f'{name} row {row}: {given!r:.60} is no number') from None
+      raise DataError(f'{name} row {row}: {given!r:.60} is not a number') from None
     wanted = 1 if target == 'row' else 2
     value = value[..., None] if value.ndim == wanted - 1 else value
     if value.ndim != wanted or (wanted == 2 and len(value) < len(one)):
       raise DataError(
-        f'{name} row {row}: its targets are of shape {list(np.shape(given))}, and'
-        f' data.target={target!r} needs ' + ('one a row' if wanted == 1 else 'one at each step')
+        f'{name} row {row}: its targets have the shape {list(np.shape(given))}, but'
+        f' data.target={target!r} needs ' + ('one per row' if wanted == 1 else 'one at each step')
       )
     value = value[: len(one)] if wanted == 2 else value
     if not np.isfinite(value).all():
-      raise DataError(f'{name} row {row}: what is to be predicted is missing or infinite')
+      raise DataError(f'{name} row {row}: its target is missing or infinite')
     found.append(value)
   return found
 
 
 def _targets(standard, std, inputs, config) -> dict[str, np.ndarray]:
-  """The arrays of a split beside its inputs."""
+  """The arrays of a split other than its inputs."""
   one = len(std) == 1
   unit = np.broadcast_to(np.float32(std), (len(standard), len(std)))
   arrays = {'unit': np.ascontiguousarray(unit[:, 0] if one else unit)}
@@ -178,9 +179,9 @@ def _targets(standard, std, inputs, config) -> dict[str, np.ndarray]:
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """The squared error of standardised targets, and the absolute one in their unit, summed.
+  """The squared error of standardised targets, and the absolute error in their unit, summed.
 
-  Of several numbers it is their mean. Each real step counts as a row does.
+  For several numbers, it is the mean over them. Each real step counts like a row.
   """
   import jax.numpy as jnp
 
@@ -199,7 +200,7 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
 
 
 def score(outputs, split) -> dict[str, Any]:
-  """The root mean squared error, in the targets' unit, and R2; of several numbers their mean."""
+  """The root mean squared error, in the targets' unit, and R2; means over several numbers."""
   import jax.numpy as jnp
 
   real = split.get('real', jnp.ones(outputs.shape[:1], bool))
@@ -216,7 +217,7 @@ def spec(config, encoding, vocabulary) -> sequences.Spec:
 
 
 def outputs(encoding) -> Outputs:
-  """Standardised numbers, of a row or at each step."""
+  """Outputs are standardised numbers, for a row or at each step."""
   mean, std = encoding['target_mean'], encoding['target_std']
   if len(mean) == 1:
     mean, std = mean[0], std[0]
@@ -226,7 +227,7 @@ def outputs(encoding) -> Outputs:
 
 
 def decode(outputs_, encoding) -> dict[str, Sequence[Any]]:
-  """The numbers in the targets' own units: a column for each, of arrays `[T]` if at each step."""
+  """The numbers in the targets' own units: a column for each, with arrays `[T]` if at each step."""
   found = _in_units(np.asarray(outputs_, np.float64), encoding)
   names = encoding['values']
   if len(names) == 1:
@@ -241,9 +242,9 @@ def _in_units(standard, encoding):
 
 
 def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
-  """Predicted against true values, and the errors against these, for each number.
+  """Predicted values and errors against true values, for each number.
 
-  Of all runs together; of more than POINTS points some, evenly spaced.
+  They are of all runs together; of more than POINTS points, some are shown, evenly spaced.
   """
   pairs = []
   for of in predictions:
@@ -264,7 +265,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
       Panel(
         'scatter',
         f'Predicted and true {name}',
-        f'{caption} On the line they are equal.',
+        f'{caption} On the line, the two are equal.',
         {'x': x, 'y': y, 'reference': 'diagonal', 'x_label': 'true', 'y_label': 'predicted'},
       )
     )
@@ -272,7 +273,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
       Panel(
         'scatter',
         f'Errors of {name}',
-        f'{caption} The error is what was predicted less what is true.',
+        f'{caption} The error is the predicted value minus the true one.',
         {'x': x, 'y': y - x, 'reference': 'zero', 'x_label': 'true', 'y_label': 'error'},
       )
     )
@@ -294,19 +295,21 @@ task = Task(
     **sequences.MODEL,
     'model.pooling': sequences.POOLING,
     **sequences.data_fields(),
-    'data.label': Field('label', fields.TEXT, "the column to predict; several are parted by ','"),
-    'data.features': Field(
-      '', fields.TEXT, "of windows: the columns of the inputs; '': all but data.time"
+    'data.label': Field(
+      'label', fields.TEXT, "the column to predict; or several, with ',' between"
     ),
-    'data.time': Field('', fields.TEXT, "of windows: the column of the time; '': in order"),
+    'data.features': Field(
+      '', fields.TEXT, "for windows: the columns of the inputs; '': all but data.time"
+    ),
+    'data.time': Field('', fields.TEXT, "for windows: the column of the time; '': in order"),
     'data.group': Field(
-      '', fields.TEXT, "a column; rows of one entry are never on both sides of a cut; '': texts are"
+      '', fields.TEXT, "a column; rows that share its value stay in one split; '': equal texts do"
     ),
     'data.target': Field('row', fields.choice(lambda: ('row', 'step')), 'row | step'),
     'data.window': Field(
-      0, fields.whole(0), 'steps of a window of a table with a row a step; 0: no windows'
+      0, fields.whole(0), 'steps of a window of a table with a row per step; 0: no windows'
     ),
-    'data.horizon': Field(1, fields.whole(1), 'of windows: how many steps on the target is'),
+    'data.horizon': Field(1, fields.whole(1), 'for windows: how many steps later the target is'),
   },
   check=sequences.check,
   settle=sequences.settle,

@@ -1,7 +1,7 @@
 """Metrics of a whole split, as functions of arrays that JAX can trace.
 
-Those that compare a class with the rest are as scikit-learn has them, spans as seqeval has them.
-None is NaN for finite arguments: what a metric is where it has no meaning, its docstring says.
+Those that compare a class with the rest are defined as in scikit-learn, spans as in seqeval. None
+is NaN for finite arguments: each docstring says what the metric is where it is undefined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ _PREFIXES = {'O': OUTSIDE, 'B': BEGIN, 'I': INSIDE, 'E': END, 'S': SINGLE}
 
 
 def confusion(labels: 'Array', predicted: 'Array', classes: int) -> 'Array':
-  """How often each class was taken for each: int32 `[C, C]`, the true class first.
+  """How often each class was predicted for each true class: int32 `[C, C]`, the true class first.
 
-  labels, predicted: ints of one shape, from 0 to classes - 1; where a label is below 0, neither
-    counts.
+  labels, predicted: ints of one shape, from 0 to classes - 1; where a label is below 0, the entry
+    does not count.
   """
   import jax.numpy as jnp
 
@@ -30,7 +30,7 @@ def confusion(labels: 'Array', predicted: 'Array', classes: int) -> 'Array':
 
 
 def macro_f1(labels: 'Array', predicted: 'Array', classes: int) -> 'Array':
-  """The mean F1 of the classes that occur or are predicted; arguments as of `confusion`."""
+  """The mean F1 of the classes that occur or are predicted; arguments as in `confusion`."""
   import jax.numpy as jnp
 
   counts = confusion(labels, predicted, classes)
@@ -40,7 +40,7 @@ def macro_f1(labels: 'Array', predicted: 'Array', classes: int) -> 'Array':
 
 
 def macro_f1_of_labels(labels: 'Array', predicted: 'Array') -> 'Array':
-  """The mean F1 of labels, any of which a row may have; of one that is nowhere it is 0.
+  """The mean F1 of labels, any of which a row may have; it is 0 for a label that never occurs.
 
   labels, predicted: `[N, C]`, 1 or True where a row has the label.
   """
@@ -53,9 +53,9 @@ def macro_f1_of_labels(labels: 'Array', predicted: 'Array') -> 'Array':
 
 
 def auroc(scores: 'Array', positive: 'Array') -> 'Array':
-  """The area under the receiver's operating curve: how often a positive ranks above a negative.
+  """The area under the ROC curve: how often a positive ranks above a negative.
 
-  A tie counts half. 0.5, that of chance, where all rows are positive or none is.
+  A tie counts half. It is 0.5, as by chance, if all rows are positive or none is.
 
   scores: float `[N]`. positive: 1 or True, `[N]`.
   """
@@ -68,7 +68,7 @@ def auroc(scores: 'Array', positive: 'Array') -> 'Array':
 def macro_auroc(scores: 'Array', positive: 'Array') -> 'Array':
   """The mean of `auroc` over the columns for which there are positives and negatives, else 0.5.
 
-  Of classes this is one against the rest, with positive a one-hot array.
+  For classes this is one against the rest, with a one-hot array as positive.
 
   scores: float `[N, C]`. positive: 1 or True, `[N, C]`.
   """
@@ -91,19 +91,19 @@ def _auroc(scores, positive):
   at_most = below[jnp.searchsorted(ranked, scores, side='right')]
   less = below[jnp.searchsorted(ranked, scores, side='left')]
   count, others = positive.sum(), (~positive).sum()
-  # Shares are summed, not counts, which would be beyond what float32 has exactly.
+  # Shares are summed instead of counts, which float32 could not represent exactly.
   share = (at_most + less) / (2 * jnp.maximum(others, 1)).astype(jnp.float32)
   area = jnp.where(positive, share, 0).sum() / jnp.maximum(count, 1)
   return area, (count > 0) & (others > 0)
 
 
 def calibration(probability: 'Array', right: 'Array') -> tuple['Array', 'Array', 'Array']:
-  """How sure answers are, and how often they are right, in BINS of equal width from 0 to 1.
+  """How confident answers are, and how often they are right, in BINS of equal width from 0 to 1.
 
   probability: of the answer that was given, float `[N]`. right: whether it is right, `[N]`.
 
-  Returns for each bin the mean probability, the share that is right, both float32 `[BINS]` and 0
-  where a bin is empty, and how many there are, int32 `[BINS]`. A bin has its upper edge.
+  Returns for each bin the mean probability and the share of right answers, both float32 `[BINS]`
+  and 0 if a bin is empty, and the number of answers, int32 `[BINS]`. A bin includes its upper edge.
   """
   import jax.numpy as jnp
 
@@ -119,9 +119,10 @@ def calibration(probability: 'Array', right: 'Array') -> tuple['Array', 'Array',
 
 
 def ece(probability: 'Array', right: 'Array') -> 'Array':
-  """The expected calibration error (Guo et al. 2017); arguments as of `calibration`.
+  """The expected calibration error (Guo et al. 2017); arguments as in `calibration`.
 
-  The mean over all answers of how far their bin's probability is from its share of right ones.
+  It is the mean, over all answers, of the distance between the mean probability of their bin and
+  its share of right answers.
   """
   import jax.numpy as jnp
 
@@ -142,8 +143,8 @@ def rmse(values: 'Array', targets: 'Array', weights: 'Array') -> 'Array':
 def r2(values: 'Array', targets: 'Array', weights: 'Array') -> 'Array':
   """The mean over columns of the share of the targets' variance that is explained.
 
-  Of a column whose targets are all the same it is 1 where they are met exactly, else 0. Arguments
-  as of `rmse`.
+  For a column whose targets are all equal, it is 1 if they are predicted exactly, else 0. Arguments
+  as in `rmse`.
   """
   import jax.numpy as jnp
 
@@ -161,16 +162,16 @@ def _mean(columns, weights):
 
 
 def has_spans(tags: Sequence[str]) -> bool:
-  """Whether tags are those of spans: IOB, BIO or IOBES, as 'B-PER', 'I-PER', 'O'."""
+  """Whether tags mark spans, in IOB, BIO or IOBES: 'B-PER', 'I-PER', 'O'."""
   prefixes = {tag.partition('-')[0] for tag in tags}
   return bool(prefixes - {'O'}) and prefixes <= _PREFIXES.keys()
 
 
 def span_codes(tags: Sequence[str]) -> np.ndarray:
-  """What each tag says of a span: int32 `[C, 2]`, one of OUTSIDE ... SINGLE, and a type's number.
+  """The meaning of each tag: int32 `[C, 2]`, one of OUTSIDE ... SINGLE, and the number of a type.
 
-  Where tags name no spans (see `has_spans`), as those of parts of speech, each step is one of its
-  own, of the type that its tag is; 'O' is none.
+  If tags mark no spans (see `has_spans`), like those of parts of speech, each step is a span by
+  itself, whose type is its tag; 'O' is none.
   """
   if has_spans(tags):
     parts = [(_PREFIXES[prefix], type_) for prefix, _, type_ in (t.partition('-') for t in tags)]
@@ -184,11 +185,11 @@ def span_codes(tags: Sequence[str]) -> np.ndarray:
 def span_f1(labels: 'Array', predicted: 'Array', codes: 'Array') -> 'Array':
   """F1 of spans by their type and both ends, as seqeval counts them by default (not strict).
 
-  A span begins also with an inside tag after an outside one or one of another type, as conlleval
-  has it. 0 where there is no span at all.
+  As in conlleval, an inside tag also begins a span after an outside tag or one of another type. It
+  is 0 if there is no span at all.
 
-  labels, predicted: a tag at each step, int `[N, T]`; a label below 0 is no step of the row.
-  codes: of the tags, int `[C, 2]`, by `span_codes`; or of each row's, `[N, C, 2]`.
+  labels, predicted: a tag at each step, int `[N, T]`; a label below 0 marks padding.
+  codes: of the tags, int `[C, 2]`, from `span_codes`; or for each row, `[N, C, 2]`.
   """
   import jax.numpy as jnp
 
@@ -204,7 +205,7 @@ def span_f1(labels: 'Array', predicted: 'Array', codes: 'Array') -> 'Array':
 
 
 def _spans(tags, real, codes) -> Mapping[str, 'Array']:
-  """At each step: whether a span ends with it, of which type it is, and where it began."""
+  """At each step: whether a span ends there, its type, and where it began."""
   import jax
   import jax.numpy as jnp
 
@@ -215,7 +216,7 @@ def _spans(tags, real, codes) -> Mapping[str, 'Array']:
     jnp.pad(a, ((0, 0), (1, 0)), constant_values=c)[:, :-1]
     for a, c in ((what, OUTSIDE), (type_, -1))
   )
-  # A step goes on with the span before it; else it begins one, unless it is outside.
+  # A step continues the span before it; otherwise it begins one, unless it is outside.
   goes_on = ((what == INSIDE) | (what == END)) & ((before == BEGIN) | (before == INSIDE))
   goes_on &= type_ == type_before
   starts = (what != OUTSIDE) & ~goes_on

@@ -1,7 +1,7 @@
 """What tasks of texts and of series share: the model, the fields, and inputs as arrays.
 
-A text, or a list of tokens, becomes ids, int32 `[N, T]`, 0 where padded; series, float `[T, D]`,
-become {'xs': float32 `[N, T, D]`, padded behind, 'lengths': int32 `[N]`}.
+Texts, or lists of tokens, become ids, int32 `[N, T]`, 0 where padded; series, float `[T, D]`,
+become {'xs': float32 `[N, T, D]`, padded at the end, 'lengths': int32 `[N]`}.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from rnnlab.data.base import Dataset, Examples
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field, Kind
 
-GIVEN = 'given'  # tokens as they are, in place of a text that is taken apart
+GIVEN = 'given'  # examples are lists of tokens already, not texts to be split
 
 
 class Spec(NamedTuple):
   """What the model has to know of the data.
 
-  vocab_size: ids are below it; None for series. mask: id 0 takes no part. size: how many numbers
-  the model puts out. steps: whether it does so at each step.
+  vocab_size: ids are below it; None for series. mask: whether id 0 takes no part. size: how many
+  numbers the model outputs. steps: whether it does so at each step.
   """
 
   vocab_size: int | None
@@ -72,7 +72,7 @@ def spec(config, encoding: Mapping[str, Any], size: int, steps: bool) -> Spec:
 _ENDS = fields.choice(lambda: ('pre', 'post'))
 
 MODEL = {
-  'model.embed_size': Field(128, fields.SIZE, 'of a token; series have no embedding'),
+  'model.embed_size': Field(128, fields.SIZE, 'of tokens; series have no embedding'),
   'model.embed_dropout': Field(0.0, fields.RATE, 'of the inputs of the first layer', traced=True),
   'model.output_dropout': Field(0.0, fields.RATE, traced=True),
 }
@@ -83,47 +83,47 @@ POOLING = Field(
 
 
 def data_fields(end: str = 'pre') -> dict[str, Field]:
-  """The fields of the data; end: where padding goes, and what is too long is cut."""
+  """The fields of the data. end: at which end examples are padded, or cut if too long."""
   return {
     'data.source': Field(
       'auto',
       fields.choice(lambda: ('auto', *own.FORMATS, *sets.SETS)),
-      "auto (by data.path's ending) | table | arrays | columns | a set's name",
+      "auto (by data.path's extension) | table | arrays | columns | a set's name",
     ),
-    'data.path': Field('', fields.PATH, 'one file, to be cut, or that of the train split'),
-    'data.validation_path': Field('', fields.PATH, "'': cut from train"),
-    'data.test_path': Field('', fields.PATH, "'': cut from train"),
+    'data.path': Field('', fields.PATH, 'one file, to be split, or that of the train split'),
+    'data.validation_path': Field('', fields.PATH, "'': split off train"),
+    'data.test_path': Field('', fields.PATH, "'': split off train"),
     'data.text': Field('text', fields.TEXT, 'the column of the text'),
-    'data.label': Field('label', fields.TEXT, 'the column of what is to be predicted'),
+    'data.label': Field('label', fields.TEXT, 'the column to be predicted'),
     'data.tokens': Field(
       'words',
       Kind(
         lambda value: isinstance(value, str) and (value in text.TOKENS or value.endswith('.json')),
-        lambda: f'one of {", ".join(text.TOKENS)}, or the path of a .json of Hugging Face',
+        lambda: f'one of {", ".join(text.TOKENS)}, or the path of a Hugging Face .json',
         lambda: tuple(text.TOKENS),
       ),
       "words | characters | bytes | the .json file of one of Hugging Face's tokenizers",
     ),
-    'data.scale': Field(True, fields.FLAG, 'of series: each feature by its mean and std in train'),
+    'data.scale': Field(True, fields.FLAG, 'series: standardise each feature by train'),
     'data.vocab_size': Field(10_000, fields.whole(5, why=': ids 0 to 3 are not words')),
-    'data.max_len': Field(200, fields.whole(1), 'steps; of longer ones the rest is dropped'),
-    'data.padding': Field(end, _ENDS, 'pre | post; that of series is always behind'),
+    'data.max_len': Field(200, fields.whole(1), 'steps; the rest of longer examples is dropped'),
+    'data.padding': Field(end, _ENDS, 'pre | post; series are always padded at the end'),
     'data.truncation': Field(end, _ENDS, 'pre | post'),
     'data.mask': Field(True, fields.FLAG, 'the padding of texts takes no part'),
     'data.validation_fraction': Field(
       0.2, fields.SHARE, 'of train; 0: the test split is the validation split'
     ),
-    'data.test_fraction': Field(0.2, fields.SHARE, 'of all, where there is no test split'),
+    'data.test_fraction': Field(0.2, fields.SHARE, 'of all, if there is no test split'),
     'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
     'data.max_examples': Field(0, fields.whole(0), 'in each split; 0: all'),
   }
 
 
 def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tuple[str, ...]]:
-  """How inputs are read: an encoding, JSON, and the vocabulary, both from train alone.
+  """How inputs are read: an encoding, which JSON can hold, and the vocabulary, from train alone.
 
-  Of series {'features', 'mean', 'std'}; of tokens {'tokens': data.tokens, or GIVEN}. Raises
-  DataError, with the row, where series have different features.
+  For series {'features', 'mean', 'std'}; for tokens {'tokens': data.tokens, or GIVEN}. Raises
+  DataError, with the row, if series have different numbers of features.
   """
   inputs, rows = parts['train'].inputs, parts['train'].rows
   if isinstance(inputs[0], np.ndarray):
@@ -149,7 +149,7 @@ def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tu
 
 
 def _tokens(given):
-  """What `text.tokenizer` takes: a name, or in place of a path what the file holds."""
+  """The argument of `text.tokenizer`: a name, or the content of the file if given a path."""
   if given in text.TOKENS:
     return given
   path = pathlib.Path(given).expanduser()
@@ -162,9 +162,9 @@ def _tokens(given):
 
 
 def encode(examples: Sequence[Any], config, encoding, vocabulary) -> Any:
-  """New examples as the model takes them; see `Task.encode`.
+  """New examples as inputs of the model; see `Task.encode`.
 
-  Raises TypeError for texts that are none, and ValueError for series of other features.
+  Raises TypeError for texts that are not, and ValueError for series of other features.
   """
   if 'features' in encoding:
     scaled = [scale(one, encoding, i) for i, one in enumerate(examples)]
@@ -190,13 +190,13 @@ def _padded(ids, config, to_longest):
 
 
 def scale(one: Any, encoding, place: int) -> np.ndarray:
-  """A series, float32 `[T, D]`, by the mean and std of train; place: which it is, from 0."""
+  """A series, float32 `[T, D]`, standardised by train's mean and std. place: its number, from 0."""
   one = np.asarray(one, np.float64)
   features = encoding['features']
   one = one[:, None] if one.ndim == 1 and features == 1 else one
   if one.ndim != 2 or one.shape[1] != features or not np.isfinite(one).all():
     raise ValueError(
-      f'the series at position {place}, counted from 0, is of shape {list(one.shape)}: it must be'
+      f'the series at position {place}, counted from 0, has the shape {list(one.shape)}: it must be'
       f' finite numbers [T, {features}]'
     )
   return ((one - encoding['mean']) / encoding['std']).astype(np.float32)
@@ -205,7 +205,7 @@ def scale(one: Any, encoding, place: int) -> np.ndarray:
 def inputs(
   parts: Mapping[str, Examples], config, encoding, vocabulary
 ) -> tuple[dict[str, Any], list[str]]:
-  """The inputs of each split, and a line on their lengths."""
+  """The inputs of each split, and a line about their lengths."""
   if 'features' in encoding:
     arrays = {
       name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()
@@ -215,7 +215,7 @@ def inputs(
     arrays = {}
     for name, part in parts.items():
       ids = _ids(part.inputs, encoding, vocabulary)
-      # Padding that takes no part need be no wider than the longest example.
+      # Padding that takes no part need not be wider than the longest example.
       arrays[name] = _padded(ids, config, config.mask or encoding['tokens'] == GIVEN)
       if name == 'train':
         lengths = np.array([*map(len, ids)])
@@ -224,19 +224,19 @@ def inputs(
     f' {int(np.quantile(lengths, 0.95)):,}, longest {lengths.max():,}'
   )
   if share := (lengths > config.max_len).mean():
-    note += f'; {share:.1%} are longer than data.max_len={config.max_len} and cut'
+    note += f'; {share:.1%} are longer than data.max_len={config.max_len} and are cut'
   return arrays, [note]
 
 
 def real(arrays: Any) -> np.ndarray:
-  """Which steps of inputs are no padding, bool `[N, T]`."""
+  """Which steps of inputs are not padding, bool `[N, T]`."""
   if isinstance(arrays, dict):
     return np.arange(arrays['xs'].shape[1]) < arrays['lengths'][:, None]
   return arrays != 0
 
 
 def aligned(values: Iterable[np.ndarray], arrays: Any, config, fill: Any, dtype: Any) -> np.ndarray:
-  """What there is at each step of an example, cut and padded as its inputs are: `[N, T, ...]`."""
+  """Values at each step of the examples, cut and padded like their inputs: `[N, T, ...]`."""
   where, values = real(arrays), list(values)
   found = np.full((*where.shape, *np.shape(values[0])[1:]), fill, dtype)
   for row, steps, of in zip(found, where, values, strict=True):
@@ -246,7 +246,7 @@ def aligned(values: Iterable[np.ndarray], arrays: Any, config, fill: Any, dtype:
 
 
 def digest(splits: Mapping[str, Mapping[str, Any]]) -> str:
-  """A digest of all arrays, hex."""
+  """A digest of all arrays, in hexadecimal."""
   found = hashlib.sha256()
   for name, split in splits.items():
     for key, value in split.items():
@@ -258,7 +258,7 @@ def digest(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def settle(config) -> dict[str, Any]:
-  """Which source the data are of, for data.source='auto'."""
+  """Which source the data come from, for data.source='auto'."""
   return {'source': own.source(config)}
 
 
@@ -271,7 +271,7 @@ def check(given: dict[str, Any]) -> None:
   fields.check_room(
     given,
     {
-      # Of weights, which have a gradient, twice, and of a cell's one gate.
+      # Weights count twice, as they have gradients; a cell counts with one gate.
       'data.vocab_size model.embed_size': 2 * given['data.vocab_size'] * embed_size,
       'model.hidden_size model.embed_size model.layers': (
         2 * directions * hidden_size * (embed_size + hidden_size + deeper)
@@ -284,9 +284,9 @@ def check(given: dict[str, Any]) -> None:
 
 
 def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
-  """What `load` gives for a config's `data` part, from the disk cache where it is there.
+  """What `load` returns for a config's `data` part, from the disk cache if it is there.
 
-  The cache knows the files that the config names by their size and time of change.
+  The cache identifies the files that the config names by size and modification time.
   """
   source = own.source(config)
   if source in sets.SETS:

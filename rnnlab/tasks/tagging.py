@@ -1,13 +1,13 @@
-"""A tag at each step of a text or a series: names and parts of speech, sleep stages, by span F1.
+"""Tags each step of a text or a series: names, parts of speech, sleep stages; by span F1.
 
     tokens -> ids -> embedding -+-> recurrent layers -> at each step a logit for each tag
     series [T, D] --------------+
 
-The arrays of a split: inputs as `rnnlab.tasks.sequences` has them; labels int32 `[N, T]`, -1 where
-padded; codes int32 `[N, C, 2]`, what the tags say of spans, see `scores.span_codes`.
+The arrays of a split: inputs as in `rnnlab.tasks.sequences`; labels, int32 `[N, T]`, -1 where
+padded; codes, int32 `[N, C, 2]`, the meaning of the tags, see `scores.span_codes`.
 
-A tag often depends on what follows: model.bidirectional is False unless a config sets it, as for
-every task.
+A tag often depends on what follows it, but model.bidirectional is False unless a config sets it, as
+for every task.
 """
 
 from collections import Counter
@@ -49,7 +49,7 @@ def _load(config):
   counts = {name: Counter(tag for row in rows for tag in row) for name, rows in tags.items()}
   names = sorted(set().union(*counts.values()))
   if len(names) < 2:
-    raise DataError(f'there is one tag only, {names[0]!r}: nothing is to be learnt.')
+    raise DataError(f'there is only one tag, {names[0]!r}: there is nothing to learn.')
   encoding, vocabulary = sequences.encodings(parts, config)
   encoding |= {'tags': names}
   arrays, lines = sequences.inputs(parts, config, encoding, vocabulary)
@@ -75,19 +75,19 @@ def _load(config):
 
 
 def _tags(name, part) -> list[list[str]]:
-  """The tag of each step of each example, as texts."""
+  """The tag of each step of each example, as a string."""
   found = []
   for row, one, given in zip(part.rows, part.inputs, part.targets, strict=True):
     if np.ndim(given) != 1:
       raise DataError(f'{name} row {row}: there must be a tag for each step.')
     if isinstance(given, np.ndarray) and given.dtype.kind == 'f':
       if (given != np.round(given)).any():  # also where one is NaN
-        raise DataError(f'{name} row {row}: a tag is a whole number or a text, not a fraction.')
+        raise DataError(f'{name} row {row}: a tag must be a whole number or text, not a fraction.')
       given = given.astype(int)
     padded = isinstance(one, np.ndarray) and len(given) > len(one)
     given = given[: len(one)] if padded else given  # y [N, T] beside lengths
     if len(given) != len(one):
-      raise DataError(f'{name} row {row}: {len(one)} steps or tokens, and {len(given)} tags.')
+      raise DataError(f'{name} row {row}: {len(one)} steps or tokens, but {len(given)} tags.')
     if not len(given):
       raise DataError(f'{name} row {row} is empty.')
     found.append([str(tag) for tag in given])
@@ -103,12 +103,12 @@ def _notes(counts):
     if missing := sorted(of.keys() - train.keys()):
       lines.append(f'tags of {name} that train lacks: {", ".join(missing[:SHOWN])}')
   if not scores.has_spans([*train]):
-    lines.append('the tags are not those of spans (B-, I-, O): span F1 takes each step for one')
+    lines.append('the tags do not mark spans (B-, I-, O): span F1 counts each step as one')
   return lines
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """Cross-entropy, in nats, and whether the likeliest tag is right, summed over real steps.
+  """Cross-entropy, in nats, and whether the most likely tag is right, summed over real steps.
 
   outputs: logits `[B, T, C]`. batch: labels, int `[B, T]`, -1 where padded, and weights `[B]`.
   """
@@ -134,7 +134,7 @@ def score(outputs, split) -> dict[str, Any]:
 
 
 def spec(config, encoding, vocabulary) -> sequences.Spec:
-  """What the model has to know."""
+  """What the model has to know of the data."""
   return sequences.spec(config, encoding, len(encoding['tags']), steps=True)
 
 
@@ -144,7 +144,7 @@ def outputs(encoding) -> Outputs:
 
 
 def decode(outputs_, encoding) -> dict[str, Sequence[Any]]:
-  """The likeliest tag at each step, and its probability: N arrays `[T]` each."""
+  """The most likely tag at each step, and its probability: N arrays `[T]` each."""
   names = np.array(encoding['tags'])
   logits = np.asarray(outputs_, np.float64)
   found = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -153,9 +153,9 @@ def decode(outputs_, encoding) -> dict[str, Sequence[Any]]:
 
 
 def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
-  """How often a step of each type was taken for each, of all runs together.
+  """How often a step of each type was tagged as each type, over all runs together.
 
-  Where tags name spans their types are compared, as PER for B-PER and I-PER, else the tags.
+  If tags mark spans, their types are compared, such as PER for B-PER and I-PER, else the tags.
   """
   tags = encoding['tags']
   types = [tag.partition('-')[2] or tag for tag in tags] if scores.has_spans(tags) else tags
@@ -169,7 +169,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
     np.add.at(counts, (place[labels[real]], place[found[real]]), 1)
   caption = (
     f'The {counts.sum():,} steps of the test split by their true type (rows) and the type of the'
-    ' likeliest tag (columns).'
+    ' most likely tag (columns).'
   )
   return [
     Panel('matrix', 'Types taken for each other', caption, {'labels': names, 'counts': counts})
@@ -189,7 +189,7 @@ task = Task(
   fields={
     **sequences.MODEL,
     **sequences.data_fields('post'),
-    'data.text': Field('text', fields.TEXT, 'of a table: the tokens, parted by spaces'),
+    'data.text': Field('text', fields.TEXT, 'of a table: the tokens, separated by spaces'),
     'data.label': Field('label', fields.TEXT, 'of a table: their tags, likewise'),
   },
   check=sequences.check,

@@ -18,7 +18,7 @@ DATA = {
   'data.source': Field(
     'auto',
     fields.choice(lambda: ('auto', *aligned.SOURCES)),
-    "auto: pairs where data.path is given, else cmudict | pairs: data.path's texts | cmudict:"
+    "auto: pairs if data.path is given, else cmudict | pairs: data.path's texts | cmudict:"
     ' letters to sounds of English words | drawn: pairs that follow data.rule',
   ),
   'data.rule': Field(
@@ -40,42 +40,42 @@ DATA = {
   'data.path': Field(
     '',
     fields.PATH,
-    'a folder with train.de, train.en ..., two files by what they share, as europarl.de-en of'
-    ' europarl.de-en.de and europarl.de-en.en, or one of two columns apart by a tab',
+    'a folder with train.de, train.en ...; or what the names of two files share, europarl.de-en for'
+    ' europarl.de-en.de and europarl.de-en.en; or a file with two columns separated by a tab',
   ),
   'data.languages': Field(
     '',
-    Kind(_two, lambda: "two endings of files, source and target, as 'de-en', or '' for a table"),
-    "of files, source and target, as 'de-en'",
+    Kind(_two, lambda: "two endings of files, source and target, like 'de-en', or '' for a table"),
+    "endings of the files, source and target, like 'de-en'",
   ),
   'data.test': Field(
-    '', fields.TEXT, "which test files, as 'test_2016_flickr'; '': the first by the alphabet"
+    '', fields.TEXT, "which test files, such as 'test_2016_flickr'; '': the first by name"
   ),
-  'data.unit_source': Field('auto', _UNIT, 'word | character | subword | auto: of cmudict letters'),
+  'data.unit_source': Field('auto', _UNIT, 'word | character | subword | auto: letters in cmudict'),
   'data.unit_target': Field('auto', _UNIT, 'word | character | subword | auto: word'),
   'data.words': Field(
     'auto',
     fields.choice(lambda: ('auto', *units.WORDS)),
-    'what parts words: spaces | punctuation | auto: punctuation, and spaces of cmudict and drawn',
+    'what separates words: spaces | punctuation | auto: punctuation; spaces for cmudict and drawn',
   ),
   'data.lowercase': Field(False, fields.FLAG, 'both sides are read, and scored, in lower case'),
   'data.vocab_size': Field(
-    10_000, fields.whole(pairs.FIRST + 1, why=': four ids are no words'), 'at most, of each side'
+    10_000, fields.whole(pairs.FIRST + 1, why=': four ids are not words'), 'at most, on each side'
   ),
-  'data.min_count': Field(1, fields.whole(1), 'of a word of the vocabulary, in train'),
-  'data.shared_vocabulary': Field(False, fields.FLAG, 'both sides have one'),
+  'data.min_count': Field(1, fields.whole(1), 'least count in train of words in the vocabulary'),
+  'data.shared_vocabulary': Field(False, fields.FLAG, 'both sides share one'),
   'data.max_len': Field(
-    100, fields.whole(1), 'tokens of a side: longer pairs are left out of train, of it alone'
+    100, fields.whole(1), 'tokens of a side: longer pairs are left out of train only'
   ),
   'data.validation_fraction': Field(
-    0.05, fields.SHARE, 'where there are no such files; 0: the test split is the validation split'
+    0.05, fields.SHARE, 'if there are no such files; 0: the test split is the validation split'
   ),
-  'data.test_fraction': Field(0.1, fields.SHARE, 'where there are no such files'),
+  'data.test_fraction': Field(0.1, fields.SHARE, 'if there are no such files'),
   'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
   'data.max_examples': Field(0, fields.whole(0), 'in each split; 0: all'),
 }
 
 
 def settle(config: Any) -> dict[str, Any]:
-  """Which source the data are of, for data.source='auto'."""
+  """Which source the data come from, for data.source='auto'."""
   return {'source': aligned.source(config)}

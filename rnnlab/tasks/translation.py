@@ -1,13 +1,13 @@
-"""Pairs of texts: a translation, token by token, each given the source and the tokens before it.
+"""Translates texts, token by token, each given the source and the tokens before it.
 
     source -> encoder -> memory <- attention <- decoder -> logits of the vocabulary -> -log p(token)
 
-The splits are those of `rnnlab.data.pairs`. What the model puts out for a pair is float32 `[2]`:
-the negative log-likelihood of the target in nats, and the number of its tokens, the end among them.
+The splits are those of `rnnlab.data.pairs`. The model's output for a pair is float32 `[2]`: the
+negative log-likelihood of the target in nats, and the number of its tokens, including the end.
 
-Epochs are chosen by perplexity, the right tokens before being given; how good the translations are
-that a model writes by itself is known once, of the test split, at the end of a run: of the
-likeliest token at each step and, where model.beam asks for it, of a beam search.
+Epochs are chosen by perplexity, given the right previous tokens (teacher forcing). The quality of
+the translations that a model writes by itself is measured once, on the test split, at the end of a
+run: of greedy translations and, if model.beam asks for it, of those of a beam search.
 """
 
 import functools
@@ -26,7 +26,7 @@ from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
 
-ROWS = 256  # hypotheses that are computed at once
+ROWS = 256  # hypotheses computed at once
 RATES = 'token_error_rate', 'sentence_error_rate'
 
 
@@ -82,9 +82,9 @@ def model(config, spec: pairs.Spec):
 
 
 def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
-  """The mean negative log-likelihood of a token, and perplexity, which it gives.
+  """The sums of the negative log-likelihood of tokens, which give perplexity too.
 
-  outputs: `[B, 2]`, or in training a dict of 'nll', 'tokens' and 'objective', `[B]`.
+  outputs: `[B, 2]`; in training, a dict of 'nll', 'tokens' and 'objective', `[B]` each.
   """
   import jax.numpy as jnp
 
@@ -99,15 +99,15 @@ def loss(outputs, batch) -> dict[str, tuple[Any, Any]]:
 
 
 def examine(model, params, dataset) -> dict[str, Any]:
-  """The translations of the test split, the likeliest token at each step, and how good they are.
+  """The greedy translations of the test split, and how good they are.
 
-  Returns translations, uint8 `[N, L]`, UTF-8 padded behind with 0; source_lengths, int32 `[N]`, in
-  tokens, the end not counted; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; where
-  sacreBLEU is there and pairs are of sentences, bleu_statistics and chrf_statistics, see
-  `rnnlab.tasks.bleu`; the figures that the task's metrics have of their sums; and what a report
-  draws, see `rnnlab.tasks.translation_panels`. Where the model's beam is wider than 1, all but the
-  lengths and what is drawn is there of what it finds too, under names that begin with 'beam_', and
-  the seconds that either way of translating took, with compilation.
+  Returns translations, uint8 `[N, L]`, UTF-8 padded at the end with 0; source_lengths, int32 `[N]`,
+  in tokens without the end; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; if sacreBLEU
+  is installed and the data are pairs of sentences, bleu_statistics and chrf_statistics, see
+  `rnnlab.tasks.bleu`; the metrics computed from their sums; and what a report draws, see
+  `rnnlab.tasks.translation_panels`. If the model's beam is wider than 1, the translations that the
+  search finds, with their statistics and metrics, are there too, under names with 'beam_' before
+  them, and the seconds that each way of translating took, compilation included.
   """
   source = np.asarray(dataset.splits['test']['inputs']['source'])
   found: dict[str, Any] = {'source_lengths': (source != 0).sum(axis=1, dtype=np.int32) - 1}
@@ -156,7 +156,7 @@ def sums(predictions, outputs) -> dict[str, tuple[Any, Any]]:
 
 
 def translated(model, params, source, encoding, size=1) -> list[str]:
-  """The translations of sources, int32 `[N, S]`: the likeliest token at each step, or a beam's."""
+  """The translations of sources, int32 `[N, S]`: greedy, or of a beam search of this size."""
   from rnnlab.models import decoding
 
   never = pairs.PAD, pairs.BOS, pairs.UNK
@@ -180,7 +180,7 @@ def join(ids, encoding, vocabulary) -> str:
 
 
 def outputs(encoding) -> Outputs:
-  """Likelihoods of another text."""
+  """Outputs are likelihoods of another text."""
   return Outputs('sequence', ())
 
 
@@ -194,7 +194,7 @@ def check(given: dict[str, Any]) -> None:
   for name in ('model.truncate', 'model.dropout_per_gate'):
     if given[name]:
       raise ValueError(
-        f'--config.{name}={fields.words(given[name])}: a decoder with attention has no such thing'
+        f'--config.{name}={fields.words(given[name])}: translation does not support this field'
       )
   if given['data.longer'] and given['data.source'] != 'drawn':
     raise ValueError(
@@ -204,14 +204,14 @@ def check(given: dict[str, Any]) -> None:
   embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
   if given['model.tied'] and embed_size != hidden_size:
     raise ValueError(
-      '--config.model.tied=True: the embedding of the target is the weights of the output, so that'
-      f' model.embed_size={embed_size} must be model.hidden_size={hidden_size}'
+      "--config.model.tied=True: the output shares the weights of the target's embedding, so"
+      f' model.embed_size={embed_size} must equal model.hidden_size={hidden_size}'
     )
   directions = 1 + given['model.bidirectional']
   fields.check_room(
     given,
     {
-      # Of weights, which have a gradient, twice: a side has one word at least.
+      # Weights count twice, as they have gradients; each side has at least one word.
       'model.embed_size model.hidden_size': (
         2 * (pairs.FIRST + 1) * (2 * embed_size + hidden_size) + 2 * directions * hidden_size**2
       ),
@@ -233,20 +233,20 @@ FIELDS = {
   'model.decoder_cell': Field(
     '',
     fields.choice(lambda: ('', *_cells())),
-    "that of the decoder, any file in rnnlab/cells/; '': model.cell",
+    "the decoder's cell, any file in rnnlab/cells/; '': model.cell",
   ),
   'model.embed_size': Field(128, fields.SIZE, 'of both sides'),
   'model.attention': Field(
     'additive',
     fields.choice(fields.of('recurrence.attention', 'KINDS')),
-    'additive | multiplicative | none: the source is read from its end',
+    'additive | multiplicative | none: the source is read backwards',
   ),
   'model.attention_size': Field(128, fields.SIZE, 'features that additive attention compares'),
   'model.input_feeding': Field(
-    True, fields.FLAG, 'multiplicative attention: a step is given the output before'
+    True, fields.FLAG, 'multiplicative attention: a step is given the previous output'
   ),
   'model.tied': Field(
-    False, fields.FLAG, "the target's embedding is the output's weights too; hidden_size is its"
+    False, fields.FLAG, "the output shares the target's embedding; hidden_size must equal its size"
   ),
   'model.embed_dropout': Field(
     0.0, fields.RATE, 'of both embeddings, one mask for all steps', traced=True
@@ -255,7 +255,7 @@ FIELDS = {
     0.0, fields.RATE, "of the decoder's outputs, one mask for all steps", traced=True
   ),
   'model.word_dropout': Field(
-    0.0, fields.RATE, 'of the tokens before, which the decoder is then not given', traced=True
+    0.0, fields.RATE, 'of the previous tokens that the decoder is given', traced=True
   ),
   'model.scheduled_sampling': Field(
     0.0,
@@ -265,7 +265,7 @@ FIELDS = {
     traced=True,
   ),
   'model.label_smoothing': Field(
-    0.0, fields.RATE, 'the part of the probability that all tokens share', traced=True
+    0.0, fields.RATE, 'the part of the probability spread over all tokens', traced=True
   ),
   'model.beam': Field(
     1,

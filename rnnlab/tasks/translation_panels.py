@@ -1,7 +1,7 @@
-"""What a report draws of translations: how good they are by length, attention, best and worst.
+"""What a report draws of translations: quality by length, attention, the best and the worst.
 
-`examine` asks the model of a run, beside what the task itself asks; `panels` makes of it, and of
-the translations of the test split, what is drawn.
+`examine` measures what the drawings need of a run's model; `panels` turns this and the translations
+of the test split into what a report draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from rnnlab.data import pairs
 from rnnlab.tasks import bleu, edits
 from rnnlab.tasks.base import Panel
 
-PICTURED = 3  # sentences of which attention is drawn
-TOLD = 4  # best sentences, and as many of the worst
+PICTURED = 3  # sentences whose attention is drawn
+TOLD = 4  # of the best sentences, and as many of the worst
 CLASSES = 10  # of lengths, at most
 
 SEEDS = (
-  ' Lines are means over seeds, the band goes from the lowest to the highest seed (none for a '
+  ' Lines are means over seeds; bands span the lowest to the highest seed (no band for a '
   'single seed).'
 )
 
@@ -26,12 +26,12 @@ SEEDS = (
 def examine(model, params, dataset) -> dict[str, Any]:
   """What the model attends to in a few sentences of the test split, and the sources of all.
 
-  The sentences are of a quarter, half and three quarters of all lengths, so that which they are
-  depends on the data alone.
+  The sentences are at the quartiles of length, so the choice depends only on the data.
 
-  Returns sources, uint8 `[N, L]`, UTF-8 padded behind with 0; pictured, int32 `[P]`, places in the
-  split; pictured_source, int32 `[P, S]`, and pictured_target, int32 `[P, T]`, ids, those of the
-  target the likeliest at each step; and, of a model that attends, attention, float32 `[P, T, S]`.
+  Returns sources, uint8 `[N, L]`, UTF-8 padded at the end with 0; pictured, int32 `[P]`, places in
+  the split; pictured_source, int32 `[P, S]`, and pictured_target, int32 `[P, T]`, ids, those of the
+  target the most likely at each step; and, for a model with attention, attention, float32
+  `[P, T, S]`.
   """
   import jax
 
@@ -71,7 +71,7 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
 
 
 def _by_length(predictions, encoding):
-  """BLEU, where it is known, or the share of wrong tokens, over classes of the source's length."""
+  """BLEU if it is known, else the share of wrong tokens, over classes of the source's length."""
   lengths = np.asarray(predictions[0]['source_lengths'])
   has_bleu = all('bleu_statistics' in of for of in predictions)
   name = 'bleu_statistics' if has_bleu else 'edit_statistics'
@@ -88,8 +88,8 @@ def _by_length(predictions, encoding):
   unit = encoding['source']['unit']
   word = 'BLEU' if has_bleu else 'Wrong tokens, %'
   caption = (
-    f'The sentences of the test split by the length of their source, in {unit}s, and below how many'
-    f' they are.{SEEDS} {"Higher" if has_bleu else "Lower"} is better.'
+    f'The sentences of the test split by the length of their source, in {unit}s; below is their'
+    f' number.{SEEDS} {"Higher" if has_bleu else "Lower"} is better.'
   )
   longest = int(lengths.max())
   data = {
@@ -111,7 +111,7 @@ def _range(low, high):
 
 
 def _attention(first, encoding):
-  """The attention of the first run, a picture a sentence."""
+  """The attention of the first run, with a picture for each sentence."""
   each = []
   for source, target, weights in zip(
     first['pictured_source'], first['pictured_target'], first['attention'], strict=True
@@ -120,16 +120,16 @@ def _attention(first, encoding):
     cut = np.asarray(weights)[: len(tokens[1]), : len(tokens[0])]
     each.append({'source': tokens[0], 'target': tokens[1], 'weights': cut})
   caption = (
-    'How much each token of a translation, from top to bottom, attended to each of its source, of'
-    ' the model of the first seed of each setting: white is 0, the full colour 1. The sentences are'
-    ' of a quarter, half and three quarters of all lengths in the test split, and each token is the'
-    ' likeliest after those before it.'
+    'How much each token of a translation, from top to bottom, attended to each token of its'
+    ' source, in the model of the first seed of each setting: white is 0, the full colour 1. The'
+    ' sentences are at the quartiles of length in the test split, and each token is the most likely'
+    ' one after those before it.'
   )
   return Panel('attention', 'Attention', caption, {'each': each})
 
 
 def _tokens(ids, side):
-  """The tokens up to the end, that among them, as people read them."""
+  """The tokens up to and including the end, as people read them."""
   known = [int(i) for i in ids if i != pairs.PAD]
   if side['unit'] != 'subword':
     return [side['vocabulary'][i] for i in known]
@@ -137,7 +137,7 @@ def _tokens(ids, side):
 
 
 def _sentences(predictions):
-  """A few sentences that are the same for all settings, and the best and the worst of this one."""
+  """A few sentences that are the same for all settings, and this one's best and worst."""
   first = predictions[0]
   statistics = np.stack([np.asarray(of['edit_statistics'], float) for of in predictions])
   wrong = (statistics[:, :, 0] / np.maximum(statistics[:, :, 1], 1)).mean(axis=0)
@@ -153,10 +153,10 @@ def _sentences(predictions):
     for row in rows:
       lines += [*_told(first, row), f'  wrong   {wrong[row]:.0%} of {length[row]:.0f} tokens', '']
   caption = (
-    'Sentences of the test split, each with what is right and what the model of the first seed of'
-    f' each setting says of it: {len(pictured)} that are the same for all, and the {TOLD} with the'
-    f' smallest and the {TOLD} with the largest share of tokens that must be changed, of all seeds'
-    ' in the mean, the longest first.'
+    'Sentences of the test split, each with the right answer and that of the model of the first'
+    f' seed of each setting: {len(pictured)} that are the same for all settings, then the {TOLD}'
+    f' with the smallest and the {TOLD} with the largest share of tokens that must be changed, on'
+    ' average over seeds, the longest first.'
   )
   return Panel('tokens', 'Translations', caption, {'text': '\n'.join(lines).rstrip()})
 

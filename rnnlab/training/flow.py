@@ -1,4 +1,4 @@
-"""How far the gradients of a model in training reach, of a small batch that stays the same."""
+"""How far the gradients of a model in training reach, measured on a small fixed batch."""
 
 import functools
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ EXAMPLES = 32
 
 
 def batch_of(program: Program, split: Mapping[str, Any]) -> dict[str, Any]:
-  """EXAMPLES rows of a train split from all over it, or a window of so many streams; or fewer.
+  """EXAMPLES rows spread over a train split, or a window of that many streams; or fewer.
 
-  split: a dict of arrays, on the host. The weights, as of a batch in training, are 1. Where train
-  examples are drawn, the batch is too, always the same one.
+  split: a dict of arrays, on the host. The weights of the batch are 1. If train examples are drawn,
+  so is the batch, and it is always the same one.
   """
   if program.draw:
     drawn = program.draw(jax.random.key(0), EXAMPLES)
@@ -41,12 +41,12 @@ def batch_of(program: Program, split: Mapping[str, Any]) -> dict[str, Any]:
 def norms(
   program: Program, steps: bool, params: Any, opt_state: Any, values: dict, batch: Any = None
 ) -> list[tuple[Array, Array]]:
-  """The lags of each layer, and the mean norm of the gradient at each, `[L]`; NaN where no row is.
+  """For each layer, lags and the mean norm of the gradient at each, `[L]`; NaN if no row has a lag.
 
-  They are those of `rnnlab.models.flow`, of each example's own loss without dropout, by the
-  parameters as they are evaluated. steps: whether outputs are of each step, which is known of
-  streams and of a SequenceClassifier: of those only the last counts. batch: of `batch_of`; None
-  where examples are drawn, which is then done here.
+  The gradients are those of `rnnlab.models.flow`, for each example's own loss without dropout, with
+  the parameters that are evaluated. steps: whether there are outputs at each step, of which only
+  the last then counts; this need not be said for streams and for a SequenceClassifier. batch: from
+  `batch_of`; None if examples are drawn, which is then done here.
   """
   model, tx = program.build(values)
   steps = steps or program.windows is not None

@@ -1,4 +1,4 @@
-"""From a config to an optimiser: an optax chain, and what it does at the end of an epoch."""
+"""Makes an optimiser from a config: an optax chain, and what it does at the end of an epoch."""
 
 import functools
 from collections.abc import Callable
@@ -16,18 +16,17 @@ SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'plateau')
 
 
 class Optimizer(NamedTuple):
-  """What trains parameters: an optax transformation, and what validation has to say in it.
+  """What trains parameters: an optax transformation, and how it reacts to validation.
 
-  init, update: those of the transformation; `Optimizer(*optax.sgd(1.0))` is one that does nothing
-    with validation.
-  stepped: `(opt_state, params) -> opt_state`, after a step, with the parameters that it led to.
+  init, update: those of the transformation; `Optimizer(*optax.sgd(1.0))` ignores validation.
+  stepped: `(opt_state, params) -> opt_state`, called after a step with the new parameters.
   end_epoch: `(opt_state, params, score, improved) -> opt_state`, at the end of an epoch. score: a
     float32 scalar, the primary metric on the validation split, times its sign, so that higher is
     better. improved: bool, whether it is the best so far.
-  evaluated: `(params, opt_state) -> params`, those by which the model is judged and kept: an
-    average of those of the steps, or these themselves. `end_epoch` does not change what it gives.
-  perturbed: `(params, key) -> params`, where a step takes its gradient: these with noise, or these
-    themselves.
+  evaluated: `(params, opt_state) -> params`, the parameters to evaluate and keep: an average over
+    steps, or `params` themselves. `end_epoch` does not change its result.
+  perturbed: `(params, key) -> params`, where a step takes its gradient: `params` with noise, or
+    `params` themselves.
   """
 
   init: Callable[[Any], Any]
@@ -41,9 +40,9 @@ class Optimizer(NamedTuple):
 def schedule(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> optax.Schedule:
   """The learning rate by step: a linear warm-up, then constant, or falling to 0 at `total_steps`.
 
-  Of 'step' it is multiplied by config.decay at the start of each epoch, of `epoch_steps`, after the
-  first config.decay_after. What 'plateau' multiplies it by is not known beforehand: see `plateau`.
-  `config` is that of `optimizer`. Its numbers may be traced, which those of optax's may not.
+  With 'step' it is multiplied by config.decay at the start of each epoch, of `epoch_steps`, after
+  the first config.decay_after epochs. With 'plateau' the factor depends on validation: see
+  `plateau`. `config` is that of `optimizer`. Unlike in optax, its numbers may be traced.
   """
 
   def rate(step):
@@ -107,7 +106,7 @@ def noisy(params: Any, key: Array, std: float | Array) -> Any:
 
 
 class PlateauState(NamedTuple):
-  """The state of what is inside, the rate's factor, and the epochs without a better one since."""
+  """The inner state, the factor of the rate, and the epochs since the last improvement or fall."""
 
   inner: Any
   factor: Array
@@ -115,11 +114,11 @@ class PlateauState(NamedTuple):
 
 
 def plateau(tx: Optimizer, decay: float | Array, patience: int | Array) -> Optimizer:
-  """Multiplies the updates of `tx` by `decay` once more after each `patience` epochs in vain.
+  """Multiplies the updates of `tx` by `decay` each time `patience` epochs pass without improvement.
 
-  Those are epochs, one after the other, none of which is better by validation than the best before
-  it. With a patience of 1 and a decay of 1/4 that is the rule of PyTorch's example of a language
-  model; its ReduceLROnPlateau, of threshold 0, calls a patience one lower the same.
+  These are consecutive epochs, none of which is better by validation than the best before it. A
+  patience of 1 and a decay of 1/4 give the rule of PyTorch's language model example; PyTorch's
+  ReduceLROnPlateau with a threshold of 0 does the same with a patience lower by one.
   """
 
   def init(params):
@@ -146,10 +145,10 @@ def plateau(tx: Optimizer, decay: float | Array, patience: int | Array) -> Optim
 
 
 class AveragedState(NamedTuple):
-  """The state of what is inside, the mean of so many steps' parameters, and the epochs' scores.
+  """The inner state, the mean of the parameters over `count` steps, and the epochs' scores.
 
-  count: how many, 0 as long as there is no mean. recent: the scores of the last epochs, float32
-  `[n]`, the oldest first, -inf before the first; best: that of the epochs before them.
+  count: how many steps, 0 as long as there is no mean. recent: the scores of the last epochs,
+  float32 `[n]`, the oldest first, -inf before the first epoch. best: the best score before these.
   """
 
   inner: Any
@@ -162,9 +161,9 @@ class AveragedState(NamedTuple):
 def averaged(tx: Optimizer, n: int) -> Optimizer:
   """Averages the parameters of `tx` from an epoch on (NT-ASGD: Merity et al. 2018, algorithm 1).
 
-  It begins at the end of the first epoch that is worse by validation than the best of all those
-  before it but the last `n`; the mean is of the parameters there and after each step since, and
-  they go on as without it.
+  Averaging begins at the end of the first epoch that is worse by validation than the best epoch
+  before it, not counting the last `n`. The mean is over the parameters there and after each later
+  step; training itself continues as without it.
   """
 
   def init(params):

@@ -1,13 +1,13 @@
-"""Many runs as one program: their states are stacked, and each step is taken by all of them.
+"""Many runs as one program: their states are stacked, and they take each step together.
 
-Members share a `train.Program` and the data, and differ in their key, the numbers of `values`, and
-the arrays of the train split that are their own. Each has its own order of the data, its own
-dropout, its own end: what is in the others changes none of its bits.
+Members share a `train.Program` and the data, and differ in their key, the numbers in `values`, and
+the arrays of the train split that are their own. Each has its own data order, dropout and end: no
+bit of it depends on the other members.
 
 Members are split over the devices of a mesh with the axis 'member'. A device takes its members in
-blocks of `lanes`: a block is one vmap, and blocks come one after the other. An accelerator has all
-its members in one block. A core of a CPU is filled by one, and vmap would only spoil its cache: it
-has blocks of one.
+blocks of `lanes`: a block is one vmap, and blocks follow one another. An accelerator has all its
+members in one block. On a CPU, a single member already fills the cache of a core, and vmap would
+only evict its data: blocks hold one member.
 """
 
 import functools
@@ -26,22 +26,22 @@ from rnnlab.machine import devices
 from rnnlab.training import train
 from rnnlab.training.train import Program, TrainState
 
-SECONDS = 2.0  # what a call should take, between two looks from outside
-ROOM = 0.8  # of the memory, to be filled
+SECONDS = 2.0  # what a call should take, so that the caller can look in between
+ROOM = 0.8  # the share of the memory to be filled
 
 
 class Fixed(NamedTuple):
-  """What a member has of its own and keeps."""
+  """What belongs to one member and does not change."""
 
   values: dict[str, Array]
   key: Array
-  own: dict[str, Array]  # arrays of the train split that are not those of the others
+  own: dict[str, Array]  # its own versions of arrays of the train split
 
 
 class Group(NamedTuple):
-  """Members stacked along the first axis of all arrays; those beyond the last fill it up.
+  """Members stacked along the first axis of all arrays, with copies at the end to fill devices.
 
-  lanes: how many members are in a block, at most.
+  lanes: the most members in a block.
   """
 
   program: Program
@@ -52,12 +52,12 @@ class Group(NamedTuple):
 
 
 class Turn(NamedTuple):
-  """What `fit` yields: what became of some members in one call.
+  """What `fit` yields: the progress of some members in one call.
 
-  states: of all members, on the device. steps: of the members in question, where they are now.
-  rows: at an epoch's end, each one's. failed: in words, of those whose loss is not finite any more.
-  outputs: of those that ended, the test split's by their last parameters, and by their best where
-  the program selects them.
+  states: of all members, on the device. steps: {member: its step now}, for the members in question.
+  rows: at the end of an epoch, the row of each. failed: a diagnosis of each member whose loss is no
+  longer finite. outputs: for members that ended, the outputs on the test split by their last
+  parameters, and by their best if the program selects them.
   seconds: a member's share of the wall time.
   """
 
@@ -75,7 +75,7 @@ def mesh() -> Mesh:
 
 
 def lanes(members: int, mesh: Mesh) -> int:
-  """How many members are best in a block, of so many: on a CPU one, else all of a device's."""
+  """The best number of members in a block: one on a CPU, else all members of a device."""
   return 1 if jax.default_backend() == 'cpu' else -(-members // mesh.shape['member'])
 
 
@@ -84,8 +84,8 @@ def stack(
 ) -> Group:
   """A group of these members; with `lanes` above 1 batches are masked, but not trimmed.
 
-  A trimmed step is one of several programs, and a vmap of members that want different ones would do
-  all of them.
+  A trimmed step is one of several branches, and a vmap of members that need different ones would
+  compute all of them.
   """
   fill = -len(states) % mesh.shape['member']
 
@@ -102,7 +102,7 @@ def stack(
 
 
 def member(stacked: Any, i: int) -> Any:
-  """What is a member's in a tree of stacked arrays, which are on the host."""
+  """The part of one member in a tree of stacked arrays, which are on the host."""
   return jax.tree.map(lambda a: np.asarray(a[i]), stacked)
 
 
@@ -117,11 +117,11 @@ def fit(
   patience: list[int],
   alive: set[int],
 ) -> Iterator[Turn]:
-  """Trains each member in `alive` as `train.fit`, to its end, or to the end of its epoch `until`.
+  """Trains each member in `alive` like `train.fit`, to its end or to the end of epoch `until`.
 
   `split` is the train split, `validation` and `test` are the others; an `until` of 0 means the end
-  of training. Members at an earlier step are first brought to where the others are. `fit` removes
-  members that have failed, ended or come to their `until` from `alive`, before it yields the Turn
+  of training. Members at an earlier step are first advanced to where the others are. `fit` removes
+  members that have failed, ended or reached their `until` from `alive` before it yields the Turn
   that says so, and the consumer may remove others. Asking for the next Turn reuses the memory of
   this one's states, so copy what you keep.
   """
@@ -131,7 +131,7 @@ def fit(
   split, validation, test = jax.device_put(shared, whole)
   at, best = (np.array(jax.device_get(a)) for a in (group.states.step, group.states.best_epoch))
   count = 5  # steps in a call
-  of_validation = {}  # outputs, by member, where they are those of the test split
+  of_validation = {}  # outputs by member, if validation is the test split
 
   def is_over(i):
     epoch = int(at[i]) // steps
@@ -158,7 +158,7 @@ def fit(
     at[now] = step
     failed = _failed(group, now, steps)
     seconds = time.perf_counter() - began
-    # What a call takes does not change what it gives.
+    # The number of steps in a call does not change the results.
     count = max(1, min(round(count * SECONDS / seconds), 2 * count, steps))
     alive -= failed.keys()
     rows, well = {}, [i for i in now if i not in failed]
@@ -172,7 +172,7 @@ def fit(
 
 
 def _failed(group, members, steps):
-  """What to say of those of `members` whose loss is not finite any more."""
+  """{member: diagnosis} for those of `members` whose loss is no longer finite."""
   bad, last_loss = jax.device_get((group.states.bad_step, group.states.last_loss))
   return {
     i: train.diagnosis(int(bad[i]), float(last_loss[i]), steps) for i in members if bad[i] >= 0
@@ -180,7 +180,7 @@ def _failed(group, members, steps):
 
 
 def _end(group, members, validation, step, epoch):
-  """Ends an epoch of `members`: the group, their rows, and all outputs where they are needed."""
+  """Ends an epoch of `members`: the group, their rows, and all outputs if they are needed."""
   group, (sums, outputs) = _call(_end_epoch, group, members, validation, np.int32(epoch))
   sums = jax.device_get(sums)
   rows = {i: train.row_of(group.program, step, epoch, member(sums, i)) for i in members}
@@ -188,10 +188,10 @@ def _end(group, members, validation, step, epoch):
 
 
 def _of_test(group, over, validation, test, of_validation):
-  """The group, and the test split's outputs of the members in `over`, as a Turn has them.
+  """The group, and the outputs on the test split of the members in `over`, as in a Turn.
 
-  Where the validation split is the test split they are those of the last epoch's end, which
-  `of_validation` has unless there was a break since, and gives away.
+  If validation is the test split, they are those of the end of the last epoch; these are taken from
+  `of_validation`, or computed again if the run was interrupted since.
   """
   if group.program.selects:
     group, outputs = _call(_test, group, over, test)
@@ -211,7 +211,7 @@ def capacity(
   mesh: Mesh,
   members: int,
 ) -> int:
-  """How many of so many `members`, each as this one, fit into memory at once; at least one.
+  """How many of `members` members like this one fit into memory at once; at least one.
 
   `split` is the train split.
   """
@@ -220,17 +220,18 @@ def capacity(
 
   needs = functools.partial(_needs, program, state, fixed, split, mesh)
   if jax.default_backend() != 'cpu':
-    two, three = needs(2), needs(3)  # as a member alone is trained by another program
+    two, three = needs(2), needs(3)  # not 1: a single member is trained by another program
     return count * max(1, 2 + int((room - two) // max(three - two, of_member)))
-  # A core's blocks are of one member, whatever their number: more cost a state each, its copy on
-  # the way to disk, and another when the group is put together. Few need no compiling to tell.
+  # A core's blocks hold one member, however many there are: each further member costs its state, a
+  # copy on the way to disk, and another while the group is stacked. If members are few, it is clear
+  # without compiling that they fit.
   if 3 * of_member * members < room / 4:
     return members
   return max(1, int((room - count * needs(1)) / (3 * of_member)))
 
 
 def _needs(program, state, fixed, split, mesh, lanes):
-  """The bytes that a device needs to train a block of `lanes` members, as the compiler says."""
+  """The bytes that a device needs to train a block of `lanes` members, by the compiler."""
 
   def shapes(tree, *leading, spec):
     def shape(a):
@@ -263,16 +264,16 @@ def _test(program, state, fixed, split):
 
 
 def _call(function, group, members, *shared):
-  """`function` on some members; the group after it, and what else it gives, of all members."""
+  """Applies `function` to some members: the group after it, and its other output for all."""
   program, lanes, mesh, states, fixed = group
   count = mesh.shape['member']
   size = len(states.step) // count
   here = [[i % size for i in members if i // size == device] for device in range(count)]
-  # Where few members are left, smaller blocks: each size is compiled once.
+  # If few members are left, blocks are smaller; each size is compiled once.
   lanes = min(lanes, 1 << (max(map(len, here)) - 1).bit_length())
   who = np.zeros((count, -(-size // lanes) * lanes), np.int32)
   for row, mine in zip(who, here, strict=True):
-    again = mine[-1:] * (-len(mine) % lanes)  # does no harm within a block
+    again = mine[-1:] * (-len(mine) % lanes)  # a repeated member does no harm within a block
     row[: len(mine) + len(again)] = mine + again
   counts = np.array([-(-len(mine) // lanes) for mine in here], np.int32)
   states, out = _each(function, program, lanes, mesh, states, fixed, who.ravel(), counts, shared)
@@ -283,9 +284,9 @@ def _call(function, group, members, *shared):
 def _each(function, program, lanes, mesh, states, fixed, who, counts, shared):
   """`function(program, state, fixed, *shared)` for some members: `(states, out)`.
 
-  who: int, on each device the members to take, by their place there, in blocks; counts: int
-  [devices], how many blocks. A block of one is no vmap, so that what is computed of a member does
-  not depend on how many there are.
+  who: int, for each device the members to take, by their place there, in blocks. counts: int
+  [devices], how many blocks. A block of one uses no vmap, so that the results of a member do not
+  depend on how many there are.
   """
   call = one = functools.partial(function, program)
   if lanes > 1:

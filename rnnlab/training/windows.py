@@ -1,4 +1,4 @@
-"""Training and evaluation over a stream, whose carry goes on from window to window.
+"""Training and evaluation over a stream, whose carry continues from window to window.
 
 A split is a stream: arrays `[N]`, one place after the other. Training cuts it into B streams of
 `N // B` places, side by side, and takes a window of each in a step, `[B, T]` (Zaremba et al. 2014);
@@ -17,17 +17,17 @@ from rnnlab.data import DataError
 
 STREAMS, STEPS = 64, 64  # of an evaluation: rows side by side, and places in a window
 WARM = 8  # windows before a stream's start from which its carry is guessed
-TOLERANCE = 1e-5  # relative, by which a carry may differ from the one that it stands for
-TIMES = 4  # that the parts of a stream are run side by side, before one row runs through it
+TOLERANCE = 1e-5  # the relative difference allowed between a guessed carry and the true one
+TIMES = 4  # how often the parts of a stream are run side by side before one row runs through it
 
 
 class Windows(NamedTuple):
   """How an epoch cuts a stream.
 
-  steps: of a window, T. spread: the standard deviation of a window's length about `steps`, cut at
-  two of them, and halved: the probability that it is about half of `steps` instead: where these are
-  0 all windows are alike. offset: whether an epoch begins at a place drawn for it, and not at the
-  stream's first; what it misses there it takes at the end.
+  steps: the length of a window, T. spread: the standard deviation of a window's length about
+  `steps`, truncated at two standard deviations; halved: the probability that it is about half of
+  `steps` instead. If both are 0, all windows have the same length. offset: whether an epoch begins
+  at a random position instead of the stream's first; what it skips there, it takes at the end.
   """
 
   steps: int
@@ -42,14 +42,14 @@ class Windows(NamedTuple):
 
   @property
   def width(self) -> int:
-    """The steps of the longest window there may be."""
+    """The length of the longest possible window."""
     return self.steps + round(2 * self.spread)
 
 
 def epoch_steps(size: int, batch_size: int, windows: Windows) -> int:
-  """How many windows an epoch has, of a stream of `size` places: what is left over is left out.
+  """How many windows an epoch has in a stream of `size` positions; a remainder is left out.
 
-  Raises DataError where there is not one of the longest.
+  Raises DataError if the stream is too short for one window of the greatest length.
   """
   mean = windows.steps * (1 - windows.halved / 2)
   if size < batch_size * windows.width:
@@ -66,7 +66,7 @@ def cuts(
 ) -> tuple[Array, Array]:
   """Where the windows of an epoch start in a stream, and how long they are, int32 `[steps]` each.
 
-  They follow each other without a gap, and are drawn from (key, epoch) alone.
+  They follow each other without gaps, and depend only on (key, epoch).
   """
   steps = epoch_steps(size, batch_size, windows)
   lengths = jnp.full(steps, windows.steps, jnp.int32)
@@ -89,10 +89,10 @@ def batches(
   split: Mapping[str, Array],
   batch_size: int,
 ) -> Callable[[Array], dict[str, Array]]:
-  """A function of a step of an epoch: its `window` of each stream.
+  """A function from a step of an epoch to its `window` of each stream.
 
-  Where lengths vary it has a 'mask' too, bool `[B, width]`, of the places that are the window's, so
-  that the carry goes on from the last of them.
+  If lengths vary, the window also has a 'mask', bool `[B, width]`, of the positions that belong to
+  it, so that the carry continues from the last of them.
   """
   starts, lengths = cuts(windows, keys[1], epoch, len(split['inputs']), batch_size)
 
@@ -106,10 +106,10 @@ def batches(
 def window(
   split: Mapping[str, Array], batch_size: int, width: int, start: Array, length: Array
 ) -> dict[str, Array]:
-  """The window of `length` places at `start` of each of B streams: arrays `[B, width]`.
+  """The window of `length` positions at `start` of each of B streams: arrays `[B, width]`.
 
-  Its weights, float32, are 1 at these places and 0 beyond them. After its end a stream goes on with
-  the next one's start, and the last with that of the first.
+  Its weights, float32, are 1 at these positions and 0 beyond them. At its end, a stream continues
+  with the start of the next one, and the last stream with that of the first.
   """
   size = len(split['inputs']) // batch_size
   steps = jnp.arange(width)
@@ -120,20 +120,20 @@ def window(
 
 
 def example(split: Mapping[str, Any]) -> dict[str, Array]:
-  """A window of one place, of zeros: what a model is initialised with."""
+  """A window of one position, of zeros, to initialise a model with."""
   batch = {name: jnp.zeros((1, 1), array.dtype) for name, array in split.items()}
   return batch | {'weights': jnp.ones((1, 1), jnp.float32)}
 
 
 def predict(model: nn.Module, params: Any, split: Mapping[str, Array]) -> Array:
-  """The model's outputs at each place of a stream, `[N]`, the carry going on through all of it.
+  """The model's outputs at each position of a stream, `[N]`, with one carry through all of it.
 
-  The stream is cut into parts that are run side by side. A part has to start from the carry that
-  the one before it ends with, which is not known yet: it is guessed from the last places before the
-  part. Where the guess was not right to TOLERANCE all parts are run again, from the carries that
-  the last time ended with, until these are right or change no output any more. A carry that forgets
-  nothing would take as many times as there are parts: after TIMES one row runs through the whole
-  stream, to say what each part starts from.
+  The stream is cut into parts that are run side by side. A part has to start from the carry at the
+  end of the part before it, which is not known yet: it is guessed from the last positions before
+  the part. If a guess is not right within TOLERANCE, all parts are run again from the carries at
+  which the last run ended, until these are right or no output changes any more. A carry that
+  forgets nothing would need as many runs as there are parts: after TIMES runs, one row runs through
+  the whole stream, to find what each part starts from.
   """
   size = len(split['inputs'])
   count = min(STREAMS, -(-size // STEPS))
@@ -184,10 +184,10 @@ def predict(model: nn.Module, params: Any, split: Mapping[str, Array]) -> Array:
 
 
 class _Tried(NamedTuple):
-  """What came of running all parts.
+  """The result of running all parts.
 
-  times: how often that was. wrong: whether they started from other carries than they should have,
-  and it makes a difference. after: from what they should have started. outputs: those of windows.
+  times: how many runs there were. wrong: whether parts started from wrong carries and this changes
+  outputs. after: the carries from which they should have started. outputs: those of the windows.
   """
 
   times: Array
@@ -197,7 +197,7 @@ class _Tried(NamedTuple):
 
 
 def _differ(a: Any, b: Any) -> Array:
-  """Whether two trees of arrays differ by more than TOLERANCE anywhere; NaN is like any number."""
+  """Whether two trees of arrays differ by more than TOLERANCE anywhere; NaN equals any number."""
 
   def differ(a, b):
     if not jnp.issubdtype(a.dtype, jnp.inexact):

@@ -68,7 +68,9 @@ def test_help_of_an_experiment_has_its_words_and_each_field_as_it_is(help_of):
   assert re.search(
     r'^  --config.model.cell=lstm +# any file in rnnlab/cells/, or package.module:name$', page, re.M
   )
-  assert re.search(r'^  # --config.model.gru.reset=: after \| before; None: as init', page, re.M)
+  assert re.search(
+    r'^  # --config.model.gru.reset=: after \| before; None: set by init', page, re.M
+  )
   names = 'seed', 'task.name', 'model.cell', 'data.source'
   order = [page.index(f'--config.{name}=') for name in names]
   assert order == sorted(order)

@@ -28,7 +28,7 @@ def made(name, kind, both=False, layers=1, **fields):
 
 def drawn(model):
   """Parameters with values of no special kind, in float64."""
-  params = model.init(jax.random.key(0), INPUTS)['params']
+  params = jax.jit(model.init)(jax.random.key(0), INPUTS)['params']
   draw = np.random.default_rng(0)
   return jax.tree.map(lambda a: np.asarray(a, np.float64) + draw.normal(0, 0.3, a.shape), params)
 
@@ -136,7 +136,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_equations(name, kind, both,
   weights = np.array([1.0, 0.3])
   nll, smooth = plain(name, kind, both, layers, params)
   given = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-  outputs = model.apply({'params': given}, INPUTS)
+  outputs = jax.jit(model.apply)({'params': given}, INPUTS)
   np.testing.assert_allclose(outputs, np.stack([nll, [2, 3]], axis=1), rtol=1e-5)
 
   @jax.jit
@@ -162,6 +162,21 @@ def test_the_loss_and_its_gradients_are_those_of_the_equations(name, kind, both,
     np.testing.assert_allclose(
       grad, right, rtol=1e-3, atol=1e-5, err_msg=jax.tree_util.keystr(path)
     )
+
+
+def test_what_is_evaluated_has_the_gradient_that_training_has_without_smoothing():
+  model = made('gru-after', 'additive')
+  params = jax.tree.map(jnp.float32, drawn(model))
+
+  def evaluated(params):
+    return model.apply({'params': params}, INPUTS)[:, 0].sum()
+
+  def trained(params):
+    return model.apply({'params': params}, INPUTS, deterministic=False)['objective'].sum()
+
+  found, wanted = jax.jit(jax.grad(evaluated))(params), jax.jit(jax.grad(trained))(params)
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(wanted))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, wanted)
 
 
 @pytest.mark.parametrize(('kind', 'both', 'layers'), [('additive', True, 2), ('none', False, 2)])

@@ -35,7 +35,7 @@ def three(seed=0, **fields):
   configs.check(config)
   model = sequences.model(config.model, sequences.Spec(24, config.data.mask, 1, False))
   model = model.clone(classes=3)
-  params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= 10
   return rnnlab.Predictor(config, model, params, WORDS, {'classes': list(NAMES)})
 
@@ -114,7 +114,7 @@ def series(seed=0, steps=False, kind='values', **encoding):
   config.data.max_len = 100
   model = Values(rnnlab.gru(hidden_size=3), steps=steps)
   example = {'xs': jnp.zeros((1, 2, 2)), 'lengths': jnp.array([2])}
-  params = model.init(jax.random.key(seed), example)['params']
+  params = jax.jit(model.init)(jax.random.key(seed), example)['params']
   return rnnlab.Predictor(
     config, model, params, (), {'features': 2, 'steps': steps, 'kind': kind} | encoding
   )
@@ -131,6 +131,6 @@ def tagger(seed=0, **fields):
   config.update_from_flattened_dict({'data.max_len': 40, 'data.vocab_size': 24} | fields)
   encoding = {'tokens': 'given', 'tags': list(TAGS)}
   model = task.model(config.model, task.spec(config.data, encoding, WORDS))
-  params = model.init(jax.random.key(seed), jnp.ones((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(seed), jnp.ones((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= 30
   return rnnlab.Predictor(config, model, params, WORDS, encoding)

@@ -23,7 +23,7 @@ def member(cell='elman', adaptive=False, size=SIZE):
   model = models.LanguageModel(layers, size, embed_size=3, adaptive=adaptive, init_scale=0.8)
   zeros = jnp.zeros((1, 1), jnp.int32)
   batch = {'inputs': zeros, 'targets': zeros, 'weights': jnp.ones((1, 1))}
-  params = model.init(jax.random.key(1), batch)['params']
+  params = jax.jit(model.init)(jax.random.key(1), batch)['params']
   return Predictor(config, model, params, tuple(map(str, range(size))), {'end': 0, 'unknown': None})
 
 

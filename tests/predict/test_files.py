@@ -135,15 +135,15 @@ MALFORMED = {
   'not UTF-8': ('a.csv', b'text\nw1\nw\xff\n', 'line 3: byte 2, 0xff, is not UTF-8'),
   'UTF-16': ('a.csv', 'text\nw1\n'.encode('utf-16'), 'UTF-16'),
   'no JSON': ('a.jsonl', b'{"text": "w1"}\n{"text": \n', 'line 2 is not JSON'),
-  'no object': ('a.jsonl', b'{"text": "w1"}\n["w1"]\n', r'line 2 is \["w1"\], and must be'),
+  'no object': ('a.jsonl', b'{"text": "w1"}\n["w1"]\n', r'line 2 is \["w1"\], but must be'),
   'a column missing': ('a.jsonl', b'{"text": "w1"}\n\n{"a": "w1"}\n', 'line 3: there is no column'),
-  'a number': ('a.jsonl', b'{"text": 5}\n', 'row 1: text is 5, and must be a text'),
+  'a number': ('a.jsonl', b'{"text": 5}\n', 'row 1: text is 5, but must be a text'),
   'null': ('a.jsonl', b'{"text": null}\n', 'row 1: text is None'),
   'deep': ('a.jsonl', b'[' * 100_000, 'line 1 is not JSON'),
-  'no Parquet': ('a.parquet', b'PAR1 nothing', 'is damaged, or no Parquet'),
-  'an unknown ending': ('a.xlsx', b'PK', 'ending, one of .csv'),
+  'no Parquet': ('a.parquet', b'PAR1 nothing', 'is damaged, or not a Parquet'),
+  'an unknown ending': ('a.xlsx', b'PK', 'must end in one of .csv'),
   'series for a model of texts': ('a.npz', b'PK', 'this model reads texts'),
-  'tokens for a model of texts': ('a.conll', b'w1 O\n', 'not for each token'),
+  'tokens for a model of texts': ('a.conll', b'w1 O\n', 'not one for each token'),
 }
 
 
@@ -171,13 +171,13 @@ def _with(value):
 MALFORMED_SERIES = {
   'NaN': ({'x': _with(np.nan)}, 'row 2: x is nan at step 3, channel 1'),
   'infinite': ({'x': _with(np.inf)}, 'row 2: x is inf at step 3'),
-  'other channels': ({'x': np.ones((3, 4, 5))}, r'row 1: it is \[4, 5\], and must be \[T, 2\]'),
+  'other channels': ({'x': np.ones((3, 4, 5))}, r'row 1: it is \[4, 5\], but must be \[T, 2\]'),
   'no x': ({'z': X}, 'has no array x, but z'),
   'words': ({'x': np.array(['a'])}, 'x must be numbers'),
-  'a pickle': ({'x': np.array([None, {}], object)}, 'no .npz of plain arrays'),
+  'a pickle': ({'x': np.array([None, {}], object)}, 'not an .npz of plain arrays'),
   'a length beyond': ({'x': X, 'lengths': np.array([4, 5, 1])}, 'row 2: its length is 5'),
   'a length of 0': ({'x': X, 'lengths': np.array([4, 4, 0])}, 'row 3: its length is 0'),
-  'too few lengths': ({'x': X, 'lengths': np.array([4])}, 'x has 3 rows, and lengths 1'),
+  'too few lengths': ({'x': X, 'lengths': np.array([4])}, 'x has 3 rows, but lengths has 1'),
   'lengths as floats': ({'x': X, 'lengths': np.ones(3)}, 'lengths must be whole numbers'),
   'none': ({'x': X[:0]}, 'has no rows'),
   'there already': ({'x': X, 'predicted_height': np.ones(3)}, 'has an array predicted_height'),
@@ -253,8 +253,8 @@ def test_of_a_long_series_each_row_has_the_answer_of_the_window_that_ends_there(
   assert_allclose(examples[0], [xs[i : i + 3] for i in range(6)], rtol=1e-6)
   for wrong, says in (
     (frame.drop(columns='b'), "row 2: there is no column 'b'"),
-    (frame.assign(b=[1, 2, 'x', 4, 5, 6, 7, 8]), "row 4: b is 'x', and no finite number"),
-    (frame[::-1], 'row 3: day goes back'),
+    (frame.assign(b=[1, 2, 'x', 4, 5, 6, 7, 8]), "row 4: b is 'x', not a finite number"),
+    (frame[::-1], 'row 3: day decreases'),
   ):
     wrong.to_csv(source, index=False)
     with pytest.raises(ValueError, match=says):

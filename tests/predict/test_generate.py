@@ -46,7 +46,7 @@ def member(seed=0, vocabulary=WORDS, encoding=OF_WORDS):
   model = models.LanguageModel(layers, len(vocabulary), embed_size=5, init_scale=1.0)
   zeros = jnp.zeros((1, 1), jnp.int32)
   batch = {'inputs': zeros, 'targets': zeros, 'weights': jnp.ones((1, 1))}
-  params = model.init(jax.random.key(seed), batch)['params']
+  params = jax.jit(model.init)(jax.random.key(seed), batch)['params']
   params['embedding'], params['output'] = 4 * params['embedding'], 4 * params['output']
   params['output_bias'] *= 0
   return Predictor(config, model, params, vocabulary, encoding)
@@ -257,12 +257,12 @@ def test_what_is_no_language_model_or_no_text_is_told(model):
     language.text_model([one, one._replace(vocabulary=WORDS[::-1])])
   with pytest.raises(ValueError, match="must have 'end', an id: None"):
     language.text_model([one._replace(encoding={'unit': 'word'})])
-  with pytest.raises(ValueError, match="has the id 5 as 'unknown', of a vocabulary of 3"):
+  with pytest.raises(ValueError, match="has 'unknown' = 5, but the vocabulary has 3"):
     language.text_model([one._replace(vocabulary=WORDS[:3])])
   broken = jax.tree.map(lambda a: a * jnp.nan, one.params)
   diverged = language.text_model([one._replace(params=broken)])
   for ask in (lambda: diverged.generate('a'), lambda: diverged.score(['a'])):
-    with pytest.raises(ValueError, match='gives NaN, which is no probability'):
+    with pytest.raises(ValueError, match='gives NaN'):
       ask()
 
 
@@ -515,9 +515,9 @@ def test_people_see_surprisal_in_colours_or_in_bits(run, ask, monkeypatch, no_co
   ('words', 'told'),
   [
     (['x', '--temperature=-1'], 'temperature=-1.0: it must be 0'),
-    (['x', '--explain'], '--explain is of models that answer'),
-    (['x', '--score', '--seed=3'], '--seed is of texts that go on: not with --score'),
-    (['x', '--cache=9'], '--cache is of texts that are scored: give --score'),
+    (['x', '--explain'], '--explain is for models that answer'),
+    (['x', '--score', '--seed=3'], '--seed is for continuing texts: not with --score'),
+    (['x', '--cache=9'], '--cache is for scoring texts: give --score'),
     (['x', '--score', '--cache=-9'], 'cache=-9: it must be a whole number of states'),
     (['--input=FILE'], '--input is a file to be scored: give --score'),
     (['--score', '--input=FILE', '--out=x.npz'], '--out=x.npz: it must end in .csv or .tsv'),
@@ -541,7 +541,7 @@ def test_a_damaged_run_is_told(run, tmp_path):
   config = run_files.read_config(folder)
   for name, content, told in (
     ('vocabulary.txt', '', 'has no vocabulary.txt'),
-    ('vocabulary.txt', 'the\ncat\n', 'has the id'),
+    ('vocabulary.txt', 'the\ncat\n', 'but the vocabulary has'),
     ('encoding.json', '{"unit": "word"}', "must have 'end', an id"),
   ):
     there = tmp_path / f'{name}{len(content)}'
@@ -596,7 +596,7 @@ def test_what_no_longer_fits_a_zip_is_told(tmp_path, three):
   rnnlab.export(three, tmp_path / 'm.zip')
   content = (tmp_path / 'm.zip').read_bytes()
   (tmp_path / 'm.zip').write_bytes(content[: len(content) // 2])
-  with pytest.raises(ValueError, match='m.zip is damaged, or no exported language model'):
+  with pytest.raises(ValueError, match='m.zip is damaged, or not an exported language model'):
     exported_text.load(tmp_path / 'm.zip')
   own = [one._replace(encoding=OF_WORDS | {'unit': 'phoneme'}) for one in three.members]
   with pytest.raises(ValueError, match='cannot be exported'):
@@ -605,5 +605,7 @@ def test_what_no_longer_fits_a_zip_is_told(tmp_path, three):
 
 def test_a_model_that_answers_is_not_asked_to_go_on():
   given = main._parser().parse_args(['RUN', 'text', '--score'])
-  with pytest.raises(ValueError, match='--score is of language models, and this is a model of cla'):
+  with pytest.raises(
+    ValueError, match='--score is for language models, but this is a model of cla'
+  ):
     saying.check({'': rnnlab.Ensemble((predictors.three(),))}, given)

@@ -94,7 +94,7 @@ def test_a_word_s_weight_is_the_change_of_the_log_odds_of_the_class_asked_for(of
 def test_of_two_classes_either_can_be_asked_for_and_an_unknown_one_is_said():
   predictor = three()
   model = predictor.model.clone(classes=1)
-  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
   two = predictor._replace(model=model, params=params, encoding={'classes': ['ham', 'spam']})
   spam = [word.weight for word in two.explain('w1 w2')]
   assert spam == [word.weight for word in two.explain('w1 w2', 'spam')]
@@ -244,7 +244,7 @@ def test_several_labels_have_a_probability_each(tmp_path):
 def test_one_label_that_a_row_may_have_is_a_column_too(tmp_path):
   predictor = three()._replace(encoding={'classes': ['spam'], 'several': True})
   model = predictor.model.clone(classes=1)
-  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
   predictor = predictor._replace(model=model, params=params)
   expected = 1 / (1 + np.exp(-logits_of(predictor, TEXTS)))
   assert_allclose(predictor.predict(TEXTS), expected, atol=1e-6)

@@ -47,7 +47,7 @@ def made(seed=0, scale=10.0, **fields):
   configs.check(config)
   texts = sequences.Spec(config.data.vocab_size, config.data.mask, 1, False)
   model = sequences.model(config.model, texts)
-  params = model.init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))['params']
   params['Embed_0']['embedding'] *= scale
   return rnnlab.Predictor(config, model, params, WORDS)
 
@@ -258,14 +258,14 @@ def test_members_of_different_vocabularies_read_all_of_a_generator(zipped):
 def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
   one = made()
   model = one.model.clone(classes=3)
-  params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))['params']
   predictor = one._replace(model=model, params=params)
   for ask in (
     lambda: predictor.predict(['w1']),
     lambda: predictor.explain('w1'),
     lambda: rnnlab.export(predictor, tmp_path / 'model.zip'),
   ):
-    with pytest.raises(ValueError, match='a model of 3 classes'):
+    with pytest.raises(ValueError, match='the model has 3 classes'):
       ask()
   assert not list(tmp_path.iterdir())
 
@@ -286,7 +286,7 @@ def test_markup_in_a_text_or_a_setting_is_text():
 def test_words_without_an_embedding_are_refused_in_words():
   predictor = made()
   predictor = predictor._replace(vocabulary=(*WORDS, 'one', 'more'))
-  with pytest.raises(ValueError, match='22 words has ids below 26, and .* embedding of 24'):
+  with pytest.raises(ValueError, match='22 words has ids below 26, but .* embedding of 24'):
     predictor.predict(['more'])
 
 
@@ -420,10 +420,14 @@ def test_a_damaged_run_of_before_digests_is_refused_in_words(trained, tmp_path):
       ('config.json', told('model', cell='ltsm'), 'config.json is damaged'),
       ('config.json', told('data', max_len=-1), 'config.json is damaged.*max_len'),
       ('config.json', json.dumps({'model': 3, 'data': 4}).encode(), 'config.json is damaged'),
-      (run_files.VOCABULARY, b'good\nbad', 'is no list of the words'),
-      (run_files.VOCABULARY, b'good\nbad\ngood\n', 'is no list of the words'),
-      (run_files.VOCABULARY, b'caf\xe9\n', 'is no list of the words'),
-      (run_files.VOCABULARY, b''.join(b'%d\n' % i for i in range(9999)), 'is no list of the words'),
+      (run_files.VOCABULARY, b'good\nbad', 'is not the list of words'),
+      (run_files.VOCABULARY, b'good\nbad\ngood\n', 'is not the list of words'),
+      (run_files.VOCABULARY, b'caf\xe9\n', 'is not the list of words'),
+      (
+        run_files.VOCABULARY,
+        b''.join(b'%d\n' % i for i in range(9999)),
+        'is not the list of words',
+      ),
     ]
   ):
     copy = changed(tmp_path / str(i), folder, name, content)
@@ -436,7 +440,7 @@ def test_a_folder_that_is_none_of_a_run_is_said(trained, tmp_path):
   for load in (rnnlab.load, rnnlab.load_ensembles):
     with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
       load(tmp_path / 'nowhere')
-    with pytest.raises(ValueError, match='no run, nor of a sweep'):
+    with pytest.raises(ValueError, match='not the folder of a run or a sweep'):
       load(tmp_path)
   with pytest.raises(ValueError, match='is a sweep'):
     rnnlab.load(workdir)
@@ -508,6 +512,7 @@ def test_nothing_of_the_environment_stops_or_changes_an_answer(trained, run_pred
   assert_allclose(found(texts), predictor.predict(texts), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_closed_or_broken_stream_ends_it_without_a_traceback(
   trained, zipped, environment, tmp_path
 ):
@@ -595,7 +600,7 @@ def test_a_mistake_is_a_line_and_exit_status_2(trained, run_predict, tmp_path):
   for words, expected in (
     ([tmp_path / 'nowhere', 'good'], 'nowhere: no such folder'),
     ([workdir, '--setting=gur', 'good'], "--setting=gur (did you mean 'gru'?)"),
-    ([workdir, f'--export={tmp_path}/model.zip'], '--export is of one setting: give --setting'),
+    ([workdir, f'--export={tmp_path}/model.zip'], '--export takes one setting: give --setting'),
     ([workdir, '--out=x.csv', 'good'], '--out needs --input'),
     ([workdir, '--input=x.csv', 'good'], 'give texts or --input, not both'),
     ([workdir, '--setting=gru', f'--input={tmp_path}/no.csv'], 'no.csv'),

@@ -48,7 +48,7 @@ def member(seed=0, attention='additive'):
   cell = rnnlab.gru(hidden_size=6)
   model = models.Seq2Seq((cell,), (cell,), len(SOURCE), len(TARGET), 5, attention=attention)
   inputs = {'source': jnp.ones((1, 1), jnp.int32), 'target': jnp.ones((1, 2), jnp.int32)}
-  params = model.init(jax.random.key(seed), inputs)['params']
+  params = jax.jit(model.init)(jax.random.key(seed), inputs)['params']
   params = jax.tree.map(lambda a: 2.5 * a, params)
   return Predictor(config, model, params, TARGET, ENCODING)
 
@@ -89,7 +89,7 @@ def likeliest(log_probs, _):
   return [pairs.EOS, 4, 5, 6, 7, 8][log_probs[[pairs.EOS, 4, 5, 6, 7, 8]].argmax()]
 
 
-@pytest.mark.parametrize('name', ['model', 'three'])
+@pytest.mark.parametrize('name', [pytest.param('model', marks=pytest.mark.slow), 'three'])
 def test_a_beam_of_one_takes_the_likeliest_token_each_time(name, request):
   model = request.getfixturevalue(name)
   for text, (found, *none) in zip(TEXTS, model.best(TEXTS, 1, beam=1), strict=True):
@@ -154,7 +154,7 @@ def test_attention_is_that_of_each_step(three):
       rows.append(weights[0])
     each.append(rows)
   np.testing.assert_allclose(found.weights, np.mean(each, axis=0), atol=1e-5)
-  with pytest.raises(ValueError, match='no attention to be shown'):
+  with pytest.raises(ValueError, match='no attention to show'):
     translator.of_members([member(attention='none')]).attention(text)
 
 
@@ -180,6 +180,7 @@ def test_what_does_not_fit_is_told(model):
       model.best(['ein'], **options)
 
 
+@pytest.mark.slow
 def test_an_exported_model_translates_without_rnnlab(three, model, tmp_path):
   rnnlab.export(three, tmp_path / 'three.zip')
   there = exported_pairs.load(tmp_path / 'three.zip')
@@ -201,7 +202,7 @@ assert not any(name.startswith(('rnnlab', 'flax')) for name in sys.modules)
   rnnlab.export(translator.of_members([member(attention='none')]), tmp_path / 'bare.zip')
   assert not exported_pairs.load(tmp_path / 'bare.zip').attends
   (tmp_path / 'bare.zip').write_bytes(b'none')
-  with pytest.raises(ValueError, match='is damaged, or no exported model that translates'):
+  with pytest.raises(ValueError, match='is damaged, or not an exported translation model'):
     exported_pairs.load(tmp_path / 'bare.zip')
 
 
@@ -279,7 +280,7 @@ def test_attention_is_drawn(ask, model, monkeypatch, tmp_path):
   assert drawn[:5] == ['        < ', '        e ', '        o ', '      a s ', '      b > ']
   assert drawn[5:] == ['    c   ██', '  d e ▒▒░░', '<eos>   ██']
   narrow = [str(of) for of in translating.drawing(one, 8)]
-  assert narrow[-2:] == ['<eos>  ', '      and 1 more, for which there is no room']
+  assert narrow[-2:] == ['<eos>  ', '      and 1 more, which do not fit']
   options = {'force_terminal': True, 'no_color': True, 'width': 200}
   monkeypatch.setattr(
     translating.progress, 'plain_console', lambda: translating.progress.Console(**options)
@@ -295,17 +296,17 @@ def test_attention_is_a_picture(ask, tmp_path):
 @pytest.mark.parametrize(
   ('words', 'told'),
   [
-    (['RUN', 'x', '--length=3'], '--length is of language models'),
+    (['RUN', 'x', '--length=3'], '--length is for language models'),
     (['RUN', 'x', '--beam=0'], 'beam=0: it must be'),
-    (['RUN', 'x', '--beam=3', '--seed=1'], '--beam is of a search, and --seed of what is drawn'),
+    (['RUN', 'x', '--beam=3', '--seed=1'], '--beam is for a search, and --seed for draws'),
     (['RUN', 'x', '--explain', '--nbest=2'], 'not with --nbest or --samples'),
     (['RUN', 'x', '--explain', '--out=a.txt'], '--out needs --input'),
     (['RUN', '--input=a.de', '--explain', '--out=a.txt'], 'it must end in .png'),
-    (['RUN', '--input=a.de', '--column=x'], 'a.de is no table'),
-    (['SWEEP', '--input=a.de', '--out=a.en'], '--out is of one setting'),
-    (['BARE', 'x', '--explain'], 'no attention to be shown'),
-    (['BARE', 'x', '--coverage-penalty=1'], 'attend to their source'),
-    (['CLASSES', 'x', '--beam=3'], '--beam is of models that translate'),
+    (['RUN', '--input=a.de', '--column=x'], 'a.de is not a table'),
+    (['SWEEP', '--input=a.de', '--out=a.en'], '--out takes one setting'),
+    (['BARE', 'x', '--explain'], 'no attention to show'),
+    (['BARE', 'x', '--coverage-penalty=1'], 'attends to its source'),
+    (['CLASSES', 'x', '--beam=3'], '--beam is for models that translate'),
     (['CLASSES', 'x', '--explain', '--out=a.png'], 'does not translate, and has no picture'),
   ],
 )

@@ -338,7 +338,7 @@ def test_an_empty_batch_and_no_steps_have_results_and_gradients(name, hidden, ba
     def run(params, xs, initial_carry, options=options):
       return recurrence.unroll(cell, params, xs, initial_carry=initial_carry, **options)
 
-    out, pull = jax.vjp(run, *call.values())
+    out, pull = jax.vjp(jax.jit(run), *call.values())
     carry, ys = out
     assert ys.shape == (batch, steps, hidden)
     jax.tree.map(assert_array_equal, carry, call['initial_carry'])
@@ -352,7 +352,7 @@ def test_an_empty_batch_of_layers_and_of_a_model():
   params = [cell.init(jax.random.key(0), INPUTS), (cell.init(jax.random.key(1), KERNEL),) * 2]
   assert recurrence.stacked(cell, params, normal(0, STEPS, INPUTS))[1].shape == (0, STEPS, 32)
   model = models.SequenceClassifier(cell, vocab_size=10, embed_size=3, mask=True)
-  variables = model.init(jax.random.key(0), jnp.ones((2, STEPS), int))
+  variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((2, STEPS), int))
   assert model.apply(variables, jnp.ones((0, STEPS), int)).shape == (0,)
 
 

@@ -399,7 +399,9 @@ def test_what_does_not_fit_is_refused_in_words(unroll, is_jitted):
       (jax.jit(run) if is_jitted else run)(params, xs, options)
 
 
-@pytest.mark.parametrize('name', ['JAX_ENABLE_X64', 'JAX_DEBUG_NANS'])
+@pytest.mark.parametrize(
+  'name', ['JAX_ENABLE_X64', pytest.param('JAX_DEBUG_NANS', marks=pytest.mark.slow)]
+)
 def test_environments_that_change_jax(name):
   code = (
     'import jax, jax.numpy as jnp, numpy as np\n'

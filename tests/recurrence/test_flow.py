@@ -33,7 +33,7 @@ def problem(name):
   keys = iter(jax.random.split(jax.random.key(0), 40))
   params = jax.tree.map(
     lambda a: a.astype(float) + 0.2 * jax.random.normal(next(keys), a.shape, float),
-    cell.init(jax.random.key(1), INPUTS),
+    jax.jit(cell.init, static_argnums=1)(jax.random.key(1), INPUTS),
   )
   return cell, params, jax.random.normal(next(keys), (BATCH, STEPS, INPUTS), float)
 
@@ -44,6 +44,7 @@ def states(cell, params, xs, real):
   flat, unravel = jax.flatten_util.ravel_pytree(carry)
   xs = xs[real]
 
+  @jax.jit
   def step(flat, x):
     return jax.flatten_util.ravel_pytree(cell.step(params, unravel(flat), x[None], matmul)[0])[0]
 
@@ -57,9 +58,10 @@ def jacobians(cell, params, xs, real):
   """Of one row: the product of the steps' Jacobians from each state to the last, in order."""
   step, xs, flats = states(cell, params, xs, real)
   product, found = np.eye(len(flats[0])), []
+  jacobian = jax.jit(jax.jacrev(step))
   for x, before in reversed([*zip(xs, flats[:-1], strict=True)]):
     found.append(product)
-    product = product @ np.asarray(jax.jacrev(step)(before, x))
+    product = product @ np.asarray(jacobian(before, x))
   return found[::-1]
 
 

@@ -70,11 +70,37 @@ def test_what_is_0_or_was_not_kept_is_drawn_too(workdir):
   assert [text.get_text() for text in fig.axes[1].texts] == ['Elman']
 
 
+def test_the_heat_map_has_the_geometric_mean_of_each_epoch_and_lag(workdir):
+  fig = figures.gradient_flow_by_epoch(flow_of(workdir))
+  panels = {ax.get_title(loc='left'): ax for ax in fig.axes if ax.images}
+  assert set(panels) == {'LSTM', 'Elman'}
+  for cell, ax in (('lstm', panels['LSTM']), ('elman', panels['Elman'])):
+    ((image,),) = [ax.images]
+    lags, epochs = np.array(LAGS[1:])[:, None], np.arange(4)
+    left = (LEFT[cell] * (1 - epochs / 10)) ** lags
+    np.testing.assert_allclose(10.0 ** image.get_array(), np.maximum(left, 1e-8), rtol=1e-9)
+    assert image.get_clim() == (-8, 0) and image.origin == 'lower'
+  assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ['1', '2', '4', '8']
+
+
+def test_the_heat_map_is_empty_where_no_share_is_known(workdir):
+  flow = flow_of(workdir)
+  flow.loc[(flow['epoch'] == 2) & (flow['model.cell'] == 'lstm'), 'share'] = np.nan
+  flow = flow[(flow['epoch'] != 1) | (flow['model.cell'] != 'elman')]
+  fig = figures.gradient_flow_by_epoch(flow)
+  empty = {ax.get_title(loc='left'): ax.images[0].get_array().mask for ax in fig.axes if ax.images}
+  assert empty['LSTM'].all(axis=0).tolist() == [False, False, True, False]
+  assert empty['Elman'].all(axis=0).tolist() == [False, True, False, False]
+
+
 def test_a_report_has_the_picture_where_runs_kept_it(workdir, tmp_path):
   told = report.write(workdir)
   (drawing,) = [drawing for drawing in told.drawings if drawing.name == 'gradient_flow']
   assert (workdir / 'figures' / 'gradient_flow.png').stat().st_size > 5000
   assert 'LSTM: 0.43 at first and 0.025 at last, 8 steps before.' in drawing.alternative
+  (drawing,) = [drawing for drawing in told.drawings if drawing.name == 'gradient_flow_by_epoch']
+  assert (workdir / 'figures' / 'gradient_flow_by_epoch.png').stat().st_size > 5000
+  assert 'LSTM: least 0.025 at epoch 3, most 0.43 at 0, 8 steps before.' in drawing.alternative
   page = Page(workdir / 'report.html')
   assert 'The norm of the gradient of the loss' in page.text
   write_run(tmp_path)

@@ -67,7 +67,7 @@ def test_who_has_the_lower_error_is_ahead(series):
 
 def test_tables_speak_of_the_metric_in_its_unit(series):
   path, shown = series
-  assert 'Of the rmse, lower is better.' in shown['terminal']
+  assert 'Lower rmse is better.' in shown['terminal']
   row = r'LSTM +3 0\.810 ± 0\.010 +\[0\.785, 0\.835\] 0\.910 ± 0\.010'
   assert re.search(row, shown['terminal'])
   header = (
@@ -206,7 +206,7 @@ def test_a_search_for_the_lowest_error(tmp_path, monkeypatch):
   assert 'LSTM is best at 0.1, 1.000 °C' in words['search_response']
   assert '3.500 °C of one trial, 1.000 °C of 6' in words['expected_minimum']
   (ax,) = axes_of(figures.expected_best, *drawn[figures.expected_best])
-  assert ax.get_title(loc='left') == 'Validation rmse to be expected of a search'
+  assert ax.get_title(loc='left') == 'Expected validation rmse of a search'
 
 
 def test_the_least_to_be_expected_is_that_of_all_choices():

@@ -75,8 +75,8 @@ def test_a_panel_is_of_all_seeds_of_a_setting(shown):
   drawings = {drawing.name: drawing for drawing in told.drawings}
   assert {'confusion', 'calibration', 'errors'} < drawings.keys()
   said = drawings['confusion'].alternative
-  assert 'LSTM: 97.1% on the diagonal; most often taken for another: 20% of a <b> as $c$' in said
-  assert 'GRU: 97.1% on the diagonal; most often taken for another: 20% of a <b> as d' in said
+  assert 'LSTM: 97.1% on the diagonal; most often confused: 20% of a <b> as $c$' in said
+  assert 'GRU: 97.1% on the diagonal; most often confused: 20% of a <b> as d' in said
   assert 'LSTM: Share against x: 0 at 0, 0.25 at 0.5, 1 at 1' in drawings['calibration'].alternative
   for name in ('confusion', 'calibration', 'errors'):
     assert (path / 'figures' / f'{name}.png').stat().st_size > 5000

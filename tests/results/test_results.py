@@ -243,12 +243,19 @@ def test_runs_of_before_their_task_changed_its_formats_are_of_the_same_group(tmp
   assert row['runs'] == 4 and '.2%' in row['metrics']
 
 
-@pytest.mark.parametrize('kept', ['all', 'without metrics', 'without task and metrics'])
-def test_a_runs_csv_of_any_version_is_read_as_the_runs_are(tmp_path, kept):
+@pytest.fixture(scope='module')
+def reported(tmp_path_factory):
+  """A workdir of six runs that has its report."""
+  workdir = tmp_path_factory.mktemp('reported')
   for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
-    write_run(tmp_path, cell, seed, 0.8 + seed / 100 + 0.02 * (cell == 'gru'))
-  report.write(tmp_path)
-  runs, read = results.load_runs(tmp_path), pd.read_csv(tmp_path / 'runs.csv')
+    write_run(workdir, cell, seed, 0.8 + seed / 100 + 0.02 * (cell == 'gru'))
+  report.write(workdir)
+  return workdir
+
+
+@pytest.mark.parametrize('kept', ['all', 'without metrics', 'without task and metrics'])
+def test_a_runs_csv_of_any_version_is_read_as_the_runs_are(reported, kept):
+  runs, read = results.load_runs(reported), pd.read_csv(reported / 'runs.csv')
   assert len(json.loads(read['metrics'][0])) == 2
   read = read.drop(columns=[name for name in ('task', 'metrics') if name in kept])
   pd.testing.assert_series_equal(results.label(read), results.label(runs))

@@ -154,6 +154,7 @@ def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
       assert str(folder) in str(error)
 
 
+@pytest.mark.slow
 def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, launch, tmp_path):
   copy, draw = tmp_path / 'sweep', random.Random(1)
   shutil.copytree(finished[0], copy)
@@ -169,7 +170,7 @@ def test_a_launch_mends_what_is_damaged_and_does_nothing_else_again(finished, la
     assert f'damaged: {folder.name}: {name}; the next launch does it again' in done.stdout
   done = launch(SMOKE, f'--workdir={copy}', '--executor=process', check=0)
   for folder, name in damaged.items():
-    assert f'{folder.name}: {name} damaged or missing: done again' in done.stdout
+    assert f'{folder.name}: {name} damaged or missing: the run is done again' in done.stdout
   assert 'Traceback' not in done.stdout + done.stderr
   assert before == {path: path.stat().st_mtime_ns for path in before}
   assert all(run_files.verify(folder) == [] for folder in copy.glob('cell-*'))

@@ -34,7 +34,7 @@ BROKEN = {  # the file, its preset, and what is said of it
   'no function': ('get_config = 3\n', None, 'get_config must be a function, not 3'),
   'none': ('def get_config():\n  pass\n', None, 'must return an ml_collections.ConfigDict, not N'),
   'dict': ('def get_config():\n  return {}\n', None, 'ConfigDict, not {}'),
-  'needs': ('def get_config(preset):\n  pass\n', None, 'needs one: --config='),
+  'needs': ('def get_config(preset):\n  pass\n', None, 'needs a preset: --config='),
   'has none': ('def get_config():\n  pass\n', 'smoke', 'made.py has no presets'),
   'unknown': (GOOD, 'smok', "(did you mean 'smoke'?)"),
   'cell': ('import rnnlab\nrnnlab.cells.add("gru")\n', None, 'made.py:2: rnnlab.cells.add takes a'),
@@ -181,7 +181,7 @@ def test_a_field_that_no_code_reads_is_an_error_wherever_it_is(name, near):
 def test_a_field_that_is_missing_is_named(name):
   fields = configs.flat(smoke())
   del fields[name]
-  with pytest.raises(ValueError, match=f'has no field {name!r}; begin with'):
+  with pytest.raises(ValueError, match=f'has no field {name!r}; start from'):
     configs.check(ConfigDict(configs.nested(fields)))
 
 
@@ -251,7 +251,7 @@ def test_a_value_of_a_wrong_type_or_range_is_named(name, value):
 
 
 def test_an_option_of_a_cell_that_no_run_has_is_an_error():
-  with pytest.raises(ValueError, match='model.gru.reset is read by the cell gru alone'):
+  with pytest.raises(ValueError, match='model.gru.reset is read only by the cell gru'):
     sweep.expand(smoke(), lambda add: add({'model.cell': 'lstm', 'model.gru.reset': 'before'}))
   # What is pinned makes the sweep's cells one, and what it says of another is of no matter.
   over = lambda add: add({'model.cell': 'gru', 'model.gru.reset': 'before'})  # noqa: E731
@@ -266,14 +266,14 @@ def test_an_option_of_a_cell_that_no_run_has_is_an_error():
   ('over', 'words'),
   [
     (lambda add: None, 'the sweep adds no run; for the one run of the config: --nosweep'),
-    (lambda add: ({'seed': s} for s in (1, 2)), 'take `yield` out'),
+    (lambda add: ({'seed': s} for s in (1, 2)), 'remove `yield`'),
     (lambda add: [{'seed': 1}], 'must call add'),
     (lambda add: add(3), 'overrides are a dict'),
-    (lambda add: add({1: 2}), 'is no field'),
+    (lambda add: add({1: 2}), 'is not a field'),
     (lambda add: [add({'seed': s}) for s in range(10**9)], 'asks for more than 5 runs'),
     (lambda add: add.search([{}], {'model.dropout': ('uniform', 0, 0.5)}, 9, [1]), 'more than 5'),
     (lambda add: add.search(3, {}, 1, [1]), 'arms=3: must be a list'),
-    (lambda add: add.search([{}], {'model.dropout': 3}, 1, [1]), 'is no range'),
+    (lambda add: add.search([{}], {'model.dropout': 3}, 1, [1]), 'must be a range'),
     (lambda add: add.search([{}], [1], 1, [1]), 'no ranges'),
     (lambda add: add.search([{}], {'model.dropout': ('uniform', 0, 0.5)}, 1, 7), 'seeds=7: must'),
     (lambda add: add.search([{}], {'seed': np.arange(2)}, 1, [1]), 'seed=array'),

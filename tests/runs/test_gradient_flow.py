@@ -68,7 +68,7 @@ MORE = {
 }
 
 
-SLOW = 'regression', 'generated'
+SLOW = 'regression', 'generated', 'tagging'
 
 
 @pytest.fixture(

@@ -102,7 +102,7 @@ def test_a_killed_node_costs_nothing_but_time_and_a_failing_run_fails_alone(
   cluster.remove_node(cluster.second, allow_graceful=False)
   output = process.stdout.read()
   assert process.wait() == 1 and 'Traceback' not in output
-  assert output.count('going on elsewhere from the last checkpoint') == 1
+  assert output.count('continuing elsewhere from the last checkpoint') == 1
   assert output.count('epoch 1/12') == 3, 'a run began anew'
   assert '_ray_pkg_' in cluster.held.read_text(), 'the node did not use the code it was sent'
   assert finals(tmp_path / 'killed') == unbroken
@@ -173,13 +173,15 @@ def test_a_worker_with_another_version_is_refused(spec):
 
 
 def test_a_worker_with_other_code_is_refused(spec):
-  with pytest.raises(executor.Unfit, match='node7 has another rnnlab .*: cells/mine.py differs'):
+  with pytest.raises(
+    executor.Unfit, match='node7 has a different rnnlab .*: cells/mine.py differs'
+  ):
     check(spec, code={'cells/mine.py': 'digest'})
 
 
 def test_a_worker_with_other_data_is_refused(spec, monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  with pytest.raises(executor.Unfit, match='node7 has other data than the launcher'):
+  with pytest.raises(executor.Unfit, match='node7 has different data from the launcher'):
     check(spec, fingerprint='another')
 
 

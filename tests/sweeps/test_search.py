@@ -349,7 +349,7 @@ BAD = {
   'trials': (asks(trials=0), 'trials=0: must be a whole number'),
   'no arms': (asks(arms=[]), 'no arms'),
   'no ranges': (asks(ranges={}), 'no ranges'),
-  'kind': (asks(ranges={'model.dropout': ('normal', 0, 1)}), 'is no range'),
+  'kind': (asks(ranges={'model.dropout': ('normal', 0, 1)}), 'must be a range'),
   'empty': (asks(ranges={'model.dropout': ('uniform', 0.5, 0.5)}), 'is empty'),
   'one end': (asks(ranges={'model.dropout': ('uniform', 0.5)}), 'two numbers'),
   'no choice': (asks(ranges={'model.dropout': ('choice',)}), 'nothing to choose from'),
@@ -359,13 +359,13 @@ BAD = {
   'no such arm': (asks([{'modle.cell': 'gru'}]), 'modle'),
   'too high': (asks(ranges={'model.dropout': ('uniform', 0.0, 1.0)}), 'model.dropout=1.0'),
   'not a cell': (asks([{}], {'model.cell': ('choice', 'gru', 'lsmt')}), "did you mean 'lstm'"),
-  'arm and range': (asks([{'model.dropout': 0.1}]), 'set by an arm and in the ranges'),
+  'arm and range': (asks([{'model.dropout': 0.1}]), 'set both by an arm and in the ranges'),
   'rung at the end': (asks(halving=(2, 8)), 'must be below --config.train.epochs=8'),
   'rungs in disorder': (asks(halving=(4, 2)), 'ascending'),
   'stale seeds': (asks(seeds=range(3)), "0 is the trials' seed"),
   'no seeds': (asks(seeds=()), 'seeds is empty'),
   'bad seeds': (asks(seeds=(-1,)), '--config.seed=-1'),
-  'seed as a range': (asks(ranges={'seed': ('choice', 1, 2)}), 'seed is no setting to search'),
+  'seed as a range': (asks(ranges={'seed': ('choice', 1, 2)}), 'seed cannot be searched'),
   'misspelt option': (asks(trails=3), 'trails'),
 }
 
@@ -378,7 +378,7 @@ def test_a_search_that_cannot_be_is_told_before_anything_runs(name):
 
 
 def test_a_search_never_selects_on_the_test_split():
-  with pytest.raises(ValueError, match='that is the test split'):
+  with pytest.raises(ValueError, match='validation is the test split'):
     sweep.expand(config(data__validation_fraction=0.0), asks())
 
 

@@ -209,7 +209,9 @@ def test_what_goes_by_validation_must_not_go_by_the_test_split(field, value):
   made.update_from_flattened_dict({field: value})
   configs.check(made)
   made.data.validation_fraction = 0.0
-  words = f'--config.{field}={value} needs .*fraction above 0: .* the test split would say when to'
+  words = (
+    f'--config.{field}={value} needs .*fraction above 0: .* the test split would decide when to'
+  )
   with pytest.raises(ValueError, match=words):
     configs.check(made)
 

@@ -58,7 +58,7 @@ def test_series_are_learnt_and_measured_as_scikit_learn_does(tmp_path, several):
   assert best['test_accuracy'] == pytest.approx(metrics.accuracy_score(true, predicted), abs=1e-6)
   assert 'train_macro_f1' not in done.metrics[0] and 'train_accuracy' in done.metrics[0]
   if several:
-    with pytest.raises(DataError, match='for one class a row'):
+    with pytest.raises(DataError, match='for one class per row'):
       rnnlab.run(config_of(tmp_path / 'a.npz', **{'data.class_weights': 'balanced'}))
 
 
@@ -73,5 +73,5 @@ def test_balanced_classes_weigh_the_same_in_the_loss_of_training(tmp_path):
   assert split['importance'][rare].sum() == pytest.approx(total / 2, rel=1e-5)
   assert total == pytest.approx(len(rare), rel=1e-5)
   config.data.label_noise = 0.1
-  with pytest.raises(ValueError, match='those of the clean labels'):
+  with pytest.raises(ValueError, match='come from the clean labels'):
     configs.check(config)

@@ -146,6 +146,7 @@ def test_a_split_may_have_lengths_of_its_own():
   assert ((splits['test']['inputs'] > 0).sum(axis=1) >= 8).all()
 
 
+@pytest.mark.slow
 def test_members_of_a_population_are_their_solo_runs(whole, tmp_path):
   for spec in specs():
     do('population', [spec], tmp_path / 'alone')
@@ -258,7 +259,7 @@ def test_it_learns_and_its_gradients_are_looked_at():
     ({'data.problem': 'party'}, 'data.problem=.*did you mean .parity'),
     ({'data.symbols': 5}, 'data.symbols=5: the problem parity has no symbols; it has length, min_'),
     ({'data.length': 0}, 'data.length=0: must be in the problem adding a number from 2 to'),
-    ({'data.length': 4}, 'min_length=8: at most the length, 4'),
+    ({'data.length': 4}, 'min_length=8: must be at most the length, 4'),
     ({'data.problem': 'adding', 'data.min_length': -1, 'data.length': 1}, 'from 2 to 1000000 in'),
     ({'data.length': 1_000_000, 'data.test_examples': 10**9}, 'GB of memory, and this machine'),
     ({'task.metric': 'error'}, 'has the metrics accuracy, loss'),

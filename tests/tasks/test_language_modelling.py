@@ -70,6 +70,7 @@ def whole(config, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_broken_off_anywhere_in_an_epoch_it_goes_on_to_the_same_bits(config, whole, tmp_path):
   """The carry, in the middle of a stream, with it."""
   draw = random.Random(0)
@@ -92,6 +93,7 @@ def test_broken_off_anywhere_in_an_epoch_it_goes_on_to_the_same_bits(config, who
   assert any("['carry']" in name for *_, (_, arrays) in found.values() for name in arrays)
 
 
+@pytest.mark.slow
 def test_a_population_has_the_metrics_of_its_runs_by_themselves(config, whole, tmp_path):
   events = list(executors.get('population')(runs(config, (0, 1)), tmp_path, lambda: False))
   assert [event.kind for event in events].count('done') == 4

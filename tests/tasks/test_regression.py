@@ -208,9 +208,9 @@ def test_what_cannot_be_is_told(table, fields, words):
   ('arrays', 'fields', 'words'),
   [
     ({'y': np.full(60, np.nan)}, {}, r'row 1\b.*missing or infinite'),
-    ({'y': np.array(['a'] * 60)}, {}, "row 1: .*'a'.* is no number"),
+    ({'y': np.array(['a'] * 60)}, {}, "row 1: .*'a'.* is not a number"),
     ({'y': np.ones(60)}, {'data.target': 'step'}, 'needs one at each step'),
-    ({'y': np.ones((60, 3, 1))}, {}, 'needs one a row'),
+    ({'y': np.ones((60, 3, 1))}, {}, 'needs one per row'),
   ],
 )
 def test_arrays_that_hold_no_targets_are_told(tmp_path, arrays, fields, words):

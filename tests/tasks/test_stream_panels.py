@@ -31,7 +31,7 @@ def stream(size, seed=0):
 def made(name):
   """A model with weights that make it heed its context, and its parameters."""
   model = models.LanguageModel((CELLS[name],) * 2, V, 5, init_scale=1.5)
-  return model, model.init(jax.random.key(0), windows.example(stream(3)))['params']
+  return model, jax.jit(model.init)(jax.random.key(0), windows.example(stream(3)))['params']
 
 
 def loop(name, params, inputs, targets, every):

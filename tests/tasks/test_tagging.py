@@ -168,8 +168,8 @@ def test_the_primary_metric_may_be_another(conll):
 @pytest.mark.parametrize(
   ('rows', 'words'),
   [
-    ('a b,X Y Z', 'train row 2: 2 steps or tokens, and 3 tags'),
-    ('a b,X X', "one tag only, 'X'"),
+    ('a b,X Y Z', 'train row 2: 2 steps or tokens, but 3 tags'),
+    ('a b,X X', "only one tag, 'X'"),
   ],
 )
 def test_what_cannot_be_is_told(tmp_path, rows, words):
@@ -181,5 +181,5 @@ def test_what_cannot_be_is_told(tmp_path, rows, words):
 
 def test_fractions_are_no_tags(tmp_path):
   np.savez(tmp_path / 'a.npz', x=np.ones((20, 3)) * np.arange(20)[:, None], y=np.full((20, 3), 0.5))
-  with pytest.raises(DataError, match='whole number or a text'):
+  with pytest.raises(DataError, match='whole number or text'):
     loaded(tmp_path / 'a.npz')

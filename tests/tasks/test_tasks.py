@@ -94,9 +94,9 @@ def test_a_task_that_was_added_is_known_and_a_file_s_name_is_taken():
     ({'metrics': TEXTS.metrics[::-1]}, "the last called 'loss'"),
     ({'metrics': (*TEXTS.metrics, TEXTS.metrics[1])}, 'metrics must be different'),
     ({'metrics': (tasks.Metric('loss', better='less'),)}, "better 'higher' or 'lower'"),
-    ({'metrics': (tasks.Metric('loss', format='.3q'),)}, 'its format is none'),
-    ({'metrics': (tasks.Metric('loss', '%', format='.1f'),)}, 'a share has'),
-    ({'metrics': (tasks.Metric('loss', 'V', format='.1%'),)}, 'a share has'),
+    ({'metrics': (tasks.Metric('loss', format='.3q'),)}, 'its format cannot format'),
+    ({'metrics': (tasks.Metric('loss', '%', format='.1f'),)}, 'a share, and nothing else, has'),
+    ({'metrics': (tasks.Metric('loss', 'V', format='.1%'),)}, 'a share, and nothing else, has'),
     ({'fields': {'train.steps': tasks.Field(1, fields.SIZE)}}, 'model.NAME or data.NAME'),
   ],
 )

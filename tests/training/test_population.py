@@ -183,7 +183,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
     }
 
 
-@pytest.mark.parametrize('lanes', [1, 2])
+@pytest.mark.parametrize('lanes', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
   """To the bit those of a population of one; and those of the run itself within rounding."""
 
@@ -279,6 +279,7 @@ def test_members_that_are_behind_catch_up_and_a_stop_saves_all(reviews, whole, t
   assert finals(workdir) == whole('population')
 
 
+@pytest.mark.slow
 def test_a_group_larger_than_memory_is_cut_and_has_the_same_bits(
   reviews, whole, monkeypatch, tmp_path
 ):
@@ -340,7 +341,8 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
 
 
-@pytest.mark.parametrize('executor', [pytest.param('serial', marks=pytest.mark.slow), 'population'])
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['serial', 'population'])
 def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
   executor, reviews, tmp_path
 ):

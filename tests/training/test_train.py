@@ -283,9 +283,10 @@ def test_a_step_is_the_gradient_step_of_its_batch(plain):
     logits = model.apply({'params': params}, ids[:2])
     return optax.sigmoid_binary_cross_entropy(logits, labels[:2]).mean()
 
-  grads = jax.grad(mean_loss)(state.params)
+  grads = jax.jit(jax.grad(mean_loss))(state.params)
   batch = {'inputs': ids[:3], 'labels': labels[:3], 'weights': weights}
-  after = train.train_step(program(model, tx), model, tx, state, jax.random.key(1), batch)
+  step = jax.jit(functools.partial(train.train_step, program(model, tx), model, tx))
+  after = step(state, jax.random.key(1), batch)
   expected = jax.tree.map(lambda p, g: p - 0.5 * g, state.params, grads)
   close(after.params, expected)
   assert int(after.step) == 1 and float(after.totals['loss'][1]) == 2

@@ -55,11 +55,17 @@ def expected(name, params, split):
 
 
 @pytest.mark.parametrize(
-  ('name', 'size'), [('elman', 1), ('gru-after', 64), ('lstm', 63), ('lstm', 500)]
+  ('name', 'size'),
+  [
+    ('elman', 1),
+    pytest.param('gru-after', 64, marks=pytest.mark.slow),
+    pytest.param('lstm', 63, marks=pytest.mark.slow),
+    ('lstm', 500),
+  ],
 )
 def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
   split, model = stream(size), model_of(CELLS[name])
-  params = model.init(jax.random.key(0), windows.example(split))['params']
+  params = jax.jit(model.init)(jax.random.key(0), windows.example(split))['params']
   desired = expected(name, params, split)
   for streams, steps, warm in ((64, 64, 8), (5, 7, 1), (40, 2, 1)):
     monkeypatch.setattr(windows, 'STREAMS', streams)
@@ -85,7 +91,7 @@ def test_a_carry_that_remembers_all_is_followed_to_the_end(monkeypatch):
   counter = cells.Cell(init, initial_carry, step, name='counter')
   split = stream(400)
   model = models.LanguageModel(cells=(counter,), vocab_size=7, embed_size=5)
-  params = model.init(jax.random.key(0), windows.example(split))['params']
+  params = jax.jit(model.init)(jax.random.key(0), windows.example(split))['params']
   monkeypatch.setattr(windows, 'STEPS', 8)
   found = windows.predict(model, params, split)
   h = np.cumsum(np.asarray(params['embedding'], np.float64)[split['inputs']].sum(axis=1)) / 100
@@ -137,7 +143,7 @@ def test_the_loss_of_a_window_and_its_gradient(options):
   split = stream(40)
   batch = windows.window(split, 2, 6, 3, 5)
   batch |= {'characters': jnp.ones((2, 6), jnp.int32)}
-  variables = model.init(jax.random.key(1), batch)
+  variables = jax.jit(model.init)(jax.random.key(1), batch)
   carry = jax.tree.map(lambda a: a + 0.3, model.initial_carry(2))
 
   def objective(params):

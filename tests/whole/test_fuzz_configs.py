@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import fuzz_configs
+import pytest
 
 
+@pytest.mark.slow
 def test_random_configs_sweeps_searches_claims_and_commands(environment):
   """In a process that has not computed, as it is forked."""
   done = subprocess.run(

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from programs import ROOT, SMOKE, colours, in_a_terminal, without
 
+import rnnlab
+from rnnlab.runs import configs
+
 
 def test_smoke_sweep_leaves_the_files_of_the_contract(finished):
   workdir, output = finished
@@ -132,7 +135,7 @@ MISTAKES = {
   'capitals': (['--config.model.cell=GRU'], "did you mean 'gru'"),
   'leaf as a flag': (['--epochs=3'], "no flag --epochs (did you mean '--config.train.epochs'?)"),
   'leaf as a field': (['--config.epochs=3'], "(did you mean 'train.epochs'?)"),
-  'a part': (['--config.model=gru'], "'model': it is a part, with fields as 'model.cell'"),
+  'a part': (['--config.model=gru'], "'model': it is a part, with fields such as 'model.cell'"),
   'no value': (['--config='], 'it names no file; --config takes FILE.py'),
   'a folder': (['--config=.'], '. is a folder; --config takes FILE.py'),
   'half an epoch': (['--config.train.epochs=2.5'], "epochs='2.5': must be a whole number"),
@@ -147,7 +150,7 @@ MISTAKES = {
   'cell field': (['--config.model.gru.rset=after'], "no option 'rset' (did you mean 'reset'?)"),
   "another's option": (
     ['--config.model.cell=lstm', '--config.model.gru.reset=before'],
-    'model.gru.reset is read by the cell gru alone, and here is no run of it',
+    'model.gru.reset is read only by the cell gru, of which there is no run here',
   ),
   'no processes': (['--executor=distributed', '--processes=0'], '--processes=0: must be'),
   'status': (['--status', '--config.sed=1'], "no field 'sed' (did you mean 'seed'?)"),
@@ -201,7 +204,9 @@ def test_a_damaged_data_file_is_named(launch, reviews, tmp_path):
   assert done.returncode == 2 and archive in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
+@pytest.fixture
+def diverging(tmp_path):
+  """The words of a sweep of two runs, of which one's loss is soon not finite."""
   experiment = tmp_path / 'diverges.py'
   experiment.write_text(
     f'import runpy\n'
@@ -211,8 +216,11 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
     f"  add({{'optim.learning_rate': 1e38}})\n"
     f"  add({{'optim.learning_rate': 1e-3}})\n"
   )
-  words = f'--config={experiment}', '--config.data.buckets=1', '--executor=serial'
-  done = launch(*words, '--workdir=out', '--quiet')
+  return f'--config={experiment}', '--config.data.buckets=1', '--executor=serial', '--workdir=out'
+
+
+def test_a_loss_that_is_not_finite_ends_its_run_alone(diverging, launch, tmp_path):
+  done = launch(*diverging, '--quiet')
   assert done.returncode == 1
   assert done.stdout.startswith('Data: ') and 'epoch 1/2' not in done.stdout
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
@@ -223,14 +231,21 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   error = json.loads(path.read_text())
   assert 'step' in error['error']
   assert 'lower optim.learning_rate' in (tmp_path / 'out' / 'summary.md').read_text()
-  # It would diverge again: a launch only says so, until it is asked to retry.
   assert error['again'] is False
+
+
+@pytest.mark.slow
+def test_a_run_that_would_diverge_again_is_only_told_until_a_launch_is_to_retry(
+  diverging, launch, tmp_path
+):
+  assert launch(*diverging, '--quiet').returncode == 1
+  (path,) = (tmp_path / 'out').glob('*/error.json')
   first = path.stat().st_mtime_ns
-  done = launch(*words, '--workdir=out')
+  done = launch(*diverging)
   assert done.returncode == 1 and path.stat().st_mtime_ns == first
   assert '2 runs, 1 done, 1 failed before' in done.stdout
   assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
-  done = launch(*words, '--workdir=out', '--retry_failed', '--quiet', '--json')
+  done = launch(*diverging, '--retry_failed', '--quiet', '--json')
   assert done.returncode == 1 and path.stat().st_mtime_ns != first
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
   told = json.loads(done.stdout)
@@ -276,3 +291,23 @@ def test_the_experiments_of_the_project_have_a_smoke_preset():
   for path in (path for path in paths if 'def get_config' in path.read_text()):
     module = runpy.run_path(str(path))
     assert module['get_config']('smoke').to_dict() and callable(module['sweep'])
+
+
+def test_the_cells_that_are_named_are_compared_on_each_task():
+  from experiments import cells
+
+  def asked(preset):
+    found = []
+    cells.sweep(lambda overrides, config: found.append((overrides, config)), preset)
+    return found
+
+  runs = asked('gru,mgu')
+  assert {(o['task.name'], o['model.cell']) for o, _ in runs} == {
+    (task, cell)
+    for task in ('classification', 'generated', 'language_model')
+    for cell in ('gru', 'mgu')
+  }
+  assert len(runs) == 3 * 2 * 3 and all(configs.check(config) for _, config in runs)
+  assert {o['model.cell'] for o, _ in asked('')} == {*rnnlab.cells.names()}
+  with pytest.raises(ValueError, match=r"no preset 'grru' .*did you mean 'gru'\?.* or smoke"):
+    cells.get_config('grru')

@@ -12,6 +12,7 @@ from programs import ROOT
 import rnnlab
 from experiments.benchmarks import peers, speed
 from experiments.benchmarks.peers import flax as flax_peer
+from experiments.benchmarks.peers import pairs
 from rnnlab import recurrence
 
 with pytest.MonkeyPatch.context() as patch:
@@ -140,6 +141,51 @@ def test_a_language_model_takes_its_steps_again_and_again(peer):
   assert repeats == peers.WINDOWS
 
 
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_a_translators_operations_are_those_of_its_products(cell):
+  case = peers.Case('pairs', cell, *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+  gates = {'lstm': 4, 'gru': 3}[cell]
+  read = np.mean([batch.source_lengths.sum() for batch in pairs.batches(pairs.PAIRS[case.text])])
+  # Two rows, of 2 and 6 tokens. Of a source: 4 inputs and 3 units, both ways, and keys of 6 values;
+  # of a target: 4 inputs, 6 values and 3 units, a query, an output of 3 and 6, and 9 logits.
+  of_source = 2 * 7 * gates * 3 + 6 * 3
+  of_target = 13 * gates * 3 + 3 * 3 + 9 * 3 + 3 * 9
+  assert read == 8 and peers.tokens(case) == 8
+  assert peers.flops(case) == 6 * 8 * (of_source + of_target)
+  greedy = case._replace(what='greedy')
+  assert peers.flops(greedy) == 2 * peers.tokens(greedy) * (of_source + of_target)
+
+
+def test_a_translator_trains_and_translates_and_says_what_must_be_the_same():
+  found = {}
+  for what in ('pairs', 'greedy'):
+    case = peers.Case(what, 'gru', *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+    call, repeats = rnnlab_peer.build(case)
+    found[what] = call()
+    assert call() == found[what] and repeats == case.repeats
+  # Of nine ids two are never said, and no weight is large.
+  assert found['pairs'] == pytest.approx(np.log(9), rel=0.2)
+  tokens = peers.tokens(case)
+  assert -1.3 * np.log(9) * tokens < found['greedy'] < 0
+
+
+def test_a_library_that_computes_something_else_is_left_out():
+  class Answers:
+    def __init__(self, loss):
+      self.loss = loss
+
+    def ask(self, **question):
+      return {'seconds': 1.0, 'loss': self.loss, 'memory_mb': None, 'compile_s': 0.0}
+
+  case = peers.Case('pairs', 'gru', *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+  workers = {'rnnlab': Answers(2.0), 'torch': Answers(2.1), 'matmul': Answers(None)}
+  found, errors = speed.measure(case, workers, rounds=1)
+  assert list(found) == ['rnnlab', 'matmul']
+  assert errors == {'torch': "it computes something else: 2.1, where rnnlab's is 2"}
+  workers['torch'] = Answers(2.0001)
+  assert speed.measure(case, workers, rounds=1)[1] == {}
+
+
 def test_a_process_that_dies_is_said_and_the_others_go_on():
   workers = {'matmul': speed.Worker('matmul'), 'rnnlab': speed.Worker('rnnlab')}
   workers['rnnlab']._process.kill()
@@ -172,3 +218,35 @@ def test_cases_go_from_the_smallest_shape_over_the_tutorials_to_the_largest():
       'shared',
       'per gate',
     }
+
+
+@pytest.mark.slow
+def test_cells_are_measured_and_told(environment, tmp_path):
+  words = '-m', 'experiments.benchmarks.cells', '--smoke', '--rounds=2', f'--out={tmp_path}'
+  done = subprocess.run(
+    [sys.executable, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  table = pd.read_csv(tmp_path / 'cells.csv')
+  layers, lengths = table[:3], table[3:]
+  assert list(layers['cell']) == ['lstm', 'gru', 'mingru'] and set(layers['backend']) == {'auto'}
+  assert list(layers['parameters']) == [4 * 3 * 8, 3 * 3 * 8 + 3, 2 * 3 * 5]  # as cells/README.md
+  found = set(zip(lengths['steps'], lengths['backend'], strict=True))
+  assert found == {(t, b) for t in (5, 9) for b in ('scan', 'parallel')}
+  assert (table['q25_ms'] <= table['median_ms']).all() and (table['q25_ms'] > 0).all()
+  assert table['command'].str.startswith('python -m experiments.benchmarks.cells --smoke').all()
+  summary = (tmp_path / 'summary.md').read_text()
+  assert '| `gru` |' in summary and 'mingru: all steps at once are' in summary
+
+
+def test_a_benchmark_of_unknown_cells_or_lengths_says_so(environment):
+  for word, said in (('--cells=grru', "did you mean 'gru'?"), ('--lengths=0', '1 or more')):
+    done = subprocess.run(
+      [sys.executable, '-m', 'experiments.benchmarks.cells', word],
+      env=environment,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+    assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr

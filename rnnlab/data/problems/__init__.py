@@ -1,7 +1,7 @@
 """Generated problems, one file each, found by file name: a new problem is one new file here.
 
 A file `rnnlab/data/problems/NAME.py` holds `problem`, a `Problem`, and the config of the task
-generated chooses it by data.problem=NAME. Loads no JAX: a problem's file imports it where it draws.
+generated chooses it by data.problem=NAME. No file loads JAX on import, but only where it draws.
 """
 
 import functools
@@ -28,7 +28,7 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Problem:
   """The problem called `name`.
 
-  Raises ValueError for an unknown name, naming the near match, and for a file that holds none.
+  Raises ValueError for an unknown name, with the nearest match, and for a file without a problem.
 
   >>> rnnlab.data.problems.find('adding').kind
   'value'
@@ -40,14 +40,14 @@ def find(name: str) -> Problem:
   if not isinstance(found, Problem) or found.kind not in KINDS:
     kinds = ', '.join(KINDS)
     raise ValueError(
-      f'rnnlab/data/problems/{name}.py must define problem, a Problem of a kind of {kinds}'
+      f'rnnlab/data/problems/{name}.py must define problem, a Problem whose kind is one of {kinds}'
     )
   return found
 
 
 @functools.cache
 def numbers() -> dict[str, dict[str, Number]]:
-  """By the name of each number of any problem: what it is in each problem that has it."""
+  """{name of a number: {problem: the Number}} for all numbers of all problems."""
   found: dict[str, dict[str, Number]] = {}
   for name in names():
     for number, of in find(name).fields.items():

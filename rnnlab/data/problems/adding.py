@@ -1,4 +1,4 @@
-"""The adding problem (Hochreiter & Schmidhuber 1997, section 5.4; as Le et al. 2015 have it).
+"""The adding problem (Hochreiter & Schmidhuber 1997, section 5.4; in the form of Le et al. 2015).
 
 A step is a pair: a number, uniform in [0, 1), and a marker, which is 1 at one step of the first
 half and at one of the second, else 0. The target is the sum of the two marked numbers.
@@ -31,5 +31,5 @@ problem = Problem(
   draw=draw,
   sizes=lambda fields: Sizes(symbols=0, outputs=1),
   fields={'length': Number(200, 2, 1_000_000, 'steps')},
-  baseline=lambda fields: Baseline('loss', 1 / 6, 'always saying 1, the mean of the sum'),
+  baseline=lambda fields: Baseline('loss', 1 / 6, 'always answering 1, the mean of the sum'),
 )

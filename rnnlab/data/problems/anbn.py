@@ -1,8 +1,8 @@
 """The language a^n b^n, by what may come next (Gers & Schmidhuber 2001).
 
 The inputs are a start symbol and then the string. At each of these steps the set of symbols that
-may come next is asked for: an a at the start, an a or a b after an a, and then as many b as there
-were a, before the end. Who is right at every step, of every n, has counted.
+may come next is asked for: an a at the start, an a or a b after an a, then as many b as there were
+a, and the end. Whoever is right at every step, for every n, has counted.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from rnnlab.data.problems.base import Number, Problem, Sizes, spread
 
 
 def strings(sizes: Any, most: int, letters: int) -> dict[str, Any]:
-  """a^n, b^n, ... of so many letters, for n of `sizes`, int `[N]` up to `most`: as a problem draws.
+  """Arrays of strings a^n b^n ... of this many letters. sizes: their n, int `[N]`, up to `most`.
 
   Ids: 1 the start, then the letters. Targets: the letters, then the end.
   """
@@ -37,19 +37,19 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
 
 
 def check(fields: Any) -> None:
-  """Raises ValueError, for people, where the least n is above the greatest."""
+  """Raises ValueError, for people, if the least n is above the greatest."""
   if fields.min_n > fields.n:
     raise ValueError(
-      f'--config.data.min_n={fields.min_n}: at most n, {fields.n}, in each split (see data.test_n'
-      ' and data.validation_n too)'
+      f'--config.data.min_n={fields.min_n}: must be at most n, {fields.n}, in each split (see also'
+      ' data.test_n and data.validation_n)'
     )
 
 
 NUMBERS = {
   'min_n': Number(1, 1, 100_000, 'the least n'),
-  'n': Number(50, 1, 100_000, 'the greatest n that is trained on'),
-  'validation_n': Number(0, 0, 100_000, 'the greatest n that validates'),
-  'test_n': Number(500, 0, 100_000, 'the greatest n that is tested'),
+  'n': Number(50, 1, 100_000, 'the greatest n in training'),
+  'validation_n': Number(0, 0, 100_000, 'the greatest n in validation'),
+  'test_n': Number(500, 0, 100_000, 'the greatest n in the test'),
 }
 
 problem = Problem(

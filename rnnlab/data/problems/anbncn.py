@@ -1,6 +1,6 @@
 """The language a^n b^n c^n, by what may come next (Gers & Schmidhuber 2001).
 
-As a^n b^n, with as many c behind: no context-free grammar has it, and two counters are needed.
+Like a^n b^n, followed by as many c: no context-free grammar generates it; it takes two counters.
 """
 
 from typing import Any

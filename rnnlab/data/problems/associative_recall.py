@@ -1,9 +1,9 @@
 """Multi-query associative recall (Arora et al. 2023, "Zoology", as their code draws it).
 
-Pairs of a key and its value, all keys different; then symbols without meaning, among which each key
-comes once more, at an even number of steps after the pairs: there its value is to be given. A key
-tends to come again soon: the place of an even step counted from 1, x, has the weight x^(power - 1),
-and no place is taken twice. Only the steps at which a value is due count.
+The string begins with pairs of a key and its value, all keys different. Symbols without meaning
+follow, among which each key occurs once more, an even number of steps after the pairs; there its
+value is to be given. A key tends to occur again soon: the x-th even step, counted from 1, has the
+weight x^(power - 1), and no step is taken twice. Only the steps at which a value is due count.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   keys = jnp.argsort(jax.random.uniform(keys_key, (n, half)), axis=1)[:, :pairs]
   values = jax.random.randint(values_key, (n, pairs), 0, half)
   places = (length - 2 * pairs) // 2
-  # Those of the greatest log weights with Gumbel noise are drawn by these weights, none twice.
+  # The greatest log weights with Gumbel noise are a draw by these weights without replacement.
   weights = (fields.power - 1) * jnp.log(jnp.arange(1.0, places + 1))
   _, taken = jax.lax.top_k(weights + jax.random.gumbel(places_key, (n, places)), pairs)
   steps = 2 * (pairs + taken)
@@ -38,16 +38,16 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
 
 
 def check(fields: Any) -> None:
-  """Raises ValueError where keys, or places for them, are too few."""
+  """Raises ValueError if there are too few keys, or too few places for them."""
   if 2 * fields.pairs > fields.symbols:
     raise ValueError(
-      f'--config.data.pairs={fields.pairs}: at most half of the {fields.symbols} symbols, as all'
-      ' keys are different'
+      f'--config.data.pairs={fields.pairs}: must be at most half of the {fields.symbols} symbols,'
+      ' as all keys are different'
     )
   if 4 * fields.pairs > fields.length:
     raise ValueError(
       f'--config.data.pairs={fields.pairs}: needs a length of at least {4 * fields.pairs} steps,'
-      f' and it is {fields.length}'
+      f' but it is {fields.length}'
     )
 
 

@@ -1,4 +1,4 @@
-"""What a generated problem is: how its examples are drawn, how hard they are, what is trivial."""
+"""Generated problems: how examples are drawn, how hard they are, and what is trivially reached."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ KINDS = ('value', 'class', 'classes', 'sets')
 
 
 class Number(NamedTuple):
-  """A number by which a problem is made harder or easier.
+  """A number that makes a problem harder or easier.
 
-  default: the published one, an int or a float, which also says what the number is. least, most:
-  what it may be. help: what it is, for people.
+  default: the published value; its type, int or float, is that of the number. least, most: the
+  range of valid values. help: what it is, for people.
   """
 
   default: int | float
@@ -24,8 +24,8 @@ class Number(NamedTuple):
 class Sizes(NamedTuple):
   """What the model has to know of examples.
 
-  symbols: the greatest id of inputs that are ids, 0 where they are numbers. outputs: how many
-  classes or symbols there are to choose from; 1 of a value.
+  symbols: the greatest id if inputs are ids, 0 if they are numbers. outputs: how many classes or
+  symbols there are to choose from; 1 for a value.
   """
 
   symbols: int
@@ -35,8 +35,8 @@ class Sizes(NamedTuple):
 class Baseline(NamedTuple):
   """What is reached without any memory, or by chance.
 
-  metric: 'loss' or 'accuracy', as `rnnlab.tasks.generated` has it. value: the expected one. words:
-  how it is reached, for people, to end the sentence "<metric> <value>: ".
+  metric: 'loss' or 'accuracy', as in `rnnlab.tasks.generated`. value: the expected one. words: how
+  it is reached, for people, to end the sentence "Without memory: <metric> <value>, by ...".
   """
 
   metric: str
@@ -47,24 +47,24 @@ class Baseline(NamedTuple):
 class Problem(NamedTuple):
   """A problem whose examples are drawn at random, as many as are wanted.
 
-  title: what it is, with its paper, a line for people.
-  kind: what is to be given. 'value': a number after the last step; 'class': a class after it;
+  title: a line for people, with the paper.
+  kind: what the answer is. 'value': a number after the last step; 'class': a class after it;
     'classes': a class at each step that the mask marks; 'sets': at each such step the set of the
     symbols that may come next.
-  draw: `(key, n, fields) -> arrays of n examples`, traced in the compiled epoch, so that n and
-    fields are Python's and shapes depend on these alone. fields has the numbers of `fields` as
+  draw: `(key, n, fields) -> arrays of n examples`. It is traced in the compiled epoch, so n and
+    fields are Python numbers, and shapes depend only on them. fields has the numbers of `fields` as
     attributes. The arrays are
-      inputs: float32 `[n, T, D]`; or ids, int32 `[n, T]`, from 1, where 0 pads behind;
-      lengths: int32 `[n]`, of float inputs alone, where their steps beyond it are padding;
-      targets: of a value float32 `[n]`, of a class int32 `[n]` from 0, of classes int32 `[n, T]`,
-        of sets bool `[n, T, S]`;
-      mask: bool `[n, T]`, of classes and sets: the steps that count;
-      size: int32 `[n]`, of sets: how large an example is, by which what is right is told.
+      inputs: float32 `[n, T, D]`; or ids, int32 `[n, T]`, from 1, padded at the end with 0;
+      lengths: int32 `[n]`, only for float inputs, if they are padded beyond it;
+      targets: float32 `[n]` for a value, int32 `[n]` from 0 for a class, int32 `[n, T]` for
+        classes, bool `[n, T, S]` for sets;
+      mask: bool `[n, T]`, for classes and sets: the steps that count;
+      size: int32 `[n]`, for sets: the size of an example, by which right answers are reported.
   sizes: `(fields) -> Sizes`.
-  fields: by name, what the config's data.NAME is. One called test_NAME or validation_NAME is what
-    NAME is in that split, or 0 where it is as in training.
-  baseline: `(fields) -> Baseline`, or None where nothing simple is known.
-  check: `(fields) -> None`; raises ValueError, for people, where they don't go together.
+  fields: the numbers that the config sets as data.NAME, by name. One called test_NAME or
+    validation_NAME is the NAME of that split, or 0 if it is as in training.
+  baseline: `(fields) -> Baseline`, or None if nothing simple is known.
+  check: `(fields) -> None`; raises ValueError, for people, if they don't go together.
   """
 
   title: str
@@ -77,7 +77,7 @@ class Problem(NamedTuple):
 
 
 def lengths(greatest: int) -> dict[str, Number]:
-  """The numbers of a problem whose examples have lengths drawn evenly, 1 to `greatest`."""
+  """The numbers of a problem whose lengths are drawn uniformly, from 1 to `greatest`."""
   most = 1_000_000
   return {
     'length': Number(greatest, 1, most, 'steps, of the longest example'),
@@ -88,11 +88,11 @@ def lengths(greatest: int) -> dict[str, Number]:
 
 
 def check_lengths(fields: Any) -> None:
-  """Raises ValueError, for people, where the shortest example is longer than the longest."""
+  """Raises ValueError, for people, if the shortest example is longer than the longest."""
   if fields.min_length > fields.length:
     raise ValueError(
-      f'--config.data.min_length={fields.min_length}: at most the length, {fields.length}, in each'
-      ' split (see data.test_length and data.test_min_length too)'
+      f'--config.data.min_length={fields.min_length}: must be at most the length, {fields.length},'
+      ' in each split (see also data.test_length and data.test_min_length)'
     )
 
 
@@ -104,10 +104,10 @@ def drawn_lengths(key: Any, n: int, fields: Any) -> Any:
 
 
 def spread(key: Any, n: int, least: int, most: int) -> Any:
-  """n whole numbers from `least` to `most`, each as likely as any, int32 `[n]`, in random order.
+  """n whole numbers from `least` to `most`, all equally likely, int32 `[n]`, in random order.
 
-  They are spread as evenly as can be: of n = most - least + 1 each is there once. So a batch has
-  easy and hard examples in the same proportion as all others, and a test covers all sizes.
+  They are spread as evenly as possible: if n = most - least + 1, each occurs once. So each batch
+  has easy and hard examples in the same proportion, and a test covers all sizes.
   """
   import jax
   import jax.numpy as jnp

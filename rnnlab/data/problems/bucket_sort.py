@@ -1,7 +1,7 @@
-"""Bucket sort (Deletang et al. 2023): a string of few different symbols, and then it in order.
+"""Bucket sort (Deletang et al. 2023): a string of few different symbols is to be sorted.
 
-The string, a marker, and then blanks, until from the marker on there are as many steps as symbols:
-at these the symbols are to be given in ascending order.
+The string is followed by a marker and then blanks, so that from the marker on there are as many
+steps as symbols; at these the symbols are to be given in ascending order.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   length, symbols = fields.length, fields.symbols
   lengths = drawn_lengths(lengths_key, n, fields)
   drawn = jax.random.randint(symbols_key, (n, length), 0, symbols)
-  # What is beyond a string's end sorts behind it.
+  # Positions beyond a string's end sort to the end.
   ordered = jnp.sort(jnp.where(jnp.arange(length) < lengths, drawn, symbols), axis=1)
   steps = jnp.arange(2 * length)
   mask = (steps >= lengths) & (steps < 2 * lengths)

@@ -1,12 +1,12 @@
-"""Copy memory (Hochreiter & Schmidhuber 1997; as Arjovsky et al. 2016 have it), with noise or not.
+"""Copy memory (Hochreiter & Schmidhuber 1997; in the form of Arjovsky et al. 2016), or with noise.
 
-Some symbols, a delay of blanks whose last step is a marker instead, and then blanks at which the
-symbols are to be given in their order. With noise a share of the blanks of the delay are any of the
-symbols, which are not to be given.
+Some symbols are followed by a delay of blanks, whose last step is a marker instead, and then by
+blanks at which the symbols are to be given in their order. With noise, a share of the blanks of the
+delay is replaced by random symbols, which are to be ignored.
 
-Only the steps at which symbols are due count. Arjovsky et al. take the mean over all steps, at the
-others of which a blank is due: their loss of a network without memory is that here times the share
-of steps that count, count ln(symbols) / (delay + 2 count).
+Only the steps at which symbols are due count. Arjovsky et al. take the mean over all steps, with a
+blank due at the others: their loss of a network without memory is the one here times the share of
+steps that count, that is count ln(symbols) / (delay + 2 count).
 """
 
 from typing import Any

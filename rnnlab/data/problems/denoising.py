@@ -1,7 +1,7 @@
 """The denoising task (Jing et al. 2019, "Gated orthogonal recurrent units", section 4.2).
 
-Some symbols stand at random places of a string that is noise elsewhere, one and the same id. After
-it comes a marker, from which on the symbols are to be given in their order, without the noise. Only
+Some symbols stand at random places in a string that is noise elsewhere, always the same id. A
+marker follows, from which on the symbols are to be given in their order, without the noise. Only
 the steps at which they are due count.
 """
 
@@ -31,11 +31,11 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
 
 
 def check(fields: Any) -> None:
-  """Raises ValueError where there are not as many places as symbols."""
+  """Raises ValueError if there are fewer places than symbols."""
   if fields.count > fields.length:
     raise ValueError(
-      f'--config.data.count={fields.count}: at most the length, {fields.length}, as each symbol has'
-      ' a place of its own'
+      f'--config.data.count={fields.count}: must be at most the length, {fields.length}, as each'
+      ' symbol has a place of its own'
     )
 
 

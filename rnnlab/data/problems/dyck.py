@@ -1,9 +1,9 @@
 """Dyck-1, Dyck-2, ...: well-nested brackets of one kind, two or more, by what may come next.
 
 The inputs are a start symbol and then the string. At each of these steps the set of symbols that
-may come next is asked for: every opening bracket, the one that closes the innermost, and the end
-where none is open. Dyck-1 asks for a counter (Suzgun et al. 2019), Dyck-2 for a stack; how deep
-brackets nest is bounded in what is drawn (Hewitt et al. 2020), not in what may come next.
+may come next is asked for: every opening bracket, the one that closes the innermost, and the end if
+none is open. Dyck-1 needs a counter (Suzgun et al. 2019), Dyck-2 a stack. The depth of the strings
+drawn is bounded (Hewitt et al. 2020), but not that of what may come next.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ from rnnlab.data.problems.base import Number, Problem, Sizes, spread
 def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   """n strings, even lengths evenly spread: inputs int32 `[n, T]`, targets bool `[n, T, 2 K + 1]`.
 
-  A bracket opens or closes with equal chances where both leave a string of that length and depth,
-  and is of any kind with equal chances. Ids: 1 the start, then K opening and K closing brackets.
-  Targets: these 2 K, then the end.
+  A bracket opens or closes with equal probability if both are possible within the length and the
+  depth, and all kinds are equally likely. Ids: 1 is the start, then come K opening and K closing
+  brackets. Targets: these 2 K, then the end.
   """
   import jax
   import jax.numpy as jnp
@@ -29,7 +29,7 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
 
   def step(state, given):
     depth, stack = state
-    left, chance, kind = given  # symbols of the string from here on, the one to come among them
+    left, chance, kind = given  # symbols left in the string, including the next one
     top = jnp.sum(jnp.where(places == depth[:, None] - 1, stack, 0), axis=1)
     closes = (depth > 0) & (chance | (depth == depth_most) | (depth == left))
     symbol = jnp.where(closes, kinds + top, kind)
@@ -57,11 +57,11 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
 
 
 def check(fields: Any) -> None:
-  """Raises ValueError, for people, where there is no even length."""
+  """Raises ValueError, for people, if there is no even length."""
   if (fields.min_length + 1) // 2 > fields.length // 2:
     raise ValueError(
-      f'--config.data.min_length={fields.min_length}: no even length is from it to the length,'
-      f' {fields.length}, in each split (see data.test_length and data.validation_length too)'
+      f'--config.data.min_length={fields.min_length}: there must be an even length from it to the'
+      f' length, {fields.length}, in each split (see also data.test_length, data.validation_length)'
     )
 
 
@@ -71,12 +71,12 @@ problem = Problem(
   draw=draw,
   sizes=lambda fields: Sizes(symbols=2 * fields.brackets + 1, outputs=2 * fields.brackets + 1),
   fields={
-    'brackets': Number(2, 1, 1_000, 'kinds of brackets: 1 of Dyck-1, 2 of Dyck-2'),
+    'brackets': Number(2, 1, 1_000, 'kinds of brackets: 1 for Dyck-1, 2 for Dyck-2'),
     'min_length': Number(2, 2, 100_000, 'symbols of the shortest string'),
-    'length': Number(50, 2, 100_000, 'symbols of the longest string that is trained on'),
-    'validation_length': Number(0, 0, 100_000, 'symbols of the longest string that validates'),
-    'test_length': Number(200, 0, 100_000, 'symbols of the longest string that is tested'),
-    'depth': Number(8, 1, 1_000, 'the greatest number of open brackets that is trained on'),
+    'length': Number(50, 2, 100_000, 'symbols of the longest string in training'),
+    'validation_length': Number(0, 0, 100_000, 'symbols of the longest string in validation'),
+    'test_length': Number(200, 0, 100_000, 'symbols of the longest string in the test'),
+    'depth': Number(8, 1, 1_000, 'the greatest number of open brackets in training'),
     'validation_depth': Number(0, 0, 1_000, 'the same in validation'),
     'test_depth': Number(0, 0, 1_000, 'the same in the test'),
   },

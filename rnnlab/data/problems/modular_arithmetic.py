@@ -1,8 +1,8 @@
 """Modular arithmetic without brackets (Deletang et al. 2023): an expression, and its value.
 
 Numbers from 0 to modulus - 1, and +, - or * between them; the class is the value modulo modulus. As
-usual * comes before + and -. An example has an odd number of steps: of an even length the last step
-is left out.
+usual, * takes precedence over + and -. An example has an odd number of steps: if the length is
+even, the last step is left out.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from rnnlab.data.problems.base import (
 
 
 def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
-  """n examples: ids 1 to modulus of the numbers, then those of +, - and *; targets int32 `[n]`."""
+  """n examples: ids 1 to modulus for numbers, then those for +, - and *; targets int32 `[n]`."""
   import jax
   import jax.numpy as jnp
 
@@ -32,7 +32,7 @@ def draw(key: Any, n: int, fields: Any) -> dict[str, Any]:
   real = jnp.arange(count) < counts
 
   def step(carry, now):
-    total, term = carry  # of the terms before the last, and the last, which a * goes on with
+    total, term = carry  # the sum of the terms before the last; the last, which a * continues
     number, sign, real = now
     times = sign == 2
     after = (
@@ -56,7 +56,7 @@ problem = Problem(
   sizes=lambda fields: Sizes(symbols=fields.modulus + 3, outputs=fields.modulus),
   fields={
     **lengths(40),
-    'modulus': Number(5, 2, 10_000, 'what arithmetic is modulo'),
+    'modulus': Number(5, 2, 10_000, 'the modulus of the arithmetic'),
   },
   baseline=lambda fields: Baseline('accuracy', 1 / fields.modulus, 'any number at random'),
   check=check_lengths,

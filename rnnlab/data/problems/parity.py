@@ -24,7 +24,7 @@ def bits(key: Any, n: int, fields: Any) -> tuple[Any, Any]:
 
 
 def ids(bits: Any, lengths: Any) -> Any:
-  """The ids of bits, 1 of a 0 and 2 of a 1, and 0 beyond the lengths."""
+  """The ids of bits: 1 for a 0, 2 for a 1, and 0 beyond the lengths."""
   import jax.numpy as jnp
 
   return (bits + 1) * (jnp.arange(bits.shape[1]) < lengths)

@@ -1,11 +1,11 @@
 """The embedded Reber grammar, by what may come next (Hochreiter & Schmidhuber 1997, section 5.1).
 
 A string is B, then T or P, a string of Reber's grammar, the same T or P again, and E. At each step
-the set of the symbols that may come next is asked for. What comes before E was seen at the second
-step: this alone needs a memory of more than one step.
+the set of symbols that may come next is asked for. The symbol before E was seen at the second step:
+only this needs a memory of more than one step.
 
-The paper takes both arcs of a state with equal chances, so that long strings are rare. Here lengths
-are evenly spread, and of each length all strings are as likely as each other, as they are there.
+The paper takes both arcs of a state with equal probability, so that long strings are rare. Here
+lengths are evenly spread, and, as in the paper, all strings of a length are equally likely.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ REBER = (
 
 
 def embedded() -> tuple[tuple[tuple[str, int | None], ...], ...]:
-  """The arcs of each state of the embedded grammar, as `REBER` has them."""
+  """The arcs of each state of the embedded grammar, in the form of `REBER`."""
   states: list[tuple[tuple[str, int | None], ...]] = [(('B', 1),), (('T', 2), ('P', 10))]
   for outer in 'TP':
     first = len(states)
@@ -42,10 +42,11 @@ def embedded() -> tuple[tuple[tuple[str, int | None], ...], ...]:
 
 
 def tables(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Of each state: the symbols and states of two arcs, what may come, and the first arc's chance.
+  """For each state: the symbols and next states of two arcs, what may come, and chances.
 
-  Returns symbols and states, int `[19, 2]`; allowed, bool `[20, 7]`, of which the last is after the
-  end; and chances, float `[length + 1, 19]`: of the first arc, where so many symbols are to come.
+  Returns symbols and states, int `[19, 2]`; allowed, bool `[20, 7]`, whose last row is after the
+  end; and chances, float `[length + 1, 19]`: the probability of the first arc, by the number of
+  symbols still to come.
   """
   grammar = embedded()
   end = len(grammar)
@@ -55,7 +56,7 @@ def tables(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
   allowed = np.zeros((end + 1, len(SYMBOLS)), bool)
   np.put_along_axis(allowed[:end], symbols, True, axis=1)
   chances = np.zeros((length + 1, end))
-  ends = np.arange(end + 1) == end  # how likely a state ends after exactly so many symbols
+  ends = np.arange(end + 1) == end  # the probability that a state ends after exactly `left` symbols
   for left in range(1, length + 1):
     after = ends[states]
     total = after.sum(axis=1)
@@ -102,9 +103,9 @@ problem = Problem(
   sizes=lambda fields: Sizes(symbols=len(SYMBOLS), outputs=len(SYMBOLS)),
   fields={
     'min_length': Number(SHORTEST, SHORTEST, 100_000, 'symbols of the shortest string'),
-    'length': Number(40, SHORTEST, 100_000, 'symbols of the longest string that is trained on'),
-    'validation_length': Number(0, 0, 100_000, 'symbols of the longest string that validates'),
-    'test_length': Number(200, 0, 100_000, 'symbols of the longest string that is tested'),
+    'length': Number(40, SHORTEST, 100_000, 'symbols of the longest string in training'),
+    'validation_length': Number(0, 0, 100_000, 'symbols of the longest string in validation'),
+    'test_length': Number(200, 0, 100_000, 'symbols of the longest string in the test'),
   },
   check=check_lengths,
 )

@@ -1,9 +1,9 @@
 """The temporal order problem (Hochreiter & Schmidhuber 1997, section 5.6, task 6a).
 
 A string of E, distractors and B, the end, holds two symbols that matter, each X or Y: one between a
-tenth and a fifth of the way, the other between a half and three fifths. The class is which they
-are, in their order: XX, XY, YX or YY. All strings are of one length, where the paper's have 100 to
-110 steps.
+tenth and a fifth of the way, the other between a half and three fifths. The class says which they
+are, in order: XX, XY, YX or YY. All strings have the same length, while the paper's have 100 to 110
+steps.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ state behind and needs no display.
 """
 
 from rnnlab.reports.figures.curves import learning_curves, score_vs_time
-from rnnlab.reports.figures.flow import gradient_flow
+from rnnlab.reports.figures.flow import gradient_flow, gradient_flow_by_epoch
 from rnnlab.reports.figures.holds import claims
 from rnnlab.reports.figures.panel import panels
 from rnnlab.reports.figures.scores import frontier, paired_seeds, select, test_scores
@@ -44,6 +44,7 @@ __all__ = [
   'expected_best',
   'frontier',
   'gradient_flow',
+  'gradient_flow_by_epoch',
   'learning_curves',
   'paired_seeds',
   'panels',

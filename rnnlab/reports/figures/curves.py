@@ -68,7 +68,7 @@ def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
 @styled
 def score_vs_time(epochs: pd.DataFrame, note: str = '') -> Figure:
   """The primary metric on validation against wall time; beyond four groups, a panel for each."""
-  # From a lost epoch on the time is not known.
+  # After an epoch whose row is lost, the time is not known.
   epochs = epochs[epochs.groupby('id').cumcount() + 1 == epochs['epoch']]
   elapsed = epochs.groupby('id')['seconds'].cumsum()
   unit, scale = time_unit(elapsed.max())
@@ -155,7 +155,7 @@ def _facets(epochs, groups, metric, splits, title, xlabel, note):
 
 
 def _fit(ax, metric):
-  """Has the axis of an exponential be logarithmic where the first epochs would hide the last."""
+  """Makes the axis of an exponential logarithmic if the first epochs would hide the last ones."""
   low, high = ax.dataLim.intervaly
   if metric.link == 'exp' and 3 * low < high < np.inf:
     log_axis(ax, (1, 2, 5) if high < 100 * low else (1,), 'y')

@@ -1,19 +1,20 @@
-"""The figure of how far gradients reach."""
+"""The figures of how far gradients reach: before and after training, and at each epoch."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from rnnlab.reports.figures.layout import log_axis, name_point, place_labels
+from rnnlab.reports.figures.layout import log_axis, name_point, place_labels, wrap
 from rnnlab.reports.figures.style import MUTED, groups_of, new_figure, styled
 
-LEAST = 1e-8  # where the axis ends: beside the rest of a gradient, less is lost in rounding
+LEAST = 1e-8  # where the axis ends: anything less is lost in rounding when gradients are summed
 NOTHING = 1e-45  # in place of 0, which has no logarithm
 
 
 @styled
 def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
-  """The share of the gradient that is left against lag, a line a group: at first, and at last.
+  """The share of the gradient left at each lag, one line per group: before and after training.
 
   flow: of results.flow_of, of one layer of each run, with a column `group`.
   """
@@ -45,8 +46,55 @@ def gradient_flow(flow: pd.DataFrame, note: str = '') -> Figure:
   return fig
 
 
+@styled
+def gradient_flow_by_epoch(flow: pd.DataFrame, note: str = '') -> Figure:
+  """The share of the gradient that is left, as the colour of an epoch and a lag: a panel a group.
+
+  flow: as of `gradient_flow`, of more than one epoch.
+  """
+  drawn = flow[flow['lag'] > 0]
+  groups = groups_of(drawn)
+  logs = np.log10(drawn['share'].clip(lower=NOTHING))
+  means = logs.groupby([drawn['group'], drawn['lag'], drawn['epoch']]).agg(
+    lambda of: of.mean(skipna=False)
+  )
+  means = means.clip(lower=np.log10(LEAST))
+  low, high = min(-1, means.min()), max(0, means.max())
+  last, lags = int(drawn['epoch'].max()), np.unique(drawn['lag'])
+  columns = min(len(groups), 2 if len(groups) == 4 else 3)
+  rows = -(-len(groups) // columns)
+  fig = new_figure(10, 0.6 + rows * (0.9 + 0.2 * max(len(lags), 7)), note)
+  axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+  for ax, (group, (colour, _)) in zip(axes, groups.items(), strict=False):
+    table = means[group].unstack('epoch').reindex(index=lags, columns=range(last + 1))
+    image = ax.imshow(
+      np.ma.masked_invalid(table),
+      **{'cmap': 'viridis', 'vmin': low, 'vmax': high, 'origin': 'lower'},
+      **{'aspect': 'auto', 'interpolation': 'nearest'},
+    )
+    ax.set_title(wrap(group, 80 // columns), color=colour)
+    ax.grid(visible=False)
+    ax.set_yticks(range(len(lags)), [f'{lag:,.0f}' for lag in lags])
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+  for ax in axes[len(groups) :]:
+    ax.set_axis_off()
+  for ax in axes[max(0, len(groups) - columns) : len(groups)]:
+    ax.set_xlabel('Epoch (0: before training)')
+    ax.tick_params(labelbottom=True)
+  for ax in axes[::columns]:
+    ax.set_ylabel('Steps before the last')
+  bar = fig.colorbar(image, ax=list(axes), aspect=12 * rows + 8, pad=0.02)
+  bar.outline.set_visible(False)
+  bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+  bar.ax.yaxis.set_major_formatter(
+    lambda power, _: f'{10.0**power:g}' if power > -4 else f'1e{power:.0f}'
+  )
+  bar.set_label('Share that is left')
+  return fig
+
+
 def _title(flow, epochs):
-  """When it was, where that is the same of all runs."""
+  """After which epoch the norms were taken, if it is the same for all runs; else the range."""
   if not epochs.any():
     return 'Before training'
   first, last = int(epochs.min()), int(epochs.max())

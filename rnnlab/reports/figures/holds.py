@@ -1,4 +1,4 @@
-"""The figure of claims: of each, the effect that was found, its interval, and the verdict."""
+"""The figure of claims: for each, the effect that was found, its interval, and the verdict."""
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ VERDICTS = {'supported': COLOURS['elman'], 'refuted': COLOURS['gru'], 'undecided
 
 @styled
 def claims(rows: pd.DataFrame, note: str = '') -> Figure:
-  """A row a claim, of `results.claims`: its difference and interval, on a scale of the row's own.
+  """A row for each claim of `results.claims`: its difference and interval, on the row's own scale.
 
-  What a claim takes for no difference, its margin, is shaded.
+  The margin of a claim, within which it counts differences as none, is shaded.
   """
   fig = new_figure(10, 0.6 + 0.8 * len(rows), note)
   ax = fig.subplots()

@@ -20,7 +20,7 @@ ABBREVIATIONS = 'auroc', 'bleu', 'ece', 'f1', 'mae', 'mse', 'r2', 'rmse'
 
 
 def name_point(ax: Axes, words: str, at: Any, colour: Any, strong: bool = True) -> None:
-  """Names a point in the margin, for `place_labels` to move; one that is nowhere has no name."""
+  """Labels a point in the margin, for `place_labels` to move; a point that is NaN has no label."""
   if not np.isfinite(at).all():
     return
   ax.annotate(
@@ -46,14 +46,14 @@ def name_point(ax: Axes, words: str, at: Any, colour: Any, strong: bool = True) 
 
 
 def place_labels(fig: Figure) -> None:
-  """Moves the labels at the lines' ends apart, each as little as can be (least squares)."""
+  """Moves the labels at the lines' ends apart, each as little as possible (least squares)."""
   fig.get_layout_engine().execute(fig)
   fig.set_layout_engine('none')  # keeps the axes where they are now
   for ax in fig.axes:
     labels = sorted(ax.texts, key=lambda label: label.xyann[1])
     if not labels:
       continue
-    to = ax.yaxis.get_transform()  # spaces are even in what is drawn, as logarithms
+    to = ax.yaxis.get_transform()  # distances are those on the page, also on a log axis
     bottom, top = to.transform(ax.get_ylim())
     unit = (top - bottom) / ax.bbox.height
     heights = np.array([Text.get_window_extent(label).height for label in labels]) * unit
@@ -97,7 +97,7 @@ def spread(count: int) -> np.ndarray:
 
 
 def at_least(set_limits: Any, limits: Any, span: float) -> None:
-  """Widens an axis: a narrower one than `span` would make much of little."""
+  """Widens an axis to at least `span`: a narrower one would exaggerate small differences."""
   middle, half = np.mean(limits), max(np.ptp(limits), span) / 2
   set_limits(middle - half, middle + half)
 
@@ -108,7 +108,7 @@ def time_unit(longest: float) -> tuple[str, float]:
 
 
 def wrap(group: str, width: int = 20) -> str:
-  """A label in lines of `width`; of a very long one, what a figure has room for."""
+  """A label wrapped to `width`; a very long one is cut to what a figure has room for."""
   words = re.sub(r'(\S{30})(?=\S)', r'\1 ', group)
   return textwrap.fill(words, width, break_long_words=False, max_lines=4, placeholder=' …')
 
@@ -125,14 +125,14 @@ def in_unit(axis: Axis, metric: Metric) -> None:
 
 
 def label_values(ax: Axes, metric: Metric, split: str = '') -> None:
-  """Says the unit of a metric on the vertical axis: at its ticks, or else in its label."""
+  """Shows the unit of a metric on the vertical axis: at its ticks, or else in its label."""
   in_unit(ax.yaxis, metric)
   if metric.unit != '%':
     ax.set_ylabel(axis_words(metric, split))
 
 
 def heading(words: str) -> str:
-  """Words as they stand at the beginning of a line, abbreviations in capitals."""
+  """Words with a capital first letter, and abbreviations in capitals."""
   words = ' '.join(part.upper() if part in ABBREVIATIONS else part for part in words.split(' '))
   return words[:1].upper() + words[1:]
 
@@ -145,5 +145,5 @@ def axis_words(metric: Metric, split: str = '') -> str:
 
 
 def least_span(metric: Metric, limits: Any) -> float:
-  """The span that an axis of a metric has at least: two points of a share, else 2% of the value."""
+  """The least span of an axis of a metric: two points for a share, else 2% of the value."""
   return 0.02 if metric.unit == '%' else 0.02 * abs(np.mean(limits))

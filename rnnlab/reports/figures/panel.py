@@ -14,10 +14,10 @@ from rnnlab.reports.figures.style import (
 )
 from rnnlab.reports.panels import MOST_POINTS
 
-COUNTED, WRITTEN = 10, 25  # classes of a matrix, up to which counts, and shares, are in the cells
+COUNTED, WRITTEN = 10, 25  # up to so many classes, the cells of a matrix show counts and shares
 ON_CELLS = '#000000'  # of words on the colours of a heat map, which are the same by night
-# How much of a colour there is where a share is next to 0, and where it is 1: words on it keep 4.5
-# to 1. A share of 0 has no colour and no words.
+# The strength of a colour for a share just above 0 and for 1: text on it keeps a contrast of 4.5
+# to 1. A share of 0 has no colour and no text.
 LEAST, MOST = 0.07, 0.72
 
 
@@ -29,7 +29,7 @@ def panels(shown, note=''):
 
 
 def _matrices(shown, note):
-  """A heat map a group: small ones beside each other, large ones below each other."""
+  """A heat map for each group: small ones side by side, large ones one below another."""
   classes = max(len(panel.data['labels']) for _, _, panel in shown.groups)
   columns = min(len(shown.groups), 2 if classes <= 6 else 1)
   rows = -(-len(shown.groups) // columns)
@@ -78,7 +78,7 @@ def _matrix(ax, data, colour, width):
   shorts = [_short(label, 24 if classes > COUNTED else 16) for label in labels]
   rows = [f'{short} ({_count(n)})' for short, n in zip(shorts, totals[:, 0], strict=True)]
   ax.set_yticks(np.arange(classes) + 0.5, rows, fontsize=small)
-  letters = (width - 2.5) / classes * 110 / small  # that there is room for below a column
+  letters = (width - 2.5) / classes * 110 / small  # how many fit below a column
   steep = max(map(len, shorts)) > letters
   turned = {'rotation': 40, 'ha': 'right', 'rotation_mode': 'anchor'} if steep else {}
   ax.set_xticks(np.arange(classes) + 0.5, shorts, fontsize=small, **turned)
@@ -90,7 +90,7 @@ def _matrix(ax, data, colour, width):
 
 
 def _attentions(shown, note):
-  """A column a group, and in it a heat map a sentence: target tokens from top to bottom."""
+  """A column for each group, with a heat map for each sentence: target tokens run downwards."""
   rows = max(len(panel.data['each']) for _, _, panel in shown.groups)
   heights = [1.0] * rows
   for _, _, panel in shown.groups:
@@ -132,7 +132,7 @@ def _points(size):
 
 
 def _percent(share):
-  """A share that is neither 0 nor 1 is not shown as if it were."""
+  """A percentage in which a share that is neither 0 nor 1 never looks like one of them."""
   return '<1%' if share < 0.005 else '>99%' if 0.995 <= share < 1 else f'{share:.0%}'
 
 
@@ -145,7 +145,7 @@ def _short(label, most):
 
 
 def _curves(shown, note):
-  """A line a group in one set of axes, and where there are counts, how many each point is of."""
+  """A line for each group in one set of axes; below, if given, how many examples each point has."""
   counted = [panel.data.get('counts') is not None for _, _, panel in shown.groups]
   same = all(counted) and len({tuple(panel.data['counts']) for _, _, panel in shown.groups}) == 1
   fig = new_figure(10 if len(shown.groups) > 1 else 7.5, 5.6 if any(counted) else 4.6, note)
@@ -182,7 +182,7 @@ def _curves(shown, note):
 
 
 def _scale(axes, data):
-  """Sets which axes of a curve are logarithmic, and the names of its places."""
+  """Sets which axes of a curve are logarithmic, and the names of its ticks."""
   if 'x' in data.get('log', ''):
     log_axis(axes[0], (1, 2, 5))
   if 'y' in data.get('log', ''):
@@ -202,10 +202,10 @@ def _styles(groups, colours):
 
 
 def _bars(ax, x, data, number, groups, colour):
-  """How many each point is of: bars of the groups beside each other."""
+  """How many examples each point has: bars of the groups side by side."""
   room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=1.0 if data.get('ticks') else 0.1)
   width = 0.55 * room / groups
-  places = x + (number - (groups - 1) / 2) * 1.25 * width  # apart, as the groups' x differ a little
+  places = x + (number - (groups - 1) / 2) * 1.25 * width  # side by side, as their x differ
   ax.bar(places, data['counts'], width, color=colour, alpha=0.75)
   ax.yaxis.set_major_locator(_few())
   ax.yaxis.set_major_formatter('{x:,.0f}')
@@ -218,7 +218,7 @@ def _few():
 
 
 def _reference(ax, shown):
-  """The line to see the points beside."""
+  """The reference line to compare the points with."""
   reference = shown.groups[0][2].data.get('reference')
   if reference == 'diagonal':
     both = [np.ravel(panel.data[name]) for _, _, panel in shown.groups for name in 'xy']
@@ -231,7 +231,7 @@ def _reference(ax, shown):
 
 
 def _scatters(shown, note):
-  """Axes a group, all of one scale."""
+  """Axes for each group, all on the same scale."""
   columns = min(len(shown.groups), 2)
   rows = -(-len(shown.groups) // columns)
   fig = new_figure(10 if columns > 1 else 7.5, 4.4 * rows + 0.3, note)

@@ -1,4 +1,4 @@
-"""Figures of what the runs reached: of each seed, of seeds in pairs, and against time."""
+"""Figures of the scores of the runs: of each seed, of seeds in pairs, and against time."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ from rnnlab.results import measures
 
 
 def select(summary: pd.DataFrame, most: int) -> pd.DataFrame:
-  """The rows to show where `most` at most can be: the best by validation, of each cell alike."""
+  """The rows to show, `most` at most: the best by validation, as many of each cell."""
   metric = measures.metrics_of(summary)[0]
   name = f'validation_{metric.name}_mean'
   value = metric.sign * summary[f'best_{name}'].fillna(summary[name])
@@ -76,7 +76,7 @@ def test_scores(runs: pd.DataFrame, summary: pd.DataFrame, note: str = '') -> Fi
 
 
 def _group(ax, y, values, mean, low, high, metric, colour):
-  """A row of `test_scores`: a dot a seed, and below them the mean with its interval."""
+  """A row of `test_scores`: a dot for each seed, and below them the mean with its interval."""
   height = 0.3 * spread(len(values))
   ax.plot(
     values, y - 0.36 + height, 'o', color=colour, alpha=0.7, markersize=7, markeredgecolor=PAPER
@@ -88,19 +88,19 @@ def _group(ax, y, values, mean, low, high, metric, colour):
 
 
 def _write(ax, words, at, above, colour, **kwargs):
-  """Words `above` a point by so many of the units of type."""
+  """Text that stands `above` a point, in typographic points."""
   style = dict(ha='center', fontsize=10, fontweight='bold', color=colour)
   ax.annotate(words, at, (0, above), textcoords='offset points', **style, **kwargs)
 
 
 def _short(metric, value):
-  """A value beside its mark: the axis says the unit, unless ticks and values do."""
+  """A value beside its mark; without a unit where the axis label already gives it."""
   return metric.shown(value) if metric.unit == '%' else metric.number(value)
 
 
 @styled
 def paired_seeds(pairs: pd.DataFrame, seeds: pd.DataFrame, note: str = '') -> Figure:
-  """Runs of two cells, joined where they share seed and settings; their differences beside.
+  """Runs of two cells, joined where they share seed and settings, beside their differences.
 
   pairs: rows of results.compare of one metric, with `where`, the settings in words, and `pair`, a
   number. seeds: a row a pair of runs, `pair` and the primary metric, `x` of a and `y` of b.
@@ -125,7 +125,7 @@ def paired_seeds(pairs: pd.DataFrame, seeds: pd.DataFrame, note: str = '') -> Fi
 
 
 def _joined(ax, x, y, row, metric, colours, columns):
-  """The left half of a pair: a line a seed, in the colour of the cell that is ahead."""
+  """The left half of a pair: a line for each seed, in the colour of the cell that is ahead."""
   cells = row['a'], row['b']
   for one, two in zip(x, y, strict=True):
     ahead = FAINT if one == two else colours[cells[int(metric.sign * two > metric.sign * one)]]
@@ -167,7 +167,7 @@ def _differences(ax, x, y, row, metric):
 
 @styled
 def frontier(summary: pd.DataFrame, note: str = '') -> Figure:
-  """The mean primary metric against seconds a run, a dot a group, a panel for each set of data."""
+  """The mean primary metric against seconds per run: a dot per group, a panel per set of data."""
   metric = measures.metrics_of(summary)[0]
   colours = colours_of(summary['model.cell'])
   blocks = [block.copy() for _, block in summary.groupby(results.DATA, sort=False)]

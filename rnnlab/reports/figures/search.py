@@ -1,4 +1,4 @@
-"""Figures of how the primary metric answers to settings, and of what a search finds."""
+"""Figures of how the primary metric depends on settings, and of what a search finds."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from rnnlab.results import measures, statistics
 
 @styled
 def response(runs: pd.DataFrame, note: str = '') -> Figure:
-  """The primary metric on validation, `y`, of each run against each setting of many values."""
+  """The primary metric on validation, `y`, against each setting that takes many values."""
   metric = measures.metrics_of(runs)[0]
   runs = runs.dropna(subset='y')
   names = results.many_valued(runs)
@@ -35,7 +35,7 @@ def response(runs: pd.DataFrame, note: str = '') -> Figure:
   axes = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
   for i, (ax, name) in enumerate(zip(axes, names, strict=False)):
     values = runs[name]
-    # As learning rates are drawn: crowded at the low end.
+    # Such as learning rates, which are drawn on a log scale and crowd at the low end.
     if values.min() > 0 and values.max() > max(10 * values.min(), 3 * np.median(values.unique())):
       log_axis(ax, (1,) if values.max() > 100 * values.min() else (1, 2, 5))
       if values.nunique() <= 8:
@@ -43,7 +43,7 @@ def response(runs: pd.DataFrame, note: str = '') -> Figure:
     else:
       ax.xaxis.set_major_locator(MaxNLocator(5))
     for j, (cell, part) in enumerate(runs.groupby('model.cell', sort=False)):
-      # Cells side by side, where a setting has few values.
+      # Cells stand side by side where a setting has few values.
       beside = offset_copy(ax.transData, fig, x=6 * j - 3 * others, units='points')
       best = part.loc[(metric.sign * part['y']).idxmax()]
       dots = ax.plot(
@@ -52,7 +52,7 @@ def response(runs: pd.DataFrame, note: str = '') -> Figure:
         best[name], best['y'], 'o', color=colours[cell], markeredgecolor=INK, markersize=9
       )
       for line in dots:
-        line.set_transform(beside)  # only now, or else the axes would not be made to fit the data
+        line.set_transform(beside)  # not before, or the axes would not fit the data
     ax.set_xlabel(name)
     if i % columns == 0:
       ax.set_ylabel(axis_words(metric, captions.watched(runs)))
@@ -68,7 +68,7 @@ search_response = response
 
 @styled
 def expected_best(trials: pd.DataFrame, note: str = '') -> Figure:
-  """The validation metric to be expected of the best of n trials, against n, for each arm."""
+  """The expected validation metric of the best of n trials, against n, for each arm."""
   metric = measures.metrics_of(trials)[0]
   fig = new_figure(10, 3.8, note)
   ax = fig.subplots()
@@ -79,7 +79,7 @@ def expected_best(trials: pd.DataFrame, note: str = '') -> Figure:
     ax.plot(budget, mean, color=colour, alpha=alpha)
     ax.fill_between(budget, low, high, color=colour, alpha=0.16 * alpha, linewidth=0)
     name_point(ax, group, (budget[-1], mean[-1]), colour)
-  ax.set_title(f'Validation {metric.words} to be expected of a search')
+  ax.set_title(f'Expected validation {metric.words} of a search')
   ax.set_xlabel('Trials')
   ax.set_xlim(left=1)
   ax.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))

@@ -11,8 +11,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 INK, MUTED, FAINT, GRID, PAPER = '#1f2328', '#5f6872', '#b9c0c6', '#e3e6e9', '#ffffff'
-# Hues after Okabe and Ito's palette, which colour-blind readers tell apart, so dark that words in
-# them are legible on white (WCAG AA: 4.5 to 1). A cell keeps its colour everywhere.
+# Hues after Okabe and Ito's palette, which colour-blind readers can tell apart, dark enough for
+# text in them to be legible on white (WCAG AA: 4.5 to 1). A cell keeps its colour everywhere.
 COLOURS = {'lstm': '#0072b2', 'gru': '#b84d00', 'elman': '#00785a'}
 SPARE_COLOURS = ('#b0407f', '#8a6400', '#6a51c7', INK)
 # In an SVG these become CSS variables, so that a page in dark mode can set its own.
@@ -25,7 +25,7 @@ THEME = {
   **{colour: cell for cell, colour in COLOURS.items()},
   **{colour: f'spare-{i}' for i, colour in enumerate(SPARE_COLOURS[:-1], 1)},
 }
-# For letters that the usual font lacks, as in the names of classes: what of these is installed.
+# Fallbacks, if installed, for letters that the usual font lacks, such as in names of classes.
 WIDER_FONTS = (
   'Noto Sans CJK SC',
   'Noto Sans CJK JP',
@@ -73,7 +73,7 @@ STYLE = {
   'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
-MAX_ROWS, MAX_PANELS, MAX_PAIRS = 20, 12, 6  # what a figure shows at most
+MAX_ROWS, MAX_PANELS, MAX_PAIRS = 20, 12, 6  # the most that a figure shows
 
 
 def styled(draw):
@@ -88,7 +88,7 @@ def styled(draw):
 
 
 def render(draw, *data, note):
-  """(png bytes, svg text) of `draw(*data, note=...)`; the note stands in the PNG only.
+  """(png bytes, svg text) of `draw(*data, note=...)`; the note is part of the PNG only.
 
   The SVG has a transparent ground and takes its colours from CSS variables of the page around it.
   Its words are paths, unless no font here has all letters: then they are left to the browser's.
@@ -125,8 +125,8 @@ def render(draw, *data, note):
 @functools.cache
 def _tell_of_fonts(missing):
   logging.warning(
-    'The pictures of the report show boxes for some letters (%s): install a font that has them, as'
-    " Noto Sans CJK, and make the report again. report.html has them in the browser's font",
+    "The report's figures show boxes in place of some letters (%s): install a font that has them,"
+    " such as Noto Sans CJK, and make the report again. report.html has them in the browser's font",
     missing,
   )
 

@@ -1,11 +1,11 @@
 """Ways to do a list of runs. Each is a function `execute(runs, workdir, stop)`.
 
 It yields the runs' Events as they come. A run that fails leaves error.json in its folder and a
-'failed' Event, and the others go on; one that reaches its spec's `until` ends in 'paused'. Where
-`stop()` turns true, the runs at work save a checkpoint, and KeyboardInterrupt is raised.
+'failed' Event, and the others go on; one that reaches its spec's `until` ends with 'paused'. When
+`stop()` turns true, the runs in progress save a checkpoint, and KeyboardInterrupt is raised.
 
-Who does not take all Events closes them (`contextlib.closing`): then processes end and locks are
-free, at once, and what came after the last checkpoint is lost.
+A caller that does not take all Events must close the generator (`contextlib.closing`): processes
+then end and locks are released at once, and whatever came after the last checkpoint is lost.
 """
 
 import importlib
@@ -35,12 +35,13 @@ def get(name: str) -> Callable[..., Generator[Any, None, None]]:
 
 
 def choose(runs: list) -> tuple[str, str]:
-  """The executor for these runs here, and why, in words.
+  """The executor for these runs on this machine, and why, in words.
 
-  Of all the runs of a sweep, so that a part of it keeps its bits. On a CPU a run takes its core as
-  long by itself as in a population (`python -m experiments.benchmarks.sweeps` measures them),
-  which compiles once and not once a core, but does a program's runs before the next one's: where
-  they don't share the cores evenly, processes end sooner. An accelerator has room for many at once.
+  runs: all those of a sweep, so that doing a part of them gives the same bits. On a CPU, a run
+  takes as long by itself as in a population (`python -m experiments.benchmarks.sweeps` measures
+  both). A population compiles once rather than once per core, but does all runs of one program
+  before those of the next: if they don't share the cores evenly, processes finish sooner. An
+  accelerator has room for many runs at once.
   """
   from rnnlab.machine import devices, provenance
   from rnnlab.sweeps.executors import population
@@ -49,7 +50,7 @@ def choose(runs: list) -> tuple[str, str]:
   sizes = [len(group) for group in population.groups(runs)]
   if devices.backend() != 'cpu':
     if len(runs) > len(sizes):
-      return 'population', f'{len(runs)} runs are {len(sizes)} programs on an accelerator'
+      return 'population', f'{len(runs)} runs make {len(sizes)} programs on an accelerator'
     return 'serial', 'no two runs share a program'
   if cores == 1:
     return 'serial', 'there is one core'
@@ -57,5 +58,5 @@ def choose(runs: list) -> tuple[str, str]:
     return 'cores', f'one run has all {cores} cores'
   if sum(-(-size // cores) for size in sizes) <= -(-len(runs) // cores):
     programs = f'{len(sizes)} programs' if len(sizes) > 1 else 'one program'
-    return 'population', f'{len(runs)} runs are {programs}, and share {cores} cores evenly'
-  return 'process', f'a run a core, {cores} at a time'
+    return 'population', f'{len(runs)} runs make {programs}, and share {cores} cores evenly'
+  return 'process', f'one run per core, {cores} at a time'

@@ -1,4 +1,4 @@
-"""One run after the other, each on all cores: the batch is split over them."""
+"""One run after another, each on all cores, with its batch split over them."""
 
 import contextlib
 from collections.abc import Callable, Generator
@@ -15,7 +15,7 @@ from rnnlab.sweeps.executors import serial
 def execute(
   runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
-  """Does `runs` in order; see `rnnlab.sweeps.executors`. After `devices.use_cores`."""
+  """Does `runs` in order; see `rnnlab.sweeps.executors`. Call `devices.use_cores` before it."""
   mesh = devices.mesh()
   with contextlib.closing(serial.execute(runs, workdir, stop)) as events:
     while True:

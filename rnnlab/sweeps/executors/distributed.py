@@ -1,19 +1,19 @@
-"""One run after the other, each on all devices of several hosts: `jax.distributed`.
+"""One run after another, each on all devices of several hosts: `jax.distributed`.
 
-On each host the same command, with the number of the host, from 0:
+Give the same command on each host, with the number of the host, from 0:
 
     python launch.py --executor=distributed --coordinator=HOST0:1234 --processes=2 --process_id=0
     python launch.py --executor=distributed --coordinator=HOST0:1234 --processes=2 --process_id=1
 
-Where JAX knows the cluster by itself, as under Slurm, Open MPI or on a TPU pod, without the last
-three: `srun python launch.py --executor=distributed`.
+If JAX recognises the cluster by itself, as under Slurm, Open MPI or on a TPU pod, the last three
+flags are not needed: `srun python launch.py --executor=distributed`.
 
-Every batch is split over all devices, of which each host must have as many, so train.batch_size has
-to be a multiple of their number. The first process alone reads the data and the checkpoints, writes
-files and shows progress; the others need the code and no disk. Ctrl-C or SIGTERM in any process
-stops all at the same step. Where a process dies the others end with an error, at once where its
-connection is closed, and after `SILENCE` seconds where its host is gone without a word; the same
-commands go on from the last checkpoint.
+Every batch is split over all devices, so train.batch_size must be a multiple of their number, and
+each host must have equally many. Only the first process reads the data and the checkpoints, writes
+files and shows progress; the others need the code but no disk. Ctrl-C or SIGTERM in any process
+stops all of them at the same step. If a process dies, the others end with an error: at once if its
+connection is closed, and after `SILENCE` seconds if its host vanishes without closing it. The same
+commands then continue from the last checkpoint.
 """
 
 import collections
@@ -34,30 +34,30 @@ from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 from rnnlab.training import train
 
-SILENCE = 60  # seconds after which a process that has not been heard of is dead
-WAIT = 300  # seconds in which all processes must have been started
+SILENCE = 60  # seconds without a sign of life after which a process counts as dead
+WAIT = 300  # seconds within which all processes must have started
 
-_bound = False  # whether the others would wait if this process ended now
+_bound = False  # whether the other processes would wait for this one if it ended now
 
 
 @contextlib.contextmanager
 def together(
   coordinator: str = '', processes: int | None = None, process_id: int | None = None
 ) -> Iterator[bool]:
-  """Joins the processes for the time of a `with`; whether this one leads is what it gives.
+  """Joins the processes for the duration of a `with`; yields whether this one leads.
 
-  The leader does as any launch does, with `execute`, and the others `follow`. Ends in SystemExit.
-  Raises ValueError where they do not come together.
+  The leader goes on like any launch, with `execute`, and the others call `follow`. It ends with
+  SystemExit. Raises ValueError if the processes do not come together.
   """
   global _bound
   if coordinator:
     if not coordinator.rpartition(':')[2].isdigit():
       raise ValueError(f'--coordinator={coordinator}: must be HOST:PORT, any free port of the host')
-    # Where they don't come JAX ends the program by itself, in words of its own.
-    words = f'waiting up to {WAIT} s for all processes to come to {coordinator}'
+    # If they don't connect, JAX itself ends the program, with its own message.
+    words = f'waiting up to {WAIT} s for all processes to connect to {coordinator}'
     print(words, file=sys.stderr, flush=True)
   devices.use_cores()
-  jax.config.update('jax_enable_preemption_service', False)  # which would take SIGTERM
+  jax.config.update('jax_enable_preemption_service', False)  # it would take over SIGTERM
   jax.config.update('jax_enable_x64', False)
   try:
     jax.distributed.initialize(
@@ -89,7 +89,7 @@ def together(
   except Exception:
     traceback.print_exc()
     code = 1
-  if _bound:  # To wait for the others, as JAX would at a process's end, would be in vain.
+  if _bound:  # JAX would wait in vain for the other processes when this one ends.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -104,8 +104,8 @@ def execute(
 ) -> Generator[Event, None, None]:
   """Does `runs` in order, in the leader of those `together`; see `rnnlab.sweeps.executors`.
 
-  Raises ValueError for a batch that can't be split over all devices, and ConnectionError where
-  another process has died.
+  Raises ValueError for a batch that can't be split over all devices, and ConnectionError if another
+  process has died.
   """
   global _bound
   mesh = devices.mesh()
@@ -126,7 +126,7 @@ def execute(
 
 
 def follow(stop: Callable[[], bool]) -> int:
-  """What a process does that does not lead: its part. Returns the leader's exit status."""
+  """Does the part of a process that does not lead. Returns the leader's exit status."""
   global _bound
   while True:
     with _heard():
@@ -149,7 +149,7 @@ def _execute(runs, workdir, stop):
               stopping = hosts.agree(stop())
               event = events.throw(KeyboardInterrupt) if stopping else next(events, None)
           except Exception as error:
-            # One that may be this process's alone ends all: the others would wait for it.
+            # An error that other processes may not have ends them all, or they would wait forever.
             if not (isinstance(error, train.NonFiniteLoss) or hosts.is_common(error)):
               raise
             event = hosts.first(serial.failed, spec, workdir, error)
@@ -160,18 +160,18 @@ def _execute(runs, workdir, stop):
 
 @contextlib.contextmanager
 def _heard():
-  """Says in words what JAX tells by an error of one kind or another: that a process is gone."""
+  """Turns the various errors by which JAX reports that a process is gone into one in words."""
   try:
     yield
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     raise ConnectionError(
-      'another process has ended, or one has failed by itself: see what each has said. Give the'
-      f' same commands to go on from the last checkpoint. ({str(error).splitlines()[0][:200]})'
+      'another process has ended, or one has failed: see the output of each. To continue from the'
+      f' last checkpoint, give the same commands. ({str(error).splitlines()[0][:200]})'
     ) from error
 
 
 class _Folder(experiment.Memory):
-  """A run's `experiment.Folder`, which the leader has, and on which all work together."""
+  """A run's `experiment.Folder`, which only the leader has, and whose results all processes get."""
 
   def __init__(self, spec, workdir):
     super().__init__(spec)
@@ -182,7 +182,7 @@ class _Folder(experiment.Memory):
     return self
 
   def __exit__(self, *error):
-    return self._own.__exit__(*error)  # of a folder that was never entered, nothing
+    return self._own.__exit__(*error)  # does nothing for a folder that was never entered
 
   def restore(self, start):
     return devices.place(self._do(self._own.restore, hosts.fetch(start)))

@@ -1,4 +1,4 @@
-"""Runs that differ in numbers alone train as one program: see `rnnlab.training.population`."""
+"""Runs that differ only in numbers train as one program: see `rnnlab.training.population`."""
 
 import collections
 import contextlib
@@ -21,9 +21,9 @@ MOST = 256  # runs at once: each keeps some files open
 def execute(
   runs: list[RunSpec], workdir: AnyPath, stop: Callable[[], bool] = lambda: False
 ) -> Generator[Event, None, None]:
-  """Does `runs`, group by group; see `rnnlab.sweeps.executors`. After `devices.use_cores`.
+  """Does `runs`, group by group; see `rnnlab.sweeps.executors`. Call `devices.use_cores` before it.
 
-  A group that is larger than memory is cut. A run's seconds are its share of its group's.
+  A group that does not fit into memory is split. A run's seconds are its share of its group's.
   """
   for group in groups(runs):
     while group:
@@ -34,7 +34,7 @@ def execute(
 
 
 def groups(runs: list[RunSpec]) -> list[list[RunSpec]]:
-  """The runs that share a program, in the order of their first."""
+  """The groups of runs that share a program, in the order of their first runs."""
   found = {}
   for spec in runs:
     found.setdefault(configs.split(spec.config)[0], []).append(spec)
@@ -60,7 +60,7 @@ def _train(group, workdir, stop, stack):
     try:
       folder = stack.enter_context(experiment.Folder(spec, workdir))
       setup = program.begin(shared, spec.config)
-      # To the host: a device has room for these once, where they are stacked.
+      # On the host, as a device has room for only one copy of the states, the stacked one.
       states.append(jax.device_get(folder.restore(setup.state)))
     except Exception as error:
       yield serial.failed(spec, workdir, error)
@@ -71,7 +71,7 @@ def _train(group, workdir, stop, stack):
   if specs:
     lanes = population.lanes(len(specs), mesh)
     if shared.program.widths and specs[0].config.model.embed_dropout:
-      # Its masks are over a batch's steps, and so depend on its being trimmed, as alone it is.
+      # Embedding dropout's masks depend on a batch's length, so each run must trim its own batches.
       lanes = 1
     members = population.stack(shared.program, states, fixed, mesh, lanes)
     del states, fixed
@@ -84,7 +84,7 @@ def _fixed(setup):
 
 
 def _follow(shared, members, specs, folders, workdir, stop):
-  """Trains a group, and keeps what becomes of each run in its folder."""
+  """Trains a group, and records the progress of each run in its folder."""
   alive = set(range(len(specs)))
   turns = population.fit(
     members,
@@ -104,7 +104,7 @@ def _follow(shared, members, specs, folders, workdir, stop):
   ]
 
   def state(i):
-    """A member's state now; those of all members are fetched once a turn, if at all."""
+    """A member's present state; those of all members are fetched at most once per turn."""
     nonlocal states
     states = states or jax.device_get(turn.states)
     return population.member(states, i)
@@ -112,7 +112,7 @@ def _follow(shared, members, specs, folders, workdir, stop):
   while True:
     try:
       turn, states = next(turns, None), None
-    except Exception as error:  # of the program, which all that are at work share
+    except Exception as error:  # in the program, which all runs in progress share
       for i in sorted(alive):
         yield serial.failed(specs[i], workdir, error)
       return
@@ -142,11 +142,11 @@ def _follow(shared, members, specs, folders, workdir, stop):
         with contextlib.suppress(KeyboardInterrupt):
           runs[i].throw(KeyboardInterrupt)
       raise KeyboardInterrupt
-  for of in runs:  # those that had come to their pause before
+  for of in runs:  # those that had reached their pause before
     yield from of
 
 
 def _taken(steps):
-  """Takes steps away until none is left: where a run that is at work asks, there is one."""
+  """Yields and removes steps until none is left; while a run is in progress, it finds one."""
   while steps:
     yield steps.popleft()

@@ -1,4 +1,4 @@
-"""One process a core, each held to its core and doing one run at a time."""
+"""One process per core, each pinned to its core and doing one run at a time."""
 
 import collections
 import contextlib
@@ -20,7 +20,7 @@ from rnnlab.runs.configs import RunSpec
 from rnnlab.runs.run import Event
 from rnnlab.sweeps.executors import serial
 
-# Of those that there are here: they are for the launcher alone.
+# Those that this platform has. Only the launcher reacts to them.
 SIGNALS = [getattr(signal, f'SIG{name}', signal.SIGINT) for name in ('INT', 'TERM', 'HUP')]
 
 
@@ -60,7 +60,7 @@ def execute(
         if message is not None:
           yield message
           continue
-        # This run is over; the worker, with what it has compiled and loaded, takes the next.
+        # This run is over; the worker keeps what it has compiled and loaded, and takes the next.
         if pending:
           busy[connection] = process, core, pending.popleft()
           _send(connection, (busy[connection][2], workdir))
@@ -78,11 +78,11 @@ def execute(
 
 
 def _start(core, spec, workdir, busy):
-  # spawn: a fork of a process in which JAX has threads may hang.
+  # spawn, as a fork of a process in which JAX has threads may hang.
   context = multiprocessing.get_context('spawn')
   ours, theirs = context.Pipe()
   process = context.Process(target=_work, args=(theirs, core), daemon=True)
-  with _blocked():  # a worker inherits it, until it can ignore them
+  with _blocked():  # a worker inherits the mask, until it can ignore the signals
     process.start()
   theirs.close()
   busy[ours] = process, core, spec
@@ -91,11 +91,11 @@ def _start(core, spec, workdir, busy):
 
 @contextlib.contextmanager
 def _blocked():
-  """Holds SIGNALS back for the time of a `with`."""
+  """Blocks SIGNALS for the duration of a `with`."""
   if not hasattr(signal, 'pthread_sigmask'):  # Windows
     yield
     return
-  multiprocessing.resource_tracker.ensure_running()  # whose own start would let them through
+  multiprocessing.resource_tracker.ensure_running()  # starting it later would unblock them
   before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
   try:
     yield
@@ -104,12 +104,12 @@ def _blocked():
 
 
 def _send(connection, message):
-  with contextlib.suppress(OSError):  # a dead worker is noticed, and said, when it is listened to
+  with contextlib.suppress(OSError):  # a dead worker is noticed and reported when receiving
     connection.send(message)
 
 
 def _work(connection: Connection, core: int) -> None:
-  """A worker's life: a run at a time from the pipe, its events into the pipe, None at its end."""
+  """A worker: takes one run at a time from the pipe, sends its events, and None when it is over."""
   if hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, {core})  # before JAX counts the cores
   for number in SIGNALS:

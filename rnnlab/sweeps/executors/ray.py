@@ -1,9 +1,10 @@
-"""Runs on many machines, by Ray (https://docs.ray.io). An optional install:
+"""Runs on many machines, with Ray (https://docs.ray.io). An optional install:
 
     pip install -r experiments/cluster.txt
 
-On each machine, with the same requirements.txt and the same Python; the first is the head. A token
-keeps strangers from the cluster: copy ~/.ray/auth_token from the head to each machine.
+Give these on each machine, with the same requirements.txt and the same Python; the first machine is
+the head. A token keeps strangers out of the cluster: copy ~/.ray/auth_token from the head to each
+machine.
 
     ray get-auth-token --generate
     ray start --head --port=6379
@@ -13,18 +14,19 @@ Then, on a machine that is part of the cluster:
 
     python launch.py --executor=ray --ray_address=HEAD:6379
 
-Without --ray_address, Ray is started on this machine for the time of the sweep.
+Without --ray_address, Ray is started on this machine for the duration of the sweep.
 
 Machines need not share a disk, nor have rnnlab: its code is sent to them (a clone at the launcher's
-own path goes before it, and is refused where it differs). A run's folder travels through Ray, and
-is gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at each epoch's end.
-The data each worker reads from its own disk: install or put them there as they are here, and set
-variables of the environment, as TFDS_DATA_DIR, before `ray start`. They must be the launcher's, to
-the bit, and the versions of what computes must be too: a worker that has others is refused.
+own path takes precedence, and is refused if it differs). A run's folder travels through Ray, and is
+gathered in the launcher's --workdir (a path, or a URL that fsspec knows) at the end of each epoch.
+Each worker reads the data from its own disk: install or put them there as they are here, and set
+environment variables such as TFDS_DATA_DIR before `ray start`. The data must equal the launcher's
+to the bit, and the versions of the libraries that compute must be the same: any other worker is
+refused.
 
-A run takes a core, to which its worker is held; where the cluster has GPUs, the runs of a program
-are shared out among them and train as populations. Where a worker or a machine dies its runs go on
-elsewhere, from their last gathered checkpoint, and to the same bits on a machine of the same kind.
+A run takes one core, to which its worker is pinned; if the cluster has GPUs, the runs of a program
+are divided among them and train as populations. If a worker or a machine dies, its runs continue
+elsewhere from their last gathered checkpoint, with the same bits on a machine of the same kind.
 """
 
 import collections
@@ -56,29 +58,29 @@ from rnnlab.runs.run import Event
 from rnnlab.sweeps import executors, storage
 from rnnlab.sweeps.executors import population, serial
 
-DEATHS = 3  # of a group's workers, without a checkpoint gathered in between, and it is given up
+DEATHS = 3  # of a group's workers, with no checkpoint in between, after which it is given up
 
 
 class WorkerDied(Exception):
-  """The workers of a run died, again and again."""
+  """The workers of a run died repeatedly."""
 
 
 class Unfit(ValueError):
-  """A worker would not compute what the launcher would."""
+  """A worker might not compute what the launcher would."""
 
 
 class Origin(NamedTuple):
-  """What the launcher has, and so each worker must have."""
+  """What the launcher has, and each worker therefore must have."""
 
   versions: dict[str, str]
   code: dict[str, str]  # digests of rnnlab's files
   commit: str | None
   fingerprints: dict[str, str]  # of each run's data
-  path: tuple[str, ...]  # where it finds modules: not what a worker must have, but may
+  path: tuple[str, ...]  # where it finds modules; workers need not have these folders
 
 
 class News(NamedTuple):
-  """What a worker says: an Event, or none, and of its run's folder what is new, and all names."""
+  """A worker's message: an Event or none, the new files of its run's folder, and all file names."""
 
   run: str
   event: Event | None
@@ -88,7 +90,7 @@ class News(NamedTuple):
 
 @dataclasses.dataclass
 class Group:
-  """Runs that one worker does as one program: those left to do, and how it goes."""
+  """Runs that one worker does as one program: those left to do, and their progress."""
 
   specs: list[RunSpec]
   deaths: int = 0
@@ -105,9 +107,9 @@ def execute(
 ) -> Generator[Event, None, None]:
   """Does `runs` on the Ray cluster at `address`, or a local one; see `rnnlab.sweeps.executors`.
 
-  A worker does one run, by 'serial', or by 'population' those of a program, shared out among the
-  GPUs: where there are GPUs and `executor` says no other. Raises ValueError where there is no such
-  cluster, and for a worker whose versions or data are not those of the launcher.
+  executor: 'serial', with one run per worker, or 'population', where the runs of a program are
+  divided among the GPUs; by default 'population' if the cluster has GPUs. Raises ValueError if
+  there is no such cluster, or if a worker's versions or data are not those of the launcher.
   """
   if stop():
     raise KeyboardInterrupt
@@ -139,7 +141,7 @@ def _connect(address):
       ' --port=6379`, and on each further machine by `ray start --address=HEAD:6379`.'
     ) from error
   if signal.getsignal(signal.SIGTERM) is not on_term:
-    signal.signal(signal.SIGTERM, on_term)  # which Ray has taken
+    signal.signal(signal.SIGTERM, on_term)  # Ray had replaced it
 
 
 def _execute(runs, workdir, stop, executor, origin):
@@ -162,7 +164,7 @@ def _execute(runs, workdir, stop, executor, origin):
         del busy[stream]
     resources = ray.cluster_resources()
     gpus = int(resources.get('GPU', 0))
-    # No more than have a place, since a run's files go with it.
+    # Not more than can start at once, since a run's files are sent along with it.
     while pending and len(busy) < max(1, gpus or int(resources.get('CPU', 0))):
       group = pending.popleft()
       files = {spec.id: storage.read(workdir / spec.id) for spec in group.specs}
@@ -200,7 +202,7 @@ def _execute(runs, workdir, stop, executor, origin):
 
 
 def _shared_out(runs, executor, workers):
-  """The lists of runs that a worker does at a time."""
+  """The lists of runs that one worker does at a time."""
   if executor != 'population':
     return [[spec] for spec in runs]
   lists = []
@@ -211,13 +213,13 @@ def _shared_out(runs, executor, workers):
 
 
 def _bury(group, error, workdir):
-  """Counts a death; its runs are then to be done elsewhere, or have failed and are left out."""
+  """Counts a worker's death; its runs are then left to be done elsewhere, or count as failed."""
   group.deaths += 1
   host, group.host = group.host or 'a machine', ''
   reason = type(error).__name__
   if group.deaths < DEATHS:
     for spec in group.specs:
-      words = f'the worker on {host} died ({reason}): going on elsewhere from the last checkpoint'
+      words = f'the worker on {host} died ({reason}): continuing elsewhere from the last checkpoint'
       yield Event(spec.id, 'progress', group.fractions.get(spec.id, 0.0), words)
     return
   for spec in group.specs:
@@ -240,7 +242,7 @@ class Flag:
     return self._up
 
 
-# A death is no reason to begin from the start, as Ray would: the launcher says from where.
+# No retries: Ray would begin again from the start, whereas the launcher knows the last checkpoint.
 @ray.remote(num_returns='streaming', max_retries=0)
 def work(
   specs: list[RunSpec],
@@ -250,7 +252,7 @@ def work(
   stopped: Any,
   hold: bool,
 ) -> Iterator[str | News]:
-  """A worker's task: does `specs`, which have `files` already; yields its host, then News."""
+  """A worker's task: does `specs`, which already have `files`; yields its host, then News."""
   host = socket.gethostname()
   if hold:
     _hold_to_a_core()
@@ -258,7 +260,7 @@ def work(
   for spec in specs:
     experiment_file.know(spec.config.model.cell, spec.config.task.name, spec.source)
   _check(specs, origin, host)
-  # This copy of the code lies outside of git.
+  # This copy of the code is not in a git checkout.
   provenance.commit = lambda: origin.commit  # type: ignore[assignment]
   plain_warnings()
   devices.use_cores()
@@ -294,13 +296,13 @@ def _check(specs, origin, host):
     if version != origin.versions[name]:
       raise Unfit(
         f'{host} has {name} {version} and the launcher {origin.versions[name]}, which may not give'
-        f' the same numbers: install there what the launcher has, `pip install {name}=='
+        f" the same numbers: install the launcher's version there, `pip install {name}=="
         f'{origin.versions[name]}`, and start Ray there again'
       )
   if other := sorted(set(origin.code.items()) ^ set(_code().items())):
     raise Unfit(
-      f'{host} has another rnnlab than the launcher, in {pathlib.Path(rnnlab.__file__).parent}:'
-      f' {other[0][0]} differs. Remove that clone, or bring it to what the launcher has'
+      f'{host} has a different rnnlab from the launcher, in {pathlib.Path(rnnlab.__file__).parent}:'
+      f' {other[0][0]} differs. Remove that clone, or make it equal to the launcher'
     )
   for spec in specs:
     try:
@@ -308,11 +310,11 @@ def _check(specs, origin, host):
     except DataError as error:
       raise Unfit(
         f'{host} has no data, which each worker reads from its own disk: install or put them there'
-        f' as they are here, and set variables as TFDS_DATA_DIR before `ray start`. {error}'
+        f' as they are here, and set variables such as TFDS_DATA_DIR before `ray start`. {error}'
       ) from error
     if fingerprint != origin.fingerprints[spec.id]:
       raise Unfit(
-        f'{host} has other data than the launcher for the task {spec.config.task.name},'
+        f'{host} has different data from the launcher for the task {spec.config.task.name},'
         f' {dict(spec.config.get("data", {}))}: copy them there from the launcher'
       )
 
@@ -335,10 +337,10 @@ def _fingerprint(load, data):
 
 @functools.cache
 def _hold_to_a_core():
-  """Holds this process to a core that no other worker here has, before JAX counts the cores.
+  """Pins this process to a core that no other worker here has, before JAX counts the cores.
 
-  So that bits do not depend on how many cores a machine has. A socket's name says that a core is
-  taken, and is free again with the process.
+  So bits do not depend on how many cores a machine has. A core is marked as taken by the name of a
+  socket, which is released when the process ends.
   """
   if not hasattr(os, 'sched_setaffinity'):
     return None

@@ -1,4 +1,4 @@
-"""One run after the other, in this process."""
+"""One run after another, in this process."""
 
 import contextlib
 import pathlib
@@ -32,10 +32,11 @@ def execute(
 
 
 def failed(spec: RunSpec, workdir: AnyPath, error: Exception) -> Event:
-  """Records a run's error in its folder and says it.
+  """Records a run's error in its folder, and returns the Event for it.
 
-  `again` in error.json: whether a launch does the run again unasked. It does where the reason came
-  from outside, as a dead worker or a full disk, and not where the run would fail in the same way.
+  `again` in error.json says whether the next launch does the run again unasked. It does if the
+  cause was external, such as a dead worker or a full disk, but not if the run would fail again in
+  the same way.
   """
   words = describe_error(error)
   own = isinstance(error, (train.NonFiniteLoss, ValueError))
