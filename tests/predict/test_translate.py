@@ -66,7 +66,7 @@ def three():
 def one_by_one(model, text, choose):
   """By hand: (ids, log P), with no padding, and each token chosen by the mean's logarithms."""
   source = pairs.encode([text], ENCODING)
-  limit = 2 * (source.shape[1] - 1) + 10 if source.shape[1] > 1 else 0
+  limit = 2 * (source.shape[1] - 1) + 30 if source.shape[1] > 1 else 0
   states, ids, log_prob = [], [], 0.0
   for one in model.members:
     bound = one.model.bind({'params': one.params})

@@ -102,10 +102,12 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
 
 
 def test_a_beam_of_the_task_is_that_of_predict(config, whole):
-  """By weights so large that the model has much to say, and a beam finds what is likelier."""
+  """By weights drawn at random, so that it says something, and a beam finds what is likelier."""
   asked = (whole / config.data.path / 'test.xx').read_text().splitlines()
   (member,) = rnnlab.load(next(whole.glob('cell-*'))).members
-  member = member._replace(params=jax.tree.map(lambda a: 4 * a, member.params))
+  draw = np.random.default_rng(0)
+  drawn = jax.tree.map(lambda a: draw.normal(0, 1, a.shape).astype(a.dtype), member.params)
+  member = member._replace(params=drawn)
   source = pairs.encode(asked, member.encoding)
   greedy, beam = (
     translation.translated(member.model, member.params, source, member.encoding, size)
