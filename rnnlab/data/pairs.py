@@ -230,7 +230,7 @@ def _encodings(kind, parts, config):
   for side, unit in zip(SIDES, chosen, strict=True):
     encoding[side] = {'unit': unit, 'lowercase': config.lowercase}
     if unit == 'word':
-      words = 'spaces' if kind == 'cmudict' else 'punctuation'
+      words = 'punctuation' if kind == 'pairs' else 'spaces'
       encoding[side]['words'] = words if config.words == 'auto' else config.words
     elif unit == 'subword':
       if config.shared_vocabulary and side == 'target':

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 Next = Callable[[Any, Any, Array], tuple[Array, Any, Array | None]]
+LENGTH = 0.6  # the default length penalty of a search
 NARROWEST = 8  # the least places of a source in a batch
 
 
@@ -310,9 +311,10 @@ def limits(source: Array) -> tuple[Array, int]:
   """The most tokens of a translation: for each source, int32 `[N]`, and for any, for `beam`.
 
   source: int32 `[N, S]`, tokens and an end, then 0. The translation of an empty source is empty.
+  The limit leaves room for commands of which a word or two ask for many actions.
   """
   tokens = (source != 0).sum(axis=1) - 1
-  return jnp.where(tokens > 0, 2 * tokens + 10, 0), 2 * source.shape[1] + 10
+  return jnp.where(tokens > 0, 2 * tokens + 30, 0), 2 * source.shape[1] + 30
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -53,10 +53,14 @@ class Seq2Seq(nn.Module):
     embed_dropout, output_dropout: of both embeddings and of the output's inputs. Each has one mask
     per row for all steps. word_dropout: the rate at which the previous token is hidden from the
     decoder.
+  scheduled_sampling: the rate at which, in training, the decoder reads the token that it finds most
+    likely in place of the right one (Bengio et al. 2015). A pass without dropout and gradient finds
+    these tokens step by step, before the pass that is differentiated.
   label_smoothing: the part of the probability that is spread over the vocabulary (Szegedy et al.
     2016).
   precision: as in `Recurrent`; remat: that of the encoder. convention: whose initialisers
     embeddings and output use, one of `rnnlab.conventions.NAMES`.
+  beam: the width of the search by which it is to be tested after training; the model ignores it.
   """
 
   encoder: tuple[Cell, ...]
@@ -75,10 +79,12 @@ class Seq2Seq(nn.Module):
   recurrent_dropout: float = 0.0
   output_dropout: float = 0.0
   word_dropout: float = 0.0
+  scheduled_sampling: float = 0.0
   label_smoothing: float = 0.0
   precision: str = 'float32'
   remat: bool = False
   convention: str = 'keras'
+  beam: int = 1
 
   def setup(self) -> None:
     start, embed = initial.get(self.convention), self.embed_size
@@ -122,6 +128,8 @@ class Seq2Seq(nn.Module):
     ids, targets = target[:, :-1], target[:, 1:]
     real = targets != 0
     encoded = self.encode(inputs['source'], deterministic)
+    if not (deterministic or recurrence.is_off(self.scheduled_sampling)):
+      ids = self._read(encoded, ids)
     hs = self._teacher_forced(encoded, ids, real, deterministic)
     given = hs.reshape(-1, hs.shape[-1]), targets.ravel(), real.ravel(), *self.head, self.tied
     found = softmax.real_nll(*given, smoothing=0.0 if deterministic else self.label_smoothing)
@@ -220,6 +228,23 @@ class Seq2Seq(nn.Module):
     for layer, before in zip(self.Recurrent_above, above, strict=True):
       hs = layer(hs, real, deterministic, initial_carry=before)
     return self._drop(hs, self.output_dropout, deterministic)
+
+  def _read(self, encoded, ids):
+    """The tokens before, `[B, T]`, some of them the decoder's own in place of `ids`."""
+    own = jax.random.bernoulli(self.make_rng('dropout'), self.scheduled_sampling, ids.shape)
+    own = own.at[:, 0].set(False)  # nothing was said before the first
+    model, variables = self.unbind()  # Flax's modules cannot be called in a scan
+
+    def one(state, given):
+      carry, said = state
+      right, own = given
+      read = jnp.where(own, said, right)
+      logits, carry, _ = model.apply(variables, encoded, carry, read, method='next')
+      return (carry, jnp.argmax(logits, axis=-1).astype(ids.dtype)), read
+
+    start = self.start(encoded), ids[:, 0]
+    _, read = jax.lax.scan(one, jax.lax.stop_gradient(start), (ids.T, own.T))
+    return read.T
 
   def _drop(self, xs, rate, deterministic):
     if deterministic or recurrence.is_off(rate):

@@ -17,7 +17,7 @@ from rnnlab.predict import forward, sampling
 from rnnlab.predict.predictor import Predictor, encode
 from rnnlab.predict.sampling import Sampling
 
-BEAM, LENGTH, COVERAGE = 5, 0.6, 0.0  # the defaults of a search
+BEAM, LENGTH, COVERAGE = 5, decoding.LENGTH, 0.0  # the defaults of a search
 ROWS = 64  # hypotheses computed at once
 
 

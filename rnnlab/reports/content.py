@@ -35,6 +35,10 @@ STRETCHES = (
   ' A test split that is one text has no independent examples: in the intervals over seeds and'
   f' examples, {statistics.BLOCKS} stretches of equal length take their place.'
 )
+ONCE = (
+  ' Comparisons by what is known once, at the end of a run, are not corrected for; their p over '
+  'examples is of paired bootstrap resampling (Koehn 2004), of these runs on other test sets.'
+)
 SEARCH = (
   'Each arm was given the same trials; the best setting by validation {metric} was run again with '
   'fresh seeds, and only those runs are compared above, where settings that were searched are '
@@ -79,7 +83,8 @@ class Texts(NamedTuple):
 class Block(NamedTuple):
   """The runs of one task, one set of data and one protocol, with their tables.
 
-  pairs: rows of results.compare that compare two cells; others: two values of another setting.
+  pairs: rows of results.compare that compare two cells; others: two values of another setting;
+  once: both, by the metrics that are known once.
   references: published figures to compare them with, or ''.
   """
 
@@ -87,6 +92,7 @@ class Block(NamedTuple):
   summary: pd.DataFrame
   pairs: pd.DataFrame
   others: pd.DataFrame
+  once: pd.DataFrame
   runs: pd.DataFrame
   references: str
 
@@ -133,8 +139,10 @@ class Report(NamedTuple):
 
 def notes(told: Report) -> str:
   """How to read the tables of a report."""
-  of_stream = any(block.metrics[0].link == 'exp' for block in told.blocks)
-  return NOTES + STRETCHES * of_stream
+  of_stream = any(
+    block.metrics[0].link == 'exp' and _counted(block.runs) == 'tokens' for block in told.blocks
+  )
+  return NOTES + STRETCHES * of_stream + ONCE * any(len(block.once) for block in told.blocks)
 
 
 def blocks_of(
@@ -147,13 +155,15 @@ def blocks_of(
   """
   blocks = []
   for key, part in runs.groupby(results.DATA, sort=False):
-    summed, paired, others = (
+    once = pairs['metric'].isin(measures.once_columns(measures.metrics_of(part)))
+    first = pairs[~once]
+    summed, *compared = (
       frame[frame[results.DATA].eq(pd.Series(key, results.DATA)).all(axis=1)]
-      for frame in (summary, pairs[of_cells(pairs)], pairs[~of_cells(pairs)])
+      for frame in (summary, first[of_cells(first)], first[~of_cells(first)], pairs[once])
     )
-    paired, others = (frame.assign(where=where(frame)) for frame in (paired, others))
+    paired, others, once = (frame.assign(where=where(frame)) for frame in compared)
     said = [words for reference in references if (words := results.reference_for(reference, part))]
-    blocks.append(Block(_caption(part), summed, paired, others, part, ' '.join(said)))
+    blocks.append(Block(_caption(part), summed, paired, others, once, part, ' '.join(said)))
   return blocks
 
 

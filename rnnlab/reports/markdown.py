@@ -40,6 +40,8 @@ def markdown(told: Report) -> str:
         lines += grid(*tables.of_pairs(pairs))
       elif len(pairs):
         lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
+    if 0 < len(block.once) <= MAX_LISTED:
+      lines += grid(*tables.of_once(block.once))
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(notes(told)), '', *drawn(search=False)]
   lines += [line for texts in told.texts for line in _quoted(texts)]

@@ -91,7 +91,7 @@ def _summary_and_pairs(runs, workdir):
   """results.summarise and results.compare for all settings, separately for each task."""
   # Without runs there is no task, and the tables have no rows.
   parts = [part for _, part in content.by_task(runs)] or [runs]
-  summary = pd.concat([results.summarise(part) for part in parts], ignore_index=True)
+  summary = pd.concat([results.summarise(part, workdir) for part in parts], ignore_index=True)
   pairs = [results.compare(part, workdir, over=results.settings(part)) for part in parts]
   pairs = pd.concat(pairs, ignore_index=True)
   # The question is about cells: comparisons of other settings should not weaken theirs.

@@ -59,7 +59,8 @@ def of_others(summary: pd.DataFrame) -> Table:
   metrics, (tutorial, *_) = measures.metrics_of(summary), summary['validation_is_test']
   at = measures.primary_column(metrics, tutorial).removesuffix(f'test_{metrics[0].name}')
   epoch = 'last\nepoch' if tutorial else 'best\nvalidation'
-  header = ['Other metric', 'Group', f'Test,\n{epoch}', '95% interval', f'Validation,\n{epoch}']
+  header = ['Other metric', 'Group', f'Test,\n{epoch}', '95% interval']
+  header += ['95% interval,\nseeds and\nexamples', f'Validation,\n{epoch}']
   rows = []
   for metric in metrics[1:]:
     test = f'{at}test_{metric.name}'
@@ -72,12 +73,15 @@ def of_others(summary: pd.DataFrame) -> Table:
           row['group'],
           _mean(metric, row, test),
           metric.interval(row[f'{test}_low'], row[f'{test}_high']),
+          metric.interval(*(row.get(f'{test}_items_{end}') for end in ('low', 'high'))),
           _mean(metric, row, f'{at}validation_{metric.name}'),
           _mean(metric, row, f'train_{metric.name}'),
         ]
       )
   header.append('Train,\nlast\nepoch')
-  kept = [i for i in range(6) if i != 4 or not tutorial]  # in it, validation is the test split
+  unknown = {4} if all(row[4] == '-' for row in rows) else set()
+  unknown |= {5} if tutorial else set()  # in it, validation is the test split
+  kept = [i for i in range(7) if i not in unknown]
   return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
@@ -122,6 +126,25 @@ def of_pairs(pairs: pd.DataFrame) -> Table:
     )
   header = [name for name in rows[0] if any(row[name] != '-' for row in rows)]
   return header, [[row[name] for name in header] for row in rows]
+
+
+def of_once(pairs: pd.DataFrame) -> Table:
+  """Comparisons of one task by the metrics that are known once, with `where` as `of_pairs`."""
+  metrics, rows = measures.metrics_of(pairs), []
+  for row in pairs.to_dict('records'):
+    metric = measures.of_column(metrics, row['metric'])
+    rows.append(
+      {
+        'Other metric': metric.words,
+        'A - B': _pair(row),
+        'Difference': metric.change_shown(row['difference']),
+        '95% interval,\nseeds': metric.interval(row['low'], row['high']),
+        '95% interval,\nseeds and\nexamples': metric.interval(row['items_low'], row['items_high']),
+        'p,\nexamples': '-' if pd.isna(row['p_items']) else _p(row['p_items']),
+        'Seeds': f'{row["n_b"]}, {row["n_a"]}',
+      }
+    )
+  return [*rows[0]], [[*row.values()] for row in rows]
 
 
 def _pair(row):

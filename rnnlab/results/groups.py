@@ -7,18 +7,22 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rnnlab.results import measures
+from rnnlab.machine.disk import AnyPath
+from rnnlab.results import measures, statistics
+from rnnlab.results.compare import resampled
 from rnnlab.results.load import COUNTS, DATA, TIMES, settings
 
 MAX_SETTINGS = 8  # the most settings whose response is drawn
 SOME = 4  # the response to a setting is drawn if it takes more values than this
 
 
-def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+def summarise(runs: pd.DataFrame, workdir: AnyPath | None = None) -> pd.DataFrame:
   """A row per group of runs that share task, data and every setting but the seed.
 
   Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
   (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
+  For metrics known once also the interval over seeds and test items, _items_low to _items_high, if
+  `workdir` is given and holds the predictions of all the runs.
   runs: from results.load_runs, or from a runs.csv of any version.
   """
   runs = measures.of_now(runs)
@@ -30,6 +34,7 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
   metrics = {
     f'{metric}_{part}': values[metric] for metric in measured for part, values in parts.items()
   }
+  metrics |= _over_items(workdir, runs, groups)
   summary = pd.concat(
     [
       size.rename('runs'),
@@ -41,6 +46,29 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
   ).reset_index()
   summary.insert(0, 'group', label(summary))
   return summary
+
+
+def _over_items(workdir, runs, groups):
+  """{column: the ends of intervals over seeds and test items} of what is known once."""
+  columns = [c for c in measures.once_columns(measures.metrics_of(runs)) if c in runs]
+  if workdir is None or not columns:
+    return {}
+  values = {
+    (number, column): part[['id', column]].dropna()
+    for number, part in runs.groupby(groups.ngroup())
+    for column in columns
+  }
+  found = resampled(workdir, values, runs)
+  unknown = statistics.Estimate(*[np.nan] * 3)
+  ends, index = {}, groups.size().index
+  for column in columns:
+    of_each = [
+      statistics.over_both(found[number, column][1]) if (number, column) in found else unknown
+      for number in range(len(index))
+    ]
+    for end in ('low', 'high'):
+      ends[f'{column}_items_{end}'] = pd.Series([getattr(of, end) for of in of_each], index)
+  return ends
 
 
 def label(frame: pd.DataFrame) -> pd.Series:

@@ -155,6 +155,12 @@ def test_columns(metrics: tuple[Metric, ...]) -> tuple[str, str]:
   return f'best_test_{metrics[0].name}', f'test_{metrics[0].name}'
 
 
+def once_columns(metrics: Iterable[Metric]) -> list[str]:
+  """The columns of what is known once, of the parameters that a run keeps."""
+  names = [metric.name for metric in metrics if metric.once]
+  return [f'{at}test_{name}' for name in names for at in ('best_', '')]
+
+
 def epoch_in_words(metrics: tuple[Metric, ...], column: str) -> str:
   """At which epoch the values of one of `test_columns` are taken."""
   if column.startswith('best_'):

@@ -5,7 +5,7 @@ compared with a: a difference is b's mean minus a's. All intervals are 95% inter
 empty, or holds a value that is not finite, every answer is NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,13 +33,14 @@ class Resampled(NamedTuple):
   For items that are right or wrong: share `[R]` is the share of items that each run gets right;
   items `[N]` the share of runs that are right on each item; interaction the part of the mean's
   variance that is due to neither runs nor items alone; draws `[DRAWS]` the mean share of resampled
-  runs on resampled items.
+  runs on resampled items, and given `[DRAWS]` that of the runs themselves on resampled items.
   """
 
   share: np.ndarray
   items: np.ndarray
   interaction: float
   draws: np.ndarray
+  given: np.ndarray
 
 
 def welch(a: Values, b: Values, null: float = 0.0) -> Estimate:
@@ -177,8 +178,28 @@ def resample(groups: Sequence[np.ndarray], seed: int = 0) -> list[Resampled]:
     rest = squares - (share**2).mean() - (right**2).mean() + share.mean() ** 2
     weights = draw.multinomial(r, np.full(r, 1 / r), size=DRAWS) / r
     interaction = rest / max(1, r - 1) / (items - 1) if items > 1 else np.nan
-    found.append(Resampled(share, right, interaction, (weights * resampled.T).sum(axis=1)))
+    drawn, given = (weights * resampled.T).sum(axis=1), resampled.mean(axis=0, dtype=float)
+    found.append(Resampled(share, right, interaction, drawn, given))
   return found
+
+
+def of_sums(sums: Values, score: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+  """A score that is made of sums over items, as BLEU is, as a mean over items, for `resample`.
+
+  sums: `[N, K]`, what each item adds. score: what makes scores `[M]` of sums `[M, K]`. Returns
+  float64 `[N]`, whose mean is the score of all items, and whose spread is that of the jackknife's
+  pseudo-values (Tukey 1958): N times what the score loses without an item, to first order. Empty
+  where there are fewer than two items, or a score without one of them is not finite.
+  """
+  sums = np.asarray(sums, float)
+  n = len(sums)
+  if n < 2:
+    return np.empty(0)
+  total = sums.sum(axis=0, keepdims=True)
+  with np.errstate(all='ignore'):
+    (value,), without = score(total), score(total - sums)
+    found = value + (n - 1) * (without.mean() - without)
+  return found if np.isfinite(found).all() else np.empty(0)
 
 
 def of_blocks(nll: Values) -> np.ndarray:
@@ -224,6 +245,25 @@ def two_way(a: Resampled, b: Resampled) -> Estimate:
   scale = error / draws.std(ddof=1) * special.stdtrit(degrees, TAIL) / Z
   low, high = difference + scale * np.quantile(draws, (1 - TAIL, TAIL))
   return Estimate(difference, low, high, 2 * special.stdtr(degrees, -abs(difference) / error))
+
+
+def over_both(a: Resampled) -> Estimate:
+  """The mean share over runs and over test items: `two_way` against what is always 0, without p."""
+  nothing = np.zeros(DRAWS)
+  never = Resampled(np.zeros(2), np.zeros_like(a.items), 0.0, nothing, nothing)
+  return two_way(never, a)._replace(p=np.nan)
+
+
+def paired(a: Resampled, b: Resampled) -> float:
+  """p of paired bootstrap resampling (Koehn 2004) of the runs as they are, as sacreBLEU has it.
+
+  How often on resampled test items the mean of b's runs is further from that of a's than in the
+  mean over the draws, by as much as they differ on the test set itself or more. It says nothing of
+  other seeds, and is known of one run each. From one call of `resample`.
+  """
+  apart = np.abs(b.given - a.given)
+  above = np.sum(apart - apart.mean() >= abs(b.share.mean() - a.share.mean()))
+  return float((above + 1) / (len(apart) + 1))
 
 
 def bootstrap_difference(correct_a: Values, correct_b: Values, seed: int = 0) -> Estimate:

@@ -182,6 +182,11 @@ class Task(NamedTuple):
   panels: `(predictions, encoding) -> a list of Panels`: what a report draws of the test split
     beside the metrics. predictions: for each run of a setting, the content of its predictions.npz,
     which includes what `examine` returned.
+  sums: `(predictions, outputs) -> {metric's name: (sums [N, K], score)}`, for metrics of the test
+    split that are computed from sums over its examples, such as BLEU: what each of the N examples
+    adds, and the function that computes values `[M]` from such sums `[M, K]`. predictions: the
+    content of a run's predictions.npz; outputs: the model's among them. Intervals over examples
+    come from it.
   batches: 'rows' of examples, shuffled, or 'windows' of a stream, in order, as described above.
   draw: `(data config) -> ((key, n) -> arrays of n examples)`, for a task of rows whose training
     examples are drawn in the compiled program, for the step that uses them: a step's key is derived
@@ -207,6 +212,7 @@ class Task(NamedTuple):
   join: Callable[[Iterable[int], Mapping[str, Any], Sequence[str]], str] | None = None
   examine: Callable[[Any, Any, Dataset], dict[str, Any]] | None = None
   panels: Callable[[Sequence[Mapping[str, Any]], Mapping[str, Any]], list['Panel']] | None = None
+  sums: Callable[[Mapping[str, Any], Any], dict[str, tuple[Any, Callable]]] | None = None
   outputs: Callable[[Mapping[str, Any]], 'Outputs'] | None = None
   spec: Callable[[Any, Mapping[str, Any], tuple[str, ...]], Any] | None = None
   batches: str = 'rows'

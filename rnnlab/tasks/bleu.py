@@ -42,6 +42,12 @@ def score(sums: Any, metric: str = 'bleu') -> float:
   return float(_metric(metric)._compute_score_from_stats(np.asarray(sums).tolist()).score)
 
 
+def scores(sums: Any, metric: str = 'bleu') -> np.ndarray:
+  """`score` of several sums: float64 `[M]` of `[M, K]`."""
+  made = _metric(metric)
+  return np.array([made._compute_score_from_stats(row).score for row in np.asarray(sums).tolist()])
+
+
 def signature(references: Sequence[Sequence[str]], metric: str = 'bleu') -> str:
   """How sacreBLEU scored, for a table's caption: 'nrefs:1|case:mixed|eff:no|tok:13a|...'."""
   made = _metric(metric)

@@ -34,13 +34,14 @@ def statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -
   return found
 
 
-def score(sums: Any) -> tuple[float, float]:
+def score(sums: Any) -> tuple[Any, Any]:
   """The error rate of tokens, edits per reference token, and that of sentences; as shares.
 
-  For phonemes these are the phoneme and the word error rate. sums: `[4]`, of rows of `statistics`.
+  For phonemes these are the phoneme and the word error rate. sums: of rows of `statistics`,
+  `[4]`, or several such sums, `[M, 4]`.
   """
-  edits, tokens, wrong, sentences = (float(value) for value in sums)
-  return edits / max(tokens, 1), wrong / max(sentences, 1)
+  edits, tokens, wrong, sentences = np.moveaxis(np.asarray(sums, float), -1, 0)
+  return edits / np.maximum(tokens, 1), wrong / np.maximum(sentences, 1)
 
 
 def distances(

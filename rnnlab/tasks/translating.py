@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rnnlab.data import aligned, pairs, units
+from rnnlab.data import aligned, pairs, transductions, units
 from rnnlab.tasks import fields
 from rnnlab.tasks.fields import Field, Kind
 
@@ -19,7 +19,23 @@ DATA = {
     'auto',
     fields.choice(lambda: ('auto', *aligned.SOURCES)),
     "auto: pairs if data.path is given, else cmudict | pairs: data.path's texts | cmudict:"
-    ' letters to sounds of English words',
+    ' letters to sounds of English words | drawn: pairs that follow data.rule',
+  ),
+  'data.rule': Field(
+    'reverse',
+    fields.choice(lambda: transductions.RULES),
+    'of drawn pairs: reverse, copy or sort letters | commands: as jump twice and walk left, with'
+    ' the actions, all that there are',
+  ),
+  'data.examples': Field(
+    10_000, fields.whole(3), 'of drawn pairs of letters, in all; the splits are cut from them'
+  ),
+  'data.length': Field(10, fields.whole(2, 1000), 'letters of drawn pairs, at most'),
+  'data.longer': Field(
+    False,
+    fields.FLAG,
+    'drawn pairs are tested on longer ones: up to twice as many letters, or commands of more than'
+    f' {transductions.ACTIONS} actions',
   ),
   'data.path': Field(
     '',
@@ -40,7 +56,7 @@ DATA = {
   'data.words': Field(
     'auto',
     fields.choice(lambda: ('auto', *units.WORDS)),
-    'what separates words: spaces | punctuation | auto: punctuation; spaces for cmudict',
+    'what separates words: spaces | punctuation | auto: punctuation; spaces for cmudict and drawn',
   ),
   'data.lowercase': Field(False, fields.FLAG, 'both sides are read, and scored, in lower case'),
   'data.vocab_size': Field(

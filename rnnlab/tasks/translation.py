@@ -7,10 +7,12 @@ negative log-likelihood of the target in nats, and the number of its tokens, inc
 
 Epochs are chosen by perplexity, given the right previous tokens (teacher forcing). The quality of
 the translations that a model writes by itself is measured once, on the test split, at the end of a
-run.
+run: of greedy translations and, if model.beam asks for it, of those of a beam search.
 """
 
+import functools
 import importlib.util
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,8 @@ from rnnlab.tasks.fields import Field
 
 # JAX, and what loads it, is imported where it is used: --help and --status answer at once.
 
-ROWS = 256  # sentences translated at once
+ROWS = 256  # hypotheses computed at once
+RATES = 'token_error_rate', 'sentence_error_rate'
 
 
 def load(config) -> Dataset:
@@ -33,7 +36,7 @@ def load(config) -> Dataset:
   sides = made.splits['train']['inputs'].values()
   lengths = np.max([(ids != 0).sum(axis=1) for ids in sides], axis=0)
   notes = made.notes
-  if made.source != 'cmudict' and not _has_sacrebleu():
+  if made.source == 'pairs' and not _has_sacrebleu():
     notes += ('BLEU is left out: pip install -r experiments/translation.txt',)
   return made._replace(widths=batching.widths(lengths, config.buckets), notes=notes)
 
@@ -69,10 +72,12 @@ def model(config, spec: pairs.Spec):
     recurrent_dropout=config.recurrent_dropout,
     output_dropout=config.output_dropout,
     word_dropout=config.word_dropout,
+    scheduled_sampling=config.scheduled_sampling,
     label_smoothing=config.label_smoothing,
     precision=config.precision,
     remat=config.remat,
     convention=config.init,
+    beam=config.beam,
   )
 
 
@@ -98,39 +103,69 @@ def examine(model, params, dataset) -> dict[str, Any]:
 
   Returns translations, uint8 `[N, L]`, UTF-8 padded at the end with 0; source_lengths, int32 `[N]`,
   in tokens without the end; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; if sacreBLEU
-  is installed and the data are not cmudict's words, bleu_statistics and chrf_statistics, see
+  is installed and the data are pairs of sentences, bleu_statistics and chrf_statistics, see
   `rnnlab.tasks.bleu`; the metrics computed from their sums; and what a report draws, see
-  `rnnlab.tasks.translation_panels`.
+  `rnnlab.tasks.translation_panels`. If the model's beam is wider than 1, the translations that the
+  search finds, with their statistics and metrics, are there too, under names with 'beam_' before
+  them, and the seconds that each way of translating took, compilation included.
   """
-  split = dataset.splits['test']
-  source = np.asarray(split['inputs']['source'])
-  translations = translated(model, params, source, dataset.encoding)
-  references = pairs.references(split)
-  found = {
-    'translations': pairs.as_bytes(translations),
-    'source_lengths': (source != 0).sum(axis=1, dtype=np.int32) - 1,
-    'edit_statistics': edits.statistics(translations, references),
-  }
-  of_tokens, of_sentences = edits.score(found['edit_statistics'].sum(axis=0))
-  found |= {'token_error_rate': of_tokens, 'sentence_error_rate': of_sentences}
-  if dataset.source != 'cmudict' and _has_sacrebleu():
-    for name in bleu.METRICS:
-      of = found[f'{name}_statistics'] = bleu.statistics(translations, references, name)
-      found[name] = bleu.score(of.sum(axis=0), name)
+  source = np.asarray(dataset.splits['test']['inputs']['source'])
+  found: dict[str, Any] = {'source_lengths': (source != 0).sum(axis=1, dtype=np.int32) - 1}
+  for prefix, size in (('', 1), ('beam_', model.beam))[: 1 + (model.beam > 1)]:
+    began = time.perf_counter()
+    translations = translated(model, params, source, dataset.encoding, size)
+    seconds = time.perf_counter() - began
+    found |= {f'{prefix}{name}': of for name, of in _scored(translations, dataset).items()}
+    if model.beam > 1:
+      found[f'{prefix or "greedy_"}time'] = seconds
   return found | translation_panels.examine(model, params, dataset)
 
 
-def translated(model, params, source, encoding) -> list[str]:
-  """The greedy translations of sources, int32 `[N, S]`: the most likely token at each step."""
+def _scored(translations, dataset):
+  """Translations of the test split, what each adds to sums, and the figures that these make."""
+  references = pairs.references(dataset.splits['test'])
+  statistics = edits.statistics(translations, references)
+  of_tokens, of_sentences = edits.score(statistics.sum(axis=0))
+  found = {
+    'translations': pairs.as_bytes(translations),
+    'edit_statistics': statistics,
+    'token_error_rate': of_tokens,
+    'sentence_error_rate': of_sentences,
+  }
+  if dataset.source == 'pairs' and _has_sacrebleu():
+    for name in bleu.METRICS:
+      of = found[f'{name}_statistics'] = bleu.statistics(translations, references, name)
+      found[name] = bleu.score(of.sum(axis=0), name)
+  return found
+
+
+def sums(predictions, outputs) -> dict[str, tuple[Any, Any]]:
+  """What each pair of the test split adds to the sums that metrics are made of, and how they are.
+
+  predictions: what `examine` gives is among them. outputs: `[N, 2]`.
+  """
+  found: dict[str, tuple[Any, Any]] = {'perplexity': (outputs, lambda s: np.exp(s[:, 0] / s[:, 1]))}
+  scores = {name: ('edit', lambda sums, i=i: edits.score(sums)[i]) for i, name in enumerate(RATES)}
+  if _has_sacrebleu():
+    scores |= {name: (name, functools.partial(bleu.scores, metric=name)) for name in bleu.METRICS}
+  for prefix in ('', 'beam_'):
+    for name, (of, score) in scores.items():
+      if (kept := f'{prefix}{of}_statistics') in predictions:
+        found[f'{prefix}{name}'] = predictions[kept], score
+  return found
+
+
+def translated(model, params, source, encoding, size=1) -> list[str]:
+  """The translations of sources, int32 `[N, S]`: greedy, or of a beam search of this size."""
   from rnnlab.models import decoding
 
   never = pairs.PAD, pairs.BOS, pairs.UNK
-  search = decoding.Search(pairs.BOS, pairs.EOS, never, size=1)
+  search = decoding.Search(pairs.BOS, pairs.EOS, never, size, decoding.LENGTH)
 
   def of_batch(source):
     return decoding.found((model,), (params,), source, search)
 
-  found = decoding.in_batches(of_batch, source, ROWS)
+  found = decoding.in_batches(of_batch, source, max(1, ROWS // size))
   return [pairs.decode(ids.tolist(), encoding['target']) for ids in found.ids[:, 0]]
 
 
@@ -161,6 +196,11 @@ def check(given: dict[str, Any]) -> None:
       raise ValueError(
         f'--config.{name}={fields.words(given[name])}: translation does not support this field'
       )
+  if given['data.longer'] and given['data.source'] != 'drawn':
+    raise ValueError(
+      '--config.data.longer=True: only drawn pairs are tested on longer ones, with'
+      f' --config.data.source=drawn, and not those of {given["data.source"]!r}'
+    )
   embed_size, hidden_size = given['model.embed_size'], given['model.hidden_size']
   if given['model.tied'] and embed_size != hidden_size:
     raise ValueError(
@@ -217,11 +257,31 @@ FIELDS = {
   'model.word_dropout': Field(
     0.0, fields.RATE, 'of the previous tokens that the decoder is given', traced=True
   ),
+  'model.scheduled_sampling': Field(
+    0.0,
+    fields.RATE,
+    'of the tokens before, in place of which the decoder reads its own likeliest (Bengio et al.'
+    ' 2015); a step of training then runs the decoder twice',
+    traced=True,
+  ),
   'model.label_smoothing': Field(
     0.0, fields.RATE, 'the part of the probability spread over all tokens', traced=True
   ),
+  'model.beam': Field(
+    1,
+    fields.whole(1, 1000),
+    'hypotheses of a beam search that the test split is translated by at the end, beside the'
+    ' likeliest token at each step; 1: none',
+  ),
   'data.buckets': Field(4, fields.whole(1), 'widths that batches are padded to, by length'),
 }
+
+
+def _written(prefix):
+  """The metrics of what a model writes."""
+  found = [Metric(f'{prefix}{name}', '', 'higher', '.2f', once=True) for name in bleu.METRICS]
+  return found + [Metric(f'{prefix}{name}', '%', 'lower', '.2%', once=True) for name in RATES]
+
 
 task = Task(
   name='translation',
@@ -230,10 +290,10 @@ task = Task(
   loss=loss,
   metrics=(
     Metric('perplexity', '', 'lower', '.3f', link='exp'),
-    Metric('bleu', '', 'higher', '.2f', once=True),
-    Metric('chrf', '', 'higher', '.2f', once=True),
-    Metric('token_error_rate', '%', 'lower', '.2%', once=True),
-    Metric('sentence_error_rate', '%', 'lower', '.2%', once=True),
+    *_written(''),
+    *_written('beam_'),
+    Metric('greedy_time', 'seconds', 'lower', '.1f', once=True),
+    Metric('beam_time', 'seconds', 'lower', '.1f', once=True),
     Metric('loss', 'nats per token', 'lower', '.4f'),
   ),
   fields={**FIELDS, **translating.DATA},
@@ -241,6 +301,7 @@ task = Task(
   settle=translating.settle,
   encode=encode,
   join=join,
+  sums=sums,
   outputs=outputs,
   spec=spec,
   examine=examine,

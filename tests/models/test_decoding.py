@@ -240,4 +240,4 @@ def test_batches_give_each_source_its_own_answer():
 def test_a_translation_is_bounded_by_its_source_and_that_of_none_is_empty():
   source = np.array([[4, 5, 2], [2, 0, 0], [0, 0, 0]])
   limits, longest = decoding.limits(source)
-  assert limits.tolist() == [14, 0, 0] and longest >= 14
+  assert limits.tolist() == [34, 0, 0] and longest >= 34

@@ -225,6 +225,47 @@ def test_each_dropout_acts_in_training_alone_and_by_its_key(rate):
   assert (run(1, 0.5) != kept[:, 0]).any() and (run(1, 0.5) != run(2, 0.5)).any()
 
 
+def test_it_reads_its_own_tokens_as_often_as_it_is_to():
+  """At rate 1 as a loop that reads what it finds likeliest, at rate 0 as without it."""
+  fields = {'both': True, 'layers': 2}
+  plain = made('lstm', 'additive', **fields)
+  params = jax.tree.map(jnp.float32, drawn(plain))
+  long = INPUTS | {'target': np.array([[1, 4, 5, 6, 4, 2], [1, 5, 6, 2, 0, 0]], np.int32)}
+
+  def run(params, rate):
+    model = made('lstm', 'additive', **fields, scheduled_sampling=rate)
+    rngs = {'dropout': jax.random.key(3)}
+    return model.apply({'params': params}, long, deterministic=False, rngs=rngs)['nll']
+
+  def loop(params):
+    memory = plain.apply({'params': params}, long['source'], method='encode')
+    carry = plain.apply({'params': params}, memory, method='start')
+    read, total = long['target'][:, 0], 0.0
+    for right in long['target'][:, 1:].T:
+      logits, carry, _ = plain.apply({'params': params}, memory, carry, read, method='next')
+      said = jnp.take_along_axis(jax.nn.log_softmax(logits), right[:, None], axis=1)[:, 0]
+      total -= jnp.where(right != 0, said, 0)
+      read = jnp.argmax(logits, axis=-1)
+    return total
+
+  given = plain.apply({'params': params}, long)[:, 0]
+  np.testing.assert_allclose(run(params, 1.0), loop(params), rtol=1e-5)
+  assert abs(loop(params) - given).max() > 1e-3
+  np.testing.assert_allclose(jax.jit(run)(params, 0.0), given, rtol=1e-5)  # as a traced number
+  program = {rate: str(jax.make_jaxpr(lambda p, r=rate: run(p, r))(params)) for rate in (0.0, 0.5)}
+  assert 'random_bits' in program[0.5] and 'random_bits' not in program[0.0]
+
+  def objective(params):
+    model = made('lstm', 'additive', **fields, scheduled_sampling=1.0)
+    rngs = {'dropout': jax.random.key(3)}
+    found = model.apply({'params': params}, long, deterministic=False, rngs=rngs)
+    return found['objective'].sum()
+
+  grads, wanted = (jax.grad(of)(params) for of in (objective, lambda p: loop(p).sum()))
+  for grad, right in zip(*map(jax.tree.leaves, (grads, wanted)), strict=True):
+    np.testing.assert_allclose(grad, right, rtol=1e-3, atol=1e-5)
+
+
 def test_a_decoder_of_another_cell_and_one_embedding_for_all():
   model = Seq2Seq(
     (rnnlab.elman(5),), (rnnlab.cells.get('mlstm', hidden_size=4),), V, V, 4, shared=True, tied=True

@@ -14,6 +14,7 @@ from rnnlab.reports import report
 from rnnlab.results import flow, measures, statistics
 from rnnlab.runs import configs
 from rnnlab.runs import folder as run_files
+from rnnlab.tasks import translation
 from rnnlab.tasks.base import Metric
 
 CLAIM = {
@@ -114,6 +115,80 @@ def test_a_perplexity_has_an_interval_over_seeds_and_stretches_of_the_text(tmp_p
   np.savez(folder / 'predictions.npz', targets=targets, final=nll['lstm', 0], best=nll['lstm', 0])
   found = results.compare(runs, tmp_path)
   assert found['items_low'].isna().all() and found['low'].notna().all()
+
+
+@pytest.fixture(scope='module')
+def translations(tmp_path_factory):
+  """A workdir of six translators, and the edits of the sentences of each, `[N, 4]`."""
+  workdir, draw, edits = tmp_path_factory.mktemp('translations'), np.random.default_rng(0), {}
+  lengths, targets = draw.integers(3, 9, 300), draw.integers(0, 9, (300, 9))
+  metrics = [metric._asdict() for metric in translation.task.metrics]
+  for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
+    folder = write_run(workdir, cell, seed, epochs=1)
+    wrong = draw.binomial(lengths, 0.3 - 0.03 * (cell == 'gru') + seed / 100)
+    edits[cell, seed] = np.stack([wrong, lengths, wrong > 0, np.ones(300, int)], axis=1)
+    nll = lengths * draw.normal(2, 0.1, 300)
+    loss = float(nll.sum() / lengths.sum())
+    values = {f'{s}_loss': loss for s in ('train', 'validation', 'test')}
+    values |= {name.replace('loss', 'perplexity'): float(np.exp(loss)) for name in values}
+    rates = wrong.sum() / lengths.sum(), np.mean(wrong > 0)
+    once = dict(zip(('test_token_error_rate', 'test_sentence_error_rate'), rates, strict=True))
+    result = json.loads((folder / 'result.json').read_text())
+    result |= {'task': 'translation', 'metrics': metrics, 'final': values | {'epoch': 1}}
+    result['best'] = values | {'epoch': 1} | once
+    (folder / 'result.json').write_text(json.dumps(result))
+    outputs = dict.fromkeys(('final', 'best'), np.stack([nll, lengths], axis=1))
+    arrays = {'targets': targets, 'edit_statistics': edits[cell, seed]}
+    np.savez(folder / 'predictions.npz', **outputs, **arrays)
+  return workdir, edits
+
+
+def test_what_is_made_of_sums_has_intervals_over_seeds_and_examples(translations):
+  workdir, edits = translations
+  runs = results.load_runs(workdir)
+  found = results.compare(runs, workdir).set_index('metric')
+  rates = 'best_test_token_error_rate', 'best_test_sentence_error_rate'
+  assert list(found.index) == ['best_test_perplexity', 'test_perplexity', *rates]
+  assert found['primary'].tolist() == [True, False, False, False]
+  numbers = ['items_low', 'items_high', 'p_items']
+  assert found[numbers].notna().all(axis=None)
+  # A ratio's draws, by brute force: runs and sentences at random, and the ratio of their sums.
+  draw, drawn = np.random.default_rng(1), []
+  groups = [np.array([edits[cell, seed] for seed in range(3)]) for cell in ('lstm', 'gru')]
+  for _ in range(2000):
+    rows = draw.integers(300, size=300)
+    sums = [group[:, rows].sum(axis=1) for group in groups]
+    drawn.append([(of[:, 0] / of[:, 1]).mean() for of in sums])
+  apart = np.abs(np.diff(drawn, axis=1))
+  row = found.loc[rates[0]]
+  assert row['p_items'] == pytest.approx(
+    np.mean(apart - apart.mean() > abs(row['difference'])), abs=0.02
+  )
+  sentences = [group[:, :, 2].astype(bool) for group in groups]
+  value, low, high, _ = statistics.bootstrap_difference(*sentences)
+  row = found.loc[rates[1]]
+  assert row['difference'] == pytest.approx(value)
+  chance = 0.05 * (high - low)  # of the draws, which are others
+  assert (row['items_low'], row['items_high']) == pytest.approx((low, high), abs=chance)
+  assert results.compare(runs)[numbers].isna().all(axis=None)
+  summary = results.summarise(runs, workdir).set_index('model.cell').loc['lstm']
+  ends = [summary[f'{rates[1]}_items_{end}'] for end in ('low', 'high')]
+  (resampled,) = statistics.resample(sentences[:1])
+  assert ends == pytest.approx(statistics.over_both(resampled)[1:3], abs=chance)
+  assert 'best_test_perplexity_items_low' not in summary
+
+
+def test_what_is_known_once_is_compared_in_a_table_of_its_own(translations):
+  told = report.write(translations[0])
+  (block,) = told.blocks
+  assert set(block.pairs['metric']) == {'best_test_perplexity', 'test_perplexity'}
+  assert len(block.once) == 2 and 'token error rate' not in told.finding
+  for name in ('summary.md', 'summary.tex', 'report.html'):
+    text = (translations[0] / name).read_text()
+    assert text.count('sentence error rate') >= 3 and 'Koehn' in text, name
+  page = (translations[0] / 'summary.md').read_text()
+  assert '| token error rate | GRU - LSTM | -' in page and 'points | [' in page
+  assert 'stretches of it' not in page  # which are of a test split that is one text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from rnnlab.results import statistics
+from rnnlab.tasks import bleu
 
 LSTM = 0.851, 0.848, 0.853, 0.846, 0.852, 0.849, 0.850
 GRU = 0.853, 0.857, 0.851, 0.855, 0.856
@@ -271,6 +272,16 @@ def test_bootstrap_of_many_items_is_near_the_normal_and_never_less_than_welchs()
   assert found.high - found.low > 1.5 * (welch.high - welch.low)  # it has the items' chance too
 
 
+def test_the_interval_of_a_mean_covers_the_chance_of_runs_and_of_items(monkeypatch):
+  monkeypatch.setattr(statistics, 'DRAWS', 400)
+  a, _, _ = right(np.random.default_rng(17), 500, 5, 200, **EFFECTS['all'])
+  scale = (1 + sum(EFFECTS['all'][name] ** 2 for name in ('of_run', 'of_item', 'of_both'))) ** 0.5
+  true = stats.norm.cdf(0.8 / scale)
+  found = [statistics.over_both(one) for one in statistics.resample([*a])]
+  assert has([low <= true <= high for _, low, high, _ in found], 0.92, 0.985)
+  assert np.isnan(found[0].p) and found[0].value == pytest.approx(a[0].mean())
+
+
 def test_bootstrap_of_one_run_has_no_interval():
   a = np.random.default_rng(9).random((3, 50)) < 0.8
   assert np.isnan(statistics.bootstrap_difference(a[:1], a)[1:]).all()
@@ -304,6 +315,64 @@ def test_intervals_of_perplexity_cover_the_chance_of_the_text(monkeypatch):
     naive.append(abs(value - true) <= 1.96 * error)
   assert has(covered, 0.90, 0.98)
   assert np.mean(naive) < 0.7
+
+
+def translated(runs, sentences=60):
+  """What sentences add to the BLEU of two groups of runs, int `[2, R, N, 10]`, from sacreBLEU."""
+  metrics = pytest.importorskip('sacrebleu.metrics', reason='optional: experiments/translation.txt')
+  draw = np.random.default_rng(14)
+  right = [draw.integers(0, 9, draw.integers(5, 12)) for _ in range(sentences)]
+
+  def said(wrong):
+    texts = [np.where(draw.random(len(of)) < wrong, 9, of) for of in right]
+    return [' '.join(map(str, text)) for text in texts]
+
+  references = [[' '.join(map(str, of)) for of in right]]
+  texts = [[said(wrong) for _ in range(runs)] for wrong in (0.3, 0.27)]
+  made = metrics.BLEU()
+  sums = [[made._extract_corpus_statistics(run, references) for run in group] for group in texts]
+  return np.array(sums), texts, references
+
+
+def test_a_score_of_sums_has_the_spread_of_its_bootstrap():
+  sums, *_ = translated(2)
+  found = [[statistics.of_sums(run, bleu.scores) for run in group] for group in sums]
+  draw, drawn = np.random.default_rng(15), []
+  for _ in range(1000):
+    rows = draw.integers(60, size=60)
+    drawn.append([bleu.score(group[0][rows].sum(axis=0)) for group in sums])
+  for items, group, brute in zip(found, sums, np.array(drawn).T, strict=True):
+    assert items[0].mean() == pytest.approx(bleu.score(group[0].sum(axis=0)))
+    assert items[0].std() / 60**0.5 == pytest.approx(brute.std(), rel=0.1)
+  differences = np.subtract(*np.array(drawn).T).std()  # of the same sentences
+  assert (found[0][0] - found[1][0]).std() / 60**0.5 == pytest.approx(differences, rel=0.1)
+
+
+def test_of_a_mean_each_item_is_its_own_and_of_a_ratio_it_is_the_delta_methods():
+  sums = np.random.default_rng(16).integers(1, 9, (500, 2)).astype(float)
+  counted = np.stack([sums[:, 0], np.ones(500)], axis=1)
+  of_mean = statistics.of_sums(counted, lambda s: s[:, 0] / s[:, 1])
+  np.testing.assert_allclose(of_mean, sums[:, 0])
+  total, other = sums.sum(axis=0)
+  expected = total / other + (sums[:, 0] - total / other * sums[:, 1]) / (other / 500)
+  found = statistics.of_sums(sums, lambda s: s[:, 0] / s[:, 1])
+  np.testing.assert_allclose(found, expected, atol=0.02)
+  assert len(statistics.of_sums(sums[:1], lambda s: s[:, 0])) == 0
+  assert len(statistics.of_sums([[1, 1], [0, 0]], lambda s: s[:, 0] / s[:, 1])) == 0
+
+
+def test_paired_bootstrap_is_sacrebleus():
+  sums, texts, references = translated(1)
+  significance = pytest.importorskip('sacrebleu.significance')
+  named = [('a', texts[0][0]), ('b', texts[1][0])]
+  from sacrebleu.metrics import BLEU
+
+  test = significance.PairedTest(named, {'BLEU': BLEU(references=references)}, None, 'bs', 4000)
+  _, scores = test()
+  expected = scores['BLEU'][1].p_value
+  a, b = statistics.resample([statistics.of_sums(run, bleu.scores)[None] for run in sums[:, 0]])
+  assert 0.02 < expected < 0.5 and statistics.paired(a, b) == pytest.approx(expected, abs=0.03)
+  assert statistics.paired(a, a) == 1
 
 
 def test_a_short_stream_and_one_that_is_not_finite_have_no_stretches():

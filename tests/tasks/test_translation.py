@@ -4,12 +4,15 @@ import importlib.util
 import json
 import random
 
+import jax
 import numpy as np
 import pytest
 from programs import finals
 
+import rnnlab
 from rnnlab import results
 from rnnlab.data import DataError, pairs
+from rnnlab.predict import translator
 from rnnlab.reports import report
 from rnnlab.runs import configs, program, run
 from rnnlab.runs import folder as run_files
@@ -46,7 +49,7 @@ def config(tmp_path_factory):
   found.data.languages = 'xx-yy'
   found.data.buckets = 2
   found.update_from_flattened_dict(SIZES)
-  found.model.update(tied=True, label_smoothing=0.1, word_dropout=0.1)
+  found.model.update(tied=True, label_smoothing=0.1, word_dropout=0.1, beam=2)
   found.optim.learning_rate = 0.02
   found.train.update(batch_size=8, epochs=2)
   return program.settle(found)
@@ -88,8 +91,29 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
     hard = run_files.read_hardest(folder)[0]
     place = int(np.argmax(nll / count))
     assert hard['row'] == place and hard['true'] == right[place]
+    beam = [row.tobytes().rstrip(b'\0').decode() for row in kept['beam_translations']]
+    asked = (whole / config.data.path / 'test.xx').read_text().splitlines()
+    assert beam == rnnlab.load(folder).translate(asked, beam=2)
+    wrong = [a != b for a, b in zip(beam, right, strict=True)]
+    assert result['best']['test_beam_sentence_error_rate'] == np.mean(wrong)
+    assert result['best']['test_beam_time'] > 0
     scored = importlib.util.find_spec('sacrebleu') is not None
     assert ('test_bleu' in result['best']) == scored == ('bleu_statistics' in kept)
+
+
+def test_a_beam_of_the_task_is_that_of_predict(config, whole):
+  """By weights so large that the model has much to say, and a beam finds what is likelier."""
+  asked = (whole / config.data.path / 'test.xx').read_text().splitlines()
+  (member,) = rnnlab.load(next(whole.glob('cell-*'))).members
+  member = member._replace(params=jax.tree.map(lambda a: 4 * a, member.params))
+  source = pairs.encode(asked, member.encoding)
+  greedy, beam = (
+    translation.translated(member.model, member.params, source, member.encoding, size)
+    for size in (1, 2)
+  )
+  translate = translator.Translator((member,)).translate
+  assert beam == translate(asked, beam=2) and greedy == translate(asked, beam=1)
+  assert beam != greedy and any(beam)
 
 
 def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
@@ -100,6 +124,9 @@ def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   told = report.write(whole)
   page = (whole / 'summary.md').read_text()
   assert 'token error rate' in page and told.drawings
+  compared = told.comparisons.set_index('metric').loc['best_test_token_error_rate']
+  assert 0 < compared['p_items'] <= 1 and np.isnan(compared['items_low'])  # as of one seed each
+  assert '| beam token error rate, % |' in page and '| beam time, seconds |' in page
   assert ('bleu' in page) == (importlib.util.find_spec('sacrebleu') is not None)
 
 
@@ -129,6 +156,8 @@ REFUSED = [
   ({'model.truncate': (2, 4)}, 'model.truncate'),
   ({'model.attention': 'aditive'}, 'additive'),
   ({'task.metric': 'bleu'}, 'perplexity'),
+  ({'model.beam': 0}, 'model.beam'),
+  ({'data.longer': True}, 'only drawn pairs'),
 ]
 
 
