@@ -4,11 +4,11 @@
       [--cases=WORDS]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
-without dropout and padding, the training step of the tutorial's classifier, and that of language
-models. A library that is not installed is named and left out: pip install -r
-experiments/benchmarks/peers.txt. All of it takes about forty minutes on two cores; --cases=text,
---cases=ptb-small or --cases=32x200x128x64 measures a part of it, and --smoke measures tiny shapes,
-to see that everything works.
+without dropout and padding, the training step of the tutorial's classifier, that of language
+models, and a translator's, with its translations. A library that is not installed is named and
+left out: pip install -r experiments/benchmarks/peers.txt. All of it takes about forty minutes on
+two cores; --cases=text, --cases=multi30k or --cases=32x200x128x64 measures a part of it, and
+--smoke measures tiny shapes, to see that everything works.
 
 Every library has a process of its own, which is idle while others are measured. A case is measured
 in rounds in which each library has a turn, so that whatever slows the machine for a while slows all
@@ -36,12 +36,13 @@ import rich.progress
 from absl import app, flags
 
 from experiments.benchmarks import peers, speed_report
-from experiments.benchmarks.peers import matmul
+from experiments.benchmarks.peers import matmul, pairs
 from rnnlab import cells
 from rnnlab.console import progress
 from rnnlab.machine import disk, provenance
 
 COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.speed', *sys.argv[1:]])
+SAME = 1e-4  # relative: how far losses of the same weights may be apart
 ROUND = 0.1  # seconds that a library's turn lasts at least
 TUTORIAL = 32, 200, 128, 64  # B, T, D, H
 SHAPES = (1, 1000, 64, 64), TUTORIAL, (64, 256, 512, 512)
@@ -122,6 +123,9 @@ def cases(smoke: bool = False) -> list[peers.Case]:
   for name, cell in itertools.product(peers.TEXTS, ('lstm', 'gru')):
     if smoke == (name == 'tiny'):
       found.append(peers.Case('text', cell, *peers.TEXTS[name][:4], text=name))
+  for what, cell in itertools.product(('pairs', 'greedy'), ('lstm', 'gru')):
+    name = 'tiny-pairs' if smoke else 'multi30k'
+    found.append(peers.Case(what, cell, *pairs.PAIRS[name][:4], text=name))
   return found
 
 
@@ -151,6 +155,11 @@ def measure(case: peers.Case, workers: dict[str, Worker], rounds: int) -> tuple[
         repeats = 1 if name == 'matmul' else case.repeats
         calls = math.ceil(ROUND / (answer['seconds'] * repeats))
         found[name] = answer | {'calls': calls, 'times': []}
+  ours = found.get('rnnlab', {}).get('loss')
+  for name in [name for name in found if ours is not None and found[name].get('loss') is not None]:
+    if abs((loss := found[name]['loss']) - ours) > SAME * abs(ours):
+      errors[name] = f"it computes something else: {loss:.6g}, where rnnlab's is {ours:.6g}"
+      found.pop(name)
   for number in range(rounds):
     for name in list(found)[:: (-1) ** number]:
       calls = found[name]['calls']
@@ -175,6 +184,7 @@ def rows(case: peers.Case, found: dict, rounds: int) -> list[dict]:
       | {'median_ms': 1e3 * median, 'q25_ms': 1e3 * q25, 'q75_ms': 1e3 * q75}
       | {'times_rnnlab': median / ours, 'gflops': peers.flops(case) / median / 1e9}
       | {'ceiling_gflops': ceiling / 1e9, 'share_of_ceiling': peers.flops(case) / median / ceiling}
+      | {'tokens_s': peers.tokens(case) / median}
       | {'memory_mb': answer['memory_mb'], 'compile_s': answer['compile_s']}
       | {'rounds': rounds, 'calls': answer['calls'], 'versions': peers.PEERS[name].versions()}
     )

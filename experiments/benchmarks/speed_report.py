@@ -18,6 +18,8 @@ TITLES = {
   'gradient': 'A layer, forward and gradients for parameters and inputs',
   'training': "A training step of the tutorial's classifier",
   'text': 'A training step of a language model',
+  'pairs': 'A training step of a translator with attention',
+  'greedy': 'Greedy translation of 1,000 sentences',
 }
 COLOURS = dict(
   zip(
@@ -40,7 +42,9 @@ COLUMNS = (
   ' compile_s: the first call less a later one. calls: in a round. Everything is float32. Padded'
   ' rows are three quarters real. Haiku\'s GRU is the one of reset="before", the others are'
   ' "after". Dropout masks (rate 0.2, on inputs and states) are drawn within the time. How'
-  ' many layers and tokens a language model has is said by `TEXTS` in experiments/benchmarks/peers.'
+  ' many layers and tokens a language model has is said by `TEXTS` in experiments/benchmarks/peers,'
+  ' the sizes of a translator by `PAIRS` in its pairs.py. tokens/s: of a translator those of the'
+  ' target.'
 )
 
 
@@ -76,6 +80,9 @@ def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
           line[name] = f'{mark}{number(median)}{mark} ± {half:.{decimals(median)}f}'
       if 'rnnlab' in by_name.index:
         row = by_name.loc['rnnlab']
+        for name in names if row['tokens_s'] else ():
+          known = name in by_name.index
+          line[f'{name} tokens/s'] = f'{by_name.loc[name, "tokens_s"]:,.0f}' if known else ''
         line['rnnlab GFLOP/s'] = f'{row["gflops"]:.3g} ({100 * row["share_of_ceiling"]:.2g}%)'
       lines.append(line)
     found[title] = pd.DataFrame(lines).fillna('')

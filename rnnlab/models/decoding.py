@@ -79,7 +79,7 @@ def greedy(
   """
 
   def likeliest(logits, place):
-    return jnp.argmax(_allowed(logits, search.never), axis=-1)
+    return _likeliest(_allowed(logits, search.never))
 
   return draw(next, memory, carry, limits, longest, search, likeliest)
 
@@ -237,7 +237,14 @@ def _rows(array, places):
 
 
 def _allowed(logits, never):
-  return logits.at[..., jnp.array(never)].set(-jnp.inf) if never else logits
+  return jnp.where(np.isin(np.arange(logits.shape[-1]), never), -jnp.inf, logits)
+
+
+def _likeliest(logits):
+  """The argmax, or the last token if there is a NaN. On a CPU XLA does not vectorise its own."""
+  size = logits.shape[-1]
+  here = logits == logits.max(axis=-1, keepdims=True)
+  return jnp.where(here, jnp.arange(size, dtype=jnp.int32), size - 1).min(axis=-1)
 
 
 def follow(

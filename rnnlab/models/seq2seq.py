@@ -123,17 +123,13 @@ class Seq2Seq(nn.Module):
     real = targets != 0
     encoded = self.encode(inputs['source'], deterministic)
     hs = self._teacher_forced(encoded, ids, real, deterministic)
-    rows = hs.reshape(-1, hs.shape[-1])
-    nll = softmax.nll(rows, targets.ravel(), *self.head).reshape(real.shape)
-    nll = jnp.where(real, nll, 0)
+    given = hs.reshape(-1, hs.shape[-1]), targets.ravel(), real.ravel(), *self.head, self.tied
+    found = softmax.real_nll(*given, smoothing=0.0 if deterministic else self.label_smoothing)
+    nll, objective = (of.reshape(real.shape).sum(axis=1) for of in found)
     tokens = real.sum(axis=1).astype(jnp.float32)
-    if deterministic:
-      return jnp.stack([nll.sum(axis=1), tokens], axis=1)
-    objective = nll
-    if not recurrence.is_off(self.label_smoothing):
-      objective = nll + self.label_smoothing * jnp.where(real, self._spread(hs, targets), 0)
-    sums = {'nll': jax.lax.stop_gradient(nll), 'objective': objective}
-    return {name: of.sum(axis=1) for name, of in sums.items()} | {'tokens': tokens}
+    if deterministic:  # without smoothing, the objective is the nll, and has a gradient
+      return jnp.stack([objective, tokens], axis=1)
+    return {'nll': nll, 'objective': objective, 'tokens': tokens}
 
   def encode(self, source: Array, deterministic: bool = True) -> Encoded:
     """What a decoder has to know of sources, int `[B, S]`, padded at the end with id 0."""
@@ -229,16 +225,6 @@ class Seq2Seq(nn.Module):
     if deterministic or recurrence.is_off(rate):
       return xs
     return recurrence.drop(self.make_rng('dropout'), xs, rate, locked=True)
-
-  def _spread(self, hs, targets):
-    """The mean over the vocabulary of -log p, minus -log p of the target: `[B, T]`.
-
-    Both contain the same log-sum-exp, so only logits remain, and their mean is a product with the
-    mean of the weights.
-    """
-    w, b = self.head
-    of_target = w.T[targets] - w.mean(axis=1)
-    return (hs * of_target).sum(axis=-1) + b[targets] - b.mean()
 
 
 def _rows(table, ids):

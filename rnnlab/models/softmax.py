@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from rnnlab import recurrence
 from rnnlab.cells.base import Array
 from rnnlab.recurrence import checks
 
 CHUNK = 2**22  # logits at once, on each device
+PARTS = 4  # at least so many chunks if rows may be skipped: a chunk of skipped rows costs nothing
 
 
 def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Array:
@@ -74,6 +76,103 @@ def _backward(tied, saved, given):
 
 
 _total.defvjp(_forward, _backward)
+
+
+def real_nll(
+  hs: Array,
+  targets: Array,
+  real: Array,
+  w: Array,
+  b: Array,
+  tied: bool = False,
+  smoothing: Any = 0.0,
+) -> tuple[Array, Array]:
+  """`nll` of the real rows, and the same with label smoothing: two arrays, float32 `[N]`.
+
+  real: bool `[N]`; other rows have 0, and their logits are not computed, but for those that fill
+  the last chunk. smoothing: the part of the probability that is spread over the vocabulary (Szegedy
+  et al. 2016).
+
+  Only the second array has a gradient. It is computed together with the value, as in `total_nll`,
+  on the assumption that all real rows have the same weight in the loss; if the backward pass finds
+  that they do not, their logits are computed a second time. There is no second derivative.
+  """
+  targets = checks.ids(targets, len(b), 'targets')
+  given = None if recurrence.is_off(smoothing) else smoothing
+  return _real(tied, _whole(hs), w, b, targets, real, given)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _real(tied, hs, w, b, targets, real, smoothing):
+  return _fold(tied, hs, w, b, targets, real.astype(jnp.float32), smoothing, None)[0]
+
+
+def _real_forward(tied, hs, w, b, targets, real, smoothing):
+  zeros = [jnp.zeros_like(a) for a in (hs, w, b)]
+  given = hs, w, b, targets
+  found, grads = _fold(tied, *given, real.astype(jnp.float32), smoothing, zeros)
+  return found, (given, real, smoothing, grads)
+
+
+def _real_backward(tied, saved, d_found):
+  given, real, smoothing, grads = saved
+  weights = d_found[1]
+  first = weights[jnp.argmax(real)]
+  equal = (jnp.where(real, weights, first) == first).all()
+  # If all weights are equal, the gradients only lack this factor, and no row is computed again.
+  grads = [jnp.where(equal, first, 0).astype(a.dtype) * a for a in grads]
+  weights = jnp.where(real & ~equal, weights, 0)
+  _, grads = _fold(tied, *given, weights, smoothing, grads)
+  return *grads, None, None, None
+
+
+_real.defvjp(_real_forward, _real_backward)
+
+
+def _fold(tied, hs, w, b, targets, weights, smoothing, grads):
+  """What `real_nll` returns for the rows whose weight is not 0, and grads with theirs added.
+
+  grads: those of the weighted sum with respect to hs, w and b; None if none are wanted.
+  """
+  size, count = len(b), jnp.sum(weights != 0)
+  many = max(1, min(-(-len(hs) // PARTS), _parts(size) * CHUNK // size))
+  order = jnp.argsort(weights == 0)  # which is stable
+  order = jnp.pad(order, (0, -len(hs) % many), constant_values=len(hs))
+  mean_w, mean_b = w.mean(axis=1), b.mean()
+
+  def one(i, sums):
+    rows = jax.lax.dynamic_slice_in_dim(order, i * many, many)
+    h, target, weight = (a.at[rows].get(mode='fill', fill_value=0) for a in (hs, targets, weights))
+    found, d = likelihood(h, target, w, b, tied)
+    smoothed = found
+    if smoothing is not None:
+      # The mean of -log p over the vocabulary, minus that of the target: log-sum-exp cancels.
+      of_target = w.T.at[target].get(mode='clip') - mean_w
+      more = (h * of_target).sum(axis=1, dtype=jnp.float32) + b[target] - mean_b
+      smoothed = found + smoothing * more
+      d += smoothing * ((jnp.arange(size) == target[:, None]) - 1 / size)
+    values, grads = sums
+    values = tuple(
+      a.at[rows].set(jnp.where(weight == 0, 0, new), mode='drop')
+      for a, new in zip(values, (found, smoothed), strict=True)
+    )
+    if grads is None:
+      return values, None
+    d *= weight[:, None]
+    d_hs, d_w, d_b = grads
+    d_hs = d_hs.at[rows].add((d @ w.T).astype(hs.dtype), mode='drop')
+    d_w += jax.lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=w.dtype)
+    return values, [d_hs, d_w, d_b + d.sum(axis=0)]
+
+  start = (jnp.zeros(len(hs)),) * 2, grads
+  return jax.lax.fori_loop(0, -(-count // many), one, start)
+
+
+def _whole(rows):
+  """The rows, copied to every device of a mesh, since a chunk may take any of them."""
+  if 'batch' not in jax.sharding.get_abstract_mesh().auto_axes:
+    return rows
+  return jax.lax.with_sharding_constraint(rows, P())
 
 
 def likelihood(

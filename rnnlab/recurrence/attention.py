@@ -16,6 +16,7 @@ from rnnlab.cells.base import Array, Carry, Cell, Dot, kernel_init, matmul
 from rnnlab.machine import devices
 from rnnlab.recurrence import checks, engine
 from rnnlab.recurrence.dropout import Masks
+from rnnlab.recurrence.product import product
 
 KINDS = 'additive', 'multiplicative', 'none'
 
@@ -151,10 +152,17 @@ def step(
   dot: Dot = matmul,
 ) -> tuple[DecoderCarry, Array]:
   """One step, on x_t `[B, D]`: the carry, and the output o_t `[B, H]`."""
-  inner, y, output = carry
   if decoder.attention == 'none':
-    inner, y = decoder.cell.step(params['cell'], inner, x_t, dot)
+    inner, y = decoder.cell.step(params['cell'], carry.cell, x_t, dot)
     return DecoderCarry(inner, y, y), y
+  inner, y, both = _attend(decoder, params, memory, carry, x_t, dot)
+  output = _output(params, both, dot)
+  return DecoderCarry(inner, y, output), output
+
+
+def _attend(decoder, params, memory, carry, x_t, dot):
+  """A step without its output: the cell's carry, y, and y with the context, `[B, H + M]`."""
+  inner, y, output = carry
   assert memory is not None
   if decoder.attention == 'additive':
     context = _context(decoder, params, memory, dot(params['w_query'], y))
@@ -164,9 +172,11 @@ def step(
     given = jnp.concatenate([x_t, output], axis=-1) if decoder.feeding else x_t
     inner, y = decoder.cell.step(params['cell'], inner, given, dot)
     context = _context(decoder, params, memory, dot(params['w_query'], y))
-  both = jnp.concatenate([y, context], axis=-1)
-  output = jnp.tanh(dot(params['w_output'], both) + params['b_output'])
-  return DecoderCarry(inner, y, output), output
+  return inner, y, jnp.concatenate([y, context], axis=-1)
+
+
+def _output(params, both, dot):
+  return jnp.tanh(dot(params['w_output'], both) + params['b_output'])
 
 
 def decode(
@@ -233,10 +243,15 @@ def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, ev
     None if mask is None else checks.flags('mask', mask, (len(xs),), xs.shape[1], 'at real steps')
   )
 
+  # If no step reads the previous output, the outputs of all steps are one product after the loop.
+  at_once = decoder.attention == 'additive' or (
+    decoder.attention == 'multiplicative' and not decoder.feeding
+  )
   if dropout is not None:  # query and output have products too
-    ends = {'additive': ([None], [None]), 'multiplicative': ([], [None, None]), 'none': ([], [])}
+    ends = {'additive': ([None], []), 'multiplicative': ([], [None]), 'none': ([], [])}
     before, after = ends[decoder.attention]
-    dropout = (*before, *dropout, *after)
+    fed = decoder.attention != 'none' and not at_once
+    dropout = (*before, *dropout, *after, *[None] * fed)
 
   def run(params, carry, memory, xs, mask, dropout):
     xs, real = (None if a is None else jnp.swapaxes(a, 0, 1) for a in (xs, mask))
@@ -245,15 +260,31 @@ def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, ev
 
     def one(given, carry, x_t, dot):
       params, memory = given
-      return step(decoder, params, memory, carry, x_t, dot)
+      if not at_once:
+        return step(decoder, params, memory, carry, x_t, dot)
+      *moved, both = _attend(decoder, params, memory, carry, x_t, dot)
+      return DecoderCarry(*moved, carry.output), both
 
     options = {'real': real, 'masks': dropout, 'dtype': dtype, 'every': every}
     carry, out = engine.scan(one, (params, memory), carry, xs, **options)
     ys, carries = out if every else (out, ())
+    if at_once:
+      ys = _output(params, ys, functools.partial(product, dtype=dtype))
+      ys = ys if real is None else jnp.where(real[..., None], ys, 0)
+      carry = carry._replace(output=_last(carry.output, ys, real))
     return carry, *jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (ys, carries))
 
   arguments = params, carry, memory, xs, mask, dropout
   return devices.over_batch(run, arguments, axes=(None, 0, 0, 0, 0, 0), out_axes=(0, 0, 0))
+
+
+def _last(first, ys, real):
+  """Each row's last real step of ys `[T, B, H]`; `first` for a row without real steps."""
+  ys = jnp.concatenate([first[None], ys])
+  if real is None:
+    return ys[-1]
+  places = jnp.where(real, jnp.arange(1, len(ys))[:, None], 0).max(axis=0, initial=0)
+  return jnp.take_along_axis(ys, places[None, :, None], axis=0)[0]
 
 
 def _context(decoder, params, memory, query):

@@ -1,8 +1,8 @@
-"""A scan whose carries have nudges added: by these, which are 0, it is differentiated.
+"""A scan that adds nudges, which are 0, to its carries, to be differentiated with respect to them.
 
-With s_t for all of a cell's carry after step t, the gradient of a loss by s_t is that by the nudge
-of step t. An output y_t that is a function of s_t is nudged with it, so that a loss of the last
-output has a gradient at the last step too.
+If s_t is the whole carry of a cell after step t, the gradient of a loss with respect to s_t is that
+with respect to the nudge of step t. An output y_t that is a function of s_t is nudged with it, so
+that a loss of the last output has a gradient at the last step too.
 """
 
 import jax
@@ -13,7 +13,7 @@ from rnnlab.recurrence.split import Values, variables
 
 
 def no_nudges(carry: Carry, steps: int) -> Carry:
-  """Nudges of 0 for so many steps: arrays `[B, T, ...]`, of the arrays `[B, ...]` of a carry."""
+  """Nudges of 0 for `steps` steps: arrays `[B, T, ...]` for the arrays `[B, ...]` of a carry."""
   return jax.tree.map(lambda a: jnp.zeros((len(a), steps, *a.shape[1:]), a.dtype), carry)
 
 
@@ -27,10 +27,10 @@ def nudged(
   initial_carry: Carry,
   resets: Array | None = None,
 ) -> tuple[Carry, Array]:
-  """The plain scan of a cell's step, each of whose carries has a nudge added: `(carry, ys)`.
+  """The plain scan of a cell's step, with a nudge added to each carry: `(carry, ys)`.
 
-  The arguments and what is returned are as of `recurrence.unroll`, without its checks; mask is
-  given. nudges: a carry whose arrays are `[B, T, ...]`; those at padded steps count for nothing.
+  The arguments and the result are those of `recurrence.unroll`, without its checks; mask must be
+  given. nudges: a carry whose arrays are `[B, T, ...]`; those at padded steps have no effect.
   """
   xs = jnp.where(mask[..., None], xs, 0)  # a NaN in the padding would reach the gradients
   step = _nudged_step(cell, params, initial_carry, xs[:, 0])
@@ -49,15 +49,15 @@ def nudged(
 
 
 def _where(rows, a, b):
-  """Of two trees of arrays `[B, ...]`, in the rows that are True the first, else the second."""
+  """Of two trees of arrays `[B, ...]`, the first in the rows that are True, else the second."""
   return jax.tree.map(lambda a, b: jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b), a, b)
 
 
 def _nudged_step(cell, params, carry, x):
   """`(params, carry, x, nudge) -> (carry, y)`: a step whose new carry is nudged, and y with it.
 
-  For y the step's equations are evaluated again, in which each array of the new carry is what it is
-  when nudged: so y is nudged as far as it is a function of the new carry.
+  For y the step's equations are evaluated again, with the nudged arrays in place of the new carry,
+  so that y is nudged as far as it is a function of the new carry.
   """
 
   def flat(params, carry, x):
@@ -82,7 +82,7 @@ def _nudged_step(cell, params, carry, x):
 
 
 def norms(carries: Carry) -> Array:
-  """The norm of each carry of a batch's steps, over all its arrays `[B, T, ...]`: `[B, T]`."""
+  """The norm of the carry at each step of a batch, over all its arrays `[B, T, ...]`: `[B, T]`."""
   leaves = [jnp.abs(a).reshape(*a.shape[:2], -1) for a in jax.tree.leaves(carries)]
   largest = jnp.stack([a.max(axis=-1) for a in leaves]).max(axis=0)
   unit = jnp.where(largest > 0, largest, 1)  # squares of small gradients would be 0
@@ -95,7 +95,7 @@ def lags(mask: Array) -> Array:
 
 
 def powers(steps: int) -> tuple[int, ...]:
-  """The lags at which a sequence of so many steps is looked at: 0 and the powers of 2 below.
+  """The lags at which a sequence of `steps` steps is measured: 0 and the powers of 2 below.
 
   >>> powers(9)
   (0, 1, 2, 4, 8)

@@ -1,6 +1,6 @@
 """Checkpoints by Orbax: the state of training, and the rows of the epochs up to it.
 
-They are written atomically, and training goes on from them to the same bits.
+They are written atomically, and training continues from them to the same bits.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from rnnlab.training.train import TrainState
 ODD = {*'*?[]\\'}  # characters in a folder's name that Orbax or TensorStore misread
 # Errors that say that a file cannot be read now, not that it is damaged.
 PASSING = errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE
-# What Orbax says of a state that is whole, and not of the form or the shapes that are wanted.
+# Orbax's messages for a state that is intact, but not of the expected form or shapes.
 OTHER = 'structures do not match', 'not compatible with the stored shape'
-SLACK = 2**20  # bytes that a checkpoint takes at most beside its arrays
-FILES = 64  # files and folders that it has at most
+SLACK = 2**20  # the most bytes that a checkpoint takes beside its arrays
+FILES = 64  # the most files and folders that it has
 
 
 @contextlib.contextmanager
 def manager(folder: AnyPath) -> Iterator[ocp.CheckpointManager]:
   """Opens a run's folder of checkpoints, numbered by step, of which the last two are kept.
 
-  A state holds both the last parameters and the best by validation, so one checkpoint would do: the
-  one before it is there in case the last is found to be damaged.
+  A state holds both the last parameters and the best by validation, so one checkpoint would do; the
+  one before it is kept in case the last is found to be damaged.
   """
   folder = pathlib.Path(folder).absolute()
   folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _plain(folder):
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> None:
-  """Saves a checkpoint at the state's step. Raises OSError where it cannot be written.
+  """Saves a checkpoint at the state's step. Raises OSError if it cannot be written.
 
   checkpoints: from `manager`. log: what to keep beside the state, as JSON. The room on the disk is
   checked first, since TensorStore would fill it, and then print tracebacks from its own threads.
@@ -89,19 +89,19 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, log: dict) -> No
 
 
 def _files_left(folder):
-  """How many more files fit on a disk; FILES where the file system has no limit, or tells none."""
+  """How many more files fit on a disk; FILES if the file system has, or reports, no limit."""
   if not hasattr(os, 'statvfs'):
     return FILES
   disk = os.statvfs(folder)
   return disk.f_favail if disk.f_files else FILES
 
 
-@functools.cache  # once a process, so that a hook that others set later is not replaced
+@functools.cache  # once per process, so that a hook that others set later is not replaced
 def _hush():
-  """Keeps threads from printing tracebacks of arrays that nobody waits for any more.
+  """Keeps threads from printing tracebacks about arrays that nothing waits for any more.
 
-  When Orbax meets an array that cannot be read, it does not wait for those that come after it: the
-  interpreter tells of those of TensorStore, and asyncio's log of tasks.
+  When Orbax meets an array that cannot be read, it does not wait for later ones: the interpreter
+  then reports TensorStore's errors, and asyncio logs those of tasks.
   """
   asyncio_log = logging_.getLogger('asyncio')
   asyncio_log.addFilter(lambda record: 'exception was never retrieved' not in record.getMessage())
@@ -116,11 +116,11 @@ def _hush():
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[TrainState, dict] | None:
-  """The last state that can be read, with its log; None where there is none.
+  """The last state that can be read, with its log; None if there is none.
 
   checkpoints: from `manager`. like: a state with the same shapes and dtypes. A checkpoint that is
   damaged, or whose state has another form, is deleted with a warning, and the one before it is
-  taken. Raises OSError or MemoryError where a checkpoint cannot be read for another reason.
+  used. Raises OSError or MemoryError if a checkpoint cannot be read for another reason.
   """
   _hush()
   steps = sorted(checkpoints.all_steps())

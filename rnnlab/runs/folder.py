@@ -32,8 +32,8 @@ METRICS = 'metrics.jsonl'
 RESULT = 'result.json'
 ERROR = 'error.json'
 PARAMS = 'params.safetensors'  # of the best epoch by validation, else of the last
-VOCABULARY = 'vocabulary.txt'  # a word a line, in the order of their ids
-ENCODING = 'encoding.json'  # what else it takes to read examples and to say what outputs mean
+VOCABULARY = 'vocabulary.txt'  # one word per line, in the order of their ids
+ENCODING = 'encoding.json'  # what else is needed to read examples and to interpret outputs
 PREDICTIONS = 'predictions.npz'
 FLOW = 'gradient_flow.jsonl'  # of runs whose config asks for it: see `rnnlab.runs.flow`
 HARDEST = 'hardest.json'  # the test examples of the highest loss: see `rnnlab.runs.hardest`
@@ -77,14 +77,14 @@ SWEEP_FORM = {
 
 
 def read_sweep(workdir: AnyPath) -> dict[str, Any]:
-  """A workdir's sweep.json, with empty entries where the file is missing or damaged.
+  """A workdir's sweep.json, with empty entries if the file is missing or damaged.
 
-  Damage is told in a warning.
+  A warning says if it is damaged.
   """
   found = disk.read_json(path := pathlib.Path(workdir) / SWEEP, SWEEP_FORM) or {}
   names = [run['id'] for run in found.get('runs', [])]
   if not is_sealed(found) or not all(disk.is_inside(name) and '/' not in name for name in names):
-    logging.warning('%s is damaged and is taken as missing', path)
+    logging.warning('%s is damaged and is treated as missing', path)
     found = {}
   empty = {'experiment': '', 'preset': '', 'command': '', 'runs': [], 'searches': []}
   return empty | {'claims_after': 0} | found
@@ -113,12 +113,12 @@ def is_run(folder: AnyPath) -> bool:
 
 
 def has_ended(folder: AnyPath) -> bool:
-  """Whether a run came to its end: whether there is a result.json, be it damaged."""
+  """Whether a run came to its end: whether there is a result.json, even a damaged one."""
   return (pathlib.Path(folder) / RESULT).exists()
 
 
 def is_done(folder: AnyPath, epochs: int) -> bool:
-  """Whether a run has ended and all of its files are whole, by their digests.
+  """Whether a run has ended and all of its files are intact, by their digests.
 
   epochs: how many rows metrics.jsonl must have if the result does not say.
   """
@@ -127,7 +127,7 @@ def is_done(folder: AnyPath, epochs: int) -> bool:
 
 
 def has_all_rows(result: dict | None, rows: list[dict], epochs: int) -> bool:
-  """Whether `rows` are those of epochs 1, 2, ... up to the last epoch that `result` tells of.
+  """Whether `rows` are those of epochs 1, 2, ... up to the last epoch that `result` counts.
 
   result: what `read_result` gave; without one the answer is no. epochs: as for `is_done`.
   """
@@ -138,7 +138,7 @@ def has_all_rows(result: dict | None, rows: list[dict], epochs: int) -> bool:
 
 
 def failure(folder: AnyPath) -> dict[str, Any] | None:
-  """A run's error.json, or None where the run left no error.
+  """A run's error.json, or None if the run left no error.
 
   Its entries are error: what went wrong, in words; again: whether a launch does the run again
   unasked; and traceback, which may be missing.
@@ -243,7 +243,7 @@ def seal(value: dict) -> dict:
 
 
 def is_sealed(value: dict) -> bool:
-  """Whether a dict is as `seal` made it; yes where it has no digest, as of an older version."""
+  """Whether a dict is as `seal` made it; also True without a digest, as in older versions."""
   rest = {name: of for name, of in value.items() if name != 'digest'}
   return len(rest) == len(value) or seal(rest)['digest'] == value['digest']
 
@@ -255,10 +255,10 @@ def digests(folder: AnyPath) -> dict[str, str]:
 
 
 def verify(folder: AnyPath, quick: bool = False) -> list[str]:
-  """The names of a run's files that are damaged or missing; none where the run has not ended.
+  """The names of a run's files that are damaged or missing; none if the run has not ended.
 
-  quick: whether files above 1 MiB need only be there. Results of older versions have no digests,
-  and so no file of theirs counts as damaged.
+  quick: whether files above 1 MiB need only exist. Results of older versions have no digests, so
+  none of their files counts as damaged.
   """
   folder = pathlib.Path(folder)
   try:
@@ -267,7 +267,7 @@ def verify(folder: AnyPath, quick: bool = False) -> list[str]:
     return []
   except (ValueError, OSError):
     return [RESULT]
-  # A result has both digests or none: with one of them, it was the other's name that was damaged.
+  # A result has both digests or none: if there is only one, the name of the other was damaged.
   paired = disk.fits(result, dict) and ('digests' in result) == ('digest' in result)
   if not paired or not disk.fits(result, {'final': dict}) or not is_sealed(result):
     return [RESULT]
@@ -282,7 +282,7 @@ def verify(folder: AnyPath, quick: bool = False) -> list[str]:
 
 
 def _is_whole(path, digest, quick, elsewhere):
-  """Whether the file has this digest, here or, where it was not fetched, in the remote workdir."""
+  """Whether the file has this digest, here or, if it was not fetched, in the remote workdir."""
   try:
     found = os.stat(path)
     if quick and found.st_size > QUICK:
@@ -304,9 +304,9 @@ def _digest(path):
     return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
-# One process at a time. Not by the package filelock: `holder` must neither create a file nor keep a
-# launch or another reader out, which takes a shared lock on the file itself, and it must learn the
-# holder's number. Filelock's native locks are exclusive and do not tell whose they are.
+# One process at a time. The package filelock will not do: `holder` must neither create a file nor
+# keep out a launch or another reader, which takes a shared lock on the file itself, and it must
+# learn the holder's number. Filelock's native locks are exclusive and do not say whose they are.
 
 
 class Busy(Exception):
@@ -317,9 +317,9 @@ class Busy(Exception):
 def lock(folder: AnyPath, busy: str, wait: float = 5.0) -> Iterator[None]:
   """Holds a run's folder, or a workdir, for this process; the system drops the lock if it dies.
 
-  busy: what to say where another process holds it. wait: seconds to wait for that one first, as
+  busy: the message if another process holds it. wait: seconds to wait for that process first, as
   long as an orphaned worker may take to notice that its parent has died. Raises Busy. The process's
-  number is in the file, for `holder`.
+  number is written into the file, for `holder`.
   """
   path = pathlib.Path(folder) / LOCK
   with open(path, 'a') as f:
@@ -339,7 +339,7 @@ def lock(folder: AnyPath, busy: str, wait: float = 5.0) -> Iterator[None]:
 
 
 def holder(folder: AnyPath) -> str | None:
-  """The number of the process that holds `folder` by `lock`; None where none does."""
+  """The number of the process that holds `folder` by `lock`; None if none does."""
   try:
     f = open(pathlib.Path(folder) / LOCK)
   except OSError:

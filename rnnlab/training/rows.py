@@ -1,9 +1,9 @@
 """Training and evaluation over rows, examples that stand by themselves, in batches.
 
-Of ids `[N, T]` whose padding, id 0, the model masks, batches are of rows of like length: `widths`,
-ascending, are the numbers of columns that they may be trimmed to, and () is for inputs that stay as
-they are. Of a tree of ids, as of both sides of a pair, the longest of a row counts, and all are
-trimmed to one width.
+If the inputs are ids `[N, T]` whose padding, id 0, the model masks, a batch has rows of similar
+length: `widths`, ascending, are the numbers of columns that batches may be trimmed to; () leaves
+inputs as they are. In a tree of ids, such as both sides of a pair, the longest of a row counts, and
+all are trimmed to the same width.
 """
 
 import functools
@@ -19,7 +19,7 @@ EVAL_BATCH = 256
 
 
 def epoch_steps(size: int, batch_size: int) -> int:
-  """How many batches an epoch of `size` rows has, the last being perhaps a partial one."""
+  """How many batches an epoch of `size` rows has; the last may be partial."""
   return -(-size // batch_size)
 
 

@@ -268,7 +268,7 @@ def test_what_is_reached_without_memory_is_told():
     ('parity', {'min_length': 50}, 'min_length=50: must be at most the length, 40'),
     ('denoising', {'count': 101}, 'count=101: must be at most the length, 100'),
     ('associative_recall', {'pairs': 33}, 'pairs=33: must be at most half of the 64 symbols'),
-    ('associative_recall', {'pairs': 17}, 'needs a length of at least 68 steps, and it is 64'),
+    ('associative_recall', {'pairs': 17}, 'needs a length of at least 68 steps, but it is 64'),
   ],
 )
 def test_numbers_that_do_not_go_together_are_told(name, given, words):

@@ -187,6 +187,14 @@ def test_what_is_drawn_ends_at_its_end_and_at_its_limit():
     np.testing.assert_allclose(found.scores[row, 0], log_prob, rtol=1e-4)
 
 
+def test_the_likeliest_is_the_first_of_equals_and_nothing_that_is_never_said():
+  logits = jnp.array([[0.0, 2, 1, 2], [3, 0, 0, 0], [-jnp.inf] * 4, [0, jnp.nan, 0, 0]])
+  choose = functools.partial(decoding.greedy, limits=jnp.full(4, 3), longest=3)
+  found = choose(lambda *_: (logits, 0, None), 0, 0, search=Search(0, 3, (0,)))
+  np.testing.assert_array_equal(found.ids[:2, 0], [[1, 1, 1, 3]] * 2)
+  assert np.isfinite(found.log_probs[:2]).all() and np.isnan(found.log_probs[3]).all()
+
+
 def test_following_gives_the_probability_and_the_attention_of_each_token():
   weights = weights_of(1)
   ids = jnp.array([[2, 4, 3, END], [3, 3, 2, END], [4, 2, 2, END]])
@@ -199,7 +207,7 @@ def test_following_gives_the_probability_and_the_attention_of_each_token():
 
 
 def test_what_cannot_be_searched_is_told():
-  with pytest.raises(ValueError, match='attend to their source'):
+  with pytest.raises(ValueError, match='attends to its source'):
     search = SEARCH._replace(coverage=0.1)
     decoding.beam(*as_next(weights_of(0), attends=False), LIMITS, 4, search, THERE)
   for name, value in (('size', 0), ('length', -1.0), ('coverage', math.nan)):

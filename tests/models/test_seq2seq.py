@@ -164,6 +164,21 @@ def test_the_loss_and_its_gradients_are_those_of_the_equations(name, kind, both,
     )
 
 
+def test_what_is_evaluated_has_the_gradient_that_training_has_without_smoothing():
+  model = made('gru-after', 'additive')
+  params = jax.tree.map(jnp.float32, drawn(model))
+
+  def evaluated(params):
+    return model.apply({'params': params}, INPUTS)[:, 0].sum()
+
+  def trained(params):
+    return model.apply({'params': params}, INPUTS, deterministic=False)['objective'].sum()
+
+  found, wanted = jax.jit(jax.grad(evaluated))(params), jax.jit(jax.grad(trained))(params)
+  assert any(np.any(leaf) for leaf in jax.tree.leaves(wanted))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, wanted)
+
+
 @pytest.mark.parametrize(('kind', 'both', 'layers'), [('additive', True, 2), ('none', False, 2)])
 def test_step_by_step_it_says_what_it_does_with_teacher_forcing(kind, both, layers):
   model = made('lstm', kind, both, layers)

@@ -227,3 +227,60 @@ def test_memory_is_that_of_a_chunk(monkeypatch):
 
   compiled = jax.jit(jax.value_and_grad(value, (0, 1, 2))).lower(*given).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 4 * (8 * chunk + 20 * rows)
+
+
+def of_real(p, targets, weights, smoothing):
+  """The weighted sum of label smoothing's objective by its definition, and nll and objective."""
+  log_p = of_all(p, p['w'].shape[-1])
+  at = np.broadcast_to(targets[:, None], (*log_p.shape[:-1], 1))
+  right = -np.take_along_axis(log_p, at, axis=-1)[..., 0]
+  smooth = (1 - smoothing) * right - smoothing * log_p.mean(axis=-1)
+  return (weights * smooth).sum(axis=-1), right, smooth
+
+
+@pytest.mark.parametrize('chunk', [1, 100, 2**22])
+@pytest.mark.parametrize('smoothing', [0.0, 0.2])
+@pytest.mark.parametrize('weigh', ['alike', 'each', 'none'])
+def test_rows_that_are_real(weigh, smoothing, chunk, monkeypatch):
+  monkeypatch.setattr(softmax, 'CHUNK', chunk)
+  hs, targets, weights = drawn(29)
+  real = np.arange(ROWS) % 3 != 1 if weigh != 'none' else np.zeros(ROWS, bool)
+  weights = weights if weigh == 'each' else np.full(ROWS, 0.7)
+  p = parameters('all', 29) | {'hs': hs}
+  counted = np.where(real, weights, 0)
+  desired, right, smooth = of_real(p, targets, counted, smoothing)
+
+  @jax.jit
+  def value(p, smoothing):
+    rows = p['hs'], jnp.asarray(targets), jnp.asarray(real), p['w'], p['b']
+    nll, objective = softmax.real_nll(*rows, smoothing=smoothing)
+    return (jnp.asarray(weights, jnp.float32) * objective + nll * 0).sum(), (nll, objective)
+
+  (total, (nll, objective)), grads = jax.value_and_grad(value, has_aux=True)(to_jax(p), smoothing)
+  np.testing.assert_allclose(total, desired, rtol=1e-5)
+  np.testing.assert_allclose(nll, np.where(real, right, 0), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(objective, np.where(real, smooth, 0), rtol=1e-5, atol=1e-6)
+  wanted = reference.gradients(lambda p: of_real(p, targets, counted, smoothing)[0], p)
+  for name, grad in grads.items():
+    np.testing.assert_allclose(grad, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_real_rows_of_a_population_and_of_devices():
+  hs, targets, weights = to_jax(drawn(30)[0]), *drawn(30)[1:]
+  p, real = to_jax(parameters('all', 30)), jnp.arange(ROWS) % 4 != 2
+  weights = jnp.asarray(weights, jnp.float32)
+
+  def value(hs, p, weights):
+    given = hs, jnp.asarray(targets), real, p['w'], p['b']
+    return (weights * softmax.real_nll(*given, smoothing=0.1)[1]).sum()
+
+  step = jax.jit(jax.value_and_grad(value, (0, 1)))
+  alone = [step(hs, p, of) for of in (weights, jnp.ones(ROWS))]
+  together = jax.jit(jax.vmap(step, (None, None, 0)))(hs, p, jnp.stack([weights, jnp.ones(ROWS)]))
+  with jax.set_mesh(devices.mesh()):
+    split = [step(hs, p, of) for of in (weights, jnp.ones(ROWS))]
+  for i, desired in enumerate(alone):
+    for found in (jax.tree.map(lambda a, i=i: a[i], together), split[i]):
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, desired
+      )

@@ -541,7 +541,7 @@ def test_a_damaged_run_is_told(run, tmp_path):
   config = run_files.read_config(folder)
   for name, content, told in (
     ('vocabulary.txt', '', 'has no vocabulary.txt'),
-    ('vocabulary.txt', 'the\ncat\n', 'has the id'),
+    ('vocabulary.txt', 'the\ncat\n', 'but the vocabulary has'),
     ('encoding.json', '{"unit": "word"}', "must have 'end', an id"),
   ):
     there = tmp_path / f'{name}{len(content)}'

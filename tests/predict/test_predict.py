@@ -265,7 +265,7 @@ def test_a_model_of_several_classes_is_refused_in_words(tmp_path):
     lambda: predictor.explain('w1'),
     lambda: rnnlab.export(predictor, tmp_path / 'model.zip'),
   ):
-    with pytest.raises(ValueError, match='a model of 3 classes'):
+    with pytest.raises(ValueError, match='the model has 3 classes'):
       ask()
   assert not list(tmp_path.iterdir())
 
@@ -286,7 +286,7 @@ def test_markup_in_a_text_or_a_setting_is_text():
 def test_words_without_an_embedding_are_refused_in_words():
   predictor = made()
   predictor = predictor._replace(vocabulary=(*WORDS, 'one', 'more'))
-  with pytest.raises(ValueError, match='22 words has ids below 26, and .* embedding of 24'):
+  with pytest.raises(ValueError, match='22 words has ids below 26, but .* embedding of 24'):
     predictor.predict(['more'])
 
 

@@ -158,6 +158,25 @@ def test_rows_are_split_over_devices():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, desired)
 
 
+@pytest.mark.parametrize(('kind', 'feeding'), KINDS)
+def test_what_is_decoded_in_two_parts_is_what_is_decoded_at_once(kind, feeding):
+  decoder = Decoder(MADE['lstm'], kind, A, feeding)
+  params, xs, memory = to_jax(given(decoder))
+  values = attention.remember(decoder, params, memory, jnp.asarray(THERE))
+  real = jnp.asarray(REAL)
+  carry, whole = attention.decode(decoder, params, xs, values, mask=real)
+  half, first = attention.decode(decoder, params, xs[:, :2], values, mask=real[:, :2])
+  end, second = attention.decode(decoder, params, xs[:, 2:], values, carry=half, mask=real[:, 2:])
+  np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, rtol=1e-5, atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), end, carry)
+  # The second row ends after two steps: its last output is that of its second.
+  np.testing.assert_allclose(carry.output, jnp.stack([whole[0, 3], whole[1, 1]]), rtol=1e-5)
+  steps = attention.initial_carry(decoder, B)
+  for t in range(2):
+    steps, _ = attention.step(decoder, params, values, steps, xs[:, t])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), half, steps)
+
+
 def test_another_attention_is_told():
   with pytest.raises(ValueError, match="one of .*, not 'aditive'.*additive"):
     attention.init(Decoder(MADE['lstm'], 'aditive'), jax.random.key(0), D, M)

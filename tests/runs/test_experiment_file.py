@@ -181,7 +181,7 @@ def test_a_field_that_no_code_reads_is_an_error_wherever_it_is(name, near):
 def test_a_field_that_is_missing_is_named(name):
   fields = configs.flat(smoke())
   del fields[name]
-  with pytest.raises(ValueError, match=f'has no field {name!r}; begin with'):
+  with pytest.raises(ValueError, match=f'has no field {name!r}; start from'):
     configs.check(ConfigDict(configs.nested(fields)))
 
 
@@ -269,7 +269,7 @@ def test_an_option_of_a_cell_that_no_run_has_is_an_error():
     (lambda add: ({'seed': s} for s in (1, 2)), 'remove `yield`'),
     (lambda add: [{'seed': 1}], 'must call add'),
     (lambda add: add(3), 'overrides are a dict'),
-    (lambda add: add({1: 2}), 'is no field'),
+    (lambda add: add({1: 2}), 'is not a field'),
     (lambda add: [add({'seed': s}) for s in range(10**9)], 'asks for more than 5 runs'),
     (lambda add: add.search([{}], {'model.dropout': ('uniform', 0, 0.5)}, 9, [1]), 'more than 5'),
     (lambda add: add.search(3, {}, 1, [1]), 'arms=3: must be a list'),

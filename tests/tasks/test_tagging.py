@@ -181,5 +181,5 @@ def test_what_cannot_be_is_told(tmp_path, rows, words):
 
 def test_fractions_are_no_tags(tmp_path):
   np.savez(tmp_path / 'a.npz', x=np.ones((20, 3)) * np.arange(20)[:, None], y=np.full((20, 3), 0.5))
-  with pytest.raises(DataError, match='whole number or a text'):
+  with pytest.raises(DataError, match='whole number or text'):
     loaded(tmp_path / 'a.npz')

@@ -204,7 +204,9 @@ def test_a_damaged_data_file_is_named(launch, reviews, tmp_path):
   assert done.returncode == 2 and archive in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
+@pytest.fixture
+def diverging(tmp_path):
+  """The words of a sweep of two runs, of which one's loss is soon not finite."""
   experiment = tmp_path / 'diverges.py'
   experiment.write_text(
     f'import runpy\n'
@@ -214,8 +216,11 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
     f"  add({{'optim.learning_rate': 1e38}})\n"
     f"  add({{'optim.learning_rate': 1e-3}})\n"
   )
-  words = f'--config={experiment}', '--config.data.buckets=1', '--executor=serial'
-  done = launch(*words, '--workdir=out', '--quiet')
+  return f'--config={experiment}', '--config.data.buckets=1', '--executor=serial', '--workdir=out'
+
+
+def test_a_loss_that_is_not_finite_ends_its_run_alone(diverging, launch, tmp_path):
+  done = launch(*diverging, '--quiet')
   assert done.returncode == 1
   assert done.stdout.startswith('Data: ') and 'epoch 1/2' not in done.stdout
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
@@ -226,14 +231,21 @@ def test_a_loss_that_is_not_finite_ends_its_run_alone(launch, tmp_path):
   error = json.loads(path.read_text())
   assert 'step' in error['error']
   assert 'lower optim.learning_rate' in (tmp_path / 'out' / 'summary.md').read_text()
-  # It would diverge again: a launch only says so, until it is asked to retry.
   assert error['again'] is False
+
+
+@pytest.mark.slow
+def test_a_run_that_would_diverge_again_is_only_told_until_a_launch_is_to_retry(
+  diverging, launch, tmp_path
+):
+  assert launch(*diverging, '--quiet').returncode == 1
+  (path,) = (tmp_path / 'out').glob('*/error.json')
   first = path.stat().st_mtime_ns
-  done = launch(*words, '--workdir=out')
+  done = launch(*diverging)
   assert done.returncode == 1 and path.stat().st_mtime_ns == first
   assert '2 runs, 1 done, 1 failed before' in done.stdout
   assert 'not finite at step' in done.stderr and '--retry_failed' in done.stderr
-  done = launch(*words, '--workdir=out', '--retry_failed', '--quiet', '--json')
+  done = launch(*diverging, '--retry_failed', '--quiet', '--json')
   assert done.returncode == 1 and path.stat().st_mtime_ns != first
   assert done.stderr.startswith('launch.py: 1 of 2 runs failed:')
   told = json.loads(done.stdout)

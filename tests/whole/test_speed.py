@@ -12,6 +12,7 @@ from programs import ROOT
 import rnnlab
 from experiments.benchmarks import peers, speed
 from experiments.benchmarks.peers import flax as flax_peer
+from experiments.benchmarks.peers import pairs
 from rnnlab import recurrence
 
 with pytest.MonkeyPatch.context() as patch:
@@ -138,6 +139,51 @@ def test_a_language_model_takes_its_steps_again_and_again(peer):
   call()
   call()
   assert repeats == peers.WINDOWS
+
+
+@pytest.mark.parametrize('cell', ['lstm', 'gru'])
+def test_a_translators_operations_are_those_of_its_products(cell):
+  case = peers.Case('pairs', cell, *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+  gates = {'lstm': 4, 'gru': 3}[cell]
+  read = np.mean([batch.source_lengths.sum() for batch in pairs.batches(pairs.PAIRS[case.text])])
+  # Two rows, of 2 and 6 tokens. Of a source: 4 inputs and 3 units, both ways, and keys of 6 values;
+  # of a target: 4 inputs, 6 values and 3 units, a query, an output of 3 and 6, and 9 logits.
+  of_source = 2 * 7 * gates * 3 + 6 * 3
+  of_target = 13 * gates * 3 + 3 * 3 + 9 * 3 + 3 * 9
+  assert read == 8 and peers.tokens(case) == 8
+  assert peers.flops(case) == 6 * 8 * (of_source + of_target)
+  greedy = case._replace(what='greedy')
+  assert peers.flops(greedy) == 2 * peers.tokens(greedy) * (of_source + of_target)
+
+
+def test_a_translator_trains_and_translates_and_says_what_must_be_the_same():
+  found = {}
+  for what in ('pairs', 'greedy'):
+    case = peers.Case(what, 'gru', *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+    call, repeats = rnnlab_peer.build(case)
+    found[what] = call()
+    assert call() == found[what] and repeats == case.repeats
+  # Of nine ids two are never said, and no weight is large.
+  assert found['pairs'] == pytest.approx(np.log(9), rel=0.2)
+  tokens = peers.tokens(case)
+  assert -1.3 * np.log(9) * tokens < found['greedy'] < 0
+
+
+def test_a_library_that_computes_something_else_is_left_out():
+  class Answers:
+    def __init__(self, loss):
+      self.loss = loss
+
+    def ask(self, **question):
+      return {'seconds': 1.0, 'loss': self.loss, 'memory_mb': None, 'compile_s': 0.0}
+
+  case = peers.Case('pairs', 'gru', *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
+  workers = {'rnnlab': Answers(2.0), 'torch': Answers(2.1), 'matmul': Answers(None)}
+  found, errors = speed.measure(case, workers, rounds=1)
+  assert list(found) == ['rnnlab', 'matmul']
+  assert errors == {'torch': "it computes something else: 2.1, where rnnlab's is 2"}
+  workers['torch'] = Answers(2.0001)
+  assert speed.measure(case, workers, rounds=1)[1] == {}
 
 
 def test_a_process_that_dies_is_said_and_the_others_go_on():

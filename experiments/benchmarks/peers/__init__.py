@@ -1,7 +1,8 @@
 """What experiments/benchmarks/speed.py measures, and the libraries that it measures, a file each.
 
 A peer's file has one function, `build(case) -> (call, repeats)`: `call()` does the work of a case
-`repeats` times, and returns once it is done.
+`repeats` times, and returns once it is done. The first call of a translator returns, as a float,
+what must be the same of all libraries: the loss before the first step, or log-probabilities.
 """
 
 import importlib.metadata
@@ -9,6 +10,8 @@ import importlib.util
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments.benchmarks.peers import pairs
 
 VOCABULARY = 10_000
 STEPS = 25  # training steps in a call, the chunk of `rnnlab.training.train.fit`
@@ -44,8 +47,9 @@ class Case(NamedTuple):
 
   what: 'forward', ys of a layer; 'gradient', those of sum(ys * weights) for the parameters and xs;
   'training', a step of the tutorial's classifier, in one direction; 'text', a step of the language
-  model that `text`, in TEXTS, names. inputs is D, hidden H. lengths: whether rows are padded on the
-  right, by a quarter of all steps together.
+  model that `text`, in TEXTS, names; 'pairs', a step of the translator that `text` names in
+  `pairs.PAIRS`, and 'greedy', its translations of a thousand sentences. inputs is D, hidden H.
+  lengths: whether rows are padded on the right, by a quarter of all steps together.
   """
 
   what: str
@@ -71,7 +75,7 @@ class Case(NamedTuple):
   @property
   def repeats(self) -> int:
     """How many times a call does the work of the case."""
-    return {'training': STEPS, 'text': WINDOWS}.get(self.what, 1)
+    return {'training': STEPS, 'text': WINDOWS, 'pairs': pairs.STEPS}.get(self.what, 1)
 
 
 class Peer(NamedTuple):
@@ -83,6 +87,7 @@ class Peer(NamedTuple):
   lengths: bool = True
   bidirectional: bool = True
   texts: bool = False
+  pairs: bool = False
   environment: dict[str, str] = {}
 
   def can(self, case: Case) -> bool:
@@ -91,7 +96,8 @@ class Peer(NamedTuple):
       case.dropout in self.dropouts
       and self.lengths >= case.lengths
       and self.bidirectional >= case.bidirectional
-      and (self.texts or not case.text)
+      and (self.texts or case.what != 'text')
+      and (self.pairs or case.what not in ('pairs', 'greedy'))
     )
 
   def missing(self) -> list[str]:
@@ -115,12 +121,12 @@ def _version(package):
 _DISTRIBUTIONS = {'haiku': 'dm-haiku', 'tensorflow': 'tensorflow-cpu'}
 _KERAS = ('none', 'per gate')
 PEERS = {
-  'rnnlab': Peer('rnnlab', ('rnnlab', 'jax', 'flax', 'optax'), DROPOUTS, texts=True),
+  'rnnlab': Peer('rnnlab', ('rnnlab', 'jax', 'flax', 'optax'), DROPOUTS, texts=True, pairs=True),
   'keras-jax': Peer('keras', ('keras', 'jax'), _KERAS, environment={'KERAS_BACKEND': 'jax'}),
   'keras-tensorflow': Peer(
     'keras', ('keras', 'tensorflow'), _KERAS, environment={'KERAS_BACKEND': 'tensorflow'}
   ),
-  'torch': Peer('torch', ('torch',), texts=True),
+  'torch': Peer('torch', ('torch',), texts=True, pairs=True),
   'flax': Peer('flax', ('flax', 'jax', 'optax'), texts=True),
   'haiku': Peer('haiku', ('haiku', 'jax', 'optax'), lengths=False, bidirectional=False),
   'equinox': Peer('equinox', ('equinox', 'jax', 'optax'), lengths=False, bidirectional=False),
@@ -172,6 +178,8 @@ def flops(case: Case) -> float:
 
   2 K M for a row's product with a `[K, M]` weight, and twice that again for its two gradients.
   """
+  if case.what in ('pairs', 'greedy'):
+    return pairs.flops(pairs.PAIRS[case.text], case.cell, case.what == 'greedy')
   vectors = real_steps(case, case.batch).sum() * (1 + case.bidirectional)
   operands = case.inputs + case.hidden
   head = 2 * case.batch * case.hidden * (case.what == 'training')
@@ -181,3 +189,10 @@ def flops(case: Case) -> float:
     head = 2 * vectors * case.hidden * text.vocab_size
   layers = 2 * vectors * operands * GATES[case.cell] * case.hidden
   return float((layers + head) * (1 if case.what == 'forward' else 3))
+
+
+def tokens(case: Case) -> int:
+  """The tokens of a text that a call's one repeat reads or writes, of pairs those of the target."""
+  if case.what in ('pairs', 'greedy'):
+    return pairs.tokens(pairs.PAIRS[case.text], case.what == 'greedy')
+  return case.batch * case.steps if case.what == 'text' else 0

@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 import rnnlab
 from experiments.benchmarks import peers
+from experiments.benchmarks.peers import pairs
 from rnnlab.machine import devices
-from rnnlab.models import LanguageModel
-from rnnlab.tasks import classification, language_model
+from rnnlab.models import LanguageModel, Seq2Seq, decoding
+from rnnlab.tasks import classification, language_model, translation
 from rnnlab.training import train, windows
 from rnnlab.training.optim import Optimizer
 
@@ -25,7 +26,8 @@ def build(case):
   """See `experiments.benchmarks.peers`."""
   mesh = rnnlab.mesh()
   with jax.set_mesh(mesh):
-    made = {'training': _training, 'text': _text}.get(case.what, _layer)(case, mesh)
+    kinds = {'training': _training, 'text': _text, 'pairs': _pairs, 'greedy': _greedy}
+    made = kinds.get(case.what, _layer)(case, mesh)
 
   call, repeats = made
 
@@ -111,9 +113,69 @@ def _text(case, mesh):
   return _steps(case, program, stream, windows.example(stream))
 
 
+def _translator(case):
+  cells, sizes = (CELLS[case.cell](case.hidden),), pairs.PAIRS[case.text]
+  model = Seq2Seq(
+    cells,
+    cells,
+    sizes.source_size,
+    sizes.target_size,
+    case.inputs,
+    True,
+    attention_size=case.hidden,
+  )
+  return model, devices.place(pairs.weights(sizes, case.cell))
+
+
+def _pairs(case, mesh):
+  model, params = _translator(case)
+  given = pairs.batches(pairs.PAIRS[case.text])
+  sides = {name: [getattr(of, name) for of in given] for name in ('source', 'target')}
+  inputs = {name: np.concatenate(of).astype(np.int32) for name, of in sides.items()}
+  split = devices.place({'inputs': inputs})
+  tx, task = Optimizer(*optax.adam(1e-3)), translation.task
+  program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
+  example = {name: ids[:1] for name, ids in split['inputs'].items()}
+  state = train.init_state(program, {}, jax.random.key(0), example)
+  # Of the first batch as it stands: an epoch's batches are drawn.
+  first = {name: ids[: case.batch] for name, ids in split['inputs'].items()}
+  nll, tokens = model.apply({'params': params}, first).sum(axis=0)
+  run, repeats = _running(case, program, split, devices.place(state._replace(params=params)))
+
+  def call():
+    run()
+    return float(nll / tokens)
+
+  return call, repeats
+
+
+def _greedy(case, mesh):
+  model, params = _translator(case)
+  search = decoding.Search(pairs.BEGIN, pairs.END, (0, pairs.BEGIN), size=1)
+  given = [
+    devices.place((batch.source.astype(np.int32), batch.source_lengths.astype(np.int32) - 1))
+    for batch in pairs.sentences(pairs.PAIRS[case.text])
+  ]
+
+  @jax.jit
+  def translated(params, source, limits):
+    asked = decoding.of_models((model,), (params,), source)
+    return decoding.greedy(*asked, limits, source.shape[1] - 1, search)
+
+  def call():
+    found = [translated(params, *batch) for batch in given]
+    return float(sum(np.asarray(batch.log_probs).sum() for batch in found))
+
+  return call, 1
+
+
 def _steps(case, program, split, example):
   key = jax.random.key(0)
-  state = devices.place(train.init_state(program, {}, key, example))
+  return _running(case, program, split, devices.place(train.init_state(program, {}, key, example)))
+
+
+def _running(case, program, split, state):
+  key = jax.random.key(0)
 
   def call():
     nonlocal state

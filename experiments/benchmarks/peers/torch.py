@@ -5,12 +5,15 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from experiments.benchmarks import peers
+from experiments.benchmarks.peers import torch_pairs
 
 LAYERS = {'lstm': nn.LSTM, 'gru': nn.GRU}
 
 
 def build(case):
   """See `experiments.benchmarks.peers`."""
+  if case.what in ('pairs', 'greedy'):
+    return torch_pairs.build(case)
   return {'training': _training, 'text': _text}.get(case.what, _layer)(case)
 
 
