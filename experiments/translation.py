@@ -47,13 +47,13 @@ def get_config(preset=''):
   if preset in ('multi30k', 'sutskever'):
     _multi30k(config, preset == 'sutskever')
   else:
-    config.model.hidden_size = 64
+    config.model.hidden_size = 128
     config.model.embed_size = config.model.attention_size = 64
     config.model.output_dropout = 0.1
     config.optim.learning_rate = 2e-3
     config.optim.schedule = 'linear'
-    config.train.batch_size = 256
-    config.train.epochs = 4
+    config.train.batch_size = 128
+    config.train.epochs = 8
   if preset == 'smoke':
     config.data.max_examples = 500
     config.model.hidden_size = config.model.embed_size = config.model.attention_size = 16

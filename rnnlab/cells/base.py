@@ -36,8 +36,9 @@ class Cell(NamedTuple):
   initial_carry: `(batch_shape, dtype) -> carry`, an array `[*batch_shape, H]` or a NamedTuple.
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
-  fused: the name of these equations in `rnnlab.recurrence.kernels`, or None where they have none.
-    A kernel serves a cell only with the step and the initial_carry of the factory that names it.
+  fused: the name of these equations in `rnnlab.recurrence`, where there are kernels of them or a
+    form for chunks of steps; None where there is neither. They serve a cell only with the step and
+    the initial_carry of the factory that names them.
   name: what error messages call the cell; a factory's cell has the name of its factory.
   made: set by the factory.
   parallel: the recurrence as a `Linear`, where it is one and `step` is that of the `Linear`, so

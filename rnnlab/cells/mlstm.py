@@ -75,4 +75,4 @@ def mlstm(
     h = (c * q[..., None, :]).sum(-1) / jnp.maximum(total, jnp.exp(-m))[..., None]
     return MLSTMCarry(c, n, m), jax.nn.sigmoid(o) * h.reshape(o.shape)
 
-  return base.Cell(init, initial_carry, step)
+  return base.Cell(init, initial_carry, step, fused='mlstm')

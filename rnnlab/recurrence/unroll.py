@@ -10,12 +10,13 @@ from absl import logging
 from rnnlab.cells import near
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, kernel_name, linear
 from rnnlab.machine import devices
-from rnnlab.recurrence import checks, engine, parallel
+from rnnlab.recurrence import checks, chunkwise, engine, parallel
 from rnnlab.recurrence.dropout import Masks, products
 from rnnlab.recurrence.kernels import gpu
 from rnnlab.recurrence.memory import TRUNCATION, checkpointed, is_truncation, truncated
 
 BACKENDS = 'auto', 'scan', 'kernel', 'parallel'
+CHUNKED = 'mlstm'  # the `Cell.fused` of the equations that `chunkwise` has
 
 
 def unroll(
@@ -67,9 +68,9 @@ def unroll(
 
   backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError where no kernel can;
     'parallel' for all steps at once, for a cell that is linear in its carry, without remat and
-    truncate. 'auto' for a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a
-    CPU, and none of return_carries, dtype, remat and truncate; or for all steps at once where
-    `parallel.pays` says so.
+    truncate, or for chunks of steps, for `mlstm`, without return_carries and resets too. 'auto' for
+    a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a CPU, and none of
+    return_carries, dtype, remat and truncate; or for steps at once where these pay.
 
   Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and
   those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
@@ -118,7 +119,7 @@ def unroll(
     resets = None if resets is None else resets & ~unknown[:, None]
 
   run = _in_scan if kernel is None else functools.partial(_in_kernel, kernel)
-  if _at_once(cell, initial_carry, steps, backend, options):
+  if _at_once(cell, initial_carry, steps, backend, options, resets):
     run = functools.partial(_in_scan, at_once=True)
   arguments = params, initial_carry, table, xs, mask, resets, dropout
   axes = None, 0, None, 0, 0, 0, -2
@@ -158,7 +159,7 @@ def _in_scan(
 ):
   """What a scan of the cell's step makes of them: the carry, or all carries, and ys.
 
-  at_once: of all steps at once, as `parallel` has it for a cell that is linear in its carry.
+  at_once: of all steps or a chunk of them at once, as `parallel` and `chunkwise` have it.
   """
   xs = xs if table is None else Lookup(table, xs).rows()
   new = None if resets is None else cell.initial_carry(xs.shape[:1], kind)
@@ -166,7 +167,11 @@ def _in_scan(
   if real is not None:
     xs = jnp.where(real[..., None], xs, 0)  # a NaN in the padding would reach the gradients
 
-  run = functools.partial(*((parallel.scan, linear(cell)) if at_once else (engine.scan, cell.step)))
+  if not at_once:
+    run = functools.partial(engine.scan, cell.step)
+  else:
+    of = linear(cell)
+    run = chunkwise.scan if of is None else functools.partial(parallel.scan, of)
 
   def scan(carry, inputs):
     xs, real, anew = inputs
@@ -214,7 +219,7 @@ def _kernel(cell, params, xs, backend, options):
     raise ValueError(f'backend must be one of {words}, not {backend!r}{near(backend, BACKENDS)}')
   asked = [n for n, value in options._asdict().items() if value is not None and value is not False]
   found = None
-  if backend in ('auto', 'kernel') and not asked and kernel_name(cell) is not None:
+  if backend in ('auto', 'kernel') and not asked and kernel_name(cell) not in (None, CHUNKED):
     if gpu.supports(cell, params, xs):
       found = gpu.unroll
     else:
@@ -239,6 +244,8 @@ def _why(cell, params, xs, asked):
       f'that of {cell.fused} is for the step and the initial_carry of its factory, and'
       f' {checks.called(cell)} has others'
     )
+  if cell.fused == CHUNKED:
+    return f"{checks.called(cell)} has chunks of steps in its place, backend='parallel'"
   if asked:
     return f'none has {" and ".join(asked)}'
   return (
@@ -249,19 +256,24 @@ def _why(cell, params, xs, asked):
   )
 
 
-def _at_once(cell, carry, steps, backend, options):
-  """Whether to take all steps at once, as `parallel` does; an empty sequence is scanned.
+def _at_once(cell, carry, steps, backend, options, resets):
+  """Whether to take steps at once, as `parallel` and `chunkwise` do; an empty sequence is scanned.
 
   Raises ValueError where `backend` asks for that and it can't be.
   """
-  asked = [name for name in ('remat', 'truncate') if getattr(options, name)]
-  if backend == 'parallel' and linear(cell) is None:
+  chunks = kernel_name(cell) == CHUNKED
+  given = options._asdict() | {'resets': resets is not None}
+  lacks = ('remat', 'truncate', *(('return_carries', 'resets') if chunks else ()))
+  asked = [name for name in lacks if given[name]]
+  can = chunks or linear(cell) is not None
+  if backend == 'parallel' and not can:
     raise ValueError(f"backend='parallel': {checks.called(cell)} is not linear in its carry")
   if backend == 'parallel' and asked:
     raise ValueError(f"backend='parallel': it has no {' and no '.join(asked)}")
-  if linear(cell) is None or asked or not steps:
+  if not can or asked or not steps:
     return False
-  return backend == 'parallel' or backend == 'auto' and parallel.pays(carry, steps)
+  pays = chunkwise.pays if chunks else parallel.pays
+  return backend == 'parallel' or backend == 'auto' and pays(carry, steps)
 
 
 @functools.cache

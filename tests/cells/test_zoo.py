@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from rnnlab import cells
 from rnnlab.cells import base, lru
-from rnnlab.recurrence import drop_weights, engine, parallel, products, unroll
+from rnnlab.recurrence import chunkwise, drop_weights, engine, parallel, products, unroll
 
 BATCH, STEPS, INPUTS, HIDDEN = 2, 5, 2, 4
 
@@ -289,3 +289,80 @@ def test_no_steps_and_one_row_run_in_parallel():
   xs = jax.random.normal(jax.random.key(1), (STEPS, INPUTS))
   found, expected = (unroll(cell, params, xs, backend=b) for b in ('parallel', 'scan'))
   jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), found, expected)
+
+
+# Chunks of steps.
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('heads', [1, 2])
+def test_chunks_of_steps_are_the_scan(heads, reverse, monkeypatch):
+  """Three chunks, the last of which is not full; padding in holes, a carry, dropout."""
+  monkeypatch.setattr(chunkwise, 'CHUNK', 3)
+  cell = cells.get('mlstm', hidden_size=HIDDEN, heads=heads)
+  params, states, xs, *_ = drawn(cell, INPUTS)
+  xs = np.concatenate([xs, xs[:, ::-1]], axis=1)[:, :8]
+  rng = np.random.default_rng(1)
+  mask = rng.random((BATCH, 8)) < 0.6
+  mask[0, :4] = False  # a chunk of nothing but padding
+  dropout = [rng.choice([0.0, 2.0], (BATCH, p.width)) for p in products(cell, params, INPUTS)]
+  carry = jax.tree.unflatten(jax.tree.structure(cell.initial_carry((BATCH,))), states)
+
+  def both(options):
+    def run(backend):
+      def f(params, xs, carry):
+        given = {'reverse': reverse, 'backend': backend} | options
+        return unroll(cell, params, xs, initial_carry=carry, **given)
+
+      out, pull = jax.vjp(f, params, xs, carry)
+      return out, pull(jax.tree.map(jnp.cos, out))
+
+    return jax.jit(lambda: (run('parallel'), run('scan')))()
+
+  with jax.enable_x64():
+    for given in ({}, {'mask': mask, 'dropout': dropout}):
+      found, expected = both(given)
+      jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+
+
+def test_chunks_lose_nothing_to_strong_gates():
+  """float32: what is kept after steps that forget all is as of the scan."""
+  cell = cells.get('mlstm', hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  params = {k: np.float32(w) for k, w in params.items()} | {'b_g': np.float32([0, 30])}
+  params['w_g'] = np.float32([[0, -400], [0, 0]])
+  xs = np.float32(np.tile(xs, (1, 12, 1)))
+  xs[:, :30, 0], xs[:, 30:, 0] = (
+    1.0,
+    0.07,
+  )  # first forgets by exp(-370) a step, then keeps nearly all
+  found, expected = (unroll(cell, params, xs, backend=b) for b in ('parallel', 'scan'))
+  jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), found, expected)
+
+
+def test_chunks_are_taken_where_they_can_be(monkeypatch):
+  cell = cells.get('mlstm', hidden_size=16)
+  asked = []
+  scan = chunkwise.scan
+  monkeypatch.setattr(chunkwise, 'scan', lambda *a, **k: asked.append(1) or scan(*a, **k))
+
+  def found(cell=cell, steps=40, **options):
+    asked.clear()
+    params = cell.init(jax.random.key(0), INPUTS)
+    xs = jax.ShapeDtypeStruct((BATCH, steps, INPUTS), jnp.float32)
+    jax.eval_shape(lambda p, xs: unroll(cell, p, xs, **options), params, xs)
+    return bool(asked)
+
+  flags = np.zeros((BATCH, 40), bool)
+  assert found() and found(backend='parallel') and found(mask=~flags)
+  assert not found(backend='scan') and not found(steps=0)
+  several = cells.get('mlstm', hidden_size=16, heads=2)
+  assert not found(several) and found(several, backend='parallel')
+  for options in ({'resets': flags}, {'return_carries': True}, {'remat': True}):
+    assert not found(**options)
+    with pytest.raises(ValueError, match=f"backend='parallel': it has no {[*options][0]}"):
+      found(backend='parallel', **options)
+  changed = cell._replace(step=lambda p, c, x, dot: cell.step(p, c, -x, dot))
+  assert not found(changed)
+  with pytest.raises(ValueError, match="mlstm.* has chunks of steps.*, backend='parallel'"):
+    found(backend='kernel')

@@ -97,7 +97,7 @@ def test_a_report_has_the_picture_where_runs_kept_it(workdir, tmp_path):
   told = report.write(workdir)
   (drawing,) = [drawing for drawing in told.drawings if drawing.name == 'gradient_flow']
   assert (workdir / 'figures' / 'gradient_flow.png').stat().st_size > 5000
-  assert 'LSTM: 0.43 at first and 0.025 at last, 8 steps before.' in drawing.alternative
+  assert 'LSTM: 0.43 at first and 0.025 in the end, 8 steps before.' in drawing.alternative
   (drawing,) = [drawing for drawing in told.drawings if drawing.name == 'gradient_flow_by_epoch']
   assert (workdir / 'figures' / 'gradient_flow_by_epoch.png').stat().st_size > 5000
   assert 'LSTM: least 0.025 at epoch 3, most 0.43 at 0, 8 steps before.' in drawing.alternative

@@ -310,7 +310,7 @@ def test_a_run_that_is_there_twice_is_one_seed(tmp_path, caplog):
   runs = results.load_runs(tmp_path)
   pd.testing.assert_frame_equal(results.summarise(runs), alone)
   assert results.compare(runs)['n_b'].tolist() == [2, 2]
-  words = 'z_gru_0_tfds_32_1 has the config of gru_0_tfds_32_1: it is the same run and left out'
+  words = 'z_gru_0_tfds_32_1 has the config of gru_0_tfds_32_1: it is the same run, left out'
   assert words in caplog.text
 
 
@@ -487,7 +487,7 @@ def test_the_time_of_a_population_is_one_figure_and_tests_nothing(tmp_path):
     tmp_path, faster | {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}}
   ).to_dict('records')
   assert row['verdict'] == 'undecided'
-  assert '7.5 s against 9 s' in row['sentence'] and 'population' in row['sentence']
+  assert '7.5 s and 9 s' in row['sentence'] and 'population' in row['sentence']
 
 
 def test_a_claim_on_another_task_names_it_and_is_of_its_metrics():

@@ -239,6 +239,7 @@ def test_cells_are_measured_and_told(environment, tmp_path):
   assert '| `gru` |' in summary and 'mingru: all steps at once are' in summary
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_unknown_cells_or_lengths_says_so(environment):
   for word, said in (('--cells=grru', "did you mean 'gru'?"), ('--lengths=0', '1 or more')):
     done = subprocess.run(
