@@ -12,6 +12,10 @@ SEEDS = (
   'Lines are means over seeds; bands span the lowest to the highest seed (no band for a '
   'single seed).'
 )
+CUT = (
+  ' Where the values of the first tenth of the epochs are far above all later ones, the axis leaves '
+  'them out.'
+)
 RING = 'a ring marks the best of its cell. Other settings vary from dot to dot.'
 CAPTIONS = {
   'test_scores': 'Each dot is the test {metric} of one seed; the diamond is the mean, the bar '
@@ -22,9 +26,10 @@ CAPTIONS = {
   '95% Welch interval.',
   'frontier': 'Mean test {metric}{epoch} with its 95% t interval against mean seconds per run. '
   'Ringed and joined: the groups that no other group beats in both.',
-  'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS,
+  'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS + CUT,
   'score_vs_time': '{Word} {metric} against the wall time of the epochs, including compilation. '
-  + SEEDS,
+  + SEEDS
+  + CUT,
   'gradient_flow': 'The norm of the gradient of the loss with respect to the carry, that many '
   'steps before the last step of a sequence, as a share of the norm at the last step: a mean over '
   'the same few train examples, without dropout, before and after training. With several layers, '

@@ -21,10 +21,13 @@ def compare(
 ) -> pd.DataFrame:
   """A row for each pair of groups that differ in just one setting of `over`, and each epoch.
 
+  Settings of which each cell has a single value of its own, such as sizes that make parameters
+  equal, count as a part of the cell.
+
   `over=settings(runs)` compares every pair of settings. If a setting other than the cell takes more
   than MOST_VALUES values, each is compared only with the next. The columns, NaN where there are too
   few seeds, are:
-  the data and settings that the pair shares; the one that differs is '' for the cell and NaN for
+  the data and settings that the pair shares; those that differ are '' for the cell and NaN for
     another setting, so that `label` names what they share;
   setting: the one that differs; a, b: its values, a being LSTM if it takes part, and the smaller of
     two numbers;
@@ -93,9 +96,28 @@ def _pairs(runs, names, name):
   runs: have their group's number as `group`. names: all columns that tell groups apart.
   """
   pairs = []
-  shared = [other for other in names if other != name]
-  # What differs is '' for a cell, which is always named, and NaN for another setting.
-  differing = {name: '' if name == 'model.cell' else np.nan}
+  for _, same in runs.groupby(DATA, sort=False, dropna=False):
+    tied = _tied(same, names) if name == 'model.cell' else []
+    shared = [other for other in names if other != name and other not in tied]
+    # What differs is '' for a cell, which is always named, and NaN for another setting.
+    differing = dict.fromkeys(tied, np.nan) | {name: '' if name == 'model.cell' else np.nan}
+    pairs += _pairs_of(same, shared, differing, name)
+  return pairs
+
+
+def _tied(runs, names):
+  """The settings that go with the cell: each cell has one value of them, and not all the same."""
+  others = [name for name in names if name not in (*DATA, 'model.cell')]
+  of_cell = runs.groupby('model.cell', sort=False)
+  return [
+    name
+    for name in others
+    if (of_cell[name].nunique(dropna=False) == 1).all() and runs[name].nunique(dropna=False) > 1
+  ]
+
+
+def _pairs_of(runs, shared, differing, name):
+  pairs = []
   for key, part in runs.groupby(shared, sort=False, dropna=False):
     groups = part.groupby(name, sort=name != 'model.cell')['group'].first().to_dict()
     order = sorted(groups, key=lambda cell: cell != 'lstm') if name == 'model.cell' else [*groups]

@@ -115,6 +115,22 @@ def test_figures_and_their_words_know_which_way_is_better(series):
   assert axes[0].get_xlabel() == 'Test RMSE, °C' and '%' not in axes[0].texts[0].get_text()
 
 
+@pytest.mark.parametrize('first', [1.4, 100.0])
+def test_first_epochs_far_above_all_later_ones_do_not_hide_these(series, first):
+  path, _ = series
+  epochs = results.load_metrics(path).assign(group=lambda frame: results.label(frame))
+  start = epochs[epochs['epoch'] == 1]
+  values = [first, *(1 + 1 / n for n in range(2, 41))]
+  many = [
+    start.assign(epoch=n, validation_rmse=value, train_rmse=value)
+    for n, value in enumerate(values, start=1)
+  ]
+  ax = axes_of(figures.learning_curves, pd.concat(many))[0]
+  low, high = ax.get_ylim()
+  assert low < values[-1] and values[4] < high
+  assert (first < high) == (first < 2)
+
+
 def test_the_frontier_of_a_metric_that_should_be_low(series):
   row = results.summarise(results.load_runs(series[0])).iloc[0].to_dict()
   points = [(10, 0.80), (20, 0.85), (30, 0.70), (30, 0.75), (40, 0.70), (50, 0.60)]

@@ -155,7 +155,17 @@ def _facets(epochs, groups, metric, splits, title, xlabel, note):
 
 
 def _fit(ax, metric):
-  """Makes the axis of an exponential logarithmic if the first epochs would hide the last ones."""
+  """Scales the vertical axis so that the first epochs do not hide the later ones.
+
+  That of an exponential becomes logarithmic. Another ends at the highest value after the first
+  tenth of the epochs, if these go far beyond it and are two or more.
+  """
   low, high = ax.dataLim.intervaly
   if metric.link == 'exp' and 3 * low < high < np.inf:
     log_axis(ax, (1, 2, 5) if high < 100 * low else (1,), 'y')
+  elif metric.better == 'lower' and metric.link != 'exp':
+    ys = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) >= 20]
+    later = np.concatenate([y[len(y) // 10 :] for y in ys]) if ys else np.array([np.nan])
+    later = later[np.isfinite(later)]
+    if len(later) and np.ptp(later) > 0 and high > later.max() + 2 * np.ptp(later):
+      ax.set_ylim(later.min() - 0.1 * np.ptp(later), later.max() + 0.1 * np.ptp(later))

@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 from rnnlab import results
 from rnnlab.tasks.base import Metric
 
-ABBREVIATIONS = 'auroc', 'bleu', 'ece', 'f1', 'mae', 'mse', 'r2', 'rmse'
+ABBREVIATIONS = 'auroc', 'bleu', 'ece', 'f1', 'mae', 'mse', 'nll', 'r2', 'rmse'
 
 
 def name_point(ax: Axes, words: str, at: Any, colour: Any, strong: bool = True) -> None:
