@@ -147,7 +147,8 @@ class Translator(NamedTuple):
     width = decoding.width(int((source != 0).sum()))
     batch = np.zeros((1, width), np.int32)
     batch[0, : source.shape[1]] = source[0]
-    ids = np.full((1, 2 * width + 11), pairs.EOS, np.int32)  # of few shapes
+    longest = decoding.limits(jnp.asarray(batch))[1]
+    ids = np.full((1, longest + 1), pairs.EOS, np.int32)  # of few shapes
     ids[0, : len(translation.ids)] = translation.ids
     found = _followed(*self.parts(), batch, ids)[1]
     if found is None:
