@@ -314,6 +314,22 @@ def test_a_run_that_is_there_twice_is_one_seed(tmp_path, caplog):
   assert words in caplog.text
 
 
+def test_cells_with_a_size_each_are_compared(tmp_path):
+  for cell, size in (('lstm', 36), ('gru', 46), ('elman', 100)):
+    grid(tmp_path, cells=(cell,), sizes=(size,), layers=(1,), seeds=2)
+  runs = results.load_runs(tmp_path)
+  found = results.compare(runs)
+  found = found[found['metric'] == 'test_accuracy']
+  assert {*zip(found['a'], found['b'], strict=True)} == {
+    ('lstm', 'gru'),
+    ('lstm', 'elman'),
+    ('elman', 'gru'),
+  }
+  assert found['model.hidden_size'].isna().all()
+  grid(tmp_path, cells=('gru',), sizes=(64,), layers=(1,), seeds=2)  # now the size is no part of it
+  assert results.compare(results.load_runs(tmp_path)).empty
+
+
 def test_many_values_of_a_setting_are_compared_with_the_next(tmp_path):
   grid(tmp_path, cells=('gru',), sizes=range(10, 200, 10), seeds=1)
   runs = results.load_runs(tmp_path)
