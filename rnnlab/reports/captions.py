@@ -13,8 +13,8 @@ SEEDS = (
   'single seed).'
 )
 CUT = (
-  ' Where the values of the first tenth of the epochs are far above all later ones, the axis leaves '
-  'them out.'
+  ' Where the values of the first tenth of the epochs are far above all later ones, the axis '
+  'leaves them out.'
 )
 RING = 'a ring marks the best of its cell. Other settings vary from dot to dot.'
 CAPTIONS = {
