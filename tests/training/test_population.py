@@ -98,6 +98,7 @@ def test_runs_that_differ_in_numbers_alone_share_a_program(reviews):
   assert sorted(map(len, found)) == [1, 1, 1, 1, 1, len(MEMBERS) + 1]
 
 
+@pytest.mark.slow
 def test_members_are_their_solo_runs(reviews, whole, tmp_path):
   do('population', specs(reviews), tmp_path / 'sweep')
   assert finals(tmp_path / 'sweep') == whole('population')
