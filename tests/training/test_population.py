@@ -117,7 +117,8 @@ def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeyp
   close(finals(tmp_path / 'sweep'), whole('serial'))
 
 
-@pytest.mark.parametrize('lanes', [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('lanes', [1, 3])
 def test_a_member_that_is_driven_to_nan_leaves_the_others_their_bits(
   reviews, lanes, monkeypatch, tmp_path
 ):
