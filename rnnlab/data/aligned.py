@@ -235,7 +235,7 @@ def _drawn(config):
     held = [pair for pair in pairs if len(pair[1].split()) > transductions.ACTIONS]
     if config.longer:
       pairs = [pair for pair in pairs if len(pair[1].split()) <= transductions.ACTIONS]
-    title = 'all commands of a small language as that of SCAN, and their actions'
+    title = 'all commands of a small language like that of SCAN, and their actions'
     more = f'those of more than {transductions.ACTIONS} actions'
   else:
     size, seed = config.examples, config.split_seed

@@ -1,7 +1,7 @@
 """Pairs of strings to learn a rule from: reversing, copying and sorting letters, and commands.
 
 Letters are distinct strings of 'a' to 'z', drawn with lengths from 1 to a longest that are equally
-likely where there are enough of them. Commands are all of a small language as that of SCAN (Lake
+likely where there are enough of them. Commands are all of a small language like that of SCAN (Lake
 and Baroni 2018), with what they ask for:
 
     jump twice and walk left -> JUMP JUMP LEFT WALK

@@ -44,8 +44,7 @@ def total_nll(
 
   The gradient with respect to hs, w and b is computed together with the value, so that only one
   chunk of logits exists at a time, and none is computed twice. There is no gradient with respect to
-  the weights `[N]`, and no second derivative: for these,
-  differentiate `nll` itself.
+  the weights `[N]`, and no second derivative: for these, differentiate `nll` itself.
   """
   targets = checks.ids(targets, len(b), 'targets')
   return _total(tied, hs, w, b, targets, jax.lax.stop_gradient(weights))

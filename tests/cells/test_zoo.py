@@ -186,6 +186,22 @@ def test_dropout_of_weights_that_a_cell_has_not_is_an_error_in_words():
 
 # All steps at once.
 
+
+def assert_parallel_is_the_scan(cell, params, xs, carry, **options):
+  """Values and gradients with respect to parameters, inputs and carry, in float64."""
+
+  def run(backend):
+    def f(params, xs, carry):
+      return unroll(cell, params, xs, initial_carry=carry, backend=backend, **options)
+
+    out, pull = jax.vjp(f, params, xs, carry)
+    return out, pull(jax.tree.map(jnp.cos, out))
+
+  with jax.enable_x64():
+    found, expected = jax.jit(lambda: (run('parallel'), run('scan')))()
+    jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+
+
 LINEAR = [name for name in cells.names() if base.linear(cells.get(name, hidden_size=1))]
 
 
@@ -204,21 +220,8 @@ def test_all_steps_at_once_are_the_scan(name, reverse):
   }
   carry = jax.tree.unflatten(jax.tree.structure(cell.initial_carry((BATCH,))), states)
 
-  def both(options):
-    def run(backend):
-      def f(params, xs, carry):
-        options_ = {'reverse': reverse, 'backend': backend} | options
-        return unroll(cell, params, xs, initial_carry=carry, **options_)
-
-      out, pull = jax.vjp(f, params, xs, carry)
-      return out, pull(jax.tree.map(jnp.cos, out))
-
-    return jax.jit(lambda: (run('parallel'), run('scan')))()
-
-  with jax.enable_x64():
-    for given in ({}, options):
-      found, expected = both(given)
-      jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+  for given in ({}, options):
+    assert_parallel_is_the_scan(cell, params, xs, carry, reverse=reverse, **given)
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
@@ -308,34 +311,18 @@ def test_chunks_of_steps_are_the_scan(heads, reverse, monkeypatch):
   dropout = [rng.choice([0.0, 2.0], (BATCH, p.width)) for p in products(cell, params, INPUTS)]
   carry = jax.tree.unflatten(jax.tree.structure(cell.initial_carry((BATCH,))), states)
 
-  def both(options):
-    def run(backend):
-      def f(params, xs, carry):
-        given = {'reverse': reverse, 'backend': backend} | options
-        return unroll(cell, params, xs, initial_carry=carry, **given)
-
-      out, pull = jax.vjp(f, params, xs, carry)
-      return out, pull(jax.tree.map(jnp.cos, out))
-
-    return jax.jit(lambda: (run('parallel'), run('scan')))()
-
-  with jax.enable_x64():
-    for given in ({}, {'mask': mask, 'dropout': dropout}):
-      found, expected = both(given)
-      jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-9, 1e-12), found, expected)
+  for given in ({}, {'mask': mask, 'dropout': dropout}):
+    assert_parallel_is_the_scan(cell, params, xs, carry, reverse=reverse, **given)
 
 
 def test_chunks_lose_nothing_to_strong_gates():
-  """float32: what is kept after steps that forget all is as of the scan."""
+  """In float32: what is kept after steps that forget everything equals the scan's."""
   cell = cells.get('mlstm', hidden_size=HIDDEN)
   params, _, xs, *_ = drawn(cell, INPUTS)
   params = {k: np.float32(w) for k, w in params.items()} | {'b_g': np.float32([0, 30])}
   params['w_g'] = np.float32([[0, -400], [0, 0]])
   xs = np.float32(np.tile(xs, (1, 12, 1)))
-  xs[:, :30, 0], xs[:, 30:, 0] = (
-    1.0,
-    0.07,
-  )  # first forgets by exp(-370) a step, then keeps nearly all
+  xs[:, :30, 0], xs[:, 30:, 0] = 1.0, 0.07  # forgets by exp(-370) a step, then keeps nearly all
   found, expected = (unroll(cell, params, xs, backend=b) for b in ('parallel', 'scan'))
   jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), found, expected)
 
