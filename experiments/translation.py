@@ -69,6 +69,7 @@ def _multi30k(config, sutskever):
   config.data.test = 'test_2016_flickr'
   config.data.lowercase = True
   config.data.min_count = 2
+  config.data.buckets = 6
   config.model.hidden_size = 256
   config.model.embed_size = 256
   config.model.attention_size = 256
