@@ -273,8 +273,8 @@ def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():
   for other, options, words in (
     (changed, {}, '.*mingru.* is not linear in its carry'),
     (cells.get('lstm', hidden_size=HIDDEN), {}, '.*lstm.* is not linear'),
-    (cell, {'remat': True}, 'it has no remat'),
-    (cell, {'truncate': (1, 2)}, 'it has no truncate'),
+    (cell, {'remat': True}, 'it does not support remat'),
+    (cell, {'truncate': (1, 2)}, 'it does not support truncate'),
   ):
     with pytest.raises(ValueError, match=f"backend='parallel': {words}"):
       other_params = other.init(jax.random.key(0), INPUTS)
@@ -360,7 +360,9 @@ def test_chunks_are_taken_where_they_can_be(monkeypatch):
   assert not found(several) and found(several, backend='parallel')
   for options in ({'resets': flags}, {'return_carries': True}, {'remat': True}):
     assert not found(**options)
-    with pytest.raises(ValueError, match=f"backend='parallel': it has no {[*options][0]}"):
+    with pytest.raises(
+      ValueError, match=f"backend='parallel': it does not support {[*options][0]}"
+    ):
       found(backend='parallel', **options)
   changed = cell._replace(step=lambda p, c, x, dot: cell.step(p, c, -x, dot))
   assert not found(changed)

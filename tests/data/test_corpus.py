@@ -66,10 +66,10 @@ def test_words_are_a_stream_with_the_ends_of_lines(tmp_path):
   assert made.line == '17 train, 4 validation, 6 test tokens'
   assert made.notes == (
     'read: train.txt (train), valid.txt (validation), test.txt (test)',
-    'vocabulary: 9 words, of 9 that train has',
+    'vocabulary: 9 words, of 9 in train',
     'unknown: 5.88% of train, 0.00% of validation, 33.33% of test',
     'lines in train: 4, median 5 tokens, longest 6',
-    f'{len(TRAIN) / 17:.2f} characters a token in train',
+    f'{len(TRAIN) / 17:.2f} characters per token in train',
   )
 
 
@@ -90,7 +90,7 @@ def test_a_vocabulary_is_cut_by_size_and_by_count(tmp_path):
   often = corpus.load(config(folder(tmp_path / 'a'), min_count=2))
   assert {*often.vocabulary} == {'<unk>', '<eos>', 'the', 'cat', 'saw', 'dog'}
   assert ' '.join(words(often, 'test')) == '<unk> <unk> saw the dog <eos>'
-  with pytest.raises(DataError, match='0 words, as none is in train 9 times .*min_count=9'):
+  with pytest.raises(DataError, match='0 words, as none occurs in train 9 times .*min_count=9'):
     corpus.load(config(folder(tmp_path / 'a'), min_count=9))
 
 
@@ -313,7 +313,7 @@ def test_an_empty_file(tmp_path, content, name):
 def test_a_short_line(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('One line and no more.')
-  refused(path, 'a.txt: it is too short to be cut: 0.05 of 21 characters, for test, are 1')
+  refused(path, 'a.txt: it is too short to be cut: 0.05 of 21 characters, for test, is 1')
 
 
 def test_what_is_not_utf_8(tmp_path):
@@ -380,7 +380,7 @@ def test_reviews_are_each_in_one_split_by_their_hash(package):
     text_of = '\n'.join(expected[name]) + '\n'
     known = {*made.vocabulary}
     assert text == ''.join(c if c in known or c == '\n' else '<unk>' for c in text_of)
-  assert made.notes[0].endswith('; no review is in two of them')
+  assert made.notes[0].endswith('; no review is in two splits')
 
 
 def test_words_of_reviews_are_parted_by_punctuation(package):
@@ -446,7 +446,7 @@ def test_what_tfds_has_not_is_told(prepared, monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(prepared))
   refused('lm1b', f'TFDS has no lm1b prepared in {prepared}', 'tfds build lm1b', source='tfds')
   refused('', 'data.path=NAME', source='tfds')
-  refused('tiny_number', 'this is no corpus of texts', source='tfds')
+  refused('tiny_number', 'this is not a corpus of texts', source='tfds')
   shutil.copytree(prepared / 'tiny_text', tmp_path / 'two/en')
   shutil.copytree(prepared / 'tiny_text', tmp_path / 'two/de')
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))

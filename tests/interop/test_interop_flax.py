@@ -210,7 +210,7 @@ GRU = {'w_x': draw(3, 12), 'w_h': draw(4, 12), 'b': draw(12), 'b_hn': draw(4)}
     (
       {name: GRU[name] for name in ('w_x', 'w_h', 'b')},
       {},
-      "has no b_hn, .* reset='after' has: GRUs that",
+      "has no b_hn, .* reset='after': GRUs that",
     ),
     ((GRU,), {}, 'or a pair .* not a tuple of 1'),
     ((GRU, [GRU]), {}, 'the layer must be a dict of arrays by name, not a list'),

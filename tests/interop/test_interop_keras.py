@@ -437,8 +437,8 @@ def told(**changes):
   [
     ({'lstm__activation': 'relu'}, "activation='relu'.*'tanh'.*no weights make"),
     ({'lstm__recurrent_activation': 'hard_sigmoid'}, "recurrent_activation='hard_sigmoid'"),
-    ({'last__go_backwards': True}, 'go_backwards=True.*bidirectional ones alone'),
-    ({'last__stateful': True}, 'stateful=True.*starts each row from a state of zeros'),
+    ({'last__go_backwards': True}, 'go_backwards=True.*only in bidirectional ones'),
+    ({'last__stateful': True}, 'stateful=True.*starts each row from a zero state'),
     ({'last__return_state': True}, 'return_state=True'),
     ({'last__return_sequences': True}, 'return_sequences=True.*must be False'),
     ({'lstm__return_sequences': False}, 'return_sequences=False.*must be True'),
@@ -455,7 +455,7 @@ def told(**changes):
     ({'head__units': 2}, "Dense of 2 has activation='sigmoid'.*softmax"),
     ({'embedding__input_dim': 21}, r'Embedding.*\[21, 6\], not \[20, 6\]'),
     ({'head__use_bias': False}, 'has 8 arrays, not 9'),
-    ({'lstm__config': None}, 'not as Keras 3 writes it'),
+    ({'lstm__config': None}, 'not one written by Keras 3'),
   ],
   ids=lambda value: None if isinstance(value, dict) else value[:30],
 )
@@ -493,7 +493,7 @@ def test_a_functional_model_that_is_no_line_is_refused():
   for spoil, says in (
     (
       lambda ids, xs: keras.layers.Add()([xs, lstm(keras.layers.Embedding(20, 6)(ids))]),
-      'one line',
+      'a chain of layers',
     ),
     (lambda ids, xs: keras.layers.Dropout(0.5)(xs, training=True), 'called with training=True'),
     (lambda ids, xs: dropout(dropout(xs)), 'is used 2 times'),
@@ -520,7 +520,7 @@ def test_a_classifier_that_keras_has_not_is_refused():
     ({'pooling': 'concat'}, "pooling='concat', for which Keras has no layer"),
     ({'pooling': 'max', 'mask': True}, 'with a mask no weights make'),
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
-    ({'steps': True}, 'an answer a row'),
+    ({'steps': True}, 'one answer per row'),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
     ({'cell': make('lstm')}, 'has b_hn'),
     ({'cell': make('gru-before')}, "of a gru of reset='after'"),
@@ -623,7 +623,7 @@ def test_an_h5_file_of_keras_2_is_read(tmp_path):
 def test_weights_alone_are_said_to_be(tmp_path):
   theirs = classifier('lstm')
   theirs.save_weights(tmp_path / 'theirs.weights.h5')
-  with pytest.raises(ValueError, match='theirs.weights.h5 has weights alone.*get_weights'):
+  with pytest.raises(ValueError, match='theirs.weights.h5 has only weights.*get_weights'):
     ik.load(tmp_path / 'theirs.weights.h5')
 
 
@@ -633,7 +633,7 @@ def test_a_file_that_is_of_another_kind_is_said_to_be(tmp_path, file_of_keras):
   path = tmp_path / 'other.keras'
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('config.json', json.dumps({'class_name': 'Sequential', 'config': {}}))
-  with pytest.raises(ValueError, match='other.keras is damaged, or no .keras file'):
+  with pytest.raises(ValueError, match='other.keras is damaged, or not a .keras file'):
     ik.load(path)
   with zipfile.ZipFile(path, 'w') as archive:
     config = classifier('lstm').get_config()
@@ -701,14 +701,14 @@ def test_a_file_is_written_whole_or_not_at_all(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('tree', 'says'),
   [
-    ({'a': {'b/c': np.zeros(1)}}, "a/'b/c' is no name"),
-    ({'': np.zeros(1)}, 'is no name'),
-    ({'__metadata__': np.zeros(1)}, '__metadata__ is no name'),
-    ({0: np.zeros(1)}, '0 is no name'),
+    ({'a': {'b/c': np.zeros(1)}}, "a/'b/c' is not a name"),
+    ({'': np.zeros(1)}, 'is not a name'),
+    ({'__metadata__': np.zeros(1)}, '__metadata__ is not a name'),
+    ({0: np.zeros(1)}, '0 is not a name'),
     ({'a': {'b': {}}}, 'a/b is an empty dict'),
     ({'a': 'text'}, 'a is of type <U4'),
     ({'a': (np.zeros(2), np.zeros(2))}, 'a is not one array but a tuple'),
-    ({'a': jnp.zeros(2, jnp.bfloat16)}, 'a is of type bfloat16: cast it to float32'),
+    ({'a': jnp.zeros(2, jnp.bfloat16)}, 'a is of type bfloat16: cast it, for example to float32'),
     ([np.zeros(1)], 'not a list'),
   ],
 )
@@ -725,7 +725,7 @@ def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_fa
   files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
   content = path.read_bytes()
   path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-  with pytest.raises(ValueError, match='cut.safetensors is damaged, or no safetensors file'):
+  with pytest.raises(ValueError, match='cut.safetensors is damaged, or not a safetensors file'):
     files.load(path)
 
 
@@ -756,7 +756,7 @@ def test_a_safetensors_file_of_others_is_read_or_refused(tmp_path):
     files.load(path)
   header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
   path.write_bytes(len(header).to_bytes(8, 'little') + header + b'\0\0')
-  with pytest.raises(ValueError, match="type 'BF16', which NumPy has not"):
+  with pytest.raises(ValueError, match="type 'BF16', which NumPy lacks"):
     files.load(path)
 
 

@@ -247,7 +247,7 @@ def test_traced_ids_outside_the_table_make_their_row_nan_but_where_they_are_padd
 
 
 def test_what_is_no_cell_is_said():
-  with pytest.raises(TypeError, match='cell must be a Cell, as rnnlab.lstm'):
+  with pytest.raises(TypeError, match='cell must be a Cell, such as rnnlab.lstm'):
     recurrence.unroll(rnnlab.lstm, {}, normal(BATCH, STEPS, INPUTS))
 
 

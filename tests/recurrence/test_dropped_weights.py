@@ -102,7 +102,7 @@ def test_what_a_step_cuts_from_its_parameters_is_dropped_there():
 
 def test_what_a_step_computes_from_its_parameters_is_refused():
   cell = joint(lambda p: jnp.exp(p['w'][-4:]))
-  words = 'weight_dropout drops weights that are parameters.*cell joint computes one .* by exp'
+  words = 'weight_dropout drops weights that are parameters.*cell joint computes a weight .* by exp'
   with pytest.raises(ValueError, match=words):
     recurrence.drop_weights(jax.random.key(0), cell, cell.init(None, 3), 3, 0.5)
 

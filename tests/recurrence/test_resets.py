@@ -332,9 +332,9 @@ def test_the_kernel_and_the_scan_can_be_asked_for(monkeypatch):
     (
       rnnlab.lstm(16)._replace(step=lambda *given: rnnlab.lstm(16).step(*given)),
       {},
-      ['that of lstm is for the step and the initial_carry of its factory'],
+      ['that of lstm needs the step and the initial_carry of its factory'],
     ),
-    (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none has dtype and remat']),
+    (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none supports dtype and remat']),
     (rnnlab.gru(16), {'truncate': (1, 2)}, ['truncate']),
     (rnnlab.gru(16), {'return_carries': True}, ['return_carries']),
   ],

@@ -389,7 +389,7 @@ def test_a_loss_of_other_sums_than_the_metrics_is_told(plain):
   model, tx, data = plain
   run = program(model, tx)._replace(loss=lambda outputs, batch: {'lost': (outputs.sum(), 1.0)})
   state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
-  with pytest.raises(ValueError, match=r"sums \['lost'\]: there must be that of 'loss'"):
+  with pytest.raises(ValueError, match=r"sums \['lost'\]: there must be one for 'loss'"):
     next(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=1))
   run = program(model, tx)._replace(score=None)
   words = r"by its loss, which gives \['accuracy', 'loss'\], or by its score, which gives \[\]"

@@ -265,7 +265,7 @@ def test_a_checkpoint_of_another_version_is_not_called_damaged(changed, tmp_path
     assert checkpoint.restore(checkpoints, state) is None
   last, first = said
   assert last.startswith(f'{tmp_path}/2 has another form: rnnlab, the data or the cell')
-  assert last.endswith('going on from the one before it')
+  assert last.endswith('continuing from the one before it')
   assert first.endswith('the run begins again') and not [*tmp_path.glob('[12]')]
 
 

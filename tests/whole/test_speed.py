@@ -181,7 +181,7 @@ def test_a_library_that_computes_something_else_is_left_out():
   workers = {'rnnlab': Answers(2.0), 'torch': Answers(2.1), 'matmul': Answers(None)}
   found, errors = speed.measure(case, workers, rounds=1)
   assert list(found) == ['rnnlab', 'matmul']
-  assert errors == {'torch': "it computes something else: 2.1, where rnnlab's is 2"}
+  assert errors == {'torch': "it computes something else: 2.1, while rnnlab's is 2"}
   workers['torch'] = Answers(2.0001)
   assert speed.measure(case, workers, rounds=1)[1] == {}
 
