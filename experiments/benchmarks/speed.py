@@ -130,8 +130,9 @@ def cases(smoke: bool = False) -> list[peers.Case]:
 
 
 def measure(case: peers.Case, workers: dict[str, Worker], rounds: int) -> tuple[dict, dict]:
-  """Seconds and memory of `case` by worker, and errors by worker. A worker that died is removed
-  from `workers`.
+  """Seconds and memory of `case` by worker, and errors by worker.
+
+  A worker that died is removed from `workers`.
   """
   found, errors = {}, {}
 

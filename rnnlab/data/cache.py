@@ -58,8 +58,9 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays, one of which is their fingerprint, atomically, since others may read them. A
-  failure is only a warning.
+  """Writes arrays, one of which is their fingerprint, atomically, since others may read them.
+
+  A failure is only a warning.
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

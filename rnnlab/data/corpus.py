@@ -144,8 +144,9 @@ def _numbers(text, encoding, number):
 
 
 def _kept(counts, given, unknown, config):
-  """The numbers of the vocabulary's tokens, in the order of ids: by falling count, then number. The
-  first `given` always belong to it.
+  """The numbers of the vocabulary's tokens, in the order of ids: by falling count, then number.
+
+  The first `given` always belong to it.
   """
   others = given + np.argsort(-counts[given:], kind='stable')
   often = others[counts[others] >= max(config.min_count, 1)]

@@ -38,8 +38,9 @@ class Dataset(NamedTuple):
 
 
 def load(data_config: ConfigDict) -> Dataset:
-  """The dataset that a config's `data` part describes, from the disk cache if it is there. Raises
-  ValueError for a value out of range and DataError if data are missing or damaged.
+  """The dataset that a config's `data` part describes, from the disk cache if it is there.
+
+  Raises ValueError for a value out of range and DataError if data are missing or damaged.
   """
   _check(data_config)
   source = resolve(data_config)
@@ -80,8 +81,9 @@ def _check(config):
 
 
 def _check_memory(splits, config):
-  """Raises ValueError if the arrays of ids would be larger than the machine's memory. Linux
-  promises more memory than there is, and kills the process that uses it.
+  """Raises ValueError if the arrays of ids would be larger than the machine's memory.
+
+  Linux promises more memory than there is, and kills the process that uses it.
   """
   rows = sum(len(split.texts) for split in splits.values())
   needed = 4 * rows * config.max_len

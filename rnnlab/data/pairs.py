@@ -42,9 +42,10 @@ class Spec(NamedTuple):
 
 
 def load(config: Any) -> Dataset:
-  """The pairs that a config's `data` part describes, from the disk cache if they are there. The
-  vocabulary is that of the target side; the spec is a Spec. Raises DataError if data are missing,
-  damaged, or too few.
+  """The pairs that a config's `data` part describes, from the disk cache if they are there.
+
+  The vocabulary is that of the target side; the spec is a Spec. Raises DataError if data are
+  missing, damaged, or too few.
   """
   kind = aligned.source(config)
   try:
@@ -72,8 +73,9 @@ def spec(encoding: Mapping[str, Any]) -> Spec:
 
 
 def encode(texts: Sequence[str], encoding: Mapping[str, Any]) -> np.ndarray:
-  """Texts of the source side as inputs of a model: int32 `[N, S]`, with S for the longest. Raises
-  TypeError, with the position, for anything but a list of texts.
+  """Texts of the source side as inputs of a model: int32 `[N, S]`, with S for the longest.
+
+  Raises TypeError, with the position, for anything but a list of texts.
   """
   return _ids(_tokens(listed(texts), encoding['source']), encoding['source']['vocabulary'], [])
 

@@ -194,8 +194,9 @@ def _read_tfds(folder):
 
 
 def tfds_examples(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:
-  """All examples of a prepared split, read without TensorFlow. Raises whatever TFDS does, or
-  EOFError or ValueError, if the files are damaged.
+  """All examples of a prepared split, read without TensorFlow.
+
+  Raises whatever TFDS does, or EOFError or ValueError, if the files are damaged.
   """
   if builder.info.file_format.value != 'tfrecord':
     source = builder.as_data_source(split)

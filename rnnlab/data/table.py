@@ -96,8 +96,9 @@ def _check_header(path, row, header):
 
 
 def text_of(path: Path) -> str:
-  """The content of a text file in UTF-8, or in UTF-16 with a byte order mark. Raises DataError,
-  with the line, for anything else.
+  """The content of a text file in UTF-8, or in UTF-16 with a byte order mark.
+
+  Raises DataError, with the line, for anything else.
   """
   content = path.read_bytes()
   if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -37,8 +37,7 @@ _NO_SPACE_BEFORE, _NO_SPACE_AFTER = {*".,;:!?%)]}…'’-/", '...'}, {*'([{$£#-
 
 
 def split(text: str, encoding: Mapping[str, Any]) -> Sequence[str]:
-  r"""The tokens of a text in order. Characters are themselves, even '\n'; bytes are as in
-  Latin-1."""
+  r"""The tokens of a text in order. Characters are themselves, '\n' too; bytes as in Latin-1."""
   text = text.encode(errors='replace').decode()  # without lone surrogates, which a file can't have
   text = text.lower() if encoding['lowercase'] else text
   match encoding['unit']:

@@ -30,8 +30,9 @@ def windows(
 
 
 def by_time(steps: int, fractions: Mapping[str, float]) -> dict[str, slice]:
-  """Cuts `steps` steps in time: the train part first, then those of `fractions`, in order. Raises
-  DataError if a part would be empty.
+  """Cuts `steps` steps in time: the train part first, then those of `fractions`, in order.
+
+  Raises DataError if a part would be empty.
   """
   ends, end = {}, steps
   for name, fraction in reversed([*fractions.items()]):

@@ -77,8 +77,7 @@ def scan(
 
 
 def _chunk(carry, chunk):
-  """The carry after a chunk, and h `[B, heads, C, d]`; q, k, v have its shape; i, f lack the last
-  axis."""
+  """The carry after a chunk, and h `[B, heads, C, d]`; q, k, v are shaped alike, i, f less d."""
   c, n, m = carry
   q, k, v, i, f = chunk
   ends = jnp.tri(f.shape[-1], dtype=bool)  # [t, s]: s <= t

@@ -213,6 +213,7 @@ def read_result(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
 
 def write_result(folder: AnyPath, result: dict[str, Any]) -> None:
   """Writes a run's result.json, which marks the run as ended, so everything else is written before.
+
   It holds digests of the present files in `READ`, and one of the result itself; see `verify`.
   """
   folder = pathlib.Path(folder)

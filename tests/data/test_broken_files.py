@@ -1,4 +1,4 @@
-"""Files of a user's own, broken in every way that happens: told in words, with the row."""
+"""A user's own files, broken in all the usual ways: errors in words, with the row."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def loaded(task, path, **fields):
-  """What a task's `load` makes of a file."""
+  """The result of a task's `load` for a file."""
   config = configs.default(task)
   config.data.path = str(path)
   if 'buckets' in config.data:
@@ -37,7 +37,7 @@ def rows(count, classes=3):
 
 
 def with_row(row, at=10, **more):
-  """A good file but for one row; the header is row 1, so that it is row at + 1."""
+  """A file that is good except for one row; the header is row 1, so it is row at + 1."""
   lines = rows(40)
   lines[at - 1] = row
   return csv(*lines, **more)
@@ -76,7 +76,7 @@ def changed(array, place, value):
 
 SENTENCE = 'the O\ncat B-ANIMAL\n\n'
 
-# Task, file, content, fields of data, what is said.
+# Task, file, content, fields of data, words of the error.
 BROKEN = {
   'a row of more fields': ('a.csv', with_row('one,two,three,c0'), {}, 'row 11: it has 4 fields'),
   'a row of fewer fields': (
@@ -333,7 +333,7 @@ def test_no_text_is_on_both_sides_and_classes_keep_their_shares(tmp_path):
   path.write_bytes(csv(*[f'text {i // 2},c{i // 2 % 3}' for i in range(300)]))
   data = loaded('classification', path, padding='post')
   ids = {name: {*map(bytes, split['inputs'])} for name, split in data.splits.items()}
-  # A number that train lacks is unknown: what differs in known words alone is compared.
+  # A number that train lacks is unknown, so only differences in known words are compared.
   assert not ids['train'] & ids['test'] and not ids['train'] & ids['validation']
   for split in data.splits.values():
     counts = np.bincount(split['labels'])

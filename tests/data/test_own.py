@@ -1,4 +1,4 @@
-"""A user's own examples: cut without a key on both sides, the same each time, and told."""
+"""A user's own examples: cut without a key on both sides, the same each time, and described."""
 
 import numpy as np
 import pytest

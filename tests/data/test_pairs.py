@@ -1,4 +1,4 @@
-"""Pairs of texts: ids, vocabularies, cuts and references, and what is said of bad files."""
+"""Pairs of texts: ids, vocabularies, cuts and references, and errors for bad files."""
 
 import pathlib
 
@@ -63,7 +63,7 @@ def test_ids_of_both_sides(flickr):
   made = pairs.load(config(flickr, languages='de-en'))
   assert [*made.splits] == ['train', 'validation', 'test']
   source = made.encoding['source']['vocabulary']
-  # By falling count in train, equal ones as they come.
+  # By falling count in train, among equals by first appearance.
   assert source[:7] == ['<pad>', '<bos>', '<eos>', '<unk>', 'Hund', '.', 'Ein']
   train, test = made.splits['train'], made.splits['test']
   assert words(train['inputs']['source'][0], made.encoding, 'source') == (
@@ -192,7 +192,7 @@ def test_a_table_is_cut_and_a_source_is_on_one_side(tmp_path):
     name: {pairs.decode(row, made.encoding['source']).lower() for row in ids}
     for name, ids in found.items()
   }
-  assert '<unk>' in ''.join(texts['test'])  # whose numbers are in train nowhere
+  assert '<unk>' in ''.join(texts['test'])  # their numbers do not occur in train
   references = {
     name: [text for of in pairs.references(made.splits[name]) for text in of]
     for name in ('validation', 'test')

@@ -1,4 +1,4 @@
-"""Piano rolls from .mat, .npz and folders of .csv files, and what is said of wrong ones."""
+"""Piano rolls from .mat, .npz and folders of .csv files, and errors for wrong ones."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ PARTS = {'train': PIECES[:2], 'validation': PIECES[2:3], 'test': PIECES[3:]}
 
 
 def cell(pieces):
-  """Arrays of different lengths as MATLAB's cell."""
+  """Arrays of different lengths as a MATLAB cell."""
   found = np.empty((1, len(pieces)), object)
   for i, piece in enumerate(pieces):
     found[0, i] = piece

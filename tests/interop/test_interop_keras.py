@@ -1,4 +1,4 @@
-"""rnnlab.interop's Keras against live Keras on JAX, its files, and safetensors files."""
+"""rnnlab.interop.keras against live Keras on JAX, its files, and safetensors files."""
 
 import functools
 import itertools
@@ -63,7 +63,7 @@ def keras_layer(name, units=HIDDEN, both=False, **options):
 
 
 def normal(weights, seed=0):
-  """Weights as different as can be from those that a layer starts with, biases included."""
+  """Random weights, unlike those that a layer starts with, biases included."""
   rng = np.random.default_rng(seed)
   return [(0.6 * rng.normal(size=w.shape)).astype('float32') for w in weights]
 
@@ -80,7 +80,7 @@ def assert_same(actual, desired):
 
 
 def combinations():
-  """Cell x layers x directions x biases x mask or none: a quarter at once, every two of them."""
+  """Cell x layers x directions x biases x mask or none: a quarter, with every pair of values."""
   for values in itertools.product(range(4), (1, 2), (False, True), (False, True), (False, True)):
     i, layers, both, bias, masked = values
     quick = (layers + both + masked) % 2 == 0 and (i + both + bias) % 2 == 0
@@ -136,7 +136,7 @@ def test_values_and_gradients_are_kerass(name, layers, both, bias, masked):
 
 
 def gradients_as_kerass(cell, layer, desired, options):
-  """Gradients by our parameters as those by Keras's: a sum of biases has that of either."""
+  """Gradients by our parameters equal those by Keras's: a sum of biases has that of either one."""
   exported = ik.export_layer(cell, jax.tree.map(np.asarray, layer), **options)
   for i, w in enumerate(exported):
     if w.ndim == 2 and w.shape[0] == 2 and i % 3 == 2:
@@ -291,7 +291,7 @@ CLASSIFIERS = [
 
 
 def classifier_of_rnnlab(name, shape, **fields):
-  """What `classifier(name, **shape)` is here."""
+  """rnnlab's counterpart of `classifier(name, **shape)`."""
   return SequenceClassifier(
     make(name),
     vocab_size=20,
@@ -392,7 +392,7 @@ def test_a_functional_model_is_imported_with_its_mask(mask, tmp_path):
 
 
 class Subclassed(keras.Model):
-  """As the tutorial writes its models."""
+  """A model written like the tutorial's."""
 
   def __init__(self):
     super().__init__()
@@ -570,7 +570,7 @@ def test_a_damaged_file_of_keras_is_said_to_be_or_is_read_right(
 @settings(max_examples=200, deadline=None)
 @given(damage=damages)
 def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory):
-  # HDF5 has no digests: changed numbers cannot be told.
+  # HDF5 has no digests: changed numbers cannot be detected.
   base = tmp_path_factory.getbasetemp()
   if not (base / 'whole.h5').exists():
     classifier('gru-after').save(base / 'whole.h5')
@@ -583,12 +583,12 @@ def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory)
 
 
 def test_an_h5_file_whose_strings_have_no_end_is_refused(tmp_path):
-  """In which HDF5 itself goes round for ever, as a free object of no size is followed by itself."""
+  """HDF5 itself loops forever on such a file: a free object of size 0 is followed by itself."""
   path = tmp_path / 'model.h5'
   classifier('lstm').save(path)
   content = path.read_bytes()
   objects = [content.index(b'GCOL') + 16]
-  while content[objects[-1]]:  # its number: of the last one, of what is free, it is 0
+  while content[objects[-1]]:  # its number: that of the last one, the free space, is 0
     size = int.from_bytes(content[objects[-1] + 8 : objects[-1] + 16], 'little')
     objects.append(objects[-1] + 16 + -(-size // 8) * 8)
   for at in (objects[1], objects[-2], objects[-1]):
@@ -598,7 +598,7 @@ def test_an_h5_file_whose_strings_have_no_end_is_refused(tmp_path):
 
 
 def test_an_h5_file_of_keras_2_is_read(tmp_path):
-  """Its config has no modules and other inputs; its names of weights end in :0."""
+  """Its config has no modules and different inputs; its names of weights end in :0."""
   theirs = classifier('lstm', both=True)
   theirs.save(tmp_path / 'theirs.h5')
   with h5py.File(tmp_path / 'theirs.h5', 'r+') as file:
@@ -732,7 +732,7 @@ def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_fa
 @settings(max_examples=200, deadline=None)
 @given(damage=damages)
 def test_a_damaged_safetensors_file_is_refused_in_words_or_read(damage, tmp_path_factory):
-  # It has no digests: changed numbers cannot be told.
+  # It has no digests: changed numbers cannot be detected.
   path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
   files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
   path.write_bytes(damaged(path.read_bytes(), damage))

@@ -27,7 +27,7 @@ each_cell = pytest.mark.parametrize('name', few_cells(NAMES))
 
 @each_cell
 def test_equals_the_numpy_loop_with_these_weights(name):
-  """Values, and gradients of the parameters, which are 0 for what was dropped."""
+  """Values, and gradients of the parameters, which are 0 for dropped weights."""
   p = problem(name)
 
   @jax.jit
@@ -74,7 +74,7 @@ def test_weights_are_dropped_at_the_rate_and_by_the_key(name):
 
 
 def joint(weights):
-  """A cell whose step cuts what it multiplies its state with from its parameters."""
+  """A cell whose step cuts the weights of its state from its parameters."""
 
   def init(key, input_size):
     return {'w': jnp.ones((input_size + 4, 4)), 'u': jnp.ones((4, 2)), 'v': jnp.ones((1, 4))}

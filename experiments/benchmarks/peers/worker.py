@@ -73,6 +73,7 @@ def build(make, case):
 
 def of_no_size(make, case):
   """The memory of a language model's step that does not depend on its size, such as its program.
+
   None for other cases, and if memory is not known.
   """
   if case.what != 'text':
