@@ -11,14 +11,14 @@ class Dataset(NamedTuple):
 
   splits: 'train', 'test' and, unless the test split is also used to validate, 'validation'. Each is
   a dict of arrays whose first axis is the examples: 'inputs', for the model, and whatever else the
-  loss needs, under names of the task's own ('weights' is reserved, see `rnnlab.tasks.base`). title:
-  what the data are and where they come from, in a line for people.
+  loss needs, under names of the task's own ('weights' is reserved, see `rnnlab.tasks.base`).
+  title: what the data are and where they come from, in a line for people.
   line: how many there are, in a line for people.
   source: the same in a word, such as 'package'; runs of different sources are never averaged.
   fingerprint: a digest of the arrays' content, hex.
   spec: what the model must know about the data, such as the number of features; anything hashable.
   widths: for inputs of ids `[N, T]` whose padding, id 0, the model masks: the numbers of columns,
-  ascending, that batches may be cut to. Empty for inputs that must stay as they are.
+    ascending, that batches may be cut to. Empty for inputs that must stay as they are.
   vocabulary: the words that ids stand for, in id order; empty if there are none.
   encoding: what else is needed to read new examples and to interpret outputs, such as the names of
     classes or the mean of each feature; all of it JSON. Kept with each run, as encoding.json.
@@ -48,7 +48,7 @@ class Examples(NamedTuple):
   targets: what is to be predicted, N items of whatever kind the task takes: labels as they are
     written, sets of labels, numbers, arrays, lists of labels.
   rows: int `[N]`, the place of each in its source, counted from 1 as an editor counts lines or
-  rows.
+    rows.
   """
 
   inputs: Sequence[Any]

@@ -58,7 +58,7 @@ def labelled(name: str, examples: Examples) -> Examples:
       continue
     if isinstance(target, float | np.floating) and not float(target).is_integer():
       raise DataError(
-        f'{name} row {row}: {target} is a number, not a class: for numbers use the task regression'
+        f'{name} row {row}: {target} is not a class but a number: use the task regression'
       )
     labels.append((str(int(target)) if isinstance(target, np.number) else str(target).strip(),))
   return examples._replace(targets=labels)

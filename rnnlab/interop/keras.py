@@ -121,7 +121,7 @@ def _import(cell, reset, arrays, of='the'):
     raise ValueError(
       f'{of} bias is of shape {list(b.shape)}, that of GRU(reset_after={not after}), which applies'
       f' the reset gate {"before" if after else "after"} the product of state and weights: no'
-      f' weights make it compute the same as a gru of reset={reset!r}.  Import it with reset='
+      f' weights make it compute the same as a gru of reset={reset!r}. Import it with reset='
       f"'{'before' if after else 'after'}'"
     )
   layers.check_shape(f'{of} bias', b, shape, why)

@@ -38,7 +38,7 @@ def unroll(
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
 
-  A sequence `[T, D]` without a batch axis has results without one, as do its other arguments.
+  For a sequence `[T, D]` without a batch axis, the results and all other arguments lack it too.
 
   xs may be a `Lookup` in a table, such as an embedding: if that has fewer rows than there are
     steps, a kernel computes the products of inputs once per row.

@@ -138,11 +138,7 @@ WINDOWS = {
   'train.window_offset': Field(False, FLAG, 'epochs begin at random places in the stream'),
 }
 PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
-HOSTS = (
-  'seed',
-  'train.patience',
-  'train.gradient_flow',
-)  # no program depends on these
+HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # no compiled program depends on these
 
 
 def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:

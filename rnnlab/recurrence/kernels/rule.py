@@ -32,7 +32,7 @@ class Kernels(NamedTuple):
   backward: `(data, inputs, saved, d_outputs) -> d_inputs`.
   platform: where the two kernels run, 'cuda' or 'cpu'; elsewhere `scan` does. None: anywhere.
   works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; otherwise
-  `scan` is used. Asked when a function is traced.
+    `scan` is used. Asked when a function is traced.
   must: whether it is an error if `works` returns False.
   """
 

@@ -31,8 +31,8 @@ def _tile(rows, vectors, part=False):
 
   `(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)`: addresses, and strides in
   elements: out[r, m] += the sum over k < count of v[r, k] w[k, m]. From `soon` on, `count` lines
-  are prefetched meanwhile, so that the next weights are near when their turn comes. part: whether
-  out has only the first `columns` of a vector; w has LANES of them.
+  are prefetched meanwhile, so that the next weights are near when their turn comes.
+  part: whether out has only the first `columns` of a vector; w has LANES of them.
   """
   word, one = ir.IntType(64), ir.FloatType()
   many = ir.VectorType(one, LANES)
