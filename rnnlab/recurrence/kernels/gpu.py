@@ -83,8 +83,8 @@ def unroll(
   resets: bool `[B, T]` or None. Where it is True, the row's carry is reset to `cell.initial_carry`
     before the step, masked or not, and no gradient flows further back.
   must: raises ValueError if the kernel does not work on this machine, instead of using a scan.
-  interpret: runs the kernels' own code on any device, slowly, for tests. On other devices than
-  NVIDIA GPUs it is a scan of the same equations.
+  interpret: runs the kernels' own code on any device, slowly, for tests.
+  On other devices than NVIDIA GPUs it is a scan of the same equations.
   """
   xs = xs.rows() if isinstance(xs, Lookup) else xs
   dtype = jnp.result_type(xs, *params.values())

@@ -83,8 +83,8 @@ def forward(
 
   h, c `[B, H]` hold the first carry, and afterwards the last. hs and cs are what each step starts
   from; kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without
-  rows all are real. If there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` replaces the
-  product x W_x + b.
+  rows all are real. If there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` replaces
+  the product x W_x + b.
   """
   (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
   known = len(ids) > 0
