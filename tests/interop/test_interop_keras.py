@@ -288,6 +288,7 @@ CLASSIFIERS = [
   *itertools.product(['lstm'], ['mean', 'masked-mean', 'max']),
   ('gru-after', 'no-bias'),
 ]
+QUICK_SHAPES = 'all-of-it', 'masked', 'no-bias'
 
 
 def classifier_of_rnnlab(name, shape, **fields):
@@ -305,7 +306,13 @@ def classifier_of_rnnlab(name, shape, **fields):
   )
 
 
-@pytest.mark.parametrize(('name', 'shape'), CLASSIFIERS)
+@pytest.mark.parametrize(
+  ('name', 'shape'),
+  [
+    pytest.param(name, shape, marks=() if shape in QUICK_SHAPES else pytest.mark.slow)
+    for name, shape in CLASSIFIERS
+  ],
+)
 def test_a_classifier_of_keras_predicts_the_same(name, shape, tmp_path):
   shape = SHAPES[shape]
   theirs = classifier(name, **shape)
@@ -328,7 +335,7 @@ def test_a_classifier_of_keras_predicts_the_same(name, shape, tmp_path):
 @pytest.mark.parametrize(
   ('name', 'shape'),
   [
-    pytest.param(name, shape, marks=pytest.mark.slow if shape == 'tutorial' else ())
+    pytest.param(name, shape, marks=() if shape in QUICK_SHAPES else pytest.mark.slow)
     for name, shape in CLASSIFIERS
     if shape not in ('no-bias', 'logits')
   ],

@@ -82,6 +82,7 @@ def test_under_vmap_and_within_a_shard_map_of_the_users(mesh):
     close(one[0], jax.jit(own)(xs[0]), 1e-6)
 
 
+@pytest.mark.slow
 def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypatch):
   monkeypatch.setattr(devices, 'LARGE', 20 * 4)
   draw = np.random.default_rng(0)

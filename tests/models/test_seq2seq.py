@@ -225,6 +225,7 @@ def test_each_dropout_acts_in_training_alone_and_by_its_key(rate):
   assert (run(1, 0.5) != kept[:, 0]).any() and (run(1, 0.5) != run(2, 0.5)).any()
 
 
+@pytest.mark.slow
 def test_it_reads_its_own_tokens_as_often_as_it_is_to():
   """At rate 1 like a loop that reads its likeliest token, at rate 0 like teacher forcing."""
   fields = {'both': True, 'layers': 2}

@@ -40,7 +40,10 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize('task', OWN)
+@pytest.mark.parametrize(
+  'task',
+  [pytest.param(n, marks=() if n == 'regression' else pytest.mark.slow) for n in OWN],
+)
 def test_a_file_is_answered_as_the_run_has_reported_of_its_test_split(task, tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   ending, write, fields, as_answers = OWN[task]

@@ -1,5 +1,7 @@
 """Decoders with attention, values and gradients, against the equations in a float64 loop."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,8 +82,13 @@ def to_jax(tree):
 KINDS = [('additive', True), ('multiplicative', True), ('multiplicative', False), ('none', True)]
 
 
-@pytest.mark.parametrize('name', MADE)
-@pytest.mark.parametrize(('kind', 'feeding'), KINDS)
+@pytest.mark.parametrize(
+  ('name', 'kind', 'feeding'),
+  [
+    pytest.param(name, *kind, marks=pytest.mark.slow if (i + j) % 2 else ())
+    for (i, name), (j, kind) in itertools.product(enumerate(MADE), enumerate(KINDS))
+  ],
+)
 def test_outputs_and_gradients(name, kind, feeding):
   decoder = Decoder(MADE[name], kind, A, feeding)
   params, xs, memory = given(decoder)

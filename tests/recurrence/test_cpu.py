@@ -176,6 +176,7 @@ def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts(name):
   compare((carry, ys), (second[0], jnp.concatenate([first, second[1]], axis=1)))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
   st.sampled_from(NAMES),

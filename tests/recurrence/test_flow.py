@@ -233,7 +233,10 @@ GATES = {
 }
 
 
-@pytest.mark.parametrize('name', GATES)
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=() if n in ('lstm', 'gru', 'mlstm') else pytest.mark.slow) for n in GATES],
+)
 def test_a_forget_gate_is_found_where_a_cell_has_one(name):
   cell, params, xs = problem(name)
   forgetting, count = GATES[name]

@@ -69,6 +69,7 @@ def same(path, content, name):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*KEPT, 'result.json'])
 def test_every_damage_to_a_file_of_a_run_is_noticed_by_all_who_read_it(name, copy):
   draw = random.Random(name)
@@ -130,7 +131,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize('name', WRONG)
+@pytest.mark.parametrize(
+  'name',
+  [pytest.param(n, marks=() if n == 'result.json' else pytest.mark.slow) for n in WRONG],
+)
 def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
   """Like files of a version before there were digests."""
   folder = sorted(copy.glob('cell-*'))[0]

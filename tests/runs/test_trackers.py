@@ -63,6 +63,7 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
   assert losses == [(5, 1.0), (10, 0.5), (20, 0.25)]
 
 
+@pytest.mark.slow
 def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
   tmp_path, reviews, monkeypatch
 ):

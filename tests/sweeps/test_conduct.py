@@ -20,8 +20,8 @@ from rnnlab.runs import program
 from rnnlab.sweeps import conduct, executors, storage, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ('cores', 'process')]
-EXECUTORS = ['serial', 'population', *OTHERS]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ('population', 'cores', 'process')]
+EXECUTORS = ['serial', *OTHERS]
 
 
 @pytest.fixture(autouse=True, scope='module')

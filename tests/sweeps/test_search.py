@@ -201,6 +201,7 @@ def test_halving_judges_by_the_best_epoch_up_to_the_rung(tmp_path):
   assert {run.until for run in todo} == {0}
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
   method=st.sampled_from(['sobol', 'random']),

@@ -287,5 +287,8 @@ def test_the_experiments_describe_runs_and_say_what_is_reached_without_memory(fi
     runs = sweep.expand(made.config, made.sweep)
     assert {run.config.model.cell for run in runs} >= {'lstm', 'gru', 'elman'}
     if preset != 'smoke':
-      (reference,) = made.references()
-      assert json.dumps(reference) and reference['title'] in generated.title(made.config.data)
+      found = made.references()
+      # What is right by chance in the next symbols of a formal language is not known.
+      assert len(found) == (preset not in ('anbncn', 'dyck1', 'dyck2', 'reber'))
+      for reference in found:
+        assert json.dumps(reference) and reference['title'] in generated.title(made.config.data)

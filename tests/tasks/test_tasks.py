@@ -191,7 +191,8 @@ def test_it_learns():
 
 
 @pytest.mark.parametrize(
-  'executor', ['serial', 'population', pytest.param('process', marks=pytest.mark.slow)]
+  'executor',
+  ['serial', *(pytest.param(name, marks=pytest.mark.slow) for name in ('population', 'process'))],
 )
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(executor, whole, tmp_path):
   looks = iter([False] * 2)

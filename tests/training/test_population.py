@@ -98,6 +98,7 @@ def test_runs_that_differ_in_numbers_alone_share_a_program(reviews):
   assert sorted(map(len, found)) == [1, 1, 1, 1, 1, len(MEMBERS) + 1]
 
 
+@pytest.mark.slow
 def test_members_are_their_solo_runs(reviews, whole, tmp_path):
   do('population', specs(reviews), tmp_path / 'sweep')
   assert finals(tmp_path / 'sweep') == whole('population')
@@ -116,7 +117,8 @@ def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeyp
   close(finals(tmp_path / 'sweep'), whole('serial'))
 
 
-@pytest.mark.parametrize('lanes', [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('lanes', [1, 3])
 def test_a_member_that_is_driven_to_nan_leaves_the_others_their_bits(
   reviews, lanes, monkeypatch, tmp_path
 ):

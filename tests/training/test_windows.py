@@ -181,6 +181,7 @@ def test_the_loss_of_a_window_and_its_gradient(options):
     np.testing.assert_allclose(found, wanted[i], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_windows_of_many_lengths_go_on_where_the_last_one_ended_with_steps_as_long():
   """Merity et al. 2018, section 5: the rate is scaled by the window's length."""
   cut, split, batch_size = Windows(6, spread=1.5, halved=0.4, offset=True), stream(200), 3

@@ -145,7 +145,7 @@ def test_without_an_experiment_it_says_how_to_begin(run, installed):
   assert done.stderr.startswith('rnnlab: which experiment?') and 'Traceback' not in done.stderr
   assert "rnnlab.configs.default('classification')" in done.stderr
   done = run(installed / 'bin' / 'rnnlab', '--status', check=2)
-  assert 'Give --workdir=DIR' in done.stderr
+  assert 'give --workdir=DIR' in done.stderr
   done = run(installed / 'bin' / 'rnnlab', '--status', '--workdir=none', check=2)
   assert 'none' in done.stderr and 'Traceback' not in done.stderr
 

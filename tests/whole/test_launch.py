@@ -42,6 +42,7 @@ def test_a_log_has_lines_with_the_time_left_and_nothing_else(finished):
   )
 
 
+@pytest.mark.slow
 def test_a_second_launch_does_nothing_and_shows_the_report(finished, launch):
   workdir, _ = finished
   before = {path: path.stat().st_mtime_ns for path in workdir.glob('*/result.json')}

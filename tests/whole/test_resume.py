@@ -83,6 +83,7 @@ def wait(process, seconds):
     process.wait(seconds)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_resumes_to_the_bit(
   start, launch, environment, tmp_path
 ):

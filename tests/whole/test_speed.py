@@ -157,6 +157,7 @@ def test_a_translators_operations_are_those_of_its_products(cell):
   assert peers.flops(greedy) == 2 * peers.tokens(greedy) * (of_source + of_target)
 
 
+@pytest.mark.slow
 def test_a_translator_trains_and_translates_and_says_what_must_be_the_same():
   found = {}
   for what in ('pairs', 'greedy'):
