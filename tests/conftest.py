@@ -1,8 +1,8 @@
-"""What tests share; and, set before any imports them: Keras computes with JAX, JAX on two CPUs.
+"""What tests share; and settings before any import: Keras computes with JAX, JAX on two CPUs.
 
-Here XLA compiles for the least time, not for the fastest program: nearly all the time of a test is
-XLA's, and what is compared is what a program computes. XLA does as for a user in the programs of
-`for_a_user`, and in what a test compiles with `programs.as_for_a_user`.
+Here XLA compiles in the least time, not to the fastest program: nearly all the time of a test is
+compilation, and only results are compared. XLA compiles as for a user in the programs of
+`for_a_user`, and in functions that a test compiles with `programs.as_for_a_user`.
 """
 
 import contextlib
@@ -21,28 +21,28 @@ from jaxlib.version import __version_info__ as jaxlib_version
 
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-KEPT = 2**30  # bytes of compiled programs, beyond which they are all forgotten
+KEPT = 2**30  # bytes of compiled programs, above which all are deleted
 QUICK = ' --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1'
-if jaxlib_version < (0, 11, 1):  # a later one ends the process at a flag it has not
+if jaxlib_version < (0, 11, 1):  # a later one aborts at an unknown flag
   QUICK += ' --xla_cpu_use_fusion_emitters=false'
-FLAGS = os.environ.get('XLA_FLAGS', '').replace(QUICK, '')  # set already where xdist started this
+FLAGS = os.environ.get('XLA_FLAGS', '').replace(QUICK, '')  # already set if xdist started this
 os.environ['XLA_FLAGS'] = FLAGS + QUICK
-jax.config.update('jax_num_cpu_devices', 2)  # without a mesh all is on the first
+jax.config.update('jax_num_cpu_devices', 2)  # without a mesh only the first is used
 
 from forks import Forks  # noqa: E402
 from programs import ROOT, SMOKE, SWEEP, without  # noqa: E402
 
 from rnnlab.machine.cache import root as cache_root  # noqa: E402
 
-# One for all tests and what they start, whatever cache they have else: compiling takes long.
+# One cache for all tests and the programs they start, since compiling takes long.
 os.environ.setdefault('NUMBA_CACHE_DIR', str(cache_root()))
 
 
 def pytest_configure(config):
-  """Keeps what XLA compiles, for the other test processes and for the next time.
+  """Keeps what XLA compiles, for the other test processes and for the next session.
 
-  A program is known by its code, by JAX's version and XLA's flags, so that a change of any compiles
-  it anew. `pytest --cache-clear` forgets all of them.
+  A program is identified by its code, JAX's version and XLA's flags, so that a change in any of
+  them compiles it again. `pytest --cache-clear` deletes all of them.
   """
   folder = config.cache.mkdir('programs')
   if 'PYTEST_XDIST_WORKER' not in os.environ:
@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 @contextlib.contextmanager
 def shared(tmp_path_factory, name):
-  """A folder for all test processes, and whether it is empty yet: the first of them fills it."""
+  """A folder for all test processes, and whether it is still empty: the first process fills it."""
   base = tmp_path_factory.getbasetemp()
   folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
   folder.mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def shared(tmp_path_factory, name):
 
 @pytest.fixture(scope='session')
 def reviews(tmp_path_factory):
-  """An aclImdb folder of 300 + 100 reviews whose words tell their label, some of the time."""
+  """An aclImdb folder of 300 + 100 reviews whose words often reveal their label."""
   with shared(tmp_path_factory, 'reviews') as (folder, empty):
     if empty:
       write_reviews(folder / 'aclImdb')
@@ -88,7 +88,7 @@ def write_reviews(folder):
 
 @pytest.fixture(scope='session')
 def environment(tmp_path_factory, pytestconfig):
-  """The environment of a launch: a cache of its own, and the tests' one of compiled programs."""
+  """The environment of a launch: its own cache, and the tests' cache of compiled programs."""
   cache = tmp_path_factory.mktemp('cache')
   return os.environ | {
     'XDG_CACHE_HOME': str(cache),
@@ -102,17 +102,17 @@ def environment(tmp_path_factory, pytestconfig):
 
 @pytest.fixture(scope='session')
 def for_a_user(environment):
-  """The same, where XLA compiles as for a user."""
+  """The same, but XLA compiles as for a user."""
   return environment | {'XLA_FLAGS': FLAGS}
 
 
 @pytest.fixture(autouse=True, scope='module')
 def forget_programs():
-  """What a file's tests have compiled goes with them; all of it is written in one MLIR context.
+  """Frees the programs compiled by a file's tests; all of them are written in one MLIR context.
 
-  XLA maps each program into memory, and dies without a word at the number of mappings that a
-  process may have (Linux's vm.max_map_count). JAX would make a context for each program, which
-  takes a fifth of a small one's time; where a later JAX makes it elsewhere, that time is lost.
+  XLA maps each program into memory, and dies silently at the limit on a process's mappings (Linux's
+  vm.max_map_count). JAX would make a context for each program, which takes a fifth of a small one's
+  time; if a later JAX makes it elsewhere, that time is lost.
   """
   with pytest.MonkeyPatch.context() as patch:
     if hasattr(mlir, 'make_ir_context'):
@@ -123,13 +123,13 @@ def forget_programs():
 
 @pytest.fixture(scope='session')
 def forks(environment):
-  """A process of that environment that has imported what launch.py does, to be forked."""
+  """A process in that environment that has imported what launch.py imports, to be forked."""
   with contextlib.closing(Forks(environment)) as forks:
     yield forks
 
 
 def given(reviews, words):
-  """The words of a launch, and of what data it is unless they say so."""
+  """The words of a launch, with those for the data added unless they are given."""
   data = ['--config.data.source=directory', f'--config.data.dir={reviews}']
   return [*without(data, words), *words]
 
@@ -150,7 +150,7 @@ def do(words, reviews, folder, env, root=ROOT):
 def launch(reviews, environment, request, tmp_path):
   """Runs launch.py to its end in tmp_path; returns the finished process.
 
-  It is a fork, unless it is to have another environment or is another clone's.
+  It is a fork, unless it needs another environment or belongs to another clone.
   """
 
   def run(*words, root=ROOT, env=None, check=None):
@@ -184,7 +184,7 @@ def start(reviews, for_a_user, tmp_path):
 
 @pytest.fixture(scope='session')
 def finished(tmp_path_factory, reviews, environment):
-  """A smoke sweep done without a break: its workdir, not to be changed, and what it said."""
+  """A smoke sweep done without interruption: its workdir, not to be changed, and its output."""
   with shared(tmp_path_factory, 'finished') as (folder, empty):
     if empty:
       words = SMOKE, f'--workdir={folder}/sweep', '--executor=process'
@@ -196,7 +196,7 @@ def finished(tmp_path_factory, reviews, environment):
 
 @pytest.fixture(scope='session')
 def whole(tmp_path_factory, reviews, for_a_user):
-  """Does SWEEP without a break, with an executor, compiling as for a user; returns its workdir."""
+  """Does SWEEP in one go, with an executor, compiling as for a user; returns its workdir."""
 
   @functools.cache
   def run(executor):

@@ -1,11 +1,11 @@
-"""What the tests of weights from other libraries share: the inputs, the loss, and rnnlab's answer.
+"""What tests of weights from other libraries share: the inputs, the loss, and rnnlab's answer.
 
-A recurrent module of another library is held equal to `rnnlab.stacked` with its weights imported:
-outputs, final states, and the gradients by inputs and by its own weights of
+A recurrent module of another library is compared with `rnnlab.stacked` with its weights imported:
+outputs, final states, and the gradients with respect to inputs and its own weights of
 
     loss = sum(outputs * LOSS) + sum(final states ** 2)
 
-in which the outputs of padded steps are zeros.
+where the outputs of padded steps are zeros.
 """
 
 import functools
@@ -25,12 +25,12 @@ LENGTHS = np.array([4, 5, 1])
 
 
 def draw(*shape, seed=0):
-  """Numbers that are the same with every version of NumPy, as recorded answers depend on them."""
+  """Numbers that are the same in every version of NumPy, since recorded answers depend on them."""
   return (0.6 * np.random.RandomState(seed).normal(size=shape)).astype('float32')
 
 
 def few_quick(cases) -> list:
-  """Parameters of a test: those of two layers, both ways, padded as they are, the others slow."""
+  """Parameters of a test: two padded bidirectional layers as they are, the others marked slow."""
   quick = 2, 2, True
   return [
     pytest.param(case, id=str(case), marks=() if case[1:4] == quick else pytest.mark.slow)
@@ -38,7 +38,7 @@ def few_quick(cases) -> list:
   ]
 
 
-# What a disk, or a broken transfer, may do to a file: of which kind, where, and with which bytes.
+# What a disk or a broken transfer may do to a file: the kind of damage, where, with which bytes.
 damages = st.tuples(
   st.sampled_from(['flip', 'zeros', 'cut', 'empty', 'garbage', 'longer']),
   st.floats(0, 1, exclude_max=True),
@@ -77,7 +77,7 @@ class Answer(typing.NamedTuple):
 
 
 def answer(cell: str, layers, *, masked: bool, reset: str = 'after') -> Answer:
-  """Of rnnlab, with gradients of `layers` in their own structure."""
+  """rnnlab's answer, with gradients of `layers` in their own structure."""
   options = {'reset': reset} if cell == 'gru' else {}
   lengths = LENGTHS if masked else None
   return jax.tree.map(

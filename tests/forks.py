@@ -1,11 +1,12 @@
 """Programs as forks of a process that has imported what they need.
 
-Importing takes most of the time of a small launch. A fork is a process as any other: it has its own
-arguments, streams, folder and exit status, and it computes with devices of its own.
+Importing takes most of the time of a small launch. A fork is a process like any other: it has its
+own arguments, streams, folder and exit status, and computes with its own devices.
 
     python tests/forks.py
 
-takes a request a line from standard input and answers each with a line, until there are no more.
+reads one request per line from standard input and answers each with a line, until there are no
+more.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import traceback
 import warnings
 
 ROOT = pathlib.Path(__file__).parents[1]
-SECONDS = 300  # after which a fork is ended
+SECONDS = 300  # after which a fork is killed
 LAUNCH = str(ROOT / 'launch.py')
 
 
@@ -40,7 +41,7 @@ class Forks:
   def run(self, words, folder, program=LAUNCH, stdin=b''):
     """Runs a program to its end in a folder; returns the finished process.
 
-    program: a file's path, or a module's name. stdin: what it reads. What it says is bytes.
+    program: a file's path, or a module's name. stdin: its standard input. Its output is bytes.
     """
     with tempfile.TemporaryDirectory() as said:
       streams = [pathlib.Path(said) / name for name in ('in', 'out', 'err')]
@@ -58,9 +59,9 @@ class Forks:
 
 
 def load():
-  """Imports what a launch does from its start to its report, but `rnnlab.launch` itself.
+  """Imports what a launch does from its start to its report, except `rnnlab.launch` itself.
 
-  That one takes the command's own name and words as it is imported.
+  That module reads the command's name and words on import.
   """
   import rnnlab.predict
   import rnnlab.reports.figures
@@ -72,13 +73,13 @@ def load():
 
 
 def serve():
-  """Answers requests with the exit status of a fork each, as `subprocess` has it."""
+  """Answers each request with the exit status of a fork, in the form of `subprocess`."""
   load()
   requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), 'w')
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
   for line in requests:
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads, as nothing is computed
+      warnings.simplefilter('ignore')  # JAX's, about forks: no threads run yet
       child = os.fork()
     if not child:
       become(*json.loads(line))

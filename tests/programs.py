@@ -27,20 +27,20 @@ as_for_a_user = functools.partial(
 SMOKE = f'--config={ROOT}/experiments/imdb.py:smoke'
 SWEEP = SMOKE, '--config.model.cell=gru', '--config.data.buckets=1'  # of three runs
 
-# Of a product over cells the quick tests do these, a carry of two parts and one of one; the slow
-# tests do all the others.
+# Where tests run over all cells, the quick ones do these, a carry of two parts and one of one; the
+# slow tests do the others.
 QUICK = 'lstm', 'gru', 'gru-after'
 
 COLOURS = {f'{tens}{ones}' for tens in (3, 4, 9, 10) for ones in range(9)}  # 38 and 48: any other
 
 
 def few_cells(names):
-  """Cells' names to parametrize a test with, of which those outside QUICK are slow."""
+  """Cells' names to parametrize a test with; those outside QUICK are marked slow."""
   return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def launched(experiment='made', preset='', command='python launch.py', claims=()):
-  """What a launch asks for, as far as it is recorded."""
+  """What a launch asks for, as it is recorded."""
   request = sweep.Request(None, (), command, [], [])
   return conduct.Asked(request, list(claims), experiment, preset)
 
@@ -51,7 +51,7 @@ def without(given, words):
 
 
 def read_until(text, process):
-  """Reads what the process says, to the line in which `text` is."""
+  """Reads the process's output up to the line that contains `text`."""
   for line in process.stdout:
     if text in line:
       return
@@ -66,7 +66,7 @@ def in_a_terminal(words, env, folder):
   while True:
     try:
       output += (read := os.read(ours, 65536))
-    except OSError:  # EIO: nobody has the other end open
+    except OSError:  # EIO: the other end is closed
       break
     if not read:
       break
@@ -81,7 +81,7 @@ def colours(output):
 
 
 def unseal(folder):
-  """Makes a finished run one of a version before runs had digests of their files."""
+  """Turns a finished run into one of a version before runs had digests of their files."""
   path = pathlib.Path(folder) / 'result.json'
   result = json.loads(path.read_text())
   before = {name: value for name, value in result.items() if name not in ('digest', 'digests')}
@@ -89,7 +89,7 @@ def unseal(folder):
 
 
 def finals(workdir):
-  """Every run's numbers that must not depend on how it was done: metrics, rows and checkpoints."""
+  """Each run's numbers that must not depend on how it was done: metrics, rows and checkpoints."""
   found = {}
   for path in sorted(pathlib.Path(workdir).glob('*/result.json')):
     result = json.loads(path.read_text())
@@ -109,7 +109,7 @@ def finals(workdir):
 
 
 def reported_parameters(folder):
-  """The bytes of the arrays that a finished run keeps to predict with."""
+  """The bytes of the arrays that a finished run keeps for predictions."""
   leaves = jax.tree_util.tree_leaves_with_path(files.load(folder / run_files.PARAMS))
   assert leaves
   return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}

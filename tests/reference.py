@@ -1,12 +1,12 @@
-"""Recurrent networks as plain NumPy loops in float64, to hold rnnlab against. No JAX in here.
+"""Recurrent networks as plain NumPy loops in float64, to compare rnnlab with. No JAX in here.
 
-Written from the equations, a gate at a time: LSTM, Gers et al. (2000); GRU, Cho et al. (2014), and
-its variant with the reset after the product; Elman (1990). Parameters have rnnlab's names and
-shapes: w_x [D, G * H], w_h [H, G * H], b [G * H], in the gate order given with each cell.
+Written from the equations, gate by gate: LSTM, Gers et al. (2000); GRU, Cho et al. (2014), and its
+variant with the reset after the product; Elman (1990). Parameters have rnnlab's names and shapes:
+w_x [D, G * H], w_h [H, G * H], b [G * H], in the gate order given with each cell.
 
-Gradients are by complex steps (Squire and Trapp 1998): exact to rounding, with no difference taken
-and no backward pass that could share a mistake with the one under test. For that, any argument may
-have leading axes, one entry for each perturbation.
+Gradients are computed by complex steps (Squire and Trapp 1998): exact to rounding, without
+differences, and without a backward pass that could share a mistake with the one under test. For
+that, any argument may have leading axes, one entry for each perturbation.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def split(p, hidden, count):
 
 
 def elman(p, carry, x, h_in):
-  """Gate: the only one."""
+  """One gate."""
   h = np.tanh(x[0] @ p['w_x'] + h_in[0] @ p['w_h'] + p['b'][..., None, :])
   return (h,)
 
@@ -65,9 +65,9 @@ GATES = {'elman': 1, 'lstm': 4, 'gru-after': 3, 'gru-before': 3}
 def unroll(name, p, xs, carry, *, mask=None, resets=None, reverse=False, drop_x=None, drop_h=None):
   """Runs a cell over xs [B, T, D]; returns the final carry, a tuple (h, ...), and ys [B, T, H].
 
-  mask: bool [B, T], False where a row does not move. drop_x [G, B, D], drop_h [G, B, H]: dropout
-  masks by which each gate multiplies what it sees of the input and of the state. resets: bool
-  [B, T], True where a row's carry is zeros before the step is done.
+  mask: bool [B, T], False at a row's padded steps. drop_x [G, B, D], drop_h [G, B, H]: dropout
+  masks by which each gate multiplies its input and its state. resets: bool
+  [B, T], True where a row's carry is set to zeros before the step.
   """
   ones = np.ones(GATES[name])
   steps = xs.shape[-2]
@@ -87,8 +87,8 @@ def unroll(name, p, xs, carry, *, mask=None, resets=None, reverse=False, drop_x=
 def truncated(name, p, xs, carry, k1, k2, *, mask=None, reverse=False, **drops):
   """`unroll` with the derivatives of BPTT(k2; k1) (Williams and Peng 1990).
 
-  Each k1 steps are run to from k2 steps before their end. The carry there is made real: to complex
-  steps, a constant.
+  Each k1 steps are computed starting k2 steps before their end. The carry there is made real, which
+  makes it a constant for complex steps.
   """
   steps = xs.shape[-2]
 

@@ -1,4 +1,4 @@
-"""The architecture holds: what a wing may import, how long files are, which words stand where."""
+"""The architecture holds: what a wing may import, how long files are, which words occur where."""
 
 import ast
 import functools
@@ -26,19 +26,19 @@ WINGS = (
   'predict',
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
-# The wings that may know what the data are of, and by which metric texts are judged.
+# The wings that may know what the data are about, and by which metric texts are judged.
 OF_A_TASK = 'tasks', 'data', 'predict'
 WORDS = re.compile(r'imdb|review|accuracy', re.IGNORECASE)
-# Where public functions need not say the type of each argument and of what they return.
+# Where public functions need not annotate each argument and result.
 UNTYPED = 'recurrence/kernels/cpu/', 'tasks/', 'reports/'
 
-# Those that read the files of versions which knew no other task, and the one with the main job.
+# Those that read files of versions with only one task, and the one with the main job.
 MAY_KNOW = 'results/measures.py', 'runs/configs.py', 'launch.py'
 
 
 @functools.cache
 def parsed():
-  """The syntax tree of each file of the package, by its path there."""
+  """The syntax tree of each file of the package, by its path in it."""
   paths = sorted(PACKAGE.rglob('*.py'))
   return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in paths}
 
@@ -104,7 +104,7 @@ def test_no_function_is_long():
 
 
 def test_only_tasks_and_data_and_predictions_know_what_is_classified():
-  """Everything but the examples of docstrings, which are of the experiment that there is."""
+  """Everything except the examples in docstrings, which use the existing experiment."""
   files = [path for path in PACKAGE.rglob('*') if path.suffix in ('.py', '.html', '.tex')]
   found = {
     (file, line.strip())
@@ -117,7 +117,7 @@ def test_only_tasks_and_data_and_predictions_know_what_is_classified():
 
 
 def untyped(node):
-  """The arguments of a function that have no type, and 'return' where that has none."""
+  """The arguments of a function without a type, and 'return' if that has none."""
   args = node.args
   named = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
   bare = [arg.arg for arg in named if arg and not arg.annotation and arg.arg not in ('self', 'cls')]
@@ -137,6 +137,6 @@ def test_public_functions_say_their_types():
 
 
 def test_no_two_files_of_tests_have_the_same_name():
-  """Pytest imports each by its name alone."""
+  """Pytest imports each by its bare name."""
   names = sorted(path.name for path in pathlib.Path(__file__).parent.rglob('*.py'))
   assert names == sorted({*names})

@@ -1,14 +1,14 @@
-"""How fast each cell is, and at which lengths taking all steps at once is faster than a scan.
+"""How fast each cell is, and at which lengths computing all steps at once is faster than a scan.
 
     python -m experiments.benchmarks.cells [--cells=lstm,gru] [--batch=32] [--steps=200]
       [--inputs=128] [--hidden=64] [--lengths=128,1024,65536] [--rows=1] [--smoke]
 
-The first table is of a layer of each cell: the milliseconds of the forward pass and of the
-gradients for parameters and inputs, by what `rnnlab.unroll` chooses to run. The second is of the
-cells that are linear in their carry, over sequences of growing length: the same by the scan of a
-step and by all steps at once. Everything is in one process, on all cores or on one accelerator, and
-in each round every case has a turn. It leaves cells.csv and summary.md, which ends in the column of
-the table in rnnlab/cells/README.md.
+The first table is for a layer of each cell: the milliseconds of the forward pass and of the
+gradients for parameters and inputs, with the backend that `rnnlab.unroll` chooses. The second is
+for the cells that are linear in their carry, over sequences of growing length: the same for a scan
+of the step and for all steps at once. Everything runs in one process, on all cores or on one
+accelerator, and in each round every case has a turn. It writes cells.csv and summary.md, which ends
+with the column for the table in rnnlab/cells/README.md.
 """
 
 import functools
@@ -34,17 +34,17 @@ from rnnlab.machine import disk, provenance
 
 COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.cells', *sys.argv[1:]])
 SCAN, PARALLEL = 'scan', 'parallel'
-AT_LEAST = 0.02  # seconds that the calls of a turn take together, so that a clock's grain is small
+AT_LEAST = 0.02  # seconds that the calls of a turn take together, well above the clock's resolution
 LEGEND = (
   'Milliseconds of the forward pass and the gradients for parameters and inputs: the median over'
   ' rounds ± half the interquartile range.'
 )
 
-flags.DEFINE_list('cells', None, 'Which cells; all where it is not given.')
+flags.DEFINE_list('cells', None, 'Which cells; by default all.')
 flags.DEFINE_integer('batch', 32, 'Rows of the first table.', lower_bound=1)
 flags.DEFINE_integer('steps', 200, 'Steps of the first table.', lower_bound=1)
 flags.DEFINE_integer('inputs', 128, 'Inputs of the first table.', lower_bound=1)
-flags.DEFINE_integer('hidden', 64, 'Hidden units; of the second table also the inputs.')
+flags.DEFINE_integer('hidden', 64, 'Hidden units; in the second table also the inputs.')
 flags.DEFINE_list(
   'lengths', ['128', '512', '1024', '4096', '16384', '65536'], 'Steps of the second table.'
 )
@@ -52,12 +52,12 @@ flags.DEFINE_integer('rows', 1, 'Rows of the second table.', lower_bound=1)
 flags.DEFINE_integer('rounds', 5, 'How often each case is timed.', lower_bound=1)
 flags.DEFINE_string('out', 'runs/cells', 'Where results go.')
 flags.DEFINE_boolean(
-  'smoke', False, 'Three cells and short sequences, to see that all of it works.'
+  'smoke', False, 'Three cells and short sequences, to check that everything works.'
 )
 
 
 class Case(NamedTuple):
-  """What is measured: a layer of a cell, run by `backend` as `rnnlab.unroll` has it."""
+  """What is measured: a layer of a cell, run with a `backend` of `rnnlab.unroll`."""
 
   cell: str
   backend: str
@@ -70,8 +70,8 @@ class Case(NamedTuple):
 def build(case: Case) -> tuple[Callable[[], object], int]:
   """A call that computes ys of a layer and all gradients, and the number of parameters.
 
-  The parameters are those that the cell starts from; inputs, and the weights of the outputs in the
-  loss, are standard normal.
+  The parameters are the cell's initial ones; inputs, and the weights of the outputs in the loss,
+  are standard normal.
   """
   cell = rnnlab.cells.get(case.cell, hidden_size=case.hidden)
   params = cell.init(jax.random.key(0), case.inputs)
@@ -96,7 +96,7 @@ def build(case: Case) -> tuple[Callable[[], object], int]:
 
 
 def measure(cases: Sequence[Case], rounds: int) -> pd.DataFrame:
-  """A row of cells.csv a case: its fields, the parameters, and the quartiles of its times."""
+  """One row of cells.csv per case: its fields, the parameters, and the quartiles of its times."""
   calls, counts, repeats = zip(*(ready(case) for case in cases), strict=True)
   seconds = np.array(
     [
@@ -134,7 +134,7 @@ def steps_grid(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def lengths_grid(table: pd.DataFrame) -> pd.DataFrame:
-  """The second table as words: a row a cell and a length."""
+  """The second table as words: a row for each cell and length."""
   rows = []
   for (cell, steps), of_case in table.groupby(['cell', 'steps'], sort=False):
     by = {row.backend: row for row in of_case.itertuples()}
@@ -147,7 +147,7 @@ def lengths_grid(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def crossovers(table: pd.DataFrame) -> list[str]:
-  """For each cell of the second table, at which lengths all steps at once are faster, in words."""
+  """For each cell of the second table, the lengths at which all steps at once win, in words."""
   said = []
   times = table.pivot(index='cell', columns=['backend', 'steps'], values='median_ms')
   for cell in table['cell'].unique():
@@ -177,7 +177,7 @@ def _in_readme():
 
 
 def chosen(args) -> tuple[list[str], list[int]]:
-  """The cells and the lengths of the flags. Raises ValueError, for people."""
+  """The cells and the lengths given by flags. Raises ValueError, with a message for people."""
   names = args.cells or (['lstm', 'gru', 'mingru'] if args.smoke else rnnlab.cells.names())
   for name in names:
     rnnlab.cells.find(name)
@@ -202,7 +202,7 @@ def main(_):
   parts = [first]
   size, said = shape[-1], []
   linear = [name for name in names if rnnlab.cells.get(name, hidden_size=size).parallel]
-  for steps in lengths if linear else []:  # a length at a time, as its arrays are large
+  for steps in lengths if linear else []:  # one length at a time, as its arrays are large
     console.print(f'T = {steps:,}')
     cases = [
       Case(name, backend, args.rows, steps, size, size)

@@ -5,7 +5,7 @@
 One layer of the tutorial's shape (32 rows, 200 steps, 128 inputs, 64 units) is timed forward, and
 forward with the gradients for parameters and inputs; 32 such layers are timed as one population.
 cuDNN is called through `jax.experimental.rnn` (LSTM only), and through PyTorch if that is installed
-with CUDA. Where JAX finds no GPU the program says so and ends with status 2.
+with CUDA. If JAX finds no GPU, the program says so and ends with status 2.
 """
 
 import statistics
@@ -29,11 +29,11 @@ CELLS = {
 
 def main():
   if jax.default_backend() != 'gpu':
-    sys.stderr.write('No GPU that JAX can use: the fused kernels are only measured on one.\n')
+    sys.stderr.write('JAX finds no GPU, and the fused kernels are only measured on one.\n')
     return 2
   device = jax.devices()[0]
   print(f'{device.device_kind}; jax {jax.__version__}; {BATCH} rows, {STEPS} steps,')
-  print(f'{INPUTS} inputs, {HIDDEN} units; ms a call, median of {REPEATS} times {CALLS} calls\n')
+  print(f'{INPUTS} inputs, {HIDDEN} units; ms per call, median of {REPEATS} times {CALLS} calls\n')
   print(f'{"":34}{"forward":>10}{"and back":>10}')
   for title, (name, options) in CELLS.items():
     cell = cells.get(name, hidden_size=HIDDEN, **options)
@@ -54,7 +54,7 @@ def main():
 
 
 def row(title, *functions):
-  """A row of the table, each of `functions` measured."""
+  """A row of the table, with each of `functions` measured."""
   try:
     figures = [f'{measure(f):10.3f}' for f in functions]
   except Exception as error:  # so that one failure does not lose the other figures
@@ -63,7 +63,7 @@ def row(title, *functions):
 
 
 def measure(call):
-  """Milliseconds of `call()`, which queues work and returns how to wait for it."""
+  """Milliseconds of `call()`, which queues work and returns a function that waits for it."""
   for _ in range(3):
     call()()
   times = []
@@ -88,7 +88,7 @@ def scan(cell, params, xs):
 
 
 def jax_functions(unroll, cell, runs=None):
-  """Calls of the forward pass, and of forward and backward, of one run or of a population."""
+  """Calls of the forward pass, and of forward and backward, for one run or a population."""
 
   def forward(params, xs):
     return unroll(cell, params, xs)[1]

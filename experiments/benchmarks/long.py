@@ -3,10 +3,10 @@
     python -m experiments.benchmarks.long [--steps=100,1000,10000] [--batch=8] [--size=128]
       [--smoke]
 
-Measures a step of SGD on an LSTM layer, with a loss of all its outputs, on the CPU. Each case has a
-process of its own. Its memory is the highest resident memory in a step after the first, above what
-the process held once JAX had computed something small; its time is the median of later steps. All
-of it takes about two minutes on two cores.
+Measures a step of SGD on an LSTM layer, with a loss over all its outputs, on the CPU. Each case has
+a process of its own. Its memory is the highest resident memory in a step after the first, above
+what the process held once JAX had computed something small; its time is the median of later steps.
+Everything takes about two minutes on two cores.
 """
 
 import concurrent.futures
@@ -40,7 +40,7 @@ flags.DEFINE_integer('batch', 8, 'Rows.', lower_bound=1)
 flags.DEFINE_integer('size', 128, 'Inputs, and hidden units.', lower_bound=1)
 flags.DEFINE_integer('rounds', 5, 'How many steps of SGD are timed.', lower_bound=1)
 flags.DEFINE_string('out', 'runs/long', 'Where results go.')
-flags.DEFINE_boolean('smoke', False, 'Short sequences, to see that all of it works.')
+flags.DEFINE_boolean('smoke', False, 'Short sequences, to check that everything works.')
 
 
 class Case(NamedTuple):
@@ -52,14 +52,14 @@ class Case(NamedTuple):
   size: int
 
   def unroll_options(self) -> dict:
-    """What `unroll` is given."""
+    """The options of `unroll`."""
     window = min(self.steps, WINDOW)
     truncate = (window, window) if 'truncate' in self.options else None
     return {'remat': 'remat' in self.options, 'truncate': truncate}
 
 
 def build(case):
-  """The call of a step, as `experiments.benchmarks.peers.worker` builds them."""
+  """The call of a step, in the form of `experiments.benchmarks.peers.worker`."""
   cell = rnnlab.lstm(case.size)
   draw = np.random.default_rng(0)
   shapes = jax.eval_shape(lambda key: cell.init(key, case.size), jax.random.key(0))
@@ -86,7 +86,7 @@ def build(case):
 
 def measure(case, rounds) -> dict:
   """A row of long.csv, in a process of its own."""
-  worker.build(build, Case('plain', 2, 1, 2))  # JAX's first use loads what belongs to no case
+  worker.build(build, Case('plain', 2, 1, 2))  # JAX's first use is no case's memory
   answer, call, _ = worker.build(build, case)
   q25, median, q75 = np.quantile(
     [worker.seconds(call, 1) for _ in range(rounds)], [0.25, 0.5, 0.75]
@@ -97,7 +97,7 @@ def measure(case, rounds) -> dict:
 
 
 def alone(case, rounds) -> dict:
-  """`measure` in a process of its own; raises BrokenProcessPool where that died."""
+  """`measure` in a process of its own; raises BrokenProcessPool if that died."""
   context = multiprocessing.get_context('forkserver')
   context.set_forkserver_preload(
     ['rnnlab', 'experiments.benchmarks.speed_report']
@@ -107,7 +107,7 @@ def alone(case, rounds) -> dict:
 
 
 def grid(table: pd.DataFrame) -> pd.DataFrame:
-  """The figures as words: a row a length, two columns an option."""
+  """The figures as words: a row per length, two columns per option."""
   lines = []
   for steps, of_steps in table.groupby('steps'):
     line = {'T': f'{steps:,}'}
@@ -121,8 +121,8 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
 
 def main(_):
   os.environ |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}  # for the processes to come
-  os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide what compiling takes
-  jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
+  os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide the time of compiling
+  jax.config.update('jax_platforms', 'cpu')  # here only to ask for the device
   args = flags.FLAGS
   console = progress.plain_console(width=None if sys.stdout.isatty() else 160)
   try:
@@ -158,7 +158,7 @@ def main(_):
     f'Command: `{COMMAND}`',
     f'Device: {provenance.device()}; commit {provenance.commit()}; jax {jax.__version__}',
     f'LSTM, batch {args.batch}, D = H = {size}, float32; truncate ({WINDOW}, {WINDOW}), or (T, T)'
-    ' where T is less',
+    ' if T is smaller',
     'ms: the median of a step of SGD. MB: highest resident memory in it, with inputs and program',
     *notes,
   ]

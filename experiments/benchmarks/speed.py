@@ -4,16 +4,16 @@
       [--cases=WORDS]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
-without dropout and padding, the training step of the tutorial's classifier, that of language
-models, and a translator's, with its translations. A library that is not installed is named and
-left out: pip install -r experiments/benchmarks/peers.txt. All of it takes about forty minutes on
-two cores; --cases=text, --cases=multi30k or --cases=32x200x128x64 measures a part of it, and
---smoke measures tiny shapes, to see that everything works.
+without dropout and padding; training steps of the tutorial's classifier, of language models and of
+a translator; and its translations. A library that is not installed is reported and left out: pip
+install -r experiments/benchmarks/peers.txt. All of it takes about forty minutes on two cores;
+--cases=text, --cases=multi30k or --cases=32x200x128x64 measures a part of it, and --smoke measures
+tiny shapes, to see that everything works.
 
 Every library has a process of its own, which is idle while others are measured. A case is measured
 in rounds in which each library has a turn, so that whatever slows the machine for a while slows all
-of them. Where a turn has several calls, one that is not timed goes before them, since the caches
-still hold the previous library's data.
+of them. If a turn has several calls, an untimed one precedes them, since the caches still hold the
+previous library's data.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ from rnnlab.console import progress
 from rnnlab.machine import disk, provenance
 
 COMMAND = shlex.join(['python', '-m', 'experiments.benchmarks.speed', *sys.argv[1:]])
-SAME = 1e-4  # relative: how far losses of the same weights may be apart
-ROUND = 0.1  # seconds that a library's turn lasts at least
+SAME = 1e-4  # relative: how much losses with the same weights may differ
+ROUND = 0.1  # the least seconds in a library's turn
 TUTORIAL = 32, 200, 128, 64  # B, T, D, H
 SHAPES = (1, 1000, 64, 64), TUTORIAL, (64, 256, 512, 512)
 TINY = (2, 6, 4, 3)
 
 flags.DEFINE_list('peers', None, 'The libraries to measure beside rnnlab; default: all.')
-flags.DEFINE_list('cases', [], 'Only cases whose name has one of these words in it.')
+flags.DEFINE_list('cases', [], 'Only cases whose name contains one of these words.')
 flags.DEFINE_integer('rounds', 7, 'How many times each library has its turn.', lower_bound=1)
 flags.DEFINE_integer('cores', None, 'How many cores to use; default: all.', lower_bound=1)
 flags.DEFINE_string('out', 'runs/speed', 'Where results go.')
@@ -61,11 +61,11 @@ class WorkerDied(Exception):
 
 
 class Worker:
-  """A library's process, to be asked by `ask`."""
+  """A library's process, which answers to `ask`."""
 
   def __init__(self, name):
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
-    environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide what compiling takes
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)  # which would hide the time of compiling
     if name in peers.PEERS:
       environment |= peers.PEERS[name].environment
     self._log = tempfile.TemporaryFile(mode='w+')
@@ -80,7 +80,7 @@ class Worker:
     )
 
   def ask(self, **question) -> dict:
-    """The answer to a question; see `experiments.benchmarks.peers.worker`. Raises WorkerDied."""
+    """The answer to a request; see `experiments.benchmarks.peers.worker`. Raises WorkerDied."""
     try:
       self._process.stdin.write(json.dumps(question) + '\n')
       self._process.stdin.flush()
@@ -99,7 +99,7 @@ class Worker:
     self._process.kill()
     self._process.wait()
     for file in (self._process.stdin, self._process.stdout, self._log):
-      with contextlib.suppress(BrokenPipeError):  # a question that a dead process never read
+      with contextlib.suppress(BrokenPipeError):  # a request that a dead process never read
         file.close()
 
 
@@ -130,9 +130,9 @@ def cases(smoke: bool = False) -> list[peers.Case]:
 
 
 def measure(case: peers.Case, workers: dict[str, Worker], rounds: int) -> tuple[dict, dict]:
-  """Seconds and memory of `case` by worker, and what went wrong, by worker.
+  """Seconds and memory of `case` by worker, and errors by worker.
 
-  A worker that died is taken out of `workers`.
+  A worker that died is removed from `workers`.
   """
   found, errors = {}, {}
 
@@ -158,7 +158,7 @@ def measure(case: peers.Case, workers: dict[str, Worker], rounds: int) -> tuple[
   ours = found.get('rnnlab', {}).get('loss')
   for name in [name for name in found if ours is not None and found[name].get('loss') is not None]:
     if abs((loss := found[name]['loss']) - ours) > SAME * abs(ours):
-      errors[name] = f"it computes something else: {loss:.6g}, where rnnlab's is {ours:.6g}"
+      errors[name] = f"it computes something else: {loss:.6g}, while rnnlab's is {ours:.6g}"
       found.pop(name)
   for number in range(rounds):
     for name in list(found)[:: (-1) ** number]:
@@ -205,7 +205,7 @@ def chosen(words) -> list[str]:
 
 
 def main(_):
-  jax.config.update('jax_platforms', 'cpu')  # here only asked what the device is
+  jax.config.update('jax_platforms', 'cpu')  # here only to ask for the device
   console = rich.console.Console(width=None if sys.stdout.isatty() else 190, highlight=False)
   args = flags.FLAGS
   try:
@@ -252,12 +252,12 @@ def main(_):
 
 
 def hold_cores(count):
-  """Holds this process, and those it starts, to `count` cores."""
+  """Limits this process, and those it starts, to `count` cores."""
   available = provenance.cores()
   if count is None:
     return
   if count > len(available):
-    raise ValueError(f'--cores={count}, but there are {len(available)} to use')
+    raise ValueError(f'--cores={count}, but only {len(available)} are available')
   if not hasattr(os, 'sched_setaffinity'):
     raise ValueError('--cores needs Linux')
   os.sched_setaffinity(0, available[:count])
@@ -267,7 +267,7 @@ def run(todo, names, rounds, console, say) -> tuple[list[dict], bool]:
   """Measures the cases; returns the rows, and whether Ctrl-C ended it."""
   made, workers, start = [], {}, time.monotonic()
   able = {case: ['matmul', *(n for n in names if peers.PEERS[n].can(case))] for case in todo}
-  # What a library's turns may take: 3 s to compile, then the rounds at 100 GFLOP/s.
+  # The expected time of a library's turns: 3 s to compile, then the rounds at 100 GFLOP/s.
   cost = {
     case: len(able[case]) * (3 + (rounds + 3) * max(ROUND, case.repeats * peers.flops(case) / 1e11))
     for case in todo

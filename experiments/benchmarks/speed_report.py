@@ -1,4 +1,4 @@
-"""How the figures of experiments/benchmarks/speed.py are told: tables, a page, a picture."""
+"""The report on the figures of experiments/benchmarks/speed.py: tables, a page, a picture."""
 
 import io
 import math
@@ -32,34 +32,34 @@ MARKERS = dict(zip(peers.PEERS, '|os^DvP', strict=True))
 DISTURBED = 0.8  # of the highest ceiling
 LEGEND = (
   'Milliseconds: the median over rounds ± half the interquartile range. Blank: the library does not'
-  ' offer this. GFLOP/s: of the matrix products at real steps; in brackets their share of what one'
+  ' offer this. GFLOP/s: of the matrix products at real steps; in brackets as a share of what one'
   ' large product reaches here.'
 )
 COLUMNS = (
   "memory_mb: the process's highest resident memory in a call after the first, above what it held"
-  ' before the case was made ready: data, parameters, compiled program and what the call needs;'
-  ' of a language model, what a tiny one needs is taken off.'
-  ' compile_s: the first call less a later one. calls: in a round. Everything is float32. Padded'
+  ' before the case was prepared: data, parameters, compiled program and what the call needs;'
+  ' for a language model, what a tiny one needs is subtracted.'
+  ' compile_s: the first call minus a later one. calls: per round. Everything is float32. Padded'
   ' rows are three quarters real. Haiku\'s GRU is the one of reset="before", the others are'
-  ' "after". Dropout masks (rate 0.2, on inputs and states) are drawn within the time. How'
-  ' many layers and tokens a language model has is said by `TEXTS` in experiments/benchmarks/peers,'
-  ' the sizes of a translator by `PAIRS` in its pairs.py. tokens/s: of a translator those of the'
+  ' "after". Drawing dropout masks (rate 0.2, on inputs and states) is timed too. The'
+  ' layers and tokens of a language model are listed in `TEXTS` in experiments/benchmarks/peers,'
+  ' the sizes of a translator in `PAIRS` in its pairs.py. tokens/s: of a translator those of the'
   ' target.'
 )
 
 
 def number(value: float) -> str:
-  """Three significant digits, or all of the whole ones."""
+  """Three significant digits, or all digits before the point."""
   return f'{value:.{decimals(value)}f}'
 
 
 def decimals(value: float) -> int:
-  """How many digits behind the point make three significant ones."""
+  """How many digits after the point make three significant ones."""
   return max(2 - math.floor(math.log10(value)), 0) if value > 0 else 0
 
 
 def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-  """Title -> the cells of a table as words: a row a case, a column a library."""
+  """Title -> the cells of a table as words: a row per case, a column per library."""
   names = [name for name in peers.PEERS if name in set(table['library'])]
   found = {}
   for what, title in TITLES.items():
@@ -112,13 +112,13 @@ def tables(table: pd.DataFrame) -> list[rich.table.Table]:
 
 
 def markdown(grid: pd.DataFrame, left: int = 1) -> str:
-  """A table in Markdown, the first `left` columns to the left, the others to the right."""
+  """A table in Markdown, the first `left` columns aligned left, the others right."""
   rule = ['---'] * left + ['---:'] * (grid.shape[1] - left)
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (list(grid), rule, *grid.values))
 
 
 def write(table: pd.DataFrame, about: list[str], out) -> str:
-  """Writes summary.md and, where there are peers to compare with, speed.png; says which."""
+  """Writes summary.md and, if there are peers to compare with, speed.png; returns which."""
   picture = draw(table)
   parts = ['# Speed', '\n'.join(f'- {line}' for line in about), ceiling(table)]
   if picture:
@@ -150,20 +150,20 @@ def ceiling(table):
   by_case = table.groupby('case', sort=False)['ceiling_gflops'].first()
   median, low, high = by_case.median(), by_case.min(), by_case.max()
   words = (
-    f'The ceiling, a product of two 2048 x 2048 matrices by JAX in each round: {median:.0f} GFLOP/s'
+    f'The ceiling, a product of two 2048 x 2048 matrices in JAX in each round: {median:.0f} GFLOP/s'
     f' ({low:.0f} to {high:.0f} over the cases).'
   )
   disturbed = list(by_case.index[by_case < DISTURBED * high])
   if not disturbed:
     return words
   return (
-    f'{words} Below {DISTURBED:.0%} of the highest something else was using the machine, and these'
-    f' cases are better measured again: {", ".join(disturbed)}.'
+    f'{words} Below {DISTURBED:.0%} of the highest, something else was using the machine, and these'
+    f' cases should be measured again: {", ".join(disturbed)}.'
   )
 
 
 def draw(table: pd.DataFrame) -> bytes | None:
-  """Each library's time as a multiple of rnnlab's, a dot a case; None where there is none."""
+  """Each library's time as a multiple of rnnlab's, a dot per case; None if there is none."""
   compared = table[table['times_rnnlab'].notna()]
   compared = compared[compared.groupby('case')['library'].transform('size') > 1]
   panels = [what for what in TITLES if (compared['what'] == what).any()]

@@ -1,18 +1,18 @@
-"""How long a sweep takes: each executor beside a loop over Keras models, on the CPU.
+"""How long a sweep takes: each executor compared with a loop over Keras models, on the CPU.
 
     python -m experiments.benchmarks.sweeps [--seeds=8] [--epochs=2]
       [--ways=keras-jax,population,process]
 
-The sweep is LSTM and GRU with eight seeds each, by the :tutorial preset of experiments/imdb.py with
-two epochs. Its data are the official reviews where they are prepared (TFDS_DATA_DIR), else those of
+The sweep is LSTM and GRU with eight seeds each, in the :tutorial preset of experiments/imdb.py with
+two epochs. Its data are the official reviews if they are prepared (TFDS_DATA_DIR), else those of
 the package. The loop is experiments/benchmarks/peers/loop.py: Keras on JAX with the same model,
 arrays, batches and evaluations.
 
-Each way is a program of its own, started by its command in a fresh workdir and timed from its start
-to its end, so that imports, loading and writing are in the time. Compiling is not: the same program
-has run before, on the same shapes, to fill the cache of compiled programs and to encode the
-reviews. That run has one epoch and one seed per cell (all seeds for `population`, whose compiled
-programs hold them all; a few batches for the loop). --examples=300 --seeds=1 is a quick trial.
+Each way is a program of its own, started by its command in a fresh workdir and timed from start to
+end, so that imports, loading and writing are included. Compiling is not: the same program has run
+before, on the same shapes, to fill the cache of compiled programs and to encode the reviews. That
+run has one epoch and one seed per cell (all seeds for `population`, whose compiled programs hold
+them all; a few batches for the loop). --examples=300 --seeds=1 is a quick trial.
 """
 
 import json
@@ -52,7 +52,7 @@ def sweep(add):
 
 
 class Failed(Exception):
-  """A program that was to be timed ended badly."""
+  """A program to be timed failed."""
 
 
 def launch(way, data, seeds, epochs, out) -> float:
@@ -79,7 +79,7 @@ def loop(config, seeds, out) -> float:
       f'{", ".join(missing)} not installed; pip install -r experiments/benchmarks/peers.txt'
     )
   batch = config.train.batch_size
-  # Two batches and, as the last of a split may be a smaller one, such a one too.
+  # Two batches, and a smaller one like the last of a split.
   few = 2 * batch + (config.data.max_examples or 25_000) % batch
   for name, size in (('warm', {'examples': few, 'seeds': 1}), (LOOP, {'seeds': seeds})):
     words = json.dumps({'config': config.to_dict(), 'examples': None, **size})
@@ -90,7 +90,7 @@ def loop(config, seeds, out) -> float:
 
 
 def run(command, log) -> float:
-  """Seconds that a program takes; raises Failed with the last line of what it said."""
+  """Seconds that a program takes; raises Failed with the last line of its output."""
   environment = os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'CUDA_VISIBLE_DEVICES': '',
@@ -126,7 +126,7 @@ def compared(rows: list[dict]) -> pd.DataFrame:
 
 
 def grid(rows: list[dict]) -> pd.DataFrame:
-  """The figures as words, a row a way."""
+  """The figures as words, one row per way."""
   table = compared(rows)
   return pd.DataFrame(
     {
@@ -143,7 +143,7 @@ def grid(rows: list[dict]) -> pd.DataFrame:
 
 
 def write(rows: list[dict], notes: list[str], out, title: str) -> None:
-  """Writes sweeps.csv and summary.md, of the ways that were measured."""
+  """Writes sweeps.csv and summary.md for the ways that were measured."""
   disk.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
   versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
   looped = LOOP in {row['way'] for row in rows}
@@ -152,14 +152,14 @@ def write(rows: list[dict], notes: list[str], out, title: str) -> None:
     f'Device: {provenance.device()}; commit {provenance.commit()}',
     f'rnnlab: {versions}',
     *([f'{LOOP}: {peers.PEERS[LOOP].versions()}'] if looped else []),
-    f'{rows[0]["runs"]} runs: {" and ".join(CELLS)}, {rows[0]["runs"] // len(CELLS)} a cell,'
+    f'{rows[0]["runs"]} runs: {" and ".join(CELLS)}, {rows[0]["runs"] // len(CELLS)} per cell,'
     f" {rows[0]['epochs']} epochs of the tutorial's model at batch 32, evaluated after each",
     title,
     *notes,
   ]
   parts = ['# Sweeps', '\n'.join(f'- {line}' for line in about), speed_report.markdown(grid(rows))]
   parts += [
-    'seconds: wall time of the program, its start and its writing with it, its programs compiled'
+    'seconds: wall time of the program, including start and writing, its programs compiled'
     f' before. `{LOOP} takes` and `serial takes`: their time as a multiple of this one. Accuracy:'
     ' on the test split after the last epoch, mean over seeds.'
   ]
@@ -171,7 +171,7 @@ def main(_):
   console = progress.plain_console(width=None if sys.stdout.isatty() else 120)
   if unknown := set(args.ways) - set(WAYS):
     print(
-      f'experiments.benchmarks.sweeps: no way {min(unknown)!r}; there are {", ".join(WAYS)}',
+      f'experiments.benchmarks.sweeps: there is no way {min(unknown)!r}, but {", ".join(WAYS)}',
       file=sys.stderr,
     )
     sys.exit(2)
@@ -210,7 +210,7 @@ def main(_):
       | {f'{cell}_accuracy': reached[cell] for cell in CELLS}
     )
     say(f'{way}: {seconds:.1f} s')
-    write(rows, notes, out, title)  # each time: a way takes long, and what is measured stays
+    write(rows, notes, out, title)  # after each way: it takes long, and results must not be lost
   if not rows:
     sys.exit(1)
   console.print(speed_report.markdown(grid(rows)), markup=False, soft_wrap=True)
@@ -219,7 +219,7 @@ def main(_):
 
 
 if __name__ == '__main__':
-  # Here, as some of the names are those of other experiments, which tests import beside this.
+  # Here, since some names are also those of other experiments, which tests import too.
   flags.DEFINE_integer('seeds', 8, 'How many seeds of each cell.', lower_bound=1)
   flags.DEFINE_integer('epochs', 2, 'How many epochs.', lower_bound=1)
   flags.DEFINE_list('ways', WAYS, 'What to measure: the loop, and executors.')

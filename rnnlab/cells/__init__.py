@@ -1,7 +1,7 @@
 """Recurrent cells, one file each, found by file name: a new cell is one new file here.
 
-A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`. A factory of
-a notebook is made known by `add`; one of another package is called 'package.module:name'.
+A file `rnnlab/cells/NAME.py` holds a factory `NAME(hidden_size, **options) -> Cell`. A factory in a
+notebook is registered with `add`; one in another package is named 'package.module:name'.
 """
 
 import importlib
@@ -17,7 +17,7 @@ _added = {}
 
 
 def names() -> list[str]:
-  """The names of all cells: the files of this folder but `base`, and what was added.
+  """The names of all cells: the files of this folder except `base`, and the added cells.
 
   >>> 'lstm' in rnnlab.cells.names()
   True
@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def added(name: str) -> bool:
-  """Whether the cell called `name` was added, and is not a file here.
+  """Whether the cell called `name` was added, rather than being a file here.
 
   >>> rnnlab.cells.added('lstm')
   False
@@ -42,9 +42,9 @@ def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
   """Makes `factory(hidden_size, **options) -> Cell` a cell of this process, under its own name.
 
   For a notebook or an experiment's file, where `@rnnlab.cells.add` before the function lets a
-  config name it; defined anew, it takes the place of the one before. All processes of a launch know
-  it from the experiment's file; `python -m rnnlab.predict` is told by `--config` which file it is.
-  Returns the factory. Raises ValueError where a file has the name, or for what is no such function.
+  config name it; a new definition replaces the previous one. All processes of a launch learn of it
+  from the experiment's file; `python -m rnnlab.predict` needs `--config` to find that file. Returns
+  the factory. Raises ValueError if a file has the name, or for anything but such a function.
 
   >>> @rnnlab.cells.add
   ... def mine(hidden_size):
@@ -61,7 +61,7 @@ def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
   if 'hidden_size' not in inspect.signature(factory).parameters:
     raise ValueError(f'the factory of the cell {name} must take hidden_size')
   if name in _files():
-    raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: call it otherwise')
+    raise ValueError(f'there is a cell {name} already, rnnlab/cells/{name}.py: choose another name')
   _added[name] = factory
   return factory
 
@@ -69,7 +69,7 @@ def add(factory: Callable[..., Cell]) -> Callable[..., Cell]:
 def find(name: str) -> Callable[..., Cell]:
   """The factory called `name`: that of a file here, one that was added, or 'package.module:name'.
 
-  Raises ValueError for an unknown name, naming the near match.
+  Raises ValueError for an unknown name, with the nearest match.
 
   >>> rnnlab.cells.find('gru') is rnnlab.gru
   True
@@ -81,7 +81,7 @@ def find(name: str) -> Callable[..., Cell]:
   if name not in names():
     raise ValueError(
       f'there is no cell {name!r}{near(name, names())}; cells: {", ".join(names())}. One that an'
-      " experiment's file or a notebook adds is known once that has been executed"
+      " experiment's file or a notebook adds is known only once that has been executed"
     )
   factory = getattr(importlib.import_module(f'rnnlab.cells.{name}'), name, None)
   if factory is None:
@@ -104,9 +104,9 @@ def _elsewhere(name):
 def get(name: str, **options: Any) -> Cell:
   """The cell called `name`, made with its factory's `options`; the same object for the same call.
 
-  An option that is a list is given as a tuple, since a run's config.json has lists for both.
-  Raises ValueError for an unknown name or option, naming the near match, and for an option that
-  can't be told from another, as it has no hash.
+  An option that is a list is passed as a tuple, since a run's config.json has lists for both.
+  Raises ValueError for an unknown name or option, with the nearest match, and for an option without
+  a hash, which could not be told from another.
 
   >>> cell = rnnlab.cells.get('gru', hidden_size=4)
   >>> cell.init(jax.random.key(0), 3)['w_h'].shape

@@ -20,9 +20,9 @@ Init = Callable[[Array, tuple[int, ...]], Array]  # draws an array from a key an
 
 
 class Made(NamedTuple):
-  """How a cell was made: by which factory, with which options that are not its defaults.
+  """How a cell was made: by which factory, with which options other than the defaults.
 
-  options: pairs of a name and a value; None where a value has no hash.
+  options: pairs of a name and a value; None if a value has no hash.
   """
 
   factory: Callable[..., 'Cell']
@@ -30,26 +30,26 @@ class Made(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """A recurrent cell, as an optax transformation is: functions, with the options in their closure.
+  """A recurrent cell: functions with the options in their closure, like an optax transformation.
 
   init: `(key, input_size) -> params`, a flat dict of named arrays of JAX's float dtype.
   initial_carry: `(batch_shape, dtype) -> carry`, an array `[*batch_shape, H]` or a NamedTuple.
   step: `(params, carry, x_t [B, D], dot) -> (carry, y_t [B, H])`, the paper's equations.
 
-  fused: the name of these equations in `rnnlab.recurrence`, where there are kernels of them or a
-    form for chunks of steps; None where there is neither. They serve a cell only with the step and
-    the initial_carry of the factory that names them.
-  name: what error messages call the cell; a factory's cell has the name of its factory.
+  fused: the name of these equations in `rnnlab.recurrence`, if there are kernels for them or a form
+    for chunks of steps; None otherwise. Only cells with the step and the initial_carry of the
+    factory that names them can use these.
+  name: what error messages call the cell; a cell made by a factory has the factory's name.
   made: set by the factory.
-  parallel: the recurrence as a `Linear`, where it is one and `step` is that of the `Linear`, so
-    that `recurrence.unroll` may take all steps at once; else None.
+  parallel: the recurrence as a `Linear`, if it is one and `step` is the step of that `Linear`, so
+    that `recurrence.unroll` may compute all steps at once; else None.
 
-  In `step` every product of the input or of a state with a weight is written `dot(w, v)`, which is
-  `v @ w` here: the hook through which `recurrence.unroll` gives every cell its dropout.
+  In `step` every product of the input or a state with a weight is written `dot(w, v)`, which means
+  `v @ w`: `recurrence.unroll` uses this hook to apply dropout to every cell.
 
-  Cells that a factory makes with the same options are equal, and one object in a process, so that a
-  compiled function that takes a cell is compiled once for all of them. Such a cell can be pickled
-  where its options can; it is made again by its factory in the process that reads it.
+  Cells made by a factory with the same options are equal, and the same object within a process, so
+  that a function of a cell is compiled only once for all of them. Such a cell can be pickled if its
+  options can; the process that reads it makes it again with the factory.
 
   >>> cell = rnnlab.gru(hidden_size=4)
   >>> params, carry = cell.init(jax.random.key(0), 3), cell.initial_carry((2,), jnp.float32)
@@ -91,11 +91,11 @@ class Linear(NamedTuple):
   """A recurrence that is linear in its carry: carry_t = a_t * carry_{t-1} + b_t.
 
   coefficients: `(params, x_t [..., D], dot) -> (a_t, b_t)`, for the inputs of one step, `[B, D]`,
-    or of all, `[T, B, D]`. b_t is as the carry, and a_t too, or may be broadcast to it.
+    or of all, `[T, B, D]`. b_t has the shape of the carry; a_t too, or one that broadcasts to it.
   output: `(params, carry_t, x_t, dot) -> y_t [..., H]`, for one step or for all.
-  times: `(a, carry) -> a * carry`, also of one a with another; associative, and by element unless
-    given.
-  one: numbers, the a that leaves a carry as it is; all 1 where None.
+  times: `(a, carry) -> a * carry`, also the product of two a's; associative, elementwise by
+    default.
+  one: numbers, the a that leaves a carry unchanged; all 1 if None.
   """
 
   coefficients: Callable[[Params, Array, Dot], tuple[Any, Carry]]
@@ -118,11 +118,11 @@ def linear(cell: Cell) -> Linear | None:
   return cell.parallel if cell.parallel and cell.step == cell.parallel.step else None
 
 
-_own = weakref.WeakKeyDictionary()  # by the step of a factory's cell: the initial_carry of each
+_own = weakref.WeakKeyDictionary()  # by the step of a factory's cell: the initial_carry with it
 
 
 def kernel_name(cell: Cell) -> str | None:
-  """The kernel that may serve `cell`: `fused`, unless a function that it stands for was replaced.
+  """The kernel that may run `cell`: `fused`, unless a function that it stands for was replaced.
 
   >>> rnnlab.cells.base.kernel_name(rnnlab.lstm(16)._replace(step=rnnlab.lstm(4).step))
   """
@@ -132,7 +132,7 @@ def kernel_name(cell: Cell) -> str | None:
 
 
 def factory(make: Callable[..., Cell]) -> Callable[..., Cell]:
-  """Decorates a function `(hidden_size, **options) -> Cell`: what it makes has a name and options.
+  """Decorates a function `(hidden_size, **options) -> Cell`: its cells get a name and options.
 
   Calls with the same options, by position or by name, return one object.
   """
@@ -147,13 +147,13 @@ def factory(make: Callable[..., Cell]) -> Callable[..., Cell]:
 def made(factory: Callable[..., Cell], /, *args: Any, **options: Any) -> Cell:
   """`factory(*args, **options)`, the same object for the same options, with its name and options.
 
-  Raises ValueError where that is no Cell, and what the factory raises.
+  Raises ValueError if that is not a Cell, and whatever the factory raises.
   """
   signature = inspect.signature(factory)
   try:
     given = signature.bind(*args, **options).arguments
     hash(tuple(given.values()))
-  except TypeError:  # no such call, of which Python says more, or an option that has no hash
+  except TypeError:  # a call that Python will refuse, or an option without a hash
     return _named(inspect.unwrap(factory)(*args, **options), factory, None)
   return _made(factory, **{k: v for k, v in given.items() if not _is_default(signature, k, v)})
 
@@ -174,7 +174,7 @@ def _named(cell, factory, options):
     raise ValueError(f'the factory of the cell {name} must return a Cell, not {cell!r}')
   if cell.fused is not None and cell.made is None:
     _own.setdefault(cell.step, weakref.WeakSet()).add(cell.initial_carry)
-  elif kernel_name(cell) is None:  # as of another factory's cell, of which a function was replaced
+  elif kernel_name(cell) is None:  # such as another factory's cell with a function replaced
     cell = cell._replace(fused=None)
   return cell._replace(name=name, made=Made(factory, options))
 
@@ -182,7 +182,7 @@ def _named(cell, factory, options):
 class Lookup(NamedTuple):
   """Inputs `[B, T, D]` that are rows of a table: `xs[b, t]` is `table[ids[b, t]]`.
 
-  What is computed of an input alone need then be computed once for a row of the table.
+  Anything computed from an input alone then needs computing only once for each row of the table.
 
   >>> xs = rnnlab.Lookup(table=jnp.eye(3), ids=jnp.array([[2, 0, 0, 1, 2]]))
   >>> cell = rnnlab.gru(hidden_size=4)
@@ -203,7 +203,7 @@ class Lookup(NamedTuple):
 
   def rows(self) -> Array:
     """The inputs themselves."""
-    return jnp.asarray(self.table)[self.ids]  # as NumPy has no look-up by traced ids
+    return jnp.asarray(self.table)[self.ids]  # a NumPy array can't be indexed by traced ids
 
 
 def matmul(w: Array, v: Array) -> Array:
@@ -222,7 +222,7 @@ def check_size(hidden_size: int) -> None:
     raise ValueError(f'hidden_size must be a whole number of at least 1, not {hidden_size!r}')
 
 
-# Keras's defaults, over the whole kernel of all gates together as Keras takes them.
+# Keras's defaults, drawn like Keras's over the whole kernel of all gates together.
 kernel_init = jax.nn.initializers.glorot_uniform()
 recurrent_init = jax.nn.initializers.orthogonal()
 bias_init = jax.nn.initializers.zeros
@@ -237,10 +237,10 @@ def weights(
   recurrent_init: Init | None,
   bias_init: Init,
 ) -> tuple[Array, Array, Array, Array]:
-  """Draws w_x `[D, G * H]`, w_h `[H, G * H]`, and a bias `[G * H]` of the product of each.
+  """Draws w_x `[D, G * H]`, w_h `[H, G * H]`, and a bias `[G * H]` for each of the two products.
 
-  The three initialisers are functions (key, shape) of the whole of an array, all gates together.
-  Where recurrent_init is None one matrix `[D + H, G * H]`, of kernel_init, is cut into w_x and w_h.
+  The three initialisers are functions (key, shape) that draw a whole array, all gates together. If
+  recurrent_init is None, one matrix `[D + H, G * H]` drawn by kernel_init is cut into w_x and w_h.
   """
   columns = gates * hidden_size
   k_x, k_h = jax.random.split(key)

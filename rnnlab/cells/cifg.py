@@ -1,4 +1,4 @@
-"""Long short-term memory with one gate for what is forgotten and what is written."""
+"""Long short-term memory with one gate for both forgetting and writing."""
 
 import jax
 import jax.numpy as jnp

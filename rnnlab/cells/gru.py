@@ -1,4 +1,4 @@
-"""The gated recurrent unit, in both variants that are in use."""
+"""The gated recurrent unit, in both variants in use."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ def gru(
       h_t = z * h_{t-1} + (1 - z) * n
 
   The two are different functions: weights of one do not fit the other. The carry is h `[B, H]`.
-  The initialisers are those of `base.weights`; b is the sum of the two biases, but where b_hn is
-  the state's own. Raises ValueError for a hidden_size below 1 or another `reset`.
+  The initialisers are those of `base.weights`; b is the sum of the two biases, except that b_hn,
+  where used, is the state's own. Raises ValueError for a hidden_size below 1 or another `reset`.
 
   >>> params = rnnlab.gru(hidden_size=4, reset='before').init(jax.random.key(0), 3)
   >>> {name: p.shape for name, p in params.items()}

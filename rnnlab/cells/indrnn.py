@@ -1,4 +1,4 @@
-"""The independently recurrent network: each unit sees no state but its own."""
+"""The independently recurrent network: each unit sees only its own state."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ def indrnn(
 ) -> base.Cell:
   """h_t = relu(W_x x_t + u * h_{t-1} + b), u `[H]` a weight per unit (IndRNN: Li et al. 2018).
 
-  Units meet only in the next layer, so that it is to be stacked. |u| below 2^(1/T) keeps gradients
-  over T steps from growing; u starts uniform in [0, 1), and b at 0. The carry is h `[B, H]`.
+  Units interact only in the next layer, so layers should be stacked. |u| below 2^(1/T) keeps
+  gradients over T steps from exploding; u starts uniform in [0, 1), and b at 0. The carry is h
+  `[B, H]`.
 
   activation: 'relu' or 'tanh'. kernel_init: draws W_x.
   Raises ValueError for a hidden_size below 1 or another `activation`.

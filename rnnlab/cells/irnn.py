@@ -11,9 +11,10 @@ from rnnlab.cells.elman import elman
 def irnn(hidden_size: int, *, scale: float = 1.0) -> base.Cell:
   """h_t = relu(W_x x_t + W_h h_{t-1} + b), from W_h = scale * I (IRNN: Le et al. 2015).
 
-  It is `elman` with 'relu' and the paper's start: W_x is normal with a deviation of 0.001 and b is
-  0, so that an untrained state stays as it is. A scale below 1 forgets: 0.01 in the paper's
-  speech experiment. The carry is h `[B, H]`. Raises ValueError for a hidden_size below 1.
+  It is `elman` with 'relu' and the paper's initialisation: W_x is normal with standard deviation
+  0.001 and b is 0, so that an untrained state hardly changes. A scale below 1 makes it forget: the
+  paper's speech experiment uses 0.01. The carry is h `[B, H]`. Raises ValueError for a hidden_size
+  below 1.
   """
 
   def identity(key, shape):

@@ -1,4 +1,4 @@
-"""The linear recurrent unit: complex states that turn and decay, without a gate."""
+"""The linear recurrent unit: complex states that rotate and decay, without gates."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from rnnlab.cells import base
 
-TINY = 1e-6  # keeps a drawn number off 0, of which the logarithm is taken
+TINY = 1e-6  # keeps a drawn number away from 0, as its logarithm is taken
 
 
 class LRUCarry(NamedTuple):
-  """The real and the imaginary part of the state s, both `[B, H]`; of its factor a, `[H]`."""
+  """The real and imaginary parts of the state s, `[B, H]` each, or of its factor a, `[H]` each."""
 
   real: Any
   imag: Any
@@ -34,9 +34,10 @@ def lru(
       y_t = real(C s_t) + W x_t
 
   |a| starts uniform over the ring from r_min to r_max, its phase uniform up to max_phase, and
-  exp(gamma) is sqrt(1 - |a|^2). All is linear in x: what stands between layers must not be.
-  B is `w_x`, real and imaginary; C is `w_real`, `w_imag`; W is `w_y`. The carry is `LRUCarry`.
-  Raises ValueError for a hidden_size below 1, or unless 0 <= r_min < r_max <= 1.
+  exp(gamma) is sqrt(1 - |a|^2). The layer is linear in x, so something nonlinear must come between
+  layers.
+  B is `w_x`, its real and imaginary parts; C is `w_real` and `w_imag`; W is `w_y`. The carry is
+  `LRUCarry`. Raises ValueError for a hidden_size below 1, or unless 0 <= r_min < r_max <= 1.
   """
   base.check_size(hidden_size)
   if not 0 <= r_min < r_max <= 1:

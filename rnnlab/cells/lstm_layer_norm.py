@@ -30,9 +30,9 @@ def lstm_layer_norm(
       c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
       h_t = sigmoid(o) * tanh(s_c * norm(c_t) + b_c)
 
-  norm makes mean 0 and variance 1, over all gates of a product together; the paper's two further
-  shifts of the gates are one with b. The scales s start at 1. The options are those of `lstm`, and
-  the carry is `LSTMCarry`. Raises ValueError for a hidden_size below 1.
+  norm shifts to mean 0 and scales to variance 1, over all gates of a product together; the paper's
+  two further shifts of the gates are merged into b. The scales s start at 1. The options are those
+  of `lstm`, and the carry is `LSTMCarry`. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
 

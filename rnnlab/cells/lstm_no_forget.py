@@ -1,4 +1,4 @@
-"""Long short-term memory as it was at first, without a forget gate."""
+"""Long short-term memory in its original form, without a forget gate."""
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ def lstm_no_forget(
       c_t = c_{t-1} + sigmoid(i) * tanh(g)
       h_t = sigmoid(o) * tanh(c_t)
 
-  The squashing functions are tanh, as Greff et al. (2017) have them, where the paper has scaled
-  sigmoids; and gradients are whole, where the paper truncates them. The carry is `LSTMCarry`; the
-  initialisers are those of `base.weights`. Raises ValueError for a hidden_size below 1.
+  The squashing functions are tanh, as in Greff et al. (2017), in place of the paper's scaled
+  sigmoids; and gradients are complete, while the paper truncates them. The carry is `LSTMCarry`;
+  the initialisers are those of `base.weights`. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
 

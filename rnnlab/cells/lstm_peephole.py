@@ -16,7 +16,7 @@ def lstm_peephole(
   recurrent_init: base.Init = base.recurrent_init,
   bias_init: base.Init = base.bias_init,
 ) -> base.Cell:
-  """LSTM with peephole connections (Gers & Schmidhuber 2000), which help to time and to count.
+  """LSTM with peephole connections (Gers & Schmidhuber 2000), which help with timing and counting.
 
       i = sigmoid(W_x x_t + W_h h_{t-1} + p_i * c_{t-1} + b)
       f = sigmoid(W_x x_t + W_h h_{t-1} + p_f * c_{t-1} + b)
@@ -25,8 +25,8 @@ def lstm_peephole(
       h_t = o * tanh(c_t)
 
   A peephole p is a weight per unit and starts at 0, so that the cell starts as `lstm` does. The
-  options are those of `lstm`, the carry is `LSTMCarry`, and W has the gates i, f, g, o in order.
-  Raises ValueError for a hidden_size below 1.
+  options are those of `lstm`, the carry is `LSTMCarry`, and W holds the gates i, f, g, o in this
+  order. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
 

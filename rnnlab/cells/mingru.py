@@ -13,7 +13,7 @@ def mingru(hidden_size: int, *, kernel_init: base.Init = base.kernel_init) -> ba
       z, n = W_x x_t + b
       h_t = (1 - sigmoid(z)) * h_{t-1} + sigmoid(z) * n
 
-  n is neither squashed nor made positive, as in the paper's plain form (that in logarithms has
+  n is neither squashed nor made positive, as in the paper's plain form (its logarithmic form has
   another n). kernel_init draws W_x; b starts at 0. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)

@@ -10,7 +10,7 @@ from rnnlab.cells import base
 def minlstm(
   hidden_size: int, *, forget_bias: float = 0.0, kernel_init: base.Init = base.kernel_init
 ) -> base.Cell:
-  """minLSTM (Feng et al. 2024, section 3.2), its two gates scaled to a sum of 1.
+  """minLSTM (Feng et al. 2024, section 3.2), its two gates normalised to a sum of 1.
 
       i, f, n = W_x x_t + b
       h_t = (sigmoid(f) * h_{t-1} + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))
@@ -30,7 +30,7 @@ def minlstm(
 
   def coefficients(params, x, dot):
     i, f, n = base.gates(dot(params['w_x'], x) + params['b'], 3)
-    # The gates' ratio through their logarithms: it is right where both sigmoids underflow.
+    # The ratio of the gates from their logarithms stays correct where both sigmoids underflow.
     ratio = jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)
     return jax.nn.sigmoid(ratio), jax.nn.sigmoid(-ratio) * n
 

@@ -1,4 +1,4 @@
-"""The matrix LSTM of xLSTM: a memory of pairs of keys and values."""
+"""The matrix LSTM of xLSTM: a memory of key-value pairs."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from rnnlab.cells import base
 
 
 class MLSTMCarry(NamedTuple):
-  """c, the memory `[B, heads, d, d]`, of values by keys; n `[B, heads, d]` and m `[B, heads]`.
+  """c, the memory `[B, heads, d, d]`, values by keys; n `[B, heads, d]` and m `[B, heads]`.
 
   n is the normaliser, m the stabiliser: c and n are the paper's, divided by exp(m).
   """
@@ -39,7 +39,7 @@ def mlstm(
       h_t = sigmoid(o) * C_t q / max(|n_t . q|, exp(-m_t))
 
   `forget_bias` is the initial bias of f, the others are 0; kernel_init draws W_x and W_g. The
-  carry is `MLSTMCarry`: it has d times as many numbers as that of `lstm`.
+  carry is `MLSTMCarry`; its memory has d times as many numbers as that of `lstm`.
   Raises ValueError for a hidden_size below 1, or `heads` that do not divide it.
   """
   base.check_size(hidden_size)

@@ -1,4 +1,4 @@
-"""The quasi-recurrent network of window 1: gates of the input alone, and pooling over time."""
+"""The quasi-recurrent network of window 1: gates of the input only, and pooling over time."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ def qrnn(hidden_size: int, *, kernel_init: base.Init = base.kernel_init) -> base
       c_t = f * c_{t-1} + (1 - f) * z
       h_t = o * c_t
 
-  W_x has the blocks z, f; that of o is w_o. The biases start at 0. The carry is c `[B, H]`.
-  kernel_init: draws the weights. Raises ValueError for a hidden_size below 1.
+  `w_x` holds the blocks of z and f, `w_o` that of o, both drawn by kernel_init. The biases start
+  at 0. The carry is c `[B, H]`. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
 

@@ -16,9 +16,9 @@ def rglru(hidden_size: int, *, kernel_init: base.Init = base.kernel_init) -> bas
       a = sigmoid(l)^(8 r)
       h_t = a * h_{t-1} + sqrt(1 - a^2) * (i * x_t)
 
-  l `[H]` starts where sigmoid(l)^8 is uniform from 0.9 to 0.999. Where an input has not H features,
-  a product W_x x_t stands for the x_t of the last line. kernel_init draws the weights; b starts at
-  0. Raises ValueError for a hidden_size below 1.
+  l `[H]` starts such that sigmoid(l)^8 is uniform from 0.9 to 0.999. If the input does not have H
+  features, a product W_x x_t replaces the x_t of the last line. kernel_init draws the weights; b
+  starts at 0. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
 

@@ -1,4 +1,4 @@
-"""The scalar LSTM of xLSTM: exponential gates, and a memory that is an average."""
+"""The scalar LSTM of xLSTM: exponential gates, and a memory that is a weighted average."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from rnnlab.cells import base
 
-LEAST = -1e4  # the logarithm of nothing, in every float dtype
+LEAST = -1e4  # stands for the logarithm of 0, in every float dtype
 
 
 class SLSTMCarry(NamedTuple):
   """h, the output; c, the memory; n, its normaliser; m, the stabiliser: each `[B, H]`.
 
-  c and n are what the paper calls so, divided by exp(m).
+  c and n are the paper's, divided by exp(m).
   """
 
   h: base.Array
@@ -39,7 +39,7 @@ def slstm(
       n_t = f' * n_{t-1} + i'
       h_t = sigmoid(o) * c_t / n_t
 
-  n starts at 0 and m at the logarithm of nothing, so that n_t is at least 1 from the first step on;
+  n starts at 0 and m at about the logarithm of 0, so that n_t is at least 1 from the first step on;
   the division is by max(n_t, 1). `forget_bias` is the initial bias of f, the others are 0. The
   initialisers draw W_x and W_h. The carry is `SLSTMCarry`.
   Raises ValueError for a hidden_size below 1.

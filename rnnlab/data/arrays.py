@@ -1,9 +1,9 @@
-"""Series of a user's own in a file of NumPy, .npz: `x`, `y` and, where lengths differ, `lengths`.
+"""A user's own series in a NumPy file, .npz: `x`, `y` and, if lengths differ, `lengths`.
 
-x is float `[N, T, D]`, or `[N, T]` of one feature, padded behind; or, of N series of different
-lengths, all of their steps one after the other, `[sum of lengths, D]`. y has a row for each series,
-or a value for each of its steps. A file of one split has these names; one of several has
-`x_train`, `y_train`, `lengths_train`, `x_test` and so on, and `_validation`.
+x is float `[N, T, D]`, or `[N, T]` with one feature, padded at the end; or, for N series of
+different lengths, all of their steps concatenated, `[sum of lengths, D]`. y has a row for each
+series, or a value for each of its steps. A file with one split has these names; one with several
+has `x_train`, `y_train`, `lengths_train`, `x_test` and so on, also with `_validation`.
 """
 
 import zipfile
@@ -19,7 +19,7 @@ SPLITS = 'train', 'validation', 'test'
 
 
 def read(path: Path, labelled: bool = True) -> dict[str, Examples]:
-  """The splits of a file; of one that has none, {'': Examples}.
+  """The splits of a file; for one without splits, {'': Examples}.
 
   labelled: whether there must be y. Raises DataError, with the row, counted from 1, for arrays that
   do not fit together and for values that are not finite.
@@ -30,8 +30,8 @@ def read(path: Path, labelled: bool = True) -> dict[str, Examples]:
   known = {f'{name}{end}' for end in ends for name in ('x', 'y', 'lengths')}
   if 'x' + ends[0] not in arrays:
     raise DataError(
-      f'{path} has no array x{near("x", arrays)}; it has {", ".join(arrays) or "none"}. Write it by'
-      ' `numpy.savez(path, x=x, y=y)`.'
+      f'{path} has no array x{near("x", arrays)}; it has {", ".join(arrays) or "none"}. Write it'
+      ' with `numpy.savez(path, x=x, y=y)`.'
     )
   if unknown := sorted(arrays.keys() - known):
     raise DataError(
@@ -48,12 +48,12 @@ def _arrays(path):
   if not path.exists():
     raise DataError(f'{path}: no such file.')
   if not path.is_file():
-    raise DataError(f'{path} is a folder: give a file of it.')
+    raise DataError(f'{path} is a folder: give a file in it.')
   name = ''
   try:
     with np.load(path, allow_pickle=False) as file:
       if not isinstance(file, np.lib.npyio.NpzFile):
-        raise DataError(f'{path} is a single array: write x and y by `numpy.savez`.')
+        raise DataError(f'{path} is a single array: write x and y with `numpy.savez`.')
       arrays = {}
       for name in file.files:
         arrays[name] = file[name]
@@ -63,20 +63,20 @@ def _arrays(path):
   except ValueError as error:
     if name and ('pickle' in str(error) or 'Object' in str(error)):
       raise DataError(
-        f'{path}: {name} holds objects of Python, which are not read, as reading them may'
+        f'{path}: {name} holds Python objects, which are not read, since reading them may'
         ' run code. Give series of different lengths as one array of all their steps,'
         ' `x=numpy.concatenate(series)`, with `lengths=[len(s) for s in series]`.'
       ) from None
-    said = f': {error}' if name else ''  # NumPy takes any other bytes for a pickle
-    raise DataError(f'{path} is damaged, or no .npz{said}.') from error
+    said = f': {error}' if name else ''  # NumPy takes any other bytes to be a pickle
+    raise DataError(f'{path} is damaged, or not an .npz{said}.') from error
   except (OSError, EOFError, zipfile.BadZipFile, Exception) as error:
-    raise DataError(f'{path} is damaged, or no .npz: {error}.') from error
+    raise DataError(f'{path} is damaged, or not an .npz: {error}.') from error
 
 
 def _examples(path, arrays, end, labelled):
   x, y, lengths = (arrays.get(f'{name}{end}') for name in ('x', 'y', 'lengths'))
   if y is None and labelled:
-    raise DataError(f'{path} has no array y{end}, what is to be predicted of each row of x{end}.')
+    raise DataError(f'{path} has no array y{end} of what to predict for each row of x{end}.')
   if x.dtype.kind not in 'fiub':
     raise DataError(f'{path}: x{end} must be numbers, not of type {x.dtype}.')
   if x.ndim not in (2, 3):
@@ -100,7 +100,7 @@ def _examples(path, arrays, end, labelled):
 
 
 def _padded(path, x, lengths, end):
-  """The series of an x with lengths: cut from rows that are padded, or from all steps in one."""
+  """The series of an x with lengths: cut from padded rows, or from all steps in one array."""
   if lengths.ndim != 1 or lengths.dtype.kind not in 'iu':
     raise DataError(
       f'{path}: lengths{end} must be whole numbers [N], not {lengths.dtype} {list(lengths.shape)}.'
@@ -110,7 +110,7 @@ def _padded(path, x, lengths, end):
     raise DataError(f'{path}, row {row}: lengths{end} is {lengths[row - 1]}, and must be above 0.')
   if x.ndim == 3 or len(x) == len(lengths):
     if len(x) != len(lengths):
-      raise DataError(f'{path}: lengths{end} are {len(lengths):,}, and rows of x{end} {len(x):,}.')
+      raise DataError(f'{path}: lengths{end} has {len(lengths):,} items, x{end} {len(x):,} rows.')
     if len(lengths) and lengths.max() > x.shape[1]:
       row = int(np.argmax(lengths)) + 1
       raise DataError(
@@ -125,7 +125,7 @@ def _padded(path, x, lengths, end):
 
 
 def _targets(path, y, series, end):
-  """y as a list of what there is for each row."""
+  """y as a list with an item for each row."""
   if y is None:
     return [None] * len(series)
   if y.dtype.kind not in 'fiubUS':

@@ -1,4 +1,4 @@
-"""Ragged sequences to arrays."""
+"""From ragged sequences to arrays."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ import numpy as np
 def pad(
   sequences: Sequence[Sequence[int]], max_len: int, padding: str = 'pre', truncation: str = 'pre'
 ) -> np.ndarray:
-  """Sequences as rows of an int32 array [N, max_len], 0 where a sequence is shorter.
+  """Sequences as rows of an int32 array [N, max_len], filled up with 0.
 
-  `padding` and `truncation` say where zeros go and ids are dropped: 'pre' in front, 'post' behind.
-  Raises ValueError for any other word, for a max_len that is no integer or below 1, and for rows
-  that the memory cannot hold.
+  `padding` and `truncation` say where zeros go and ids are dropped: 'pre' at the start, 'post' at
+  the end. Raises ValueError for any other word, for a max_len that is not an integer or below 1,
+  and for rows that do not fit into memory.
   """
   for name, value in (('padding', padding), ('truncation', truncation)):
     if value not in ('pre', 'post'):
@@ -23,7 +23,7 @@ def pad(
     raise ValueError(f'max_len must be at least 1, not {max_len}.')
   try:
     padded = np.zeros((len(sequences), max_len), np.int32)
-  except (MemoryError, ValueError, OverflowError):  # by how far it is too much
+  except (MemoryError, ValueError, OverflowError):  # depending on how much too large it is
     raise ValueError(
       f'max_len={max_len:,} is too long: {len(sequences):,} rows would take'
       f' {4e-9 * len(sequences) * max_len:,.0f} GB of memory.'
@@ -36,10 +36,11 @@ def pad(
 
 
 def widths(lengths: np.ndarray, count: int) -> tuple[int, ...]:
-  """Up to `count` widths for rows of these `lengths` (int [N]), each row taking the next one up.
+  """Up to `count` widths for rows of these `lengths` (int [N]), where a row uses the next width up.
 
-  Ascending; the last is the longest row's length, at least 1. Of all such widths, those with which
-  the rows take the fewest steps altogether. Raises ValueError for count below 1 and for no rows.
+  Ascending; the last is the longest row's length, at least 1. Of all such widths, the ones with
+  which the rows take the fewest steps in total. Raises ValueError for count below 1 and for no
+  rows.
   """
   if count < 1 or not len(lengths):
     raise ValueError(f'there must be a width and a row: count={count}, {len(lengths)} rows')

@@ -14,11 +14,11 @@ from absl import logging
 from rnnlab.data.base import Dataset
 from rnnlab.machine import cache
 
-UNSIGNED = 'title', 'fingerprint'  # arrays that say something of the others
+UNSIGNED = 'title', 'fingerprint'  # arrays that describe the others
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-  """A digest of the arrays' names, types, shapes and content, hex; of all but those in UNSIGNED."""
+  """A digest, hex, of the arrays' names, types, shapes and content, except those in UNSIGNED."""
   digest = hashlib.sha256()
   for name in sorted(arrays.keys() - {*UNSIGNED}):
     digest.update(f'{name} {arrays[name].dtype} {arrays[name].shape}\n'.encode())
@@ -29,7 +29,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
 def path(kind: str, *made_of: Any) -> Path:
   """A file named by all that its content depends on: `made_of`, and the code of this wing.
 
-  kind: how the file's name begins. made_of: JSON, as settings and what tells data from others.
+  kind: how the file's name begins. made_of: JSON, such as settings and the identity of the data.
   """
   code = [file.read_text('utf-8') for file in sorted(Path(__file__).parent.glob('*.py'))]
   digest = hashlib.sha256(json.dumps([*made_of, code]).encode()).hexdigest()
@@ -37,13 +37,13 @@ def path(kind: str, *made_of: Any) -> Path:
 
 
 def identity(file: Path) -> list[Any]:
-  """What tells a file from any other: where it is, its size and its time of change."""
+  """What identifies a file: its path, its size and its time of change."""
   found = file.stat()
   return [str(file.resolve()), found.st_size, found.st_mtime_ns]
 
 
 def read(path: Path) -> dict[str, np.ndarray] | None:
-  """The arrays that `write` wrote; None where no file is or, with a warning, a damaged one."""
+  """The arrays that `write` wrote; None if the file is missing or, with a warning, damaged."""
   try:
     with np.load(path) as file:
       arrays = dict(file)
@@ -53,14 +53,14 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds on damaged bytes
-    logging.warning('Cached data %s are damaged (%s): encoding anew.', path, error)
+    logging.warning('Cached data %s are damaged (%s): encoding again.', path, error)
     return None
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays, one of which is their fingerprint; whole or not at all, as others may read them.
+  """Writes arrays, one of which is their fingerprint, atomically, since others may read them.
 
-  Where that fails a warning says so.
+  A failure is only a warning.
   """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +74,13 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         os.unlink(file.name)
         raise
   except OSError as error:
-    logging.warning('Cannot keep the encoded data in %s (%s): going on without.', path, error)
+    logging.warning('Cannot keep the encoded data in %s (%s): continuing without.', path, error)
 
 
 def dataset(path: Path, load: Callable[[], Dataset]) -> Dataset:
-  """The dataset kept in a file, as `path` names it; where none is, what `load` gives is kept there.
+  """The dataset kept in the file `path`; if there is none, the result of `load` is kept there.
 
-  Its `spec` is not kept, and None where the file is read.
+  Its `spec` is not kept, and is None if the file is read.
   """
   found = read(path)
   if found is None:

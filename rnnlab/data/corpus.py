@@ -1,13 +1,14 @@
 """A corpus for language models: streams of token ids, from files, a package of texts, or TFDS.
 
-A split is a stream of N tokens. 'targets', int32 `[N]`, are its tokens, the ends of lines among
-them; 'inputs', int32 `[N]`, are those one place before, the first the end of a line; 'characters',
-int32 `[N]`, says how many characters of the text a target stands for, so that
+A split is a stream of N tokens. 'targets', int32 `[N]`, are its tokens, including ends of lines;
+'inputs', int32 `[N]`, are the tokens one place before, the first being an end of line;
+'characters', int32 `[N]`, is how many characters of the text a target stands for, so that
 
     bits per character = sum of -log p / ln 2 / sum of characters
 
-A word counts with the space or the end of line after it, an empty line as its end, an unknown word
-by its own letters, and a file has one space between words. Of bytes, characters are bytes.
+A word counts together with the space or the end of line after it, an empty line as its end, an
+unknown word with its own letters, and a file has one space between words. For bytes, characters are
+bytes.
 """
 
 import collections
@@ -23,20 +24,20 @@ from rnnlab.data.units import decode, encode
 
 __all__ = ['decode', 'encode', 'load', 'source']
 
-RAW = 0.03  # of words that end with punctuation: twice what abbreviations are in Penn Treebank
-_BLOCK = 2**20  # characters of a text that are taken apart at once, so that few words are kept
+RAW = 0.03  # of words that end with punctuation: twice the share of abbreviations in Penn Treebank
+_BLOCK = 2**20  # characters of a text that are tokenised at once, so that few words are in memory
 
 
 def source(config: Any) -> str:
-  """What data.source is; 'auto' is a corpus where data.path is given, else the package."""
+  """The value of data.source; 'auto' is a corpus if data.path is given, else the package."""
   return config.source if config.source != 'auto' else 'corpus' if config.path else 'package'
 
 
 def load(config: Any) -> Dataset:
-  """The corpus that a config's `data` part describes, from the disk cache where it is there.
+  """The corpus that a config's `data` part describes, from the disk cache if it is there.
 
   The spec is V, the number of words in the vocabulary. See `rnnlab.data.units` for the encoding.
-  Raises DataError where data are missing, damaged, or too few.
+  Raises DataError if data are missing, damaged, or too few.
   """
   kind = source(config)
   files, read = corpora.SOURCES[kind]
@@ -61,9 +62,9 @@ def load(config: Any) -> Dataset:
 
 
 def _dataset(kind, texts, config):
-  """The dataset of texts; its splits have 'tokens' and 'characters', in as few bytes as can be."""
+  """The dataset of texts; its splits have 'tokens' and 'characters', in the fewest bytes."""
   encoding = _encoding(kind, texts.splits['train'], config)
-  # Each token that there is has a number, by the order in which they come.
+  # Each distinct token has a number, in the order of appearance.
   number: dict[str, int] = collections.defaultdict(itertools.count().__next__)
   given = len([number[token] for token in units.given(encoding)])
   streams = {
@@ -76,8 +77,8 @@ def _dataset(kind, texts, config):
   kept = _kept(counts, given, unknown, config)
   if unknown is not None and len(kept) == given:
     raise DataError(
-      f'{texts.title}: the vocabulary has 0 {config.unit}s, as none is in train'
-      f' {config.min_count:,} times (--config.data.min_count={config.min_count})'
+      f'{texts.title}: the vocabulary has 0 {config.unit}s, as none occurs in'
+      f' train {config.min_count:,} times (--config.data.min_count={config.min_count})'
     )
   id_of = np.full(len(there), 0 if unknown is None else np.flatnonzero(kept == unknown)[0])
   id_of[kept] = np.arange(len(kept))
@@ -107,7 +108,7 @@ def _dataset(kind, texts, config):
 
 
 def _encoding(kind, train, config):
-  """How a text is taken apart, from that of train."""
+  """How texts are tokenised, learnt from the train text."""
   encoding = {'unit': config.unit, 'lowercase': config.lowercase}
   if config.unit == 'word':
     usual = 'punctuation' if kind == 'package' else 'spaces'
@@ -123,7 +124,7 @@ def _lines(text, lowercase) -> Iterator[str]:
 
 
 def _blocks(text):
-  """The text in parts that end with a line."""
+  """The text in parts that end at the end of a line."""
   start = 0
   while start < len(text):
     end = text.find('\n', start + _BLOCK) + 1 or len(text)
@@ -132,7 +133,7 @@ def _blocks(text):
 
 
 def _numbers(text, encoding, number):
-  """The number of each token of a text, int32 `[N]`; new ones are given to those that are new."""
+  """The number of each token of a text, int32 `[N]`; new tokens get new numbers."""
   if encoding['unit'] in ('word', 'subword') and not text.endswith('\n'):
     text += '\n'
   found = [
@@ -145,7 +146,7 @@ def _numbers(text, encoding, number):
 def _kept(counts, given, unknown, config):
   """The numbers of the vocabulary's tokens, in the order of ids: by falling count, then number.
 
-  The first `given` are of it always.
+  The first `given` always belong to it.
   """
   others = given + np.argsort(-counts[given:], kind='stable')
   often = others[counts[others] >= max(config.min_count, 1)]
@@ -158,7 +159,7 @@ def _kept(counts, given, unknown, config):
 
 
 def _small(array):
-  """The same whole numbers in the smallest type."""
+  """The same integers in the smallest type."""
   return array.astype(np.min_scalar_type(array.max()))
 
 
@@ -166,22 +167,22 @@ def _notes(splits, encoding, vocabulary, types):
   """Lines on what the data are like."""
   train = splits['train']['tokens']
   unit, unknown = encoding['unit'], encoding['unknown']
-  notes = [f'vocabulary: {len(vocabulary):,} {unit}s, of {types:,} that train has']
+  notes = [f'vocabulary: {len(vocabulary):,} {unit}s, of {types:,} in train']
   if unknown is not None:
     shares = {name: (one['tokens'] == unknown).mean() for name, one in splits.items()}
     told = ', '.join(f'{share:.2%} of {name}' for name, share in shares.items())
     notes.append(f'unknown: {told}')
     if not shares['train'] and any(shares.values()):
       notes.append(
-        f'train has no unknown {unit}, so what is unknown elsewhere is taken for all but'
-        ' impossible: --config.data.min_count=2 has the rarest of train be unknown'
+        f'train has no unknown {unit}, so unknown ones elsewhere are treated as all but'
+        ' impossible: --config.data.min_count=2 makes the rarest of train unknown'
       )
   if encoding.get('words') == 'spaces':
     raw = np.array([len(word) > 1 and word[-1] in ',.;:!?' for word in vocabulary])
     if (share := raw[train].mean()) > RAW:
       notes.append(
         f'{share:.1%} of the words of train end with a mark of punctuation:'
-        ' --config.data.words=punctuation parts it from them'
+        ' --config.data.words=punctuation separates it from them'
       )
   ends = np.flatnonzero(train == encoding['end'])
   if len(ends):
@@ -191,5 +192,5 @@ def _notes(splits, encoding, vocabulary, types):
       f' {lengths.max():,}'
     )
   if unit in ('word', 'subword'):
-    notes.append(f'{splits["train"]["characters"].mean():.2f} characters a token in train')
+    notes.append(f'{splits["train"]["characters"].mean():.2f} characters per token in train')
   return notes

@@ -1,4 +1,4 @@
-"""Which examples are for training, which choose an epoch, and which are tested on."""
+"""Which examples train, which choose an epoch, and which test."""
 
 import hashlib
 import itertools
@@ -8,13 +8,13 @@ import numpy as np
 
 
 def draw(keys: Sequence[str], labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-  """Draws `size` of N examples, as many of each label as it has a share of all.
+  """Draws `size` of N examples, with each label in proportion to its share.
 
-  Examples of equal keys are drawn together or not at all, so that there may be a few less. The draw
-  orders keys by a hash of seed and key, so it depends neither on the order that a source has nor
-  on a library's random stream.
+  Examples with equal keys are drawn together or not at all, so there may be a few fewer. The draw
+  orders keys by a hash of seed and key, so it depends neither on the order of a source nor on a
+  library's random stream.
 
-  keys: what is never on both sides, as a text, or a group's name. labels: int `[N]`, from 0.
+  keys: what must not be on both sides, such as a text or a group's name. labels: int `[N]`, from 0.
 
   Returns whether each is drawn, bool `[N]`.
   """

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from rnnlab.data import DataError, batching, cache, cut, text
 from rnnlab.data.sources import SOURCES, Reviews, identity, resolve
 
-TEST_FRACTION = 0.2  # of a source that has no test split
-SETTINGS = (  # that the arrays depend on
+TEST_FRACTION = 0.2  # for a source without a test split
+SETTINGS = (  # those that the arrays depend on
   *('vocab_size', 'max_len', 'padding', 'truncation'),
   *('validation_fraction', 'split_seed', 'max_examples'),
 )
@@ -26,7 +26,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-  """What `load` gives; `validation` is `test` itself where data.validation_fraction is 0."""
+  """The result of `load`; `validation` is `test` itself if data.validation_fraction is 0."""
 
   source: str  # 'tfds', 'directory' or 'package'
   title: str  # a line for people
@@ -38,9 +38,9 @@ class Dataset(NamedTuple):
 
 
 def load(data_config: ConfigDict) -> Dataset:
-  """The dataset that a config's `data` part describes, from the disk cache where it is there.
+  """The dataset that a config's `data` part describes, from the disk cache if it is there.
 
-  Raises ValueError for a value out of range and DataError where data are missing or damaged.
+  Raises ValueError for a value out of range and DataError if data are missing or damaged.
   """
   _check(data_config)
   source = resolve(data_config)
@@ -81,9 +81,9 @@ def _check(config):
 
 
 def _check_memory(splits, config):
-  """Raises ValueError where the arrays of ids would be larger than the machine's memory.
+  """Raises ValueError if the arrays of ids would be larger than the machine's memory.
 
-  Linux promises more memory than there is, and ends whoever uses it.
+  Linux promises more memory than there is, and kills the process that uses it.
   """
   rows = sum(len(split.texts) for split in splits.values())
   needed = 4 * rows * config.max_len
@@ -97,7 +97,7 @@ def _check_memory(splits, config):
 
 
 def _cut(reviews, config):
-  """The reviews of each split: validation is cut from train, and test where there is none."""
+  """The reviews of each split: validation is cut from train, and test if there is none."""
   train = reviews['train']
   total = len(train.texts)
   splits = {}
@@ -123,7 +123,7 @@ def _cut(reviews, config):
 
 
 def _draw(reviews, size, seed):
-  """Splits reviews into `size` drawn ones and the others: stratified, no text on both sides."""
+  """Splits reviews into `size` drawn ones and the rest: stratified, with no text on both sides."""
   texts, labels = reviews
   drawn = cut.draw(texts, labels, size, seed)
   return tuple(
@@ -145,6 +145,6 @@ def _encode(title, splits, config):
 
 
 def _cache_path(config, source, path):
-  # `identity` says what `dir` holds; the others are the business of model and training.
+  # `identity` covers the content of `dir`; the other fields concern model and training.
   settings = {name: config[name] for name in SETTINGS}
   return cache.path('imdb', settings | {'source': source}, identity(source, path))

@@ -9,11 +9,11 @@ import numpy as np
 from rnnlab.data import DataError, own, table
 from rnnlab.data.base import Examples
 
-MOST = 20  # classes that few rows may have
+MOST = 20  # classes that a small number of rows may have
 
 
 def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
-  """A table's texts and labels as they are written, and what must not be parted.
+  """A table's texts and labels as they are written, and their groups, which must not be split.
 
   In the order of data.time, if that names a column.
   """
@@ -37,13 +37,13 @@ def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
 
 
 def _parted(label, separator):
-  """The labels of a row: parted by the separator, or a list of JSON."""
+  """The labels of a row: split at the separator, or a JSON list."""
   parts = label if isinstance(label, list) else str('' if label is None else label).split(separator)
   return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
 def labelled(name: str, examples: Examples) -> Examples:
-  """The examples with tuples of labels as targets; name: of the split, for errors."""
+  """The examples with tuples of labels as targets; name: the split's name, for errors."""
   if isinstance(examples.targets[0], tuple):
     return examples
   labels = []
@@ -58,7 +58,7 @@ def labelled(name: str, examples: Examples) -> Examples:
       continue
     if isinstance(target, float | np.floating) and not float(target).is_integer():
       raise DataError(
-        f'{name} row {row}: {target} is no class but a number: for numbers take the task regression'
+        f'{name} row {row}: {target} is not a class but a number: use the task regression'
       )
     labels.append((str(int(target)) if isinstance(target, np.number) else str(target).strip(),))
   return examples._replace(targets=labels)
@@ -70,20 +70,20 @@ def has_several(examples: Examples, config: Any) -> bool:
 
 
 def classes(examples: Examples, config: Any) -> list[str]:
-  """The names of the classes, in the order of numbers if they are such, else of the alphabet.
+  """The names of the classes, in numerical order if they are numbers, else alphabetical.
 
-  Raises DataError where there is nothing to tell apart, or hardly any row like another.
+  Raises DataError if there is only one class, or hardly any rows share one.
   """
   names = {label for labels in examples.targets for label in labels}
   rows = len(examples.rows)
   least = 1 if has_several(examples, config) else 2
   if len(names) < least:
     only = f'only one class, {next(iter(names))!r}' if names else 'no label'
-    raise DataError(f'the {rows:,} rows have {only}: there is nothing to tell apart')
+    raise DataError(f'the {rows:,} rows have {only}: there is nothing to classify')
   if len(names) > max(MOST, rows // 2):
     raise DataError(
       f'data.label={config.label}: the {rows:,} rows have {len(names):,} different labels, so that'
-      ' hardly one is there twice: is it the right column?'
+      ' hardly any occurs twice: is it the right column?'
     )
   is_number = all(name.lstrip('+-').isdecimal() for name in names)
   return sorted(names, key=(lambda name: (int(name), name)) if is_number else None)
@@ -100,14 +100,14 @@ def counts(parts: Mapping[str, Examples], code: Mapping[str, int]) -> dict[str, 
       for label in labels:
         if not found.get(label):
           raise DataError(
-            f'{name} row {row} has the class {label!r}, of which there is no row in train: leave it'
+            f'{name} row {row} has the class {label!r}, of which train has no row: leave it'
             ' out, or give more rows of it'
           )
   return found
 
 
 def coded(part: Examples, code: Mapping[str, int], several: bool) -> np.ndarray:
-  """Labels as numbers, int32 `[N]`; or several as float32 `[N, C]`, 1 where a row has it."""
+  """Labels as numbers, int32 `[N]`; or several as float32 `[N, C]`, 1 where a row has one."""
   if not several:
     return np.array([code[label] for (label,) in part.targets], np.int32)
   flags = np.zeros((len(part.rows), len(code)), np.float32)

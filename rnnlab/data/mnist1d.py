@@ -1,6 +1,6 @@
 """MNIST-1D (Greydanus 2020): ten shapes of a digit as series, generated.
 
-Each example is a template of 12 points that is padded, stretched, scaled, moved, laid into noise
+Each example is a template of 12 points that is padded, stretched, scaled, shifted, mixed with noise
 and sheared, and then sampled at 40 points. The order of the draws is that of the published code
 (github.com/greydanus/mnist1d, Apache 2.0), so that the arrays are the published ones.
 """
@@ -12,12 +12,12 @@ import numpy as np
 from rnnlab.data import DataError
 
 STEPS = 40
-TRAIN = 4_000  # the first examples; the others are to test
+TRAIN = 4_000  # the first examples; the others are for testing
 SHA256 = 'bac71f9876f2fe089b324192be2c44f4c588886d33a971e9996fafce8a49c233'
 
 _CLASSES, _PER_CLASS, _SEED = 10, 500, 42
 _PADDING = 36, 60  # zeros after a template, at least and at most
-_SHIFT = 48  # a template moves by less than this
+_SHIFT = 48  # a template is shifted by less than this
 _SCALE, _SHEAR, _SMOOTH_NOISE, _NOISE = 0.4, 0.75, 0.25, 0.02
 
 _TEMPLATES = np.array(
@@ -39,7 +39,7 @@ _TEMPLATES = np.array(
 def generate() -> tuple[np.ndarray, np.ndarray]:
   """All examples: xs float32 `[5000, 40]`, digits int32 `[5000]`; the first 4,000 are for training.
 
-  Raises DataError where this machine's NumPy or SciPy does not draw the published arrays.
+  Raises DataError if this machine's NumPy or SciPy does not generate the published arrays.
   """
   rng = np.random.RandomState(_SEED)
   templates = _TEMPLATES - _TEMPLATES.mean(axis=1, keepdims=True)
@@ -51,7 +51,7 @@ def generate() -> tuple[np.ndarray, np.ndarray]:
   xs = (xs - xs.mean()) / xs.std()
   if digest(xs, digits) != SHA256:
     raise DataError(
-      'MNIST-1D: the generated arrays are not the published ones: NumPy or SciPy draws otherwise'
+      'MNIST-1D: the generated arrays are not the published ones: NumPy or SciPy draws differently'
       f' here (NumPy {np.__version__}). Use other versions of them.'
     )
   return xs.astype(np.float32), digits
@@ -64,11 +64,11 @@ def digest(xs: np.ndarray, digits: np.ndarray) -> str:
 
 
 def _example(template, rng):
-  from scipy import ndimage  # here, as --help loads this module
+  from scipy import ndimage  # here, since --help loads this module
 
   low, high = _PADDING
   zeros = low + int(rng.rand() * (high - low + 1))
-  # A template's own zeros are made tiny, since noise replaces what is 0 exactly.
+  # A template's own zeros are made tiny, since noise replaces exact zeros.
   x = _resample(np.concatenate([template + 1e-8, np.zeros(zeros)]), len(template) + high)
   x = x * (1 + _SCALE * (rng.rand() - 0.5))
   x = np.roll(x, rng.choice(_SHIFT))

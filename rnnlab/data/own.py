@@ -1,4 +1,4 @@
-"""A user's own examples: read by what a config's `data` part says, cut, and told of."""
+"""A user's own examples: read as a config's `data` part says, split, and described."""
 
 import itertools
 import pathlib
@@ -15,12 +15,12 @@ FORMATS = 'table', 'arrays', 'columns'
 
 
 def source(config: Any) -> str:
-  """What data.source is; 'auto' by the ending of data.path. Raises DataError where nothing says."""
+  """The value of data.source; 'auto' goes by data.path's ending. Raises DataError if unknown."""
   if config.source != 'auto':
     return config.source
   if not config.path:
     raise DataError(
-      'which data? Give a file, --config.data.path=FILE, or a set by its name,'
+      'which data? Give a file, --config.data.path=FILE, or the name of a set,'
       f' --config.data.source={next(iter(sets.SETS))}'
     )
   ending = pathlib.Path(config.path).suffix.lower()
@@ -31,20 +31,20 @@ def source(config: Any) -> str:
   if ending in ('.conll', '.bio', '.iob', '.txt'):
     return 'columns'
   raise DataError(
-    f'{config.path}: of which format is it? Give --config.data.source={", ".join(FORMATS)}'
+    f'{config.path}: which format is it in? Give --config.data.source={", ".join(FORMATS)}'
   )
 
 
 def read(
   config: Any, of_table: Callable[[pathlib.Path], tuple[Examples, Sequence[Any]]]
 ) -> tuple[str, dict[str, tuple[Examples, Sequence[Any]]], list[str]]:
-  """Reads what there is: the splits that are given, 'train' at least, before anything is cut.
+  """Reads the splits that are given, 'train' at least, before anything is cut.
 
-  of_table: gives the examples of a table's file, and the group of each (or what else must not be
-    parted).
+  of_table: returns the examples in a table's file, and the group of each (whose examples must stay
+    together).
 
-  Returns a title, of each split the examples and their groups, and lines for people on what was
-  left out: texts with nothing in them.
+  Returns a title, the examples and their groups for each split, and lines for people on what was
+  left out: empty texts.
   """
   kind = source(config)
   if kind in sets.SETS:
@@ -58,7 +58,7 @@ def read(
       continue
     parts = {'': columns.read(path)} if kind == 'columns' else arrays.read(path)
     if name != 'train' and [*parts] != ['']:
-      raise DataError(f'{path}: a file of one split has x and y, and not x_train or x_test.')
+      raise DataError(f'{path}: a file of one split has x and y, not x_train or x_test.')
     for part, one in parts.items():
       if (part or name) in given:
         raise DataError(f'{path}: the {part or name} split is given twice.')
@@ -69,19 +69,19 @@ def read(
 
 
 def _with_texts(path, examples, groups, notes):
-  """The examples of a table whose texts say something; what is left out is told."""
+  """The examples of a table whose texts are not empty; a note reports what is left out."""
   full = [not isinstance(one, str) or bool(one.strip()) for one in examples.inputs]
   if all(full):
     return examples, groups
   if not any(full):
     raise DataError(f'{path}: all {len(full):,} texts are empty.')
   empty = examples.rows[~np.array(full)].tolist()
-  notes.append(f'left out of {path.name}, as the text is empty: {table.some_rows(empty)}')
+  notes.append(f'left out of {path.name}, because the text is empty: {table.some_rows(empty)}')
   return take(examples, np.flatnonzero(full)), [*itertools.compress(groups, full)]
 
 
 def files(config: Any) -> dict[str, pathlib.Path]:
-  """The files that a config gives, by their splits. Raises DataError where there is none."""
+  """The files that a config gives, by split. Raises DataError if there is none."""
   if not config.path:
     raise DataError('which file? --config.data.path=FILE')
   paths = {'train': config.path, 'validation': config.validation_path, 'test': config.test_path}
@@ -89,7 +89,7 @@ def files(config: Any) -> dict[str, pathlib.Path]:
 
 
 def _keys(examples):
-  """What tells examples apart: their content."""
+  """The content of examples, by which they are told apart."""
   return [
     one.tobytes().hex() if isinstance(one, np.ndarray) else '\n'.join(one) if isinstance(one, list)
     else one
@@ -105,10 +105,10 @@ def split(
 ) -> tuple[dict[str, Examples], list[str]]:
   """The splits: test and validation are drawn from train unless they are given.
 
-  Examples that are the same, or of one group, are never on both sides of a cut; such as are in two
-  of the given splits are told. strata: int `[N]` of the train examples, as of `cut.draw`. by_time:
-  examples are in the order of time, and the last ones are the test split, those before validation.
-  Returns the splits in their order, and lines for people. Raises DataError where one is empty.
+  Equal examples, or those of one group, are never on both sides of a cut; a note reports those that
+  are in two of the given splits. strata: int `[N]` for the train examples, as in `cut.draw`.
+  by_time: examples are in the order of time; the last are the test split, those before them
+  validation. Returns the splits in order, and lines for people. Raises DataError if one is empty.
   """
   keys = {name: keys for name, (_, keys) in given.items()}
   total = len(keys['train'])
@@ -141,16 +141,16 @@ def split(
 
 
 def _told(keys, group):
-  """Lines on what there is more than once."""
+  """Lines on what occurs more than once."""
   seen, notes = {*keys['train']}, []
   total = len(keys['train'])
   if group:
-    notes.append(f'the {total:,} train rows are of {len(seen):,} groups, by {group}')
+    notes.append(f'the {total:,} train rows are in {len(seen):,} groups, by {group}')
   elif repeated := total - len(seen):
-    notes.append(f'{repeated:,} of the {total:,} train rows are the same as one before')
+    notes.append(f'{repeated:,} of the {total:,} train rows equal an earlier one')
   for name in ('validation', 'test'):
     if count := sum(key in seen for key in keys.get(name, ())):
-      where = 'of a group of train' if group else 'in train too'
+      where = 'of a group in train' if group else 'in train too'
       notes.append(f'{count:,} of the {len(keys[name]):,} {name} rows are {where}')
   return notes
 

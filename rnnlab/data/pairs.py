@@ -1,18 +1,18 @@
-"""Pairs of texts for translation: token ids of both sides, and the references to score by.
+"""Pairs of texts for translation: token ids of both sides, and the references to score against.
 
-Ids of a side: PAD, BOS and EOS are no tokens, UNK is any that is not of the vocabulary, and from
-FIRST on are the tokens of train, by falling count. A split has
+Ids of a side: PAD, BOS and EOS are not tokens, UNK is any token outside the vocabulary, and from
+FIRST on come the tokens of train, by falling count. A split has
 
 - 'inputs': {'source': int32 `[N, S]`, tokens and EOS; 'target': int32 `[N, T + 1]`, BOS, tokens and
-  EOS}, both padded behind. A decoder with teacher forcing reads target[:, :-1];
-- 'targets': int32 `[N, T]`, target[:, 1:], what it is to predict there;
-- 'references', of validation and test alone: uint8 `[N, R, L]`, the right translations of each
-  example as UTF-8, padded behind with 0; see `references`.
+  EOS}, both padded at the end. A decoder with teacher forcing reads target[:, :-1];
+- 'targets': int32 `[N, T]`, target[:, 1:], what it must predict there;
+- 'references', only of validation and test: uint8 `[N, R, L]`, the correct translations of each
+  example as UTF-8, padded at the end with 0; see `references`.
 
-How both sides are read is the encoding {'source': ..., 'target': ..., 'shared': whether they have
-one vocabulary}, each side's as `rnnlab.data.units` has it, with 'vocabulary', a list in the order
-of ids. A pair whose source or target is longer than data.max_len is left out of train, of it alone,
-so that what is tested on does not depend on it.
+The encoding says how both sides are read: {'source': ..., 'target': ..., 'shared': whether they
+have one vocabulary}, each side's as in `rnnlab.data.units`, with 'vocabulary', a list in the order
+of ids. A pair whose source or target is longer than data.max_len is left out of train only, so that
+the test split does not depend on it.
 """
 
 import collections
@@ -34,7 +34,7 @@ SIDES = 'source', 'target'
 
 
 class Spec(NamedTuple):
-  """What a model has to know: how many ids each side has, and whether they are the same ones."""
+  """What a model must know: how many ids each side has, and whether they are the same ids."""
 
   source: int
   target: int
@@ -42,9 +42,9 @@ class Spec(NamedTuple):
 
 
 def load(config: Any) -> Dataset:
-  """The pairs that a config's `data` part describes, from the disk cache where they are there.
+  """The pairs that a config's `data` part describes, from the disk cache if they are there.
 
-  The vocabulary is that of the target side; the spec is a Spec. Raises DataError where data are
+  The vocabulary is that of the target side; the spec is a Spec. Raises DataError if data are
   missing, damaged, or too few.
   """
   kind = aligned.source(config)
@@ -67,15 +67,15 @@ def load(config: Any) -> Dataset:
 
 
 def spec(encoding: Mapping[str, Any]) -> Spec:
-  """What a model has to know of data of this encoding."""
+  """What a model must know about data with this encoding."""
   source, target = (len(encoding[side]['vocabulary']) for side in SIDES)
   return Spec(source, target, encoding['shared'])
 
 
 def encode(texts: Sequence[str], encoding: Mapping[str, Any]) -> np.ndarray:
-  """Texts of the source side as a model takes them: int32 `[N, S]`, S as the longest needs it.
+  """Texts of the source side as inputs of a model: int32 `[N, S]`, with S for the longest.
 
-  Raises TypeError, with the place, for what is no list of texts.
+  Raises TypeError, with the position, for anything but a list of texts.
   """
   return _ids(_tokens(listed(texts), encoding['source']), encoding['source']['vocabulary'], [])
 
@@ -83,24 +83,24 @@ def encode(texts: Sequence[str], encoding: Mapping[str, Any]) -> np.ndarray:
 def decode(ids: Iterable[int], side: Mapping[str, Any]) -> str:
   """The text of ids up to the first EOS, for people; side: encoding['source'] or ['target'].
 
-  Words are joined as in print where punctuation parts them. An unknown one is units.UNKNOWN.
+  Words that were split at punctuation are joined as in print. An unknown one is units.UNKNOWN.
   """
   tokens = itertools.takewhile(lambda i: i != EOS, ids)
   return units.decode((i for i in tokens if i >= UNK), side, side['vocabulary'])
 
 
 def references(split: Mapping[str, Any]) -> list[list[str]]:
-  """The right translations of each example of a split, one at least."""
+  """The correct translations of each example of a split, at least one each."""
   return [[text for text in from_bytes(of) if text] for of in np.asarray(split['references'])]
 
 
 def from_bytes(array: np.ndarray) -> list[str]:
-  """The texts of uint8 `[N, L]`, as `as_bytes` has them."""
+  """The texts in uint8 `[N, L]`, as encoded by `as_bytes`."""
   return [row.tobytes().rstrip(b'\0').decode() for row in array]
 
 
 def as_bytes(texts: Sequence[str]) -> np.ndarray:
-  """Texts as uint8 `[N, L]`, UTF-8, padded behind with 0."""
+  """Texts as uint8 `[N, L]`, UTF-8, padded at the end with 0."""
   found = np.array([text.encode(errors='replace') for text in texts], np.bytes_)
   return found.view(np.uint8).reshape(len(found), -1)
 
@@ -114,7 +114,7 @@ def _dataset(kind, read, config):
     raise DataError('there is no test split: give --config.data.test_fraction=SHARE')
   given = {name: _whole(name, one, notes) for name, one in read.given.items()}
   keys = {name: [_key(text) for text in one.inputs] for name, one in given.items()}
-  with_groups = ConfigDict({**config, 'group': 'source'})  # a source is on one side of a cut
+  with_groups = ConfigDict({**config, 'group': 'source'})  # a source is only on one side of a cut
   both = {name: (given[name], keys[name]) for name in given}
   parts, _ = own.split(with_groups, both)
   notes += _repeated(keys)
@@ -131,8 +131,8 @@ def _dataset(kind, read, config):
       rows, right = _together(part)
       if len(rows) < len(part.rows):
         notes.append(
-          f'{name}: {len(part.rows):,} pairs are of {len(rows):,} sources, as some have several'
-          ' translations: all count as right'
+          f'{name}: {len(part.rows):,} pairs have {len(rows):,} sources, since some have several'
+          ' translations: all count as correct'
         )
       part = own.take(part, rows)
       tokens[name] = {side: [of[i] for i in rows] for side, of in tokens[name].items()}
@@ -175,12 +175,12 @@ def _title(encoding):
 
 
 def _key(text):
-  """What is never on both sides of a cut."""
+  """The key of a text, which is never on both sides of a cut."""
   return ' '.join(text.casefold().split())
 
 
 def _whole(name, part, notes):
-  """The pairs of which no side is empty; what is left out is told."""
+  """The pairs without an empty side; a note reports what is left out."""
   full = np.array([bool(s.strip() and t.strip()) for s, t in zip(*part[:2], strict=True)])
   if full.all():
     return part
@@ -197,18 +197,18 @@ def _count(count, what):
 
 
 def _repeated(keys):
-  """Lines on sources that are there more than once, of the splits as they were given."""
+  """Lines on sources that occur more than once, in the splits as they were given."""
   train, notes = {*keys['train']}, []
   if more := len(keys['train']) - len(train):
-    notes.append(f'{more:,} of {len(keys["train"]):,} pairs have the source of one before them')
+    notes.append(f'{more:,} of {len(keys["train"]):,} pairs have the source of an earlier one')
   for name in ('validation', 'test'):
     if count := sum(key in train for key in keys.get(name, ())):
-      notes.append(f'{count:,} of the {len(keys[name]):,} sources of {name} are in train, too')
+      notes.append(f'{count:,} of the {len(keys[name]):,} sources of {name} are also in train')
   return notes
 
 
 def _together(part):
-  """The first row of each source, and the different targets that it has."""
+  """The first row of each source, and its different targets."""
   found = {}
   for row, (text, target) in enumerate(zip(part.inputs, part.targets, strict=True)):
     found.setdefault(_key(text), (row, {}))[1][target] = None
@@ -222,7 +222,7 @@ def _encodings(kind, parts, config):
   chosen = [unit if one == 'auto' else one for one, unit in zip(given, usual, strict=True)]
   if config.shared_vocabulary and chosen[0] != chosen[1]:
     raise DataError(
-      f'--config.data.shared_vocabulary: both sides must be of one unit, and they are'
+      f'--config.data.shared_vocabulary: both sides must have the same unit, and they are'
       f' {chosen[0]}s and {chosen[1]}s: give data.unit_source and data.unit_target'
     )
   encoding = {'shared': config.shared_vocabulary}
@@ -238,7 +238,7 @@ def _encodings(kind, parts, config):
         continue
       lines = itertools.chain(*texts.values()) if config.shared_vocabulary else texts[side]
       lines = map(str.lower, lines) if config.lowercase else lines
-      # Of its pieces EOS is one; PAD, BOS and UNK are not.
+      # EOS is one of its pieces; PAD, BOS and UNK are not.
       encoding[side]['tokenizer'] = units.trained(lines, config.vocab_size - FIRST + 1)
   return encoding, {
     name: {
@@ -249,7 +249,7 @@ def _encodings(kind, parts, config):
 
 
 def _tokens(texts, side):
-  """The tokens of each text, any white space of which is as one space."""
+  """The tokens of each text, where any white space counts as one space."""
   texts = [' '.join(text.split()) for text in texts]
   if side['unit'] == 'subword':  # all at once, with one tokeniser
     texts = [text.lower() if side['lowercase'] else text for text in texts]
@@ -258,7 +258,7 @@ def _tokens(texts, side):
 
 
 def _short(train, tokens, config, notes):
-  """The rows of train of which no side is longer than data.max_len; the others are told."""
+  """The rows of train in which no side is longer than data.max_len; a note reports the others."""
   longest = np.array([max(map(len, pair)) for pair in zip(*tokens, strict=True)])
   keep = np.flatnonzero(longest <= config.max_len)
   if not len(keep):
@@ -287,14 +287,14 @@ def _vocabularies(encoding, train, config):
     chosen = [token for token in chosen if token not in SPECIAL][: config.vocab_size - FIRST]
     if not chosen:
       raise DataError(
-        f'no {encoding[side]["unit"]} of the {side} side is in train {config.min_count} times:'
+        f'no {encoding[side]["unit"]} of the {side} side occurs in train {config.min_count} times:'
         f' --config.data.min_count={config.min_count}'
       )
     encoding[side]['vocabulary'] = [*SPECIAL, *chosen]
 
 
 def _ids(tokens, vocabulary, before):
-  """Rows of ids, `before` in front and EOS behind: int32 `[N, T]`, padded behind."""
+  """Rows of ids, with `before` in front and EOS at the end: int32 `[N, T]`, padded at the end."""
   id_of = {token: i for i, token in enumerate(vocabulary[FIRST:], FIRST)}
   rows = [[*before, *(id_of.get(token, UNK) for token in one), EOS] for one in tokens]
   return batching.pad(rows, max(map(len, rows), default=1), 'post')
@@ -326,6 +326,6 @@ def _told(side, tokens, encoding):
     shares.append(f'{sum(token not in known for token in flat) / len(flat):.2%} of {name}')
   longest = max(len(one) for of in tokens.values() for one in of[side])
   return (
-    f'{side}: {lengths.mean():.1f} {encoding["unit"]}s in the mean, the longest'
+    f'{side}: {lengths.mean():.1f} {encoding["unit"]}s on average, the longest'
     f' {lengths.max():,} in train and {longest:,} in all; unknown: {", ".join(shares)}'
   )

@@ -1,13 +1,12 @@
 """Piano rolls: which of 88 keys sound in each frame of a piece, uint8 `[T, 88]`, 1 where one does.
 
 The first column is the lowest key, A0. A file or a folder holds the splits train, validation and
-test, or pieces that are yet to be cut into these:
+test, or pieces still to be cut into these:
 
-- .mat, as Boulanger-Lewandowski et al. (2012) published theirs: cells of rolls, `traindata`,
+- .mat, as published by Boulanger-Lewandowski et al. (2012): cells of rolls, `traindata`,
   `validdata` and `testdata`;
-- .npz, as `rnnlab.data.arrays` reads it: `x_train`, `lengths_train` and so on, or `x` and
-  `lengths`;
-- a folder of .csv files, one a piece, a line a frame, 88 values of 0 or 1 without a header; or of
+- .npz, as read by `rnnlab.data.arrays`: `x_train`, `lengths_train` and so on, or `x` and `lengths`;
+- a folder of .csv files, one per piece, a line per frame, 88 values of 0 or 1, no header; or of
   the folders train, validation and test with such files.
 """
 
@@ -25,9 +24,9 @@ IN_MAT = {'train': 'traindata', 'validation': 'validdata', 'test': 'testdata'}
 
 
 def read(path: Path) -> dict[str, list[np.ndarray]]:
-  """The pieces of each split, uint8 `[T, 88]`; of a path that has no splits, {'': pieces}.
+  """The pieces of each split, uint8 `[T, 88]`; for a path without splits, {'': pieces}.
 
-  Raises DataError, with the piece and the frame, each counted from 1, for what is no such roll.
+  Raises DataError, with the piece and the frame, each counted from 1, for an invalid roll.
   """
   if not path.exists():
     raise DataError(f'{path}: no such file or folder.')
@@ -51,11 +50,11 @@ def _mat(path) -> dict[str, Sequence[Any]]:
   try:
     held = scipy.io.loadmat(path, variable_names=[*IN_MAT.values()])
   except NotImplementedError:
-    raise DataError(f"{path} is of MATLAB 7.3: save it by `save(..., '-v7')`.") from None
+    raise DataError(f"{path} is of MATLAB 7.3: save it with `save(..., '-v7')`.") from None
   except MemoryError:
     raise
   except Exception as error:  # SciPy raises a dozen kinds on damaged bytes
-    raise DataError(f'{path} is damaged, or no .mat: {error}.') from error
+    raise DataError(f'{path} is damaged, or not a .mat: {error}.') from error
   found = {name: held[key].ravel() for name, key in IN_MAT.items() if key in held}
   if 'train' not in found:
     raise DataError(f'{path} has no traindata, a cell of rolls [T, {KEYS}].')
@@ -88,7 +87,7 @@ def _csv(path):
       rows.append([float(value) for value in line.split(',')])
     except ValueError:
       raise DataError(
-        f'{path}, line {number}: a value is no number; there is no header, and commas part values.'
+        f'{path}, line {number}: a value is not a number (no header; commas between values).'
       ) from None
     if len(rows[-1]) != KEYS:
       raise DataError(
@@ -98,28 +97,28 @@ def _csv(path):
 
 
 def _checked(roll, where):
-  """A roll as uint8. Raises DataError, saying where, for what is none."""
+  """A roll as uint8. Raises DataError, saying where, if it is not one."""
   roll = np.asarray(roll)
   if roll.dtype.kind not in 'fiub' or roll.ndim != 2 or roll.shape[1] != KEYS or not len(roll):
     raise DataError(
-      f'{where}: a roll is numbers [T, {KEYS}], not {roll.dtype} {list(roll.shape)}; of a roll of'
-      ' all 128 notes of MIDI take those from 21 to 108.'
+      f'{where}: a roll is numbers [T, {KEYS}], not {roll.dtype} {list(roll.shape)}; from a roll'
+      ' of all 128 MIDI notes take those from 21 to 108.'
     )
   wrong = (roll != 0) & (roll != 1)
   if wrong.any():
     frame, key = np.argwhere(wrong)[0] + 1
     raise DataError(
       f'{where}, frame {frame}, key {key}: the value is {roll[frame - 1, key - 1]:g}, and must be 0'
-      ' or 1; of velocities give `roll > 0`.'
+      ' or 1; for velocities give `roll > 0`.'
     )
   return roll.astype(np.uint8)
 
 
 def drawn(count: int, frames: int, seed: int) -> list[np.ndarray]:
-  """Made-up pieces, to try a model where there are no data, uint8 `[T, 88]`.
+  """Made-up pieces, uint8 `[T, 88]`, to try a model without data.
 
   Chords of three notes of a scale, each of which sounds for two frames and moves by a step or two.
-  A piece has from half of `frames` to all of them.
+  A piece has between half of `frames` and all of them.
   """
   draw = np.random.default_rng(seed)
   scale = np.array([0, 2, 4, 5, 7, 9, 11])

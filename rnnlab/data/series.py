@@ -8,7 +8,7 @@ import numpy as np
 def pad(series: Sequence[np.ndarray], steps: int, truncation: str = 'pre') -> dict[str, np.ndarray]:
   """Arrays `[T, D]` of any lengths T as 'xs', float32 `[N, steps, D]`, and 'lengths', int32 `[N]`.
 
-  Padding is 0 and behind. Of longer ones steps are dropped in front ('pre') or behind ('post').
+  Padding is 0, at the end. Longer series lose steps at the start ('pre') or the end ('post').
   Raises ValueError for another word.
   """
   if truncation not in ('pre', 'post'):
@@ -24,11 +24,11 @@ def pad(series: Sequence[np.ndarray], steps: int, truncation: str = 'pre') -> di
 def scale_of(series: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   """The mean and the standard deviation of each feature over all steps, float64 `[D]`.
 
-  The deviation of a feature that never changes is given as 1.
+  The deviation of a feature that never changes is returned as 1.
 
   series: arrays `[T, D]`.
   """
   steps = np.concatenate([np.asarray(one, np.float64) for one in series])
   mean, std = steps.mean(axis=0), steps.std(axis=0)
-  # Of equal numbers the mean, and so the deviation, may be off by rounding.
+  # For equal numbers the mean, and so the deviation, may be off by rounding.
   return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)

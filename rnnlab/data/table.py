@@ -1,7 +1,7 @@
-"""Tables of a user's own: CSV, TSV, JSON Lines and Parquet, read by pandas, checked row by row.
+"""A user's own tables: CSV, TSV, JSON Lines and Parquet, read by pandas, checked row by row.
 
-A row is counted as a spreadsheet does: that of the header is row 1. Of JSON Lines and Parquet,
-which have no header, the first is row 1.
+Rows are counted as in a spreadsheet: the header is row 1. In JSON Lines and Parquet, which have no
+header, the first is row 1.
 """
 
 import codecs
@@ -21,7 +21,7 @@ from rnnlab.data import DataError
 if TYPE_CHECKING:
   import pandas as pd
 
-# pandas is imported where it is used: --help and --status answer at once.
+# pandas is imported where it is used, so that --help and --status answer at once.
 
 SHOWN = 5  # rows that an error names
 
@@ -29,20 +29,20 @@ SHOWN = 5  # rows that an error names
 def read(path: Path) -> tuple['pd.DataFrame', np.ndarray]:
   """A table, and the number of each of its rows, int `[N]`.
 
-  Cells of CSV and TSV are texts as they are written, '' where there is nothing; those of JSON Lines
-  and Parquet have the types of the file, None where there is nothing. Raises DataError, with the
-  row, for what is no table.
+  Cells of CSV and TSV are texts as they are written, '' if empty; those of JSON Lines and Parquet
+  have the types of the file, None if empty. Raises DataError, with the row, for anything but a
+  table.
   """
   ending = path.suffix.lower()
   if ending not in READERS:
     raise DataError(
-      f'{path}: a file of examples ends in {", ".join(READERS)}, by which it is read, not in'
+      f'{path}: the name of a file of examples must end in {", ".join(READERS)}, not in'
       f' {ending or "nothing"!r}.'
     )
   if not path.exists():
     raise DataError(f'{path}: no such file.')
   if not path.is_file():
-    raise DataError(f'{path} is a folder: give a file of it.')
+    raise DataError(f'{path} is a folder: give a file in it.')
   if not path.stat().st_size:
     raise DataError(f'{path} is empty.')
   try:
@@ -50,7 +50,7 @@ def read(path: Path) -> tuple['pd.DataFrame', np.ndarray]:
   except OSError as error:
     raise DataError(f'{path} cannot be read: {error.strerror or error}.') from error
   if not len(frame):
-    raise DataError(f'{path} has no rows: {", ".join(map(str, frame)) or "nothing"} alone.')
+    raise DataError(f'{path} has no rows, only {", ".join(map(str, frame)) or "nothing"}.')
   return frame, rows
 
 
@@ -71,7 +71,7 @@ def _separated(separator):
         elif len(fields) != len(header):
           raise DataError(
             f'{path}, row {row}: it has {len(fields)} fields, and the header {len(header)}'
-            f' ({", ".join(header)}): a text that holds the separator must stand between quotation'
+            f' ({", ".join(header)}): a text that contains the separator must be between quotation'
             ' marks (").'
           )
         else:
@@ -90,15 +90,15 @@ def _separated(separator):
 
 def _check_header(path, row, header):
   if twice := [name for i, name in enumerate(header) if name in header[:i]]:
-    raise DataError(f'{path}, row {row}: the column {twice[0]!r} is there twice.')
+    raise DataError(f'{path}, row {row}: the column {twice[0]!r} occurs twice.')
   if any(not name.strip() for name in header):
     raise DataError(f'{path}, row {row}: a column has no name; is it a header: {header!r:.100}?')
 
 
 def text_of(path: Path) -> str:
-  """The content of a file of text, in UTF-8, or in UTF-16 where a mark says so.
+  """The content of a text file in UTF-8, or in UTF-16 with a byte order mark.
 
-  Raises DataError, with the line, for what is not that.
+  Raises DataError, with the line, for anything else.
   """
   content = path.read_bytes()
   if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -107,7 +107,7 @@ def text_of(path: Path) -> str:
     encoding = 'utf-8-sig'
     if (place := content.find(b'\0')) >= 0:
       line = content.count(b'\n', 0, place) + 1
-      raise DataError(f'{path}, line {line}: there is a zero byte: this is no file of text.')
+      raise DataError(f'{path}, line {line}: there is a zero byte: this is not a text file.')
   try:
     return content.decode(encoding)
   except UnicodeDecodeError as error:
@@ -115,7 +115,7 @@ def text_of(path: Path) -> str:
     name = 'UTF-16' if encoding == 'utf-16' else 'UTF-8'
     raise DataError(
       f'{path}, line {line}: byte {content[error.start]:#04x} is not {name}. If the file has'
-      ' another encoding convert it, as by `iconv -f LATIN1 -t UTF-8`.'
+      ' another encoding, convert it, as with `iconv -f LATIN1 -t UTF-8`.'
     ) from None
 
 
@@ -132,10 +132,10 @@ def _json_lines(path):
     try:
       row = json.loads(line, object_pairs_hook=_once)
     except ValueError as error:
-      raise DataError(f'{path}, line {number}: it is no JSON: {error}.') from None
+      raise DataError(f'{path}, line {number}: it is not JSON: {error}.') from None
     if not isinstance(row, dict):
       raise DataError(
-        f'{path}, line {number}: each line must be a JSON object, as {{"text": ..., "label": ...}},'
+        f'{path}, line {number}: each line must be a JSON object, {{"text": ..., "label": ...}},'
         f' and this is a {type(row).__name__}.'
       )
     if rows and row.keys() != rows[0].keys():
@@ -148,10 +148,10 @@ def _json_lines(path):
 
 
 def _once(pairs):
-  """A JSON object, each of whose entries must be there once."""
+  """A JSON object in which each entry may occur only once."""
   names = [name for name, _ in pairs]
   if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-    raise ValueError(f'the entry {twice[0]!r} is there twice')
+    raise ValueError(f'the entry {twice[0]!r} occurs twice')
   return dict(pairs)
 
 
@@ -165,7 +165,7 @@ def _parquet(path):
     raise DataError(f'{path}: Parquet needs pyarrow: pip install pyarrow.') from None
   except Exception as error:  # pyarrow's own, of a dozen kinds
     said = ' '.join(str(error).split())
-    raise DataError(f'{path} is damaged, or no Parquet: {said:.200}.') from error
+    raise DataError(f'{path} is damaged, or not Parquet: {said:.200}.') from error
 
 
 READERS: dict[str, Callable[[Path], tuple['pd.DataFrame', np.ndarray]]] = {
@@ -184,12 +184,12 @@ def column(frame: 'pd.DataFrame', name: str, field: str, path: Path) -> 'pd.Seri
   there = [str(column) for column in frame]
   raise DataError(
     f'{path} has no column {name!r}{near(name, there)}; it has {", ".join(there)}. Say which it is'
-    f' by --config.{field}=COLUMN.'
+    f' with --config.{field}=COLUMN.'
   )
 
 
 def texts(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> list[str]:
-  """A column's cells as texts, '' where there is nothing; raises DataError for what is none."""
+  """A column's cells as texts, '' if empty; raises DataError for a cell that is not a text."""
   found = []
   for value, row in zip(values, rows, strict=True):
     if value is None or _is_na(value) or isinstance(value, float) and np.isnan(value):
@@ -206,7 +206,7 @@ def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> li
   """A column's cells as names of classes, without the spaces around them.
 
   Whole numbers are names as they are written, and so is True. Raises DataError, with the rows, for
-  an empty cell, and for a column of numbers some of which are not whole, which are no classes.
+  an empty cell, and for a column of numbers some of which are not whole, which are not classes.
   """
   found, missing = [], []
   for value, row in zip(values, rows, strict=True):
@@ -221,9 +221,9 @@ def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> li
   broken = [(label, row) for label, row in zip(found, rows, strict=True) if _is_fraction(label)]
   if broken and all(_is_number(label) for label in {*found}):
     raise DataError(
-      f'{path}, row {broken[0][1]}: {name} is {broken[0][0]}, which is no class but a number. To'
-      " predict numbers take the task regression (config.task.name = 'regression'); if they are"
-      ' classes write them without a point.'
+      f'{path}, row {broken[0][1]}: {name} is {broken[0][0]}, which is not a class but a number. To'
+      " predict numbers use the task regression (config.task.name = 'regression'); if they are"
+      ' classes, write them without a point.'
     )
   return found
 

@@ -1,7 +1,7 @@
-"""Text to token ids. Those of words are as Keras's preprocessing and its IMDB dataset have them.
+"""From text to token ids. Those of words are the same as in Keras's preprocessing and IMDB dataset.
 
-Id 0 pads, 1 starts a text, 2 stands for a word out of vocabulary, 3 is unused; the word of rank r
-(1 is the most frequent) has id r + 3.
+Id 0 pads, 1 starts a text, 2 is a word out of vocabulary, 3 is unused; the word of rank r (1 is the
+most frequent) has id r + 3.
 """
 
 import codecs
@@ -15,8 +15,8 @@ _SPACED = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', ' 
 
 
 def tokenize(text: str) -> list[str]:
-  """The lower-case words of a text; punctuation but the apostrophe parts them, as a space does."""
-  # Split on spaces alone, as Keras: some reviews have other white space (U+0085) inside words.
+  """The lower-case words of a text; punctuation other than the apostrophe counts as a space."""
+  # Split only on spaces, like Keras: some reviews have other white space (U+0085) inside words.
   return [word for word in text.lower().translate(_SPACED).split(' ') if word]
 
 
@@ -34,10 +34,11 @@ TOKENS = {'words': tokenize, 'characters': characters, 'bytes': utf8}
 
 
 def tokenizer(tokens: str) -> Callable[[str], list[str]]:
-  """What takes a text apart.
+  """The function that splits a text into tokens.
 
   tokens: a name in TOKENS, or the JSON text of a tokeniser of Hugging Face's `tokenizers`. Raises
-  ValueError for another name, for a text that is none, and where the library is not installed.
+  ValueError for another name, for a text that is not a tokeniser, and if the library is not
+  installed.
   """
   if tokens in TOKENS:
     return TOKENS[tokens]
@@ -45,21 +46,21 @@ def tokenizer(tokens: str) -> Callable[[str], list[str]]:
     import tokenizers
   except ImportError:
     raise ValueError(
-      "a tokeniser of Hugging Face needs their library: pip install 'tokenizers>=0.20,<1'"
+      "a Hugging Face tokeniser needs their library: pip install 'tokenizers>=0.20,<1'"
     ) from None
   try:
     made = tokenizers.Tokenizer.from_str(tokens)
   except Exception as error:  # the library raises Exception itself
-    raise ValueError(f'it is no file of a tokeniser of Hugging Face: {error}') from error
-  # A vocabulary is kept a token a line.
+    raise ValueError(f'it is not the file of a Hugging Face tokeniser: {error}') from error
+  # A vocabulary is stored with one token per line.
   return lambda text: [token.replace('\n', '\\n') for token in made.encode(text).tokens]
 
 
 def listed(texts: Iterable[str]) -> list[str]:
   """The texts as a list.
 
-  Raises TypeError, with the place of the first, for what is no str, and for what is no sequence of
-  texts, as one text, or a table.
+  Raises TypeError, with the position of the first, for items that are not str, and for anything but
+  a sequence of texts, such as one text, or a table.
   """
   if isinstance(texts, str | bytes):
     raise TypeError('give a list of texts, not one text')
@@ -83,11 +84,12 @@ def listed(texts: Iterable[str]) -> list[str]:
 def decode(line: bytes) -> str:
   """A line of a file as a text: without the line's end and a byte order mark.
 
-  Each byte that is not UTF-8 is read as U+FFFD. Raises ValueError for UTF-16, told by its mark.
+  Each byte that is not UTF-8 is read as U+FFFD. Raises ValueError for UTF-16, recognised by its
+  mark.
   """
   if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     raise ValueError(
-      'the texts are in UTF-16 and must be in UTF-8: convert them, as by'
+      'the texts are in UTF-16 and must be in UTF-8: convert them, as with'
       ' `iconv -f UTF-16 -t UTF-8 FILE`'
     )
   line = line.removeprefix(codecs.BOM_UTF8).removesuffix(b'\n').removesuffix(b'\r')
@@ -95,7 +97,7 @@ def decode(line: bytes) -> str:
 
 
 def vocabulary(texts: Iterable[str], size: int, tokens: str = 'words') -> tuple[str, ...]:
-  """The most frequent tokens in id order, as many as have ids below `size`: at most size - 4.
+  """The most frequent tokens in id order, with ids below `size`: at most size - 4 tokens.
 
   Tokens of equal count rank by first appearance. tokens: see `tokenizer`.
   """

@@ -1,8 +1,8 @@
 """Pairs of strings to learn a rule from: reversing, copying and sorting letters, and commands.
 
-Letters are distinct strings of 'a' to 'z', drawn with lengths from 1 to a longest that are equally
-likely where there are enough of them. Commands are all of a small language like that of SCAN (Lake
-and Baroni 2018), with what they ask for:
+Letters are distinct strings of 'a' to 'z', drawn with lengths from 1 to a maximum, equally likely
+if there are enough strings. Commands are all those of a small language like that of SCAN (Lake and
+Baroni 2018), with their actions:
 
     jump twice and walk left -> JUMP JUMP LEFT WALK
 
@@ -13,8 +13,8 @@ and Baroni 2018), with what they ask for:
     verb     = walk | look | run | jump
     side     = left | right
 
-'x after y' does y first. To walk left is to turn and to walk; opposite left to turn twice and to
-walk; around left to turn and to walk four times.
+'x after y' does y first. To walk left is to turn and walk; to walk opposite left is to turn twice
+and walk; to walk around left is to turn and walk four times.
 """
 
 import itertools
@@ -29,14 +29,15 @@ LETTERS: dict[str, Callable[[list[str]], list[str]]] = {
   'sort': sorted,
 }
 RULES = *LETTERS, 'commands'
-ACTIONS = 22  # of the longest command that is trained on where longer ones are the test split
+ACTIONS = 22  # of the longest train command if longer ones are the test split
 
 
 def letters(rule: str, count: int, shortest: int, longest: int, seed: int) -> list[tuple[str, str]]:
-  """Strings of letters, and what a rule makes of them.
+  """Strings of letters, and the result of a rule for each.
 
-  rule: one of LETTERS. count: how many; fewer where there are not so many strings. shortest,
-  longest: letters that one has. No string is there twice, and the same seed gives the same ones.
+  rule: one of LETTERS. count: how many; fewer if there are not that many strings. shortest,
+  longest: the range of their lengths. No string occurs twice, and the same seed gives the same
+  strings.
   """
   draw = np.random.default_rng([seed, shortest, longest])
   alphabet = np.array([*string.ascii_lowercase])
@@ -49,7 +50,7 @@ def letters(rule: str, count: int, shortest: int, longest: int, seed: int) -> li
 
 
 def commands() -> list[tuple[str, str]]:
-  """All commands, and of each its actions."""
+  """All commands, each with its actions."""
   sentences = [
     (f'{words}{often}', actions * times)
     for words, actions in _phrases()

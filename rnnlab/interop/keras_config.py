@@ -1,7 +1,8 @@
-"""A Keras model's config and rnnlab's `SequenceClassifier`, read and written one from the other.
+"""Converts between a Keras model's config and rnnlab's `SequenceClassifier`.
 
-A config is what Keras's `get_config()` gives: nested dicts and lists, without the weights. Keras
-itself is not imported. A config that a SequenceClassifier cannot compute is refused in words.
+A config is what Keras's `get_config()` returns: nested dicts and lists, without the weights. Keras
+itself is not imported. A config that a SequenceClassifier cannot compute is refused with the
+reason.
 """
 
 import re
@@ -18,13 +19,13 @@ CHAIN = (
   rf'(({"|".join(POOLINGS)}) )?(Dropout )?Dense'
 )
 MASKED_MAX = (
-  "Keras's GlobalMaxPooling1D takes the highest output of all steps, padded ones too, and rnnlab's"
-  " pooling='max' that of the real ones: with a mask no weights make the one the other"
+  "Keras's GlobalMaxPooling1D takes the maximum over all steps, padded ones too, and rnnlab's"
+  " pooling='max' over the real ones: with a mask, no weights make one the same as the other"
 )
 
 
 class Recurrence(NamedTuple):
-  """What all recurrent layers of a classifier must have in common."""
+  """The properties that all recurrent layers of a classifier must share."""
 
   kind: str
   reset_after: bool
@@ -35,11 +36,11 @@ class Recurrence(NamedTuple):
 
 
 class Parsed(NamedTuple):
-  """What a config says.
+  """The content of a config.
 
   model: the classifier that computes what the Keras model does.
-  recurrence: what its recurrent layers have in common.
-  layers: of each recurrent layer its name and, for each of its directions, whether it has a bias.
+  recurrence: the properties that its recurrent layers share.
+  layers: for each recurrent layer, its name and whether each of its directions has a bias.
   head_bias: whether the Dense has a bias.
   """
 
@@ -50,12 +51,12 @@ class Parsed(NamedTuple):
 
 
 def parse(config: Mapping | Sequence[Mapping]) -> Parsed:
-  """Reads a model's config; raises ValueError for what a SequenceClassifier is not."""
+  """Reads a model's config; raises ValueError if it is not that of a SequenceClassifier."""
   try:
     return _read(config)
   except (AttributeError, IndexError, KeyError, TypeError) as error:
     raise ValueError(
-      f'the config is not as Keras 3 writes it ({type(error).__name__}: {error})'
+      f'the config is not one written by Keras 3 ({type(error).__name__}: {error})'
     ) from error
 
 
@@ -66,8 +67,8 @@ def _read(config):
     raise ValueError(
       f'the model is {" -> ".join(kinds) or "empty"}; what can be converted is Embedding ->'
       ' [Dropout ->] one or more of SimpleRNN, LSTM, GRU and Bidirectional ->'
-      ' [GlobalAveragePooling1D or GlobalMaxPooling1D ->] [Dropout ->] Dense. Of other models'
-      ' convert the recurrent layers one by one, by import_layer'
+      ' [GlobalAveragePooling1D or GlobalMaxPooling1D ->] [Dropout ->] Dense. For other'
+      ' models convert the recurrent layers one by one, by import_layer'
     )
   for kind, layer in chain:
     _check_precision(layer, _name(kind, layer))
@@ -75,7 +76,7 @@ def _read(config):
   mask = embedding.get('mask_zero', False)
   recurrent = [(k, c) for k, c in chain if k == 'Bidirectional' or k in CELLS]
   pooling = _pooling(chain, mask)
-  # Of the last one it is the last output that counts, unless all are pooled.
+  # Of the last layer only the last output is used, unless all are pooled.
   last = len(recurrent) - 1 if pooling == 'last' else None
   found = [_recurrence(k, c, i == last, mask) for i, (k, c) in enumerate(recurrent)]
   names = [_name(kind, layer) for kind, layer in recurrent]
@@ -110,7 +111,7 @@ def _pooling(chain, mask):
     if kind in POOLINGS:
       for field, known in (('data_format', 'channels_last'), ('keepdims', False)):
         if config.get(field, known) != known:
-          raise ValueError(f'{kind} has {field}={config[field]!r}, where it must be {known!r}')
+          raise ValueError(f'{kind} has {field}={config[field]!r}, but it must be {known!r}')
       if kind == 'GlobalMaxPooling1D' and mask:
         raise ValueError(MASKED_MAX)
       return POOLINGS[kind]
@@ -125,20 +126,20 @@ def keras_pooling(model: SequenceClassifier) -> str:
     if model.pooling == pooling:
       return kind
   raise ValueError(
-    f'the model has pooling={model.pooling!r}, for which Keras has no layer: it has some for'
-    " 'last', 'mean' and 'max'"
+    f'the model has pooling={model.pooling!r}, for which Keras has no layer: it has layers'
+    " for 'last', 'mean' and 'max'"
   )
 
 
 def chain_of(config: Mapping | Sequence[Mapping]) -> list[tuple[str, Mapping]]:
-  """The layers that a config names, in order, each as its class's name and its own config."""
+  """The layers that a config names, in order, each as the name of its class and its own config."""
   line = config
   if isinstance(config, Mapping):
     if 'layers' not in config:
       raise ValueError(
-        'the config does not say what layers the model has, as that of a model of a class of your'
-        ' own. Give [keras.saving.serialize_keras_object(layer) for layer in model.layers], in the'
-        ' order in which the model applies them'
+        'the config does not say what layers the model has, as with a model of your own'
+        ' class. Give [keras.saving.serialize_keras_object(layer) for layer in model.layers], in'
+        ' the order in which the model applies them'
       )
     line = _line(config) if 'output_layers' in config else config['layers']
   chain = []
@@ -152,7 +153,7 @@ def chain_of(config: Mapping | Sequence[Mapping]) -> list[tuple[str, Mapping]]:
 
 
 def _line(config) -> list[Mapping]:
-  """The layers of a functional model without inputs and masks.
+  """The layers of a functional model, leaving out inputs and masks.
 
   Raises ValueError unless each layer takes the output of the one before it and nothing else.
   """
@@ -166,17 +167,17 @@ def _line(config) -> list[Mapping]:
       raise ValueError(f'the layer {name} is used {len(nodes)} times, not once')
     args, kwargs = nodes[0]['args'], nodes[0]['kwargs']
     if kind == 'NotEqual' and _source(args[0]) in inputs and list(args[1:]) == [0]:
-      masks.append(name)  # what mask_zero becomes
+      masks.append(name)  # the layer that mask_zero becomes
       continue
     before = [line[-1]['name']] if line else inputs
     if [_source(arg) for arg in args] != before:
       raise ValueError(
-        f'the layer {name} takes more, or other things, than what the layer before it gives: the'
-        ' model must be one line of layers'
+        f'the layer {name} takes more or other inputs than the output of the layer before it: the'
+        ' model must be a chain of layers'
       )
     for word, value in kwargs.items():
       if value and not (word == 'mask' and _source(value) in masks):
-        raise ValueError(f'the layer {name} is called with {word}={value!r}, which rnnlab has not')
+        raise ValueError(f'the layer {name} is called with {word}={value!r}, which rnnlab lacks')
       if value and word == 'mask' and not line[0]['config'].get('mask_zero'):
         raise ValueError(f"the layer {name} has a mask without the Embedding's mask_zero=True")
     line.append(layer)
@@ -205,8 +206,8 @@ def _recurrence(kind, config, last, mask) -> tuple[Recurrence, list[bool]]:
     return recurrence, [bias]
   if config.get('merge_mode', 'concat') != 'concat':
     raise ValueError(
-      f"{name} has merge_mode={config['merge_mode']!r}; rnnlab has the two directions' outputs side"
-      " by side, which is 'concat'"
+      f"{name} has merge_mode={config['merge_mode']!r}; rnnlab concatenates the two directions'"
+      " outputs, which is 'concat'"
     )
   forward = config['layer']
   mirrored = {**forward, 'config': {**forward['config'], 'go_backwards': True}}
@@ -224,21 +225,21 @@ def _recurrence(kind, config, last, mask) -> tuple[Recurrence, list[bool]]:
 
 
 def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurrence, bool]:
-  differs = 'no weights make the one function the other'
+  differs = 'no weights make one function the other'
   checks = [
     ('activation', 'tanh', differs),
     ('recurrent_activation', 'sigmoid', differs),
-    ('go_backwards', bool(backwards), 'rnnlab has backward layers in bidirectional ones alone'),
-    ('return_sequences', not last, 'the layer that gives its last output alone is the last one'),
+    ('go_backwards', bool(backwards), 'rnnlab has backward layers only in bidirectional ones'),
+    ('return_sequences', not last, 'only the last layer returns its last output alone'),
     ('return_state', False, 'the state is not used'),
-    ('stateful', False, 'rnnlab starts each row from a state of zeros'),
+    ('stateful', False, 'rnnlab starts each row from a zero state'),
     ('time_major', False, 'rnnlab has rows first, then steps'),
   ]
   if mask and last:
     checks += [('zero_output_for_mask', False, 'the last output would be 0 after padding')]
   for field, known, why in checks:
     if config.get(field, known) != known:
-      raise ValueError(f'{name} has {field}={config[field]!r}, where it must be {known!r}: {why}')
+      raise ValueError(f'{name} has {field}={config[field]!r}, but it must be {known!r}: {why}')
   recurrence = Recurrence(
     kind,
     config.get('reset_after', True),
@@ -251,12 +252,12 @@ def _direction(kind, config, name, last, mask, backwards=False) -> tuple[Recurre
 
 
 def _check_same(name, one, other_name, other):
-  """Raises ValueError where two layers differ in what they have in common in a classifier."""
+  """Raises ValueError if two layers differ in what the layers of a classifier must share."""
   for field, a, b in zip(Recurrence._fields, one, other, strict=True):
     if a != b:
       raise ValueError(
         f"{name} has {field}={a!r} and {other_name} {field}={b!r}: a SequenceClassifier's layers"
-        ' differ in weights alone. Convert them one by one, by import_layer, for rnnlab.unroll'
+        ' differ only in weights. Convert them one by one, by import_layer, for rnnlab.unroll'
       )
 
 
@@ -271,7 +272,7 @@ def _check_precision(config, name):
 
 
 def _classes(head) -> int:
-  """How many classes the logits of a Dense are of, as SequenceClassifier counts them."""
+  """The number of classes of a Dense's logits, as SequenceClassifier counts them."""
   units, activation = head['units'], head.get('activation', 'linear')
   known = 'sigmoid' if units == 1 else 'softmax'
   if activation not in (known, 'linear', None):
@@ -283,7 +284,7 @@ def _classes(head) -> int:
 
 
 def _rate(layer) -> float:
-  """The rate of a layer where it is a Dropout, else 0."""
+  """The rate of a layer if it is a Dropout, else 0."""
   kind, config = layer
   if kind != 'Dropout':
     return 0.0
@@ -351,7 +352,7 @@ def groups(chain: Sequence[tuple[str, Mapping]]) -> Iterator[tuple[str, int]]:
   """Where a .keras file keeps the weights of a chain of layers, in the order of `get_weights()`.
 
   Yields the path of each group of arrays in the file, and how many arrays the group has. The paths
-  name the class of a layer, not the layer, with a number from the second layer of a class on.
+  name the class of a layer, not the layer, with a number added from the second layer of a class on.
   """
   seen = dict.fromkeys((kind for kind, _ in chain), 0)
   for kind, _ in chain:

@@ -1,4 +1,4 @@
-"""rnnlab's side of every exchange: the parameters of its cells, and what is refused for them."""
+"""rnnlab's side of every conversion: the parameters of its cells, and checks on them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,19 +9,19 @@ Params = dict[str, np.ndarray]  # of a cell, by name
 Layer = (
   Params | tuple[Params, Params]
 )  # of a layer, or of one in both directions: forward, backward
-AnyLayer = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # the same, of what becomes an array
+AnyLayer = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # the same, before conversion to NumPy
 GATES = {'elman': 1, 'lstm': 4, 'gru': 3}  # how many blocks of H columns w_x, w_h and b have
 RESETS = (
-  'GRUs that reset before and after are different functions, and weights of the one do not make it'
-  ' compute the other'
+  'GRUs that reset before and after are different functions, and no weights make one compute'
+  ' the other'
 )
 
 
 def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
-  """Raises ValueError for a cell that is not in GATES, and a GRU of another `reset` than theirs."""
+  """Raises ValueError for a cell that is not in GATES, or a GRU whose `reset` is not theirs."""
   if cell not in GATES:
     raise ValueError(
-      f'there is no conversion for the cell {cell!r}, but for these: {", ".join(GATES)}'
+      f'there is no conversion for the cell {cell!r}; there is for {", ".join(GATES)}'
     )
   if reset not in ('before', 'after'):
     raise ValueError(f"a gru's reset must be 'before' or 'after', not {reset!r}")
@@ -33,14 +33,14 @@ def check_cell(cell: str, reset: str, theirs: str, library: str) -> None:
 
 
 def as_array(name: str, given: Any) -> np.ndarray:
-  """What is given as a NumPy array; raises ValueError where it is not one of floats."""
+  """`given` as a NumPy array; raises ValueError unless it is an array of floats."""
   try:
     array = np.asarray(given)
-  except Exception as error:  # each library has its own for what NumPy cannot take
+  except Exception as error:  # each library has its own for arrays that NumPy cannot convert
     reason = str(error).partition('\n')[0][:200].rstrip('.')
     raise ValueError(
       f'{name} cannot be made a NumPy array ({reason}): give arrays, or tensors on the CPU that'
-      ' take no gradient and are float32, as `tensor.detach().cpu().float()` makes them'
+      ' need no gradient and are float32, such as `tensor.detach().cpu().float()`'
     ) from None
   if array.dtype.kind != 'f' and array.dtype.name != 'bfloat16':
     found = f'of {array.dtype}' if array.ndim else f'{given!r:.60}'
@@ -49,13 +49,13 @@ def as_array(name: str, given: Any) -> np.ndarray:
 
 
 def check_dict(where: str, given: Any) -> None:
-  """Raises ValueError where `given` is no dict."""
+  """Raises ValueError if `given` is not a dict."""
   if not isinstance(given, Mapping):
     raise ValueError(f'{where} must be a dict of arrays by name, not a {type(given).__name__}')
 
 
 def check_pair(where: str, given: Any) -> None:
-  """Raises ValueError where `given` is no pair."""
+  """Raises ValueError if `given` is not a pair."""
   two = isinstance(given, tuple | list)
   if not two or len(given) != 2:
     raise ValueError(
@@ -65,7 +65,7 @@ def check_pair(where: str, given: Any) -> None:
 
 
 def check_names(where: str, given: Mapping, expected: Iterable[str]) -> None:
-  """Raises ValueError where names of `expected` are missing or others are given, naming them."""
+  """Raises ValueError, with the names, if any of `expected` are missing or others are given."""
   check_dict(where, given)
   expected = list(expected)
   missing = [name for name in expected if name not in given]
@@ -106,13 +106,13 @@ def check_recurrent(name: str, cell: str, w_h: np.ndarray, axis: int) -> int:
 def read(cell: str, reset: str, layer: Mapping[str, Any], where: str = 'the layer') -> Params:
   """The parameters of one direction of a layer as NumPy arrays.
 
-  Raises ValueError where their names and shapes are not those of `cell`.
+  Raises ValueError if their names and shapes are not those of `cell`.
   """
   check_dict(where, layer)
   names = ['w_x', 'w_h', 'b']
   if cell == 'gru' and reset == 'after':
     if 'b_hn' not in layer:
-      raise ValueError(f"{where} has no b_hn, as one of a gru of reset='after' has: {RESETS}")
+      raise ValueError(f"{where} has no b_hn, unlike one of a gru of reset='after': {RESETS}")
     names.append('b_hn')
   elif cell == 'gru' and 'b_hn' in layer:
     raise ValueError(f"{where} has a b_hn, so it is of a gru of reset='after': {RESETS}")

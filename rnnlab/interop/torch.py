@@ -1,7 +1,7 @@
 """PyTorch's `nn.LSTM`, `nn.GRU` and `nn.RNN`: their weights to and from rnnlab's, as arrays.
 
 PyTorch is not imported. An import takes `module.state_dict()`, with its tensors on the CPU, or
-arrays by the same names; an export returns such arrays.
+arrays under the same names; an export returns such arrays.
 
     module   rnnlab              rows of a weight   biases
     LSTM     lstm                i, f, g, o         b = bias_ih + bias_hh
@@ -9,12 +9,12 @@ arrays by the same names; an export returns such arrays.
     RNN      elman               all                b = bias_ih + bias_hh
 
 The order of the gates is the same as in rnnlab; weights are transposed. Where PyTorch adds two
-biases, rnnlab has their sum, which an export returns as bias_ih, beside a bias_hh of zeros. So
-weights of PyTorch that are imported and exported compute the same with other biases, and weights of
-rnnlab that are exported and imported are the same to the bit.
+biases, rnnlab has their sum, which an export returns as bias_ih, with a bias_hh of zeros. So
+PyTorch weights compute the same with different biases after an import and an export, and rnnlab
+weights are the same to the bit after an export and an import.
 
-The weights of an nn.RNN do not say whether its nonlinearity is 'tanh', as an elman's is, or 'relu',
-which no cell here has.
+The weights of an nn.RNN do not say whether its nonlinearity is 'tanh', like an elman's, or 'relu',
+which is not converted.
 """
 
 import re
@@ -48,8 +48,8 @@ def import_module(
   weights: the module's `state_dict()`; the module may have any num_layers, bias and bidirectional.
   reset: of a gru, 'after': PyTorch has no other.
 
-  Returns for each layer a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` (zeros where the
-  module has no bias) and, of a gru, b_hn `[H]`; where the module is bidirectional, a pair (forward,
+  Returns for each layer a dict of w_x `[D, G * H]`, w_h `[H, G * H]`, b `[G * H]` (zeros if the
+  module has no bias) and, of a gru, b_hn `[H]`; if the module is bidirectional, a pair (forward,
   backward) of such dicts. Raises ValueError for missing or unknown names, for wrong shapes, for a
   module with proj_size, and for reset='before'.
 
@@ -81,17 +81,17 @@ def import_module(
 def export_module(
   cell: str, layers: Sequence[AnyLayer], *, bias: bool = True, reset: str = 'after'
 ) -> dict[str, np.ndarray]:
-  """Converts layers to what the `load_state_dict` of a PyTorch module takes, but as NumPy arrays.
+  """Converts layers to the argument of a PyTorch module's `load_state_dict`, but as NumPy arrays.
 
-  Make each array a tensor by `torch.from_numpy` before the module loads it.
+  Convert each array to a tensor with `torch.from_numpy` before the module loads it.
 
   cell: 'lstm', 'gru' or 'elman'.
   layers: what `import_module` returns.
-  bias: what the module's bias is.
+  bias: the module's bias.
   reset: of a gru, 'after': PyTorch has no other.
 
-  Raises ValueError for layers that do not fit the cell or each other, for bias=False where a bias
-  is not zero, and for reset='before'.
+  Raises ValueError for layers that do not fit the cell or each other, for bias=False if a bias is
+  not zero, and for reset='before'.
 
   >>> layer = {'w_x': np.ones((3, 4)), 'w_h': np.ones((4, 4)), 'b': np.zeros(4)}
   >>> {name: w.shape for name, w in export_module('elman', [layer]).items()}
@@ -107,7 +107,7 @@ def export_module(
   if {len(pair) for pair in pairs} not in ({1}, {2}):
     raise ValueError(
       'layers must be one or more dicts of parameters, or else one or more pairs (forward,'
-      ' backward) of them: all layers of a PyTorch module have as many directions'
+      ' backward) of them: all layers of a PyTorch module have equally many directions'
     )
   weights = {}
   for k, pair in enumerate(pairs):
@@ -115,7 +115,7 @@ def export_module(
       p = read(cell, reset, params, f'layer {k}{suffix.replace("_", ", ")}')
       if not bias and (np.any(p['b']) or np.any(p.get('b_hn', 0))):
         raise ValueError(
-          f'layer {k} has a bias that is not zero, which a module of bias=False cannot hold: make'
+          f'layer {k} has a bias that is not zero, which a module with bias=False cannot hold: make'
           ' it with bias=True'
         )
       weights |= zip(_names(k, suffix, bias), _export(p), strict=False)
@@ -129,7 +129,7 @@ def _names(layer, suffix, bias):
 
 
 def _check_shapes(cell, arrays):
-  """Raises ValueError where the arrays, by PyTorch's names, do not fit the cell or each other."""
+  """Raises ValueError if the arrays, under PyTorch's names, do not fit the cell or each other."""
   hidden = check_recurrent('weight_hh_l0', cell, arrays['weight_hh_l0'], axis=0)
   rows = len(arrays['weight_hh_l0'])
   check_shape('weight_ih_l0', arrays['weight_ih_l0'], (rows, 'D'))
@@ -144,7 +144,7 @@ def _check_shapes(cell, arrays):
 
 
 def _import(cell, arrays):
-  w_x, w_h = (np.array(w.T, order='C') for w in arrays[:2])  # copies: a state_dict is alive
+  w_x, w_h = (np.array(w.T, order='C') for w in arrays[:2])  # copies: a module may change its own
   b_x, b_h = arrays[2:] or [np.zeros_like(w_x[0])] * 2
   if cell != 'gru':
     return {'w_x': w_x, 'w_h': w_h, 'b': b_x + b_h}

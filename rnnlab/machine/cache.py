@@ -28,14 +28,14 @@ except ImportError:  # Windows
 def root() -> pathlib.Path:
   """The folder `rnnlab` where the system keeps a user's caches.
 
-  In $XDG_CACHE_HOME where that is set, which may be relative and begin with `~`; else where
-  platformdirs says, ~/.cache on Linux. A user without a home has a temporary folder.
+  In $XDG_CACHE_HOME if that is set, which may be relative or begin with `~`; else where
+  platformdirs puts it, ~/.cache on Linux. A user without a home gets a temporary folder.
   """
   if given := os.environ.get('XDG_CACHE_HOME'):
     return pathlib.Path(os.path.expanduser(given)) / 'rnnlab'
   try:
     return platformdirs.user_cache_path('rnnlab', appauthor=False)
-  except RuntimeError:  # no home, or a number without a name, as a user may have in a container
+  except RuntimeError:  # no home, or a user id without a name, as in a container
     return _temporary()
 
 
@@ -52,7 +52,7 @@ def _temporary():
 def is_private(folder: pathlib.Path) -> bool:
   """Whether the user owns a folder, which is made if need be, and nobody else may write to it.
 
-  Raises OSError where it cannot be made.
+  Raises OSError if it cannot be made.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
   with contextlib.suppress(FileExistsError):
@@ -67,7 +67,7 @@ def is_private(folder: pathlib.Path) -> bool:
 def kernels() -> pathlib.Path | None:
   """The private folder of compiled kernels: `kernels` in the root, or in $NUMBA_CACHE_DIR.
 
-  None where there cannot be one, with a warning once a process.
+  None if there cannot be one, with one warning per process.
   """
   return _kernels(pathlib.Path(os.environ.get('NUMBA_CACHE_DIR') or root()) / 'kernels')
 
@@ -85,7 +85,7 @@ def _kernels(folder):
 
 
 def read(path: pathlib.Path) -> bytes | None:
-  """The bytes that `write` was given, or None where the file is missing or damaged."""
+  """The bytes given to `write`, or None if the file is missing or damaged."""
   try:
     digest, data = path.read_bytes().split(b'\n', 1)
   except (OSError, ValueError):
@@ -105,7 +105,7 @@ def write(path: pathlib.Path, data: bytes) -> None:
 def one_at_a_time(path: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time into the `with` block for a file; if it dies, the next gets in."""
   with contextlib.ExitStack() as stack:
-    with contextlib.suppress(OSError):  # where no lock can be had, each does the work for itself
+    with contextlib.suppress(OSError):  # without a lock, each process does the work for itself
       file = stack.enter_context(path.with_name(f'{path.name}.lock').open('w'))
       if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from rnnlab.machine import cache, provenance
 
-LARGE = 2**18  # elements: an array of so many or more is split over the devices, not copied
+LARGE = 2**18  # elements: an array with this many or more is split over the devices, not copied
 
 
 def use_cores() -> None:
@@ -87,7 +87,7 @@ def mesh() -> Mesh:
   jax.distributed, which the user asks for, the mesh has all devices of all processes.
 
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
-  >>> with jax.set_mesh(rnnlab.mesh()):  # a row a device, where there are two
+  >>> with jax.set_mesh(rnnlab.mesh()):  # one row per device, if there are two
   ...   carry, ys = rnnlab.unroll(cell, cell.init(jax.random.key(0), 3), xs)
   >>> ys.shape
   (2, 5, 4)
@@ -100,9 +100,9 @@ def mesh() -> Mesh:
 def place(tree: Any) -> Any:
   """Puts a tree of arrays on the devices of the current mesh, or without a mesh on one device.
 
-  A large array of floats is split along its last axis, so that of an embedding each device holds,
-  looks up and updates some of the features. Others are copied to all devices, as are the weights of
-  recurrent layers, of which each device needs all at every step.
+  A large array of floats is split along its last axis, so that each device holds, looks up and
+  updates some of an embedding's features. Others are copied to all devices, as are the weights of
+  recurrent layers, since each device needs all of them at every step.
   """
   mesh = jax.sharding.get_mesh()
   if 'batch' not in mesh.shape:

@@ -1,7 +1,6 @@
 """Files that a reader finds whole or not at all: bytes, JSON objects, and rows of numbers.
 
-What has been damaged at rest is noticed when it is read, is told in a warning, and counts as
-missing.
+Damage is noticed when a file is read, is reported by a warning, and counts as missing.
 """
 
 import errno
@@ -58,7 +57,7 @@ def plain(value: Any) -> Any:
 
 
 def read_json(path: AnyPath, form: Any = None) -> dict | None:
-  """The JSON object in a file, or None where the file is missing.
+  """The JSON object in a file, or None if the file is missing.
 
   form: what the object must look like, as `fits` takes it; None: any object. A file that cannot be
   read, or does not have this form, gives None too, with a warning.
@@ -79,7 +78,7 @@ def read_json(path: AnyPath, form: Any = None) -> dict | None:
 
 
 def parse(path: AnyPath) -> Any:
-  """The JSON value in a file. Raises OSError, and ValueError where the file is not JSON."""
+  """The JSON value in a file. Raises OSError, and ValueError if the file is not JSON."""
   try:
     return json.loads(pathlib.Path(path).read_bytes())
   except RecursionError:
@@ -112,7 +111,7 @@ def write_rows(path: AnyPath, rows: list[dict]) -> None:
 
 
 def read_rows(path: AnyPath) -> list[dict]:
-  """The rows of a file of JSON lines, each {name: number}; none where the file is missing.
+  """The rows of a file of JSON lines, each {name: number}; none if the file is missing.
 
   A damaged line is left out with a warning.
   """

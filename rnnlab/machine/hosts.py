@@ -1,7 +1,7 @@
 """Several processes, on one host or on many, that do one run together by jax.distributed.
 
-All of them run the same programs in the same order, each with its part of every batch. What must be
-done once, such as writing files, the first process does. A process that is alone is the first.
+All of them run the same programs in the same order, each with its part of every batch. The first
+process does what must be done once, such as writing files. A single process is the first.
 """
 
 import pickle

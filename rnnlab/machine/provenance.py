@@ -16,7 +16,7 @@ def cores() -> list[int]:
 
 
 def device() -> str:
-  """The device that computes here, in words; for a CPU with how many cores this process has."""
+  """The device that computes here, in words; for a CPU, with how many cores this process has."""
   import jax  # here, since `cores` is also called by code that must not load JAX
 
   kind = jax.devices()[0].device_kind

@@ -1,8 +1,8 @@
-"""A decoder: a cell that looks back, at each step, at a memory of which it chooses by attention.
+"""A decoder: a cell that reads, at each step, from a memory by attention.
 
-B rows, T steps of the decoder, S places of the memory, M their features, D inputs, H units of the
-cell, A features that are compared. The scan is that of `engine`, so that any cell will do and has
-its fast gradients.
+B rows, T steps of the decoder, S places of the memory with M features each, D inputs, H units of
+the cell, A features that are compared. The scan is that of `engine`, so that any cell can be used,
+with fast gradients.
 """
 
 import functools
@@ -33,8 +33,8 @@ class Decoder(NamedTuple):
   additive: Bahdanau et al. (2015), with the output of Luong et al. (2015), equation 5, in place of
   maxout; multiplicative: 'general' of Luong et al. with input feeding, their figure 4.
 
-  cell: whose y_t `[B, H]` asks. attention: one of KINDS. size: A of additive.
-  feeding: whether multiplicative feeds o_{t-1}, or the cell has x_t alone.
+  cell: its y_t `[B, H]` is the query. attention: one of KINDS. size: A, for additive.
+  feeding: whether multiplicative feeds o_{t-1} to the cell, or x_t alone.
   """
 
   cell: Cell
@@ -52,9 +52,9 @@ class DecoderCarry(NamedTuple):
 
 
 class Memory(NamedTuple):
-  """What is attended to: values `[B, S, M]`, what they are found by `[B, S, A or M]`, and a mask.
+  """What is attended to: values `[B, S, M]`, their keys `[B, S, A or M]`, and a mask.
 
-  mask: bool `[B, S]`, True at the places that there are. A row without any gives a context of 0.
+  mask: bool `[B, S]`, True at the real places. A row without any has a context of 0.
   """
 
   values: Array
@@ -63,9 +63,9 @@ class Memory(NamedTuple):
 
 
 def init(decoder: Decoder, key: Array, input_size: int, memory_size: int) -> dict[str, Any]:
-  """Draws a decoder's parameters: 'cell', as the cell makes it, and those of attention.
+  """Draws a decoder's parameters: 'cell', made by the cell's init, and those of attention.
 
-  Raises ValueError for an attention that is none of KINDS.
+  Raises ValueError for an attention that is not in KINDS.
 
   >>> from rnnlab.recurrence import attention
   >>> decoder = attention.Decoder(rnnlab.gru(hidden_size=4), 'multiplicative')
@@ -100,7 +100,7 @@ def hidden_size(cell: Cell) -> int:
 
 
 def input_size(decoder: Decoder, params: dict[str, Any], size: int) -> int:
-  """How many inputs the decoder's cell has, where the decoder has `size`."""
+  """How many inputs the decoder's cell has if the decoder has `size`."""
   units = hidden_size(decoder.cell)
   if decoder.attention == 'additive':
     return size + len(params['w_output']) - units
@@ -108,7 +108,7 @@ def input_size(decoder: Decoder, params: dict[str, Any], size: int) -> int:
 
 
 def _first_y(cell, batch, dtype):
-  """The y that a cell might have had before its first step: zeros."""
+  """The y that stands for a cell's output before its first step: zeros."""
 
   def y(key):
     params = cell.init(key, 1)
@@ -122,7 +122,7 @@ def _first_y(cell, batch, dtype):
 def remember(
   decoder: Decoder, params: dict[str, Any], values: Array, mask: Array | None = None
 ) -> Memory:
-  """A memory to attend to, of values `[B, S, M]`; mask: bool `[B, S]`, or None for all of them."""
+  """A memory to attend to, of values `[B, S, M]`; mask: bool `[B, S]`, or None if all are real."""
   if mask is None:
     mask = jnp.ones(values.shape[:2], bool)
   return Memory(values, values @ params['w_key'] if 'w_key' in params else values, mask)
@@ -131,9 +131,9 @@ def remember(
 def initial_carry(
   decoder: Decoder, batch_size: int, cell: Carry | None = None, dtype: Any = jnp.float32
 ) -> DecoderCarry:
-  """The carry before the first step; cell: that of the cell, or its own where None.
+  """The carry before the first step. cell: the cell's carry, or None for its initial_carry.
 
-  Its y is what the cell's h is, where it has one of y's shape, as that is what attention asks by.
+  Its y is the h of the cell's carry, if it has one of y's shape, since y is the query of attention.
   """
   zeros = _first_y(decoder.cell, (batch_size,), dtype)
   if cell is None:
@@ -190,13 +190,13 @@ def decode(
   dropout: Masks | None = None,
   dtype: Any = None,
 ) -> tuple[DecoderCarry, Array]:
-  """Runs a decoder over inputs that are known, as those of teacher forcing.
+  """Runs a decoder over known inputs, as in teacher forcing.
 
   xs: `[B, T, D]`. memory: from `remember`; None for no attention. carry: from `initial_carry`, or
-  from a call before; that itself where None. mask: bool `[B, T]`, True at the real steps: at others
-  the carry stays, the output is 0, and no gradient passes. dropout: masks of the products of the
-  cell, `[B, K]` each or None, from `recurrence.dropout_masks`. dtype: what the operands of products
-  with weights are rounded to, as in `unroll`.
+  from a previous call; None for the former. mask: bool `[B, T]`, True at the real steps: at others
+  the carry is kept, the output is 0, and no gradient passes. dropout: masks for the products of the
+  cell, `[B, K]` each or None, from `recurrence.dropout_masks`. dtype: the type that operands of
+  products with weights are rounded to, as in `unroll`.
 
   Returns the last carry and the outputs `[B, T, H]`.
   """
@@ -211,7 +211,7 @@ def attended(
   before: DecoderCarry,
   after: DecoderCarry,
 ) -> Array:
-  """How much the `step` from one carry to the other attended to each place: `[B, S]`."""
+  """How much the `step` from one carry to the next attended to each place: `[B, S]`."""
   y = before.y if decoder.attention == 'additive' else after.y
   return _weights(decoder, params, memory, y @ params['w_query'])
 
@@ -231,7 +231,7 @@ def attention_weights(
   first = initial_carry(decoder, len(xs)) if carry is None else carry
   _, _, carries = _scan(decoder, params, xs, memory, first, mask, every=True)
   ys = carries.y
-  if decoder.attention == 'additive':  # asks by the y before the step
+  if decoder.attention == 'additive':  # the query is the y before the step
     ys = jnp.concatenate([first.y[:, None], ys[:, :-1]], axis=1)
   ask = functools.partial(_weights, decoder, params, memory)
   return jax.vmap(ask, in_axes=1, out_axes=1)(ys @ params['w_query'])
@@ -247,7 +247,7 @@ def _scan(decoder, params, xs, memory, carry, mask, dropout=None, dtype=None, ev
   at_once = decoder.attention == 'additive' or (
     decoder.attention == 'multiplicative' and not decoder.feeding
   )
-  if dropout is not None:  # query and output have products too
+  if dropout is not None:  # the query and the output have products too
     ends = {'additive': ([None], []), 'multiplicative': ([], [None]), 'none': ([], [])}
     before, after = ends[decoder.attention]
     fed = decoder.attention != 'none' and not at_once
@@ -288,12 +288,12 @@ def _last(first, ys, real):
 
 
 def _context(decoder, params, memory, query):
-  """What a query `[B, A]` finds in a memory: `[B, M]`."""
+  """The context that a query `[B, A]` reads from a memory: `[B, M]`."""
   return jnp.einsum('bs,bsm->bm', _weights(decoder, params, memory, query), memory.values)
 
 
 def _weights(decoder, params, memory, query):
-  """How much a query `[B, A]` attends to each place: `[B, S]`; all 0 where there is no place."""
+  """How much a query `[B, A]` attends to each place: `[B, S]`; all 0 if there are no places."""
   if decoder.attention == 'additive':
     scores = jnp.tanh(query[:, None] + memory.keys) @ params['v']
   else:

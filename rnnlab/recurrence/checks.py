@@ -1,8 +1,8 @@
-"""What a call of the recurrence is given, held against its cell and its inputs, in words.
+"""Checks of the arguments of the recurrence against the cell and the inputs, with readable errors.
 
 Each function returns its argument as JAX arrays, or raises ValueError (TypeError for a wrong type)
 that names the argument, what it is, and what it must be. They read only shapes and dtypes, so that
-traced and concrete arrays are treated alike; where values are read too, the docstring says so.
+traced and concrete arrays are treated alike, unless the docstring says that values are read too.
 `batch` is the shape of the batch: (B,), or () for a sequence without that axis.
 """
 
@@ -36,7 +36,7 @@ def within(where: str) -> Iterator[None]:
 
 
 def array(name: str, value: Any) -> Array:
-  """`value` as a JAX array; TypeError for what is no array, as a list or a table of pandas."""
+  """`value` as a JAX array; TypeError for anything else, such as a list or a pandas table."""
   if isinstance(value, jax.Array):
     return value
   if isinstance(value, np.ndarray | np.generic) or hasattr(value, '__jax_array__'):
@@ -46,10 +46,10 @@ def array(name: str, value: Any) -> Array:
 
 
 def cell(value: Any) -> Cell:
-  """A cell, as `rnnlab.lstm(64)` is and `rnnlab.lstm` is not."""
+  """A cell, such as `rnnlab.lstm(64)`; not its factory, `rnnlab.lstm`."""
   if isinstance(value, Cell):
     return value
-  raise TypeError(f'cell must be a Cell, as rnnlab.lstm(64) makes one, not {value!r}')
+  raise TypeError(f'cell must be a Cell, such as rnnlab.lstm(64), not {value!r}')
 
 
 def called(cell: Cell) -> str:
@@ -71,7 +71,7 @@ def each(name: str, values: Any, count: int, of_what: str) -> Sequence:
 
 
 def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
-  """Floats `[B, T, D]` or `[T, D]`, or a `Lookup` of such."""
+  """Floats `[B, T, D]` or `[T, D]`, or a `Lookup` of these."""
   if isinstance(value, Lookup):
     table, found = array(f'{name}.table', value.table), array(f'{name}.ids', value.ids)
     if table.ndim != 2 or not jnp.issubdtype(table.dtype, jnp.floating):
@@ -93,9 +93,9 @@ def xs(value: Array | Lookup, name: str = 'xs') -> Array | Lookup:
 
 
 def ids(value: Any, rows: int, name: str = 'ids', real: Array | None = None) -> Array:
-  """Integers from 0 to rows - 1, which is looked at where they are known (not traced).
+  """Integers from 0 to rows - 1; their values are checked if they are known (not traced).
 
-  real: bool, as ids, True at those that count; None for all.
+  real: bool, of the shape of ids, True at those that count; None for all.
   """
   value = _integers(name, array(name, value))
   if isinstance(value, jax.core.Tracer) or isinstance(real, jax.core.Tracer):
@@ -120,10 +120,10 @@ def _integers(name, value):
 
 
 def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> Params:
-  """Those that `cell.init` makes for `input_size`, by names and shapes; any float dtype."""
+  """Params with the names and shapes that `cell.init` makes for `input_size`; any float dtype."""
   if not isinstance(value, Mapping):
     raise TypeError(
-      f'{name} must be a dict of arrays, as cell.init makes it, not {type(value).__name__}'
+      f'{name} must be a dict of arrays, as made by cell.init, not {type(value).__name__}'
     )
 
   def make():
@@ -133,7 +133,7 @@ def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> 
   found, tree = _named(dict(value))
   if found.keys() != wanted.keys():
     wrong = [f'lack {key}' for key in wanted.keys() - found.keys()]
-    wrong += [f'have {key}, which is none of them' for key in found.keys() - wanted.keys()]
+    wrong += [f'have {key}, which is not one of them' for key in found.keys() - wanted.keys()]
     raise ValueError(
       f'{name} {" and ".join(sorted(wrong))}: the parameters of {called(cell)} are'
       f' {", ".join(wanted)}'
@@ -155,7 +155,7 @@ def params(cell: Cell, value: Params, input_size: int, name: str = 'params') -> 
 
 
 def kind(params: Params, xs: Array | Lookup) -> jnp.dtype:
-  """The dtype that a carry has beside these: what they are promoted to."""
+  """The dtype of a carry used with these: the one that they are promoted to."""
   with within('params and xs'):
     return jnp.result_type(xs.dtype, *jax.tree.leaves(params))
 
@@ -163,7 +163,7 @@ def kind(params: Params, xs: Array | Lookup) -> jnp.dtype:
 def carry(
   cell: Cell, value: Carry, batch: tuple, kind: jnp.dtype, name: str = 'initial_carry'
 ) -> Carry:
-  """A carry as `cell.initial_carry(batch, kind)` is one, by structure, shapes and dtypes."""
+  """A carry with the structure, shapes and dtypes of `cell.initial_carry(batch, kind)`."""
   given = batch, jnp.dtype(kind)
   wanted = _known(cell.initial_carry, given, lambda: cell.initial_carry(*given))
   if jax.tree.structure(value) != jax.tree.structure(wanted):  # type: ignore[operator]
@@ -180,7 +180,7 @@ def carry(
       )
     if leaf.dtype != want.dtype:
       raise ValueError(
-        f'{name}{key} is {said(leaf)}, but beside these xs and params it must be {said(want)}:'
+        f'{name}{key} is {said(leaf)}, but with these xs and params it must be {said(want)}:'
         f' cast it, jax.tree.map(lambda a: a.astype({want.dtype.name!r}), {name})'
       )
     leaves.append(leaf)
@@ -188,22 +188,22 @@ def carry(
 
 
 def _hint(leaf, batch, name):
-  """What to do with the carry of another batch."""
+  """A hint about the carry of another batch size."""
   if not batch or not leaf.ndim or leaf.shape[0] == batch[0]:
     return ''
   hint = f': it has {leaf.shape[0]} rows, and xs {batch[0]}'
   if leaf.shape[0] > batch[0] > 0:
     hint += (
-      '. Of the carry of a larger batch take the rows that go on, as in'
+      '. From the carry of a larger batch take the rows to continue with, as in'
       f' jax.tree.map(lambda a: a[:{batch[0]}], {name})'
     )
   return hint
 
 
 def mask(lengths: Any, value: Any, batch: tuple, steps: int) -> Array | None:
-  """The bool mask `[B, T]` that `lengths` or `mask` stand for, or None.
+  """The bool mask `[B, T]` that `lengths` or `mask` describe, or None.
 
-  Raises ValueError too for lengths outside 0..T, where they are known (not traced).
+  Raises ValueError also for lengths outside 0..T, if they are known (not traced).
   """
   if lengths is not None and value is not None:
     raise ValueError('give lengths or mask, not both')
@@ -211,7 +211,7 @@ def mask(lengths: Any, value: Any, batch: tuple, steps: int) -> Array | None:
     return None if value is None else flags('mask', value, batch, steps, 'at real steps')
   lengths = jnp.asarray(lengths) if isinstance(lengths, list | tuple) else array('lengths', lengths)
   if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
-    count = f'{batch[0]} integers, one a row of xs' if batch else 'an integer'
+    count = f'{batch[0]} integers, one per row of xs' if batch else 'an integer'
     raise ValueError(f'lengths must be {count}, not {said(lengths)}')
   if not isinstance(lengths, jax.core.Tracer):
     known = np.asarray(lengths).reshape(-1)
@@ -233,7 +233,7 @@ def flags(name: str, value: Any, batch: tuple, steps: int, where: str) -> Array:
 
 
 def dropout(value: Any, products: Sequence, batch: tuple, kind: jnp.dtype) -> tuple:
-  """A mask or None for each of a step's products: `[B, K]`, or `[G, B, K]` for one a gate."""
+  """A mask or None for each of a step's products: `[B, K]`, or `[G, B, K]` for one per gate."""
   if not isinstance(value, list | tuple):
     raise TypeError(f'dropout must be a tuple of masks, not {_form(value)}')
   if len(value) != len(products):
@@ -254,7 +254,7 @@ def dropout(value: Any, products: Sequence, batch: tuple, kind: jnp.dtype) -> tu
       floats = jnp.issubdtype(found.dtype, jnp.floating)
       if not floats or jnp.promote_types(found.dtype, kind) != kind:
         raise ValueError(
-          f'dropout[{i}] is {said(found)}, but beside these xs and params it must be'
+          f'dropout[{i}] is {said(found)}, but with these xs and params it must be'
           f' {jnp.dtype(kind).name}: cast it'
         )
     masks.append(found)
@@ -262,7 +262,7 @@ def dropout(value: Any, products: Sequence, batch: tuple, kind: jnp.dtype) -> tu
 
 
 def step(before: Sequence, after: Sequence) -> None:
-  """Raises ValueError unless a cell's step returns a carry like the one that it was given."""
+  """Raises ValueError unless a cell's step returns a carry like the one it was given."""
   was, now = ([said(a) for a in leaves] for leaves in (before, after))
   if was != now:
     raise ValueError(
@@ -285,22 +285,22 @@ def float_dtype(value: Any) -> jnp.dtype | None:
 
 
 def _known(function, arguments, make):
-  """`jax.eval_shape(make)`, once for the arguments of a cell's function."""
+  """`jax.eval_shape(make)`, computed once for given arguments of a cell's function."""
   known = _shapes.setdefault(function, {})
-  key = arguments, jax.config.jax_enable_x64  # by which the integers of a carry differ
+  key = arguments, jax.config.jax_enable_x64  # which changes the integers of a carry
   if key not in known:
     known[key] = jax.eval_shape(make)
   return known[key]
 
 
 def _named(tree):
-  """The leaves of a tree by their paths, as ['w_x'] or .h, and its structure."""
+  """The leaves of a tree by their paths, such as ['w_x'] or .h, and its structure."""
   leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}, structure
 
 
 def _form(tree):
-  """The structure of a carry, as LSTMCarry(h, c)."""
+  """The structure of a carry, such as LSTMCarry(h, c)."""
   if hasattr(tree, '_fields'):
     return f'{type(tree).__name__}({", ".join(tree._fields)})'
   return 'an array' if jax.tree_util.all_leaves([tree]) else f'a {type(tree).__name__}'

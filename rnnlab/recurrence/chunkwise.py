@@ -1,11 +1,11 @@
-"""The run of mLSTM by chunks of steps: of C steps together, as attention, then the next C.
+"""mLSTM computed in chunks of steps: C steps together, as attention, then the next C.
 
-The scan of a step writes a memory of d x d numbers a head at each step, and reads it again for the
-gradients. Within a chunk the outputs can be had of queries, keys and values alone, from the memory
-before the chunk (Beck et al. 2024, xLSTM, appendix): all that is large are then matrix products,
-and the memory is written once a chunk. With F_ts the sum of log f from step s + 1 to t,
+A scan of the step writes a memory of d x d numbers per head at each step, and reads it again for
+the gradients. Within a chunk the outputs follow from queries, keys and values, and the memory
+before the chunk (Beck et al. 2024, xLSTM, appendix): the bulk of the work is then matrix products,
+and the memory is written once per chunk. With F_ts the sum of log f from step s + 1 to t,
 
-    m_t = max(F_t0 + m_0, max_s<=t F_ts + i_s)          the stabiliser, that of the step
+    m_t = max(F_t0 + m_0, max_s<=t F_ts + i_s)          the stabiliser, as in the step
     S_ts = exp(F_ts + i_s - m_t) k_s . q_t              for s <= t, else 0
     C_t q_t = exp(F_t0 + m_0 - m_t) C_0 q_t + sum_s S_ts v_s;  n_t . q_t likewise, with 1 for v_s
 """
@@ -21,15 +21,15 @@ from rnnlab.cells.base import Array, Carry, Params, gates
 from rnnlab.recurrence.product import product
 
 CHUNK = 32  # the most steps of a chunk; the fastest of 16, 32 and 64
-SMALL = 16  # numbers d of a head, below which the scan is taken
+SMALL = 16  # width d of a head, below which the scan is used
 
 
 def pays(carry: Carry, steps: int) -> bool:
-  """Whether this is faster than the scan of a step, from `carry`, whatever the number of steps.
+  """Whether this is faster than scanning the step from `carry`, for any number of steps.
 
-  Values and gradients, both measured in turn on a CPU that had other work: with 64 units as one
-  head and 32 rows of 200 steps it was 16 times as fast, with these as four heads 1.6 times, and
-  with 16 units as four heads and 8 rows of 50 steps 0.6 times.
+  Values and gradients, measured alternately on a CPU that had other work: with 64 units as one head
+  and 32 rows of 200 steps it was 16 times as fast, as four heads 1.6 times, and with 16 units as
+  four heads and 8 rows of 50 steps 0.6 times.
   """
   return carry.c.shape[-1] >= SMALL
 
@@ -48,7 +48,7 @@ def scan(
 ) -> tuple[Carry, Array]:
   """What `engine.scan` computes of the step of `cells.mlstm`, with the same arguments.
 
-  T must not be 0. There are no resets and no carries but the last: None and False stand for them.
+  T must not be 0. Resets and intermediate carries are not supported: they must be None and False.
   """
   given = [*masks] if masks else [None, None]
   steps, batch, _ = xs.shape
@@ -62,7 +62,7 @@ def scan(
   size = -(-steps // count)
 
   def cut(a, value=0.0):
-    """`[T, B, heads, ...]` as `[chunks, B, heads, C, ...]`, in the order of the run."""
+    """`[T, B, heads, ...]` as `[chunks, B, heads, C, ...]`, in the order of computation."""
     a = a[::-1] if reverse else a
     more = [(0, count * size - steps)] + [(0, 0)] * (a.ndim - 1)
     a = jnp.pad(a, more, constant_values=value).reshape(count, size, *a.shape[1:])
@@ -77,12 +77,12 @@ def scan(
 
 
 def _chunk(carry, chunk):
-  """The carry after a chunk, and h `[B, heads, C, d]`; q, k, v have its shape, i, f one less."""
+  """The carry after a chunk, and h `[B, heads, C, d]`; q, k, v are shaped alike, i, f less d."""
   c, n, m = carry
   q, k, v, i, f = chunk
   ends = jnp.tri(f.shape[-1], dtype=bool)  # [t, s]: s <= t
   later = ends & ~jnp.eye(f.shape[-1], dtype=bool)
-  # F_ts is a sum of its own for each s: as a difference of two sums it would lose small ones.
+  # F_ts is summed separately for each s: a difference of two sums would lose small terms.
   of_s = jnp.where(later, f[..., :, None], 0)
   sums = jnp.einsum('tu,bhus->bhts', ends.astype(f.dtype), of_s, precision='highest')
   log_d = jnp.where(ends, sums + i[..., None, :], -jnp.inf)

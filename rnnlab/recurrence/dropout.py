@@ -11,7 +11,7 @@ from rnnlab.cells.base import Array, Cell, Params, matmul
 from rnnlab.recurrence.split import variables
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
-# Primitives that put the numbers of an array elsewhere and change none.
+# Primitives that move the numbers of an array without changing any.
 MOVES = {'slice', 'split', 'concatenate', 'reshape', 'squeeze', 'transpose', 'broadcast_in_dim'}
 
 
@@ -24,9 +24,9 @@ class Product(NamedTuple):
 
 
 def products(cell: Cell, params: Params, input_size: int) -> list[Product]:
-  """The products that a step of `cell` takes through `dot`, in order.
+  """The products that a step of `cell` computes by `dot`, in order.
 
-  A product has as many gates as w has blocks of H columns (1 where it does not divide so).
+  A product has as many gates as w has blocks of H columns (1 if H does not divide them).
   """
   found = []
 
@@ -61,7 +61,7 @@ def dropout_masks(
   """Draws the masks of variational dropout (Gal & Ghahramani 2016) for `unroll`'s `dropout`.
 
   rate applies to the products of the input, recurrent_rate to those of a state; both in [0, 1), or
-  traced, and kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with
+  traced; kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with
   `per_gate` each gate has its own, `[G, B, K]`, as Keras 3 draws them.
 
   >>> cell, key = rnnlab.lstm(hidden_size=4), jax.random.key(0)
@@ -92,14 +92,14 @@ def dropout_masks(
 def drop_weights(
   key: Array, cell: Cell, params: Params, input_size: int, rate: float | Array
 ) -> Params:
-  """Parameters of which the state's weights are dropped (DropConnect: Merity et al. 2018).
+  """Parameters with dropout on the state's weights (DropConnect: Merity et al. 2018).
 
   A weight that a step multiplies with anything but its input, through `dot`, is dropped with the
-  probability `rate`, in [0, 1) or traced, for all steps that are taken with what is returned; those
-  kept are scaled by 1 / (1 - rate). Biases and the input's weights stay.
+  probability `rate`, in [0, 1) or traced, for all steps computed with the result; those kept are
+  scaled by 1 / (1 - rate). Biases and the input's weights are unchanged.
 
-  Raises ValueError where a step computes such weights, and does not only cut them from parameters,
-  and where it has none.
+  Raises ValueError if a step computes such weights, rather than cutting them from parameters, or
+  has none.
 
   >>> cell, key = rnnlab.elman(hidden_size=40), jax.random.key(0)
   >>> params = rnnlab.recurrence.drop_weights(key, cell, cell.init(key, 3), 3, rate=0.5)
@@ -121,7 +121,7 @@ def drop_weights(
     return found
 
   x_t = jnp.zeros((1, input_size))
-  # A product's weights have the gradient 1 by the numbers that they consist of.
+  # A product's weights have gradient 1 with respect to the numbers that they consist of.
   ws, gradient = jax.vjp(weights, jax.lax.stop_gradient(params))
   if not ws:
     raise ValueError(
@@ -137,7 +137,7 @@ def drop_weights(
 
 
 def _halves(key, p, shape):
-  """True with probability p, to 1 / 65,536: of halves of what is drawn, in half the time."""
+  """True with probability p, to 1 / 65,536: from halves of the drawn words, in half the time."""
   size = math.prod(shape)
   bits = jax.random.bits(key, (-(-size // 2),), jnp.uint32)
   halves = jnp.concatenate([bits & 0xFFFF, bits >> 16])
@@ -145,7 +145,7 @@ def _halves(key, p, shape):
 
 
 def _moved(cell, closed, names):
-  """Those of the inputs of a jaxpr, by their `names`, whose numbers are among its results."""
+  """The `names` of the inputs of a jaxpr whose numbers are among its results."""
   jaxpr = closed.jaxpr
   needed = {*variables(jaxpr.outvars)}
   for equation in reversed(jaxpr.eqns):
@@ -154,14 +154,14 @@ def _moved(cell, closed, names):
     if equation.primitive.name not in MOVES:
       raise ValueError(
         f'weight_dropout drops weights that are parameters, or parts of them: the cell {cell}'
-        f' computes one that its state is multiplied with, by {equation.primitive.name}'
+        f' computes a weight of its state, by {equation.primitive.name}'
       )
     needed.update(variables(equation.invars))
   return [name for name, var in zip(names, jaxpr.invars, strict=True) if var in needed]
 
 
 def is_off(rate: float | Array) -> bool:
-  """Whether a rate is known to be 0, so that what it is of is left out; a traced one is not."""
+  """Whether a rate is known to be 0, so that dropout can be left out; False if it is traced."""
   return not isinstance(rate, jax.core.Tracer) and bool(rate == 0)
 
 
@@ -174,7 +174,7 @@ def check_rate(name: str, rate: float | Array) -> None:
 def drop(key: Array, xs: Array, rate: float | Array, locked: bool = False) -> Array:
   """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
 
-  locked: whether xs is `[..., T, D]`, and a value is dropped at all of the T steps or at none.
+  locked: whether xs is `[..., T, D]` and a feature is dropped at all T steps or at none.
   """
   shape = (*xs.shape[:-2], 1, xs.shape[-1]) if locked else xs.shape
   kept = jax.random.bernoulli(key, 1 - rate, shape)

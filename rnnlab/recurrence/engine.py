@@ -6,19 +6,20 @@ whatever the step's operations happen to need. Here a step is first taken apart,
     invariants        what depends on parameters alone: weights, biases
     products          P_k = v_k w_k, the calls of `dot`
     pre-activations   what is linear in products and invariants: their sums, cut into gates
-    the rest          all else
+    the rest          everything else
 
-Of each step only the carry and the pre-activations are kept, each gate an array of its own; the
-rest is computed again from them on the way back. With d for a tangent,
+Only the carry and the pre-activations of each step are kept, each gate as its own array; the rest
+is recomputed from them in the backward pass. With d for a tangent,
 
     dP_k = dv_k w_k + v_k dw_k
 
-The second term is one matrix product over all steps, outside the loop, and where v_k is the input
-so is the first: the loop is left with the state's own products. That is a jvp rule in plain JAX,
-which JAX transposes: the gradients of weights, biases and inputs become a product each after the
+The second term is one matrix product over all steps, outside the loop, and so is the first if v_k
+is the input: only the state's own products stay in the loop. That is a jvp rule in plain JAX, which
+JAX transposes: the gradients of weights, biases and inputs become one product each, after the
 reverse loop. Forward mode, vmap, checkpoint and higher derivatives work as with `lax.scan`.
 
-A step that can't be taken apart, as its weights change from step to step, is scanned as it is.
+A step that can't be taken apart, for example because its weights change from step to step, is
+scanned as it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from rnnlab.recurrence.split import take_apart
 
 
 class Resets(NamedTuple):
-  """Where a carry is made anew before a step is done, moved or not, and what it is then."""
+  """Where a carry is reset before a step, whether real or padding, and to what."""
 
   where: Any  # bool [T, B]; within a step [B]
   carry: Any
@@ -53,13 +54,13 @@ def scan(
   dtype: Any = None,
   every: bool = False,
 ) -> tuple[Carry, Any]:
-  """Scans `step`, a `Cell`'s, over time: `xs [T, B, D]` -> the last carry and `ys [T, B, H]`.
+  """Scans `step` of a `Cell` over time: `xs [T, B, D]` -> the last carry and `ys [T, B, H]`.
 
-  real: bool `[T, B]` or None. Where it is False the carry stays, y is 0 and xs must be finite.
+  real: bool `[T, B]` or None. Where it is False the carry is kept, y is 0, and xs must be finite.
   resets: `Resets` or None; no gradient goes past one.
-  masks: for each product None, or what its operand is multiplied by, `[B, K]` or `[G, B, K]`.
-  dtype: of the products' operands, or None for their own; sums and carries keep their dtype.
-  every: returns `(ys, carries)` in place of ys, the carries after each step, `[T, B, ...]`.
+  masks: for each product, None or the mask that multiplies its operand, `[B, K]` or `[G, B, K]`.
+  dtype: of the products' operands, or None to keep theirs; sums and carries keep their dtype.
+  every: returns `(ys, carries)` in place of ys, with the carries after each step, `[T, B, ...]`.
   """
   leaves, tree = jax.tree.flatten(carry)
   resets = None if resets is None else Resets(resets.where, jax.tree.leaves(resets.carry))

@@ -1,4 +1,4 @@
-"""Both directions, and layers over each other."""
+"""Bidirectional and stacked layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,12 @@ def bidirectional(
   dropout: tuple[Masks | None, Masks | None] | None = None,
   **options: Any,
 ) -> tuple[tuple[Carry, Carry], Array]:
-  """Runs `cell` both ways with a set of parameters each (Schuster & Paliwal 1997).
+  """Runs `cell` in both directions, with parameters for each (Schuster & Paliwal 1997).
 
   Returns both carries and `ys [B, T, 2H]`, forward then backward. The backward pass starts at each
   row's last real step, not at the array's end. initial_carry, dropout: None, or a pair of them.
   `options`: lengths or mask, resets, return_carries, dtype, remat, truncate and backend, as in
-  `unroll`. Raises as `unroll`, naming the direction.
+  `unroll`. Raises like `unroll`, naming the direction.
 
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = tuple(cell.init(key, 3) for key in jax.random.split(jax.random.key(0)))
@@ -35,7 +35,7 @@ def bidirectional(
   (2, 5, 8)
   """
   if 'reverse' in options:
-    raise TypeError('both directions are run: there is no reverse to give')
+    raise TypeError('both directions are run, so there is no argument reverse')
   ways = 'the two directions'
   passes = []
   for way, reverse, p, carry, masks in zip(
@@ -66,17 +66,17 @@ def stacked(
 ) -> tuple[list, Array]:
   """Runs layers of cells, each over the outputs of the one before.
 
-  cell: of all layers, or a list with one for each, which may be of any kinds and sizes.
+  cell: one for all layers, or a list with one for each, of any kinds and sizes.
   params: an item for each layer: a dict of parameters, or a pair of them for a layer that is
     bidirectional.
-  initial_carry, dropout: None, or an item for each layer, as `unroll` or `bidirectional` has it;
-    the carries that are returned are a next call's initial_carry.
-  layer_dropout: the rate at which the outputs of each layer but the last are dropped, each value
-    for itself, as PyTorch's and Keras's stacks do it; above 0, or traced, it needs a `key`.
+  initial_carry, dropout: None, or an item for each layer, as in `unroll` or `bidirectional`; the
+    returned carries can be the next call's initial_carry.
+  layer_dropout: the dropout rate of the outputs of each layer but the last, independent for each
+    value, as in PyTorch's and Keras's stacks; if above 0 or traced, it needs a `key`.
   options: lengths or mask, resets, backend, return_carries, dtype, remat and truncate, as in
-    `unroll`; and reverse, where no layer is bidirectional.
+    `unroll`; and reverse, if no layer is bidirectional.
 
-  Returns the list of the layers' carries and the last layer's ys. Raises as `unroll`, naming the
+  Returns the list of the layers' carries and the last layer's ys. Raises like `unroll`, naming the
   layer.
 
   >>> cells = rnnlab.gru(hidden_size=4), rnnlab.lstm(hidden_size=6)
@@ -96,7 +96,7 @@ def stacked(
   check_rate('layer_dropout', layer_dropout)
   drops = not is_off(layer_dropout)
   if drops and key is None:
-    raise ValueError('layer_dropout needs a key, as jax.random.key(0)')
+    raise ValueError('layer_dropout needs a key, such as jax.random.key(0)')
   carries: list[Carry] = []
   ys: Any = xs
   for i, layer in enumerate(params):

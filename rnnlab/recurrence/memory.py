@@ -1,4 +1,4 @@
-"""What a gradient keeps of a scan: remat keeps less, truncate goes back less far.
+"""How much of a scan its gradient keeps: remat stores less, truncate goes back less far.
 
 Both wrap a `scan(carry, inputs) -> carry, outputs` over time-major inputs.
 """
@@ -26,7 +26,7 @@ def is_truncation(value: Any) -> bool:
 
 
 def checkpointed(scan: Callable, reverse: bool, carry: Carry, inputs: Any) -> tuple[Carry, Any]:
-  """`scan(carry, inputs)` in chunks of sqrt(T) steps, each of which is kept as its first carry."""
+  """`scan(carry, inputs)` in chunks of sqrt(T) steps, keeping only the first carry of each."""
   steps = len(inputs[0])
   size = max(1, math.ceil(math.sqrt(steps)))
   count, rest = divmod(steps, size)
@@ -53,11 +53,11 @@ def checkpointed(scan: Callable, reverse: bool, carry: Carry, inputs: Any) -> tu
 def truncated(
   scan: Callable, reverse: bool, k1: int, k2: int, carry: Carry, inputs: Any
 ) -> tuple[Carry, Any]:
-  """`scan(carry, inputs)` by windows of k2 steps, each giving the ys of its last k1.
+  """`scan(carry, inputs)` in windows of k2 steps, each of which yields the ys of its last k1.
 
-  A window starts at the carry of k2 steps before its end, through which no gradient goes; those
-  that would start before the first step hold the given carry until then, by steps that are not
-  real, as are those by which the last window is filled up.
+  A window starts from the carry k2 steps before its end, through which no gradient flows. A window
+  that would start before the first step keeps the given carry until then by padded steps; the last
+  window is filled up with padded steps too.
   """
   xs, real, anew = inputs
   steps, batch = xs.shape[:2]

@@ -1,9 +1,9 @@
-"""The run of a cell that is linear in its carry, over all steps at once instead of one by one.
+"""Runs a cell that is linear in its carry over all steps at once instead of one by one.
 
     carry_t = a_t * carry_{t-1} + b_t
 
-Each product is one matrix product for all steps. What is left is by element, and two steps are one
-such step, a_2 a_1 and a_2 b_1 + b_2: so the steps can be put together in any order (Blelloch 1990).
+Each product is one matrix product for all steps. The rest is elementwise, and two steps compose to
+one such step, a_2 a_1 and a_2 b_1 + b_2, so steps can be combined in any grouping (Blelloch 1990).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +18,16 @@ from rnnlab.recurrence.engine import Resets
 from rnnlab.recurrence.product import product
 
 Times = Callable[[Any, Carry], Carry]
-CACHED = 2**17  # numbers of the carries of all steps, of which a CPU's cache has several at a time
+CACHED = 2**17  # numbers in the carries of all steps; a CPU's cache holds several times this
 
 
 def pays(carry: Carry, steps: int) -> bool:
-  """Whether this is faster than the scan of a step, for so many steps from `carry [B, ...]`.
+  """Whether this is faster than scanning the step, for `steps` steps from `carry [B, ...]`.
 
-  On a CPU it is where the carries of all steps stay in the cache: measured on two cores, values and
-  gradients of minGRU with 64 units, 1.2 to 2.2 times as fast below CACHED numbers, and down to 0.6
-  times with 16 rows of 1,024 steps. Elsewhere it is taken for all, which has not been measured.
+  On a CPU it is if the carries of all steps stay in the cache: measured on two cores, values and
+  gradients of minGRU with 64 units were 1.2 to 2.2 times as fast below CACHED numbers, and down to
+  0.6 times with 16 rows of 1,024 steps. On other devices it is always used, which has not been
+  measured.
   """
   numbers = steps * sum(leaf.size for leaf in jax.tree.leaves(carry))
   return devices.backend() != 'cpu' or numbers <= CACHED
@@ -45,7 +46,7 @@ def scan(
   dtype: Any = None,
   every: bool = False,
 ) -> tuple[Carry, Any]:
-  """What `engine.scan` computes of `linear.step`, with the same arguments; T must not be 0."""
+  """The same as `engine.scan` of `linear.step`, with the same arguments; T must not be 0."""
   each = iter(masks) if masks else None
 
   def dot(w, v):
@@ -70,15 +71,15 @@ def scan(
 
 
 def _where(flags, yes, no):
-  """Of each array `[T, B, ...]` of two trees, that of `yes` where `flags [T, B]` are True."""
+  """Trees of arrays `[T, B, ...]`: that of `yes` where `flags [T, B]` are True, else of `no`."""
   return jax.tree.map(lambda y, n: jnp.where(flags[(..., *[None] * (y.ndim - 2))], y, n), yes, no)
 
 
 def recurrence(times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool) -> Carry:
-  """The carries of all steps, `[T, B, ...]`, from `carry`, which is that before the first one.
+  """The carries of all steps, `[T, B, ...]`, from `carry`, the one before the first step.
 
-  Where a step costs a call of the device they are put together in a tree of log T levels. A CPU
-  takes them one by one, as a tree reads and writes all steps once a level.
+  If each step costs a device call, steps are combined in a tree of log T levels. A CPU takes them
+  one by one, as a tree reads and writes all steps at each level.
   """
   if devices.backend() == 'cpu':
     return one_by_one(times, a, b, carry, reverse)

@@ -1,4 +1,4 @@
-"""The products of a step's operands with its weights, with their masks, as the scan takes them."""
+"""The products of a step's operands with its weights and masks, as the scan computes them."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from rnnlab.cells.base import Array
 
 
 def product(w: Array, v: Array, mask: Array | None = None, dtype: Any = None) -> Array:
-  """`v [..., B, K] @ w [K, M]`, v times a mask: `[B, K]`, or `[G, B, K]`, one a block of M."""
+  """`v [..., B, K] @ w [K, M]`, v times a mask: `[B, K]`, or `[G, B, K]` for one per block of M."""
   return joined(products(blocks_of(w, mask), v, mask, dtype))
 
 
 def blocks_of(w: Array, mask: Array | None) -> list[Array]:
-  """The columns of `w` in a block for each mask; or all of them, where they share one."""
+  """The columns of `w` as a block for each mask, or all as one if they share a mask."""
   return [w] if mask is None or mask.ndim == 2 else jnp.split(w, len(mask), axis=1)
 
 
@@ -29,7 +29,7 @@ def products(
     kind = jnp.result_type(v, w)
     if dtype is not None:
       v, w = v.astype(dtype), w.astype(dtype)
-    # Flat, as XLA's products of arrays of three axes are slower on a CPU.
+    # Flat, since XLA's products of arrays with three axes are slower on a CPU.
     flat = v.reshape(math.prod(v.shape[:-1]), v.shape[-1])
     axes = ((1,), (1 if transposed else 0,)), ((), ())
     out = jax.lax.dot_general(*_promoted(flat, w), axes, preferred_element_type=kind)

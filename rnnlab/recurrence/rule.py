@@ -1,4 +1,4 @@
-"""The scan of a step that is taken apart, and its jvp rule."""
+"""The scan of a step that has been taken apart, and its jvp rule."""
 
 import functools
 import itertools
@@ -25,12 +25,12 @@ def hold(real: Array | None, new: list[Array], old: list[Array]) -> list[Array]:
 
 
 def renewed(where: Array | None, new: list[Array], carry: list[Array]) -> list[Array]:
-  """`carry`, but `new` at the rows that begin anew."""
+  """`carry`, but `new` at the rows that are reset."""
   return carry if where is None else hold(where, new, carry)
 
 
 class Loop(NamedTuple):
-  """What is fixed of a scan: the step, taken apart, and the options of `engine.scan`."""
+  """The fixed part of a scan: the step, taken apart, and the options of `engine.scan`."""
 
   parts: Parts
   reverse: bool
@@ -41,7 +41,7 @@ class Loop(NamedTuple):
 def scan_parts(loop: Loop) -> Callable:
   """`run(invariants, carry, xs, real, resets, masks) -> carry, ys, carries`, with its jvp rule.
 
-  The carry is a list of arrays; carries, those after every step, are None unless `loop.every`.
+  The carry is a list of arrays; carries, the ones after every step, are None unless `loop.every`.
   """
 
   @jax.custom_jvp
@@ -53,13 +53,13 @@ def scan_parts(loop: Loop) -> Callable:
 
 
 def _weights(parts, invariants, masks):
-  """Each product's blocks of weights; cut outside of loops, as XLA would cut at each step."""
+  """Each product's blocks of weights; cut outside the loop, where XLA would cut at each step."""
   weights = [invariants[parts.place(w)] for w in parts.weights]
   return [d if _is_zero(d) else blocks_of(d, mask) for d, mask in zip(weights, masks, strict=True)]
 
 
 def _linear_values(parts, products, invariant):
-  """Values of what is linear, from functions of k, giving blocks, and of an invariant."""
+  """Values of the linear variables, from functions to blocks: of k, and of an invariant."""
   blocks = {}
 
   def find(var):
@@ -86,7 +86,7 @@ def _rest_values(parts, invariants, carry, x, missing):
 
 
 def _forward(loop, invariants, carry, xs, real, resets, masks, keep):
-  """carry, ys, carries and, if `keep`, what the tangents need of each step: `_Saved`."""
+  """carry, ys, carries and, if `keep`, what the tangents need from each step: `_Saved`."""
   parts = loop.parts
   w = _weights(parts, invariants, masks)
   anew, start = resets or (None, None)
@@ -121,7 +121,7 @@ class _Saved(NamedTuple):
   """What is kept of each step."""
 
   carry: list  # before the step
-  operands: list  # by product, of those that are neither x nor of the carry
+  operands: list  # by product, those that are neither x nor from the carry
   kept: list  # the pre-activations
 
 
@@ -140,7 +140,7 @@ def _jvp(loop, primals, tangents):
   ]
   d_moved = [d_invariants[parts.place(v)] for v in moved]
   d_x_rest = None if parts.x not in in_rest or _is_zero(d_xs) else d_xs
-  # Transposed here, once: on the way back the loop then multiplies by them as they lie.
+  # Transposed here, once, so that the backward loop can use them as they lie in memory.
   w_t = [[block.T for block in blocks] for blocks in _weights(parts, invariants, masks)]
   step = functools.partial(_d_step, loop, invariants, masks, w_t, moved, floats)
 
@@ -172,14 +172,14 @@ def _jvp(loop, primals, tangents):
 
 
 def _d_kept(loop, primals, tangents, saved):
-  """The part of the pre-activations' tangents that the loop is not needed for, at all steps."""
+  """The part of the pre-activations' tangents that does not need the loop, at all steps."""
   parts = loop.parts
   invariants, _, xs, _, _, masks = primals
   d_invariants, _, d_xs, _, _, d_masks = tangents
   w, d_w = _weights(parts, invariants, masks), _weights(parts, d_invariants, masks)
 
   def outside(k):
-    """That of dP_k."""
+    """The part of dP_k that does not need the loop."""
     source = parts.source(k)
     v = xs if source == 'x' else saved.operands[k] if source is None else saved.carry[source]
     terms = [(d_w[k], v, masks[k])]
@@ -233,7 +233,7 @@ def _d_step(loop, invariants, masks, w_t, moved, floats, d_moved, d_carry, x, d_
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _moved(w_t, v, known, mask, dtype):
-  """The products of `v - known`, which is 0, but whose tangent need not be."""
+  """The products of `v - known`, which is 0 but may have a non-zero tangent."""
   return [jnp.zeros((*v.shape[:-1], len(w)), jnp.result_type(v, w)) for w in w_t]
 
 
@@ -245,7 +245,7 @@ def _moved_jvp(dtype, primals, tangents):
 
 
 def _run_on_blocks(equation, operands):
-  """The results of a linear equation, each a list of blocks of columns, as are its operands."""
+  """The results of a linear equation, each as a list of blocks of columns, like its operands."""
   name, params = equation.primitive.name, equation.primitive.get_bind_params(equation.params)
   count = max(map(len, operands))
   if count > 1 and name in ('add', 'sub', 'neg') and {1, count}.issuperset(map(len, operands)):

@@ -1,4 +1,4 @@
-"""A step taken apart: what of it depends on parameters alone, what is linear, and the rest."""
+"""A step taken apart: what depends only on parameters, what is linear, and the rest."""
 
 import collections
 from collections.abc import Callable, Iterable, Sequence
@@ -17,20 +17,20 @@ LINEAR = {'add', 'sub', 'neg', 'split', 'slice', 'reshape', 'squeeze', 'broadcas
 class Parts(NamedTuple):
   """A step taken apart: variables and equations of its jaxpr."""
 
-  invariants: list  # that the loop needs
+  invariants: list  # those that the loop needs
   carry: list
   x: Any
   new: list  # the next carry
   y: Any
   products: dict  # a product's variable -> k
-  weights: list  # by k, as are operands
+  weights: list  # by k, like operands
   operands: list
   linear: dict  # a variable that is linear in products and invariants -> its equation
   kept: list  # those of products and linear that the rest uses: the pre-activations
   rest: list  # equations
 
   def place(self, var: Any) -> int:
-    """The place of an invariant among all."""
+    """The index of an invariant among all."""
     return self.invariants.index(var)
 
   def source(self, k: int) -> str | int | None:
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
 
 class Values(dict):
-  """Variables' values; `missing(var)` makes those that are asked for before they are set."""
+  """Variables' values; `missing(var)` makes those that are read before they are set."""
 
   def __init__(self, variables, values, missing=None):
     super().__init__(zip(variables, values, strict=True))
@@ -62,7 +62,7 @@ class Values(dict):
 
 
 def variables(atoms: Iterable[Any]) -> list[Any]:
-  """Those of a jaxpr's atoms that are no literals."""
+  """The atoms of a jaxpr that are not literals."""
   return [a for a in atoms if not isinstance(a, Literal)]
 
 
@@ -74,10 +74,10 @@ def take_apart(
   masks: Sequence[Array | None] | None,
   dtype: Any,
 ) -> tuple[Parts, list[Array], Sequence[Array | None]] | None:
-  """`Parts`, the values of its invariants and the masks; None where the step can't be.
+  """`Parts`, the values of its invariants and the masks; None if the step can't be taken apart.
 
-  step: `(params, carry, x, dot) -> carry, y`, with carries as lists of arrays; the others as
-  `engine.scan` has them.
+  step: `(params, carry, x, dot) -> carry, y`, with carries as lists of arrays; the other arguments
+  are as in `engine.scan`.
   """
   traced = _traced(step, params, carry, xs, masks, dtype)
   if traced is None:
@@ -111,9 +111,9 @@ def take_apart(
 
 
 def _traced(step, params, carry, xs, masks, dtype):
-  """The step's jaxpr, of params, carry, x and its products to new carry, y, weights and operands.
+  """The step's jaxpr, from params, carry, x and its products to new carry, y, weights and operands.
 
-  And how many products it takes. None where a `dot` is called within a jit or a checkpoint.
+  Also returns how many products it has. None if `dot` is called within a jit or a checkpoint.
   """
   x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
   found = []
@@ -139,12 +139,12 @@ def _traced(step, params, carry, xs, masks, dtype):
   try:
     checks.step(carry, jax.eval_shape(shapes, params, carry, x)[0])
     return jax.make_jaxpr(apart)(params, carry, x, found), len(found)
-  except jax.errors.UnexpectedTracerError:  # a dot within a jit or checkpoint of the step's own
+  except jax.errors.UnexpectedTracerError:  # the step calls dot within its own jit or checkpoint
     return None
 
 
 def _run_invariants(equations, values, moving):
-  """Runs the equations of parameters alone; returns the others, whose results join `moving`."""
+  """Runs the equations that depend only on parameters; returns the others, adding to `moving`."""
   others = []
   for equation in equations:
     if moving.isdisjoint(variables(equation.invars)):
@@ -156,7 +156,7 @@ def _run_invariants(equations, values, moving):
 
 
 def _linear(equations, moving, products, results):
-  """What is linear, those of it that are kept, and the equations of the rest; see `Parts`."""
+  """The linear variables, those of them to keep, and the equations of the rest; see `Parts`."""
   users = collections.defaultdict(list)
   for equation in equations:
     for v in variables(equation.invars):
@@ -172,7 +172,7 @@ def _linear(equations, moving, products, results):
       and equation.primitive.name in LINEAR
       and all(v in linear or v not in moving for v in variables(equation.invars))
       and not any(isinstance(v, Literal) for v in equation.invars)
-      # What is linear is kept in place of what it is made of, so that it must not be more.
+      # Linear variables are kept in place of their operands, so they must not be larger.
       and all(_serve_alone(users[v]) for v in eaten)
       and sum(v.aval.size for v in equation.outvars) <= sum(v.aval.size for v in eaten)
     ):
@@ -185,7 +185,7 @@ def _linear(equations, moving, products, results):
 
 
 def _serve_alone(users):
-  """Whether one equation takes the whole of a variable, or several a slice each."""
+  """Whether one equation uses the whole variable, or several use one slice each."""
   first = users[0]
   return first is not None and all(
     u is first or u is not None and u.primitive.name == first.primitive.name == 'slice'

@@ -38,45 +38,45 @@ def unroll(
 ) -> tuple[Carry, Array]:
   """Scans `cell` over `xs [B, T, D]`; returns the final carry and `ys [B, T, H]`.
 
-  A sequence `[T, D]` without a batch axis has results without one, as has all that goes with it.
+  For a sequence `[T, D]` without a batch axis, the results and all other arguments lack it too.
 
-  xs may be a `Lookup` in a table, as of an embedding: where that has fewer rows than there are
-    steps, a kernel takes the products of inputs once a row.
+  xs may be a `Lookup` in a table, such as an embedding: if that has fewer rows than there are
+    steps, a kernel computes the products of inputs once per row.
   lengths: int `[B]`, the real steps of each row, the rest being padding on the right; or
-  mask: bool `[B, T]`, True at the real steps, in any pattern. A padded step leaves the carry as it
-    is, gives y = 0, and takes no part in any gradient, whatever xs holds there.
+  mask: bool `[B, T]`, True at the real steps, in any pattern. A padded step leaves the carry
+    unchanged, has y = 0, and takes no part in any gradient, whatever xs holds there.
   reverse: from the last real step to the first; ys stay in the order of xs.
-  initial_carry: as `cell.initial_carry` makes it; that itself where None.
+  initial_carry: as made by `cell.initial_carry`, which is used if None.
   resets: bool `[B, T]`, True at the first step of an episode: before that step, in time, the carry
-    is made anew by `cell.initial_carry`, also where the step is padding, and no gradient passes.
-    With reverse an episode's last step is met first, so that the carry is made anew before the step
-    t with resets[:, t + 1].
-  return_carries: returns in place of the final carry that after every step, its arrays
+    is reset by `cell.initial_carry`, even if the step is padding, and no gradient passes. With
+    reverse, an episode's last step comes first, so that the carry is reset before the step t with
+    resets[:, t + 1].
+  return_carries: returns the carries after every step in place of the final one, as arrays
     `[B, T, ...]` in the order of xs.
   dropout: masks to multiply the operand of each of the step's products with, the same at every
-    step, as `dropout_masks` draws them: `[B, K]`, or `[G, B, K]` for one a gate.
-  dtype: what the operands of the step's products are rounded to, such as jnp.bfloat16, or None for
-    as they are; sums, the carry and ys keep their own.
-  remat: keeps the carry at every sqrt(T)-th step alone, and computes what else the gradients need
-    again (Chen et al. 2016): memory grows as sqrt(T), for one more run forward.
+    step, as drawn by `dropout_masks`: `[B, K]`, or `[G, B, K]` for one per gate.
+  dtype: the type that the operands of the step's products are rounded to, such as jnp.bfloat16, or
+    None for no rounding; sums, the carry and ys keep theirs.
+  remat: keeps the carry only at every sqrt(T)-th step, and recomputes what else the gradients need
+    (Chen et al. 2016): memory grows as sqrt(T), at the cost of one more forward pass.
   truncate: `(k1, k2)`, back-propagation through time truncated as BPTT(k2; k1) (Williams & Peng
     1990): the gradient by the outputs of k1 steps goes back through these and the k2 - k1 before
-    them. Values stay as they are. The k1 steps are counted in the order of the run, padding
-    included; the last ones are fewer where k1 does not divide T. The gradient by the final carry
-    goes back as that by the last outputs. Steps are computed k2 / k1 times, and memory is as for so
-    many: less with remat, which then acts within each k2 steps.
+    them. Values do not change. The k1 steps are counted in the order of computation, padding
+    included; the last ones are fewer if k1 does not divide T. The gradient by the final carry goes
+    back as far as that by the last outputs. Steps are computed k2 / k1 times, and memory grows
+    alike: less with remat, which then acts within each k2 steps.
 
-  backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError where no kernel can;
+  backend: 'scan' or 'kernel' to run as a scan or as one kernel, a ValueError if no kernel can;
     'parallel' for all steps at once, for a cell that is linear in its carry, without remat and
     truncate, or for chunks of steps, for `mlstm`, without return_carries and resets too. 'auto' for
-    a kernel where one can: `gpu.supports` on a GPU, `cpu.call.supports` on a CPU, and none of
-    return_carries, dtype, remat and truncate; or for steps at once where these pay.
+    a kernel if one can: `gpu.supports` on a GPU, `cpu.call.supports` on a CPU, and none of
+    return_carries, dtype, remat and truncate; or for all steps at once if that pays.
 
-  Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and
-  those wanted: parameters are those that `cell.init` makes for D inputs, in any float dtypes, xs
-  are floats, and a carry is of the dtype that xs and params are promoted to. Lengths outside 0..T
-  and ids outside a `Lookup`'s table are errors where they are known; a row with a traced id outside
-  the table starts from NaN, and so has NaN for results.
+  Raises ValueError, or TypeError for a wrong type, naming the argument, its shape and dtype and the
+  expected ones: parameters are those made by `cell.init` for D inputs, in any float dtypes, xs are
+  floats, and a carry is of the dtype that xs and params are promoted to. Lengths outside 0..T and
+  ids outside a `Lookup`'s table are errors if they are known; a row with a traced id outside the
+  table starts from NaN, and so its results are NaN.
 
   >>> cell, xs = rnnlab.lstm(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
@@ -129,7 +129,7 @@ def unroll(
 
 
 class Options(NamedTuple):
-  """What a scan has and no kernel; see `unroll`."""
+  """The options that a scan supports and no kernel does; see `unroll`."""
 
   return_carries: bool
   dtype: Any
@@ -138,7 +138,7 @@ class Options(NamedTuple):
 
 
 def _in_reverse(resets):
-  """Where the carry is made anew before a step, for a run from the last step to the first.
+  """Where the carry is reset before a step, for a run from the last step to the first.
 
   An episode's last step is the one before another's first.
   """
@@ -147,7 +147,7 @@ def _in_reverse(resets):
 
 
 def _in_kernel(kernel, cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop):
-  """What `kernel` makes of the arguments, all of which it takes in the carry's dtype."""
+  """The result of `kernel` for these arguments, all of them in the carry's dtype."""
   params = jax.tree.map(lambda w: w.astype(kind), params)
   xs = xs.astype(kind) if table is None else Lookup(table.astype(kind), xs)
   given = {'mask': mask, 'resets': resets, 'dropout': drop, 'initial_carry': carry}
@@ -157,9 +157,9 @@ def _in_kernel(kernel, cell, kind, reverse, options, params, carry, table, xs, m
 def _in_scan(
   cell, kind, reverse, options, params, carry, table, xs, mask, resets, drop, at_once=False
 ):
-  """What a scan of the cell's step makes of them: the carry, or all carries, and ys.
+  """The result of scanning the cell's step: the carry, or all carries, and ys.
 
-  at_once: of all steps or a chunk of them at once, as `parallel` and `chunkwise` have it.
+  at_once: computes all steps or a chunk of them at once, as in `parallel` and `chunkwise`.
   """
   xs = xs if table is None else Lookup(table, xs).rows()
   new = None if resets is None else cell.initial_carry(xs.shape[:1], kind)
@@ -199,7 +199,7 @@ def _in_scan(
 def _unknown(ids, mask, rows):
   """bool `[B]`: the rows of a batch with an id outside a table, at a step that is real.
 
-  All of such a row is to be NaN, at a cost that does not grow with T: so it starts from NaN.
+  All results of such a row must be NaN, at a cost that does not grow with T: so it starts from NaN.
   """
   unknown = (ids < 0) | (ids >= rows)
   return (unknown if mask is None else unknown & mask).any(axis=1)
@@ -241,13 +241,13 @@ def _why(cell, params, xs, asked):
     return f'{checks.called(cell)} has none'
   if kernel_name(cell) is None:
     return (
-      f'that of {cell.fused} is for the step and the initial_carry of its factory, and'
+      f'that of {cell.fused} needs the step and the initial_carry of its factory, and'
       f' {checks.called(cell)} has others'
     )
   if cell.fused == CHUNKED:
-    return f"{checks.called(cell)} has chunks of steps in its place, backend='parallel'"
+    return f"{checks.called(cell)} has chunks of steps instead, backend='parallel'"
   if asked:
-    return f'none has {" and ".join(asked)}'
+    return f'none supports {" and ".join(asked)}'
   return (
     f'xs is {checks.said(xs)} and w_h {checks.said(params["w_h"])}, on'
     f' {jax.default_backend()}. All must be float32, the batch not empty; on a GPU the hidden'
@@ -259,7 +259,7 @@ def _why(cell, params, xs, asked):
 def _at_once(cell, carry, steps, backend, options, resets):
   """Whether to take steps at once, as `parallel` and `chunkwise` do; an empty sequence is scanned.
 
-  Raises ValueError where `backend` asks for that and it can't be.
+  Raises ValueError if `backend` asks for that and it is impossible.
   """
   chunks = kernel_name(cell) == CHUNKED
   given = options._asdict() | {'resets': resets is not None}
@@ -269,7 +269,7 @@ def _at_once(cell, carry, steps, backend, options, resets):
   if backend == 'parallel' and not can:
     raise ValueError(f"backend='parallel': {checks.called(cell)} is not linear in its carry")
   if backend == 'parallel' and asked:
-    raise ValueError(f"backend='parallel': it has no {' and no '.join(asked)}")
+    raise ValueError(f"backend='parallel': it does not support {' and '.join(asked)}")
   if not can or asked or not steps:
     return False
   pays = chunkwise.pays if chunks else parallel.pays

@@ -145,7 +145,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: TrainState) -> tuple[Train
       what = 'is damaged'
       if any(words in reason for words in OTHER):
         what = 'has another form: rnnlab, the data or the cell are not those that wrote it'
-      then = 'going on from the one before it' if steps else 'the run begins again'
+      then = 'continuing from the one before it' if steps else 'the run begins again'
       logging.warning('%s %s (%s); %s', folder, what, reason[:120], then)
       with contextlib.suppress(OSError):
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What a command line says of an experiment: `--config=FILE.py:PRESET --config.FIELD=VALUE`."""
+"""The experiment on a command line: `--config=FILE.py:PRESET --config.FIELD=VALUE`."""
 
 import pathlib
 import re
@@ -57,7 +57,7 @@ def split(words: Iterable[str], main_job: pathlib.Path) -> tuple[Given, list[str
 
 
 def set_fields(config: ConfigDict, given: Mapping[str, str | bool]) -> ConfigDict:
-  """The config with the fields that flags set; raises ValueError for what no code would read."""
+  """The config with the fields set by flags; raises ValueError for any that no code would read."""
   fields = configs.flat(config)
   task = configs.take('task.name', given.get('task.name', fields.get('task.name', tasks.DEFAULT)))
   for name, text in given.items():

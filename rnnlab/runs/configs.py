@@ -346,7 +346,7 @@ def _take_option(name, value, task):
       finite = not isinstance(value, int | float) or _is_finite(value)
       if type(value) in kinds and finite:
         return float(value) if type(default) is float else value
-      raise ValueError(f'--config.{name}={words(value)}: must be {what}, as the cell {cell} has it')
+      raise ValueError(f'--config.{name}={words(value)}: must be {what}, for the cell {cell}')
   return value
 
 

@@ -1,8 +1,8 @@
 """An experiment's file, read once: its config, its sweep, its claims, its references.
 
-    def get_config(preset=''):  # or without a preset: a ConfigDict, as rnnlab.runs.configs has it
+    def get_config(preset=''):  # or without a preset: a ConfigDict; see rnnlab.runs.configs
     def sweep(add):             # optional; calls add({'model.cell': 'gru', 'seed': 1}) for each run
-    def claims():               # optional; a list of claims, as rnnlab.results has them
+    def claims():               # optional; a list of claims: see rnnlab.results
     def references():           # optional; published figures: see rnnlab.results.check_references
 
 `sweep`, `claims` and `references` may take the `preset` too. While any of the file's code runs, the

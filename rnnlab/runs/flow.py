@@ -1,4 +1,4 @@
-"""How far gradients reach over a run's training, looked at where each epoch ends."""
+"""How far gradients reach in the course of a run, measured at the end of each epoch."""
 
 import numpy as np
 
@@ -10,15 +10,15 @@ from rnnlab.training import flow, train
 
 
 def rows(spec: RunSpec, shared: Shared, state: train.TrainState, epoch: int) -> list[dict]:
-  """The rows of gradient_flow.jsonl that are to come at an epoch's end, as `Result` has them.
+  """The rows to add to gradient_flow.jsonl at an epoch's end, as in `Result`.
 
-  At the end of the first epoch those of the initial parameters, of epoch 0, come before. The batch
-  has its targets as the dataset has them, without what is the run's own.
+  At the end of the first epoch, those of the initial parameters, as epoch 0, come first. The batch
+  has the dataset's targets, without the run's own arrays.
   """
   values = configs.split(spec.config)[1]
   task, dataset = shared.task, shared.dataset
   steps = task.outputs is not None and task.outputs(dataset.encoding).steps
-  # What is drawn is so within the program, as in training: so several hosts do it together.
+  # Drawn batches are drawn within the program, as in training, by all hosts together.
   drawn = shared.program.draw is not None
   batch = None if drawn else flow.batch_of(shared.program, dataset.splits['train'])
   states = {epoch: state}

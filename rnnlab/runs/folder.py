@@ -154,12 +154,12 @@ def write_failure(folder: AnyPath, error: str, again: bool, traceback: str) -> N
 
 
 def forget_failure(folder: AnyPath) -> None:
-  """Removes a run's error.json where there is one."""
+  """Removes a run's error.json if there is one."""
   (pathlib.Path(folder) / ERROR).unlink(missing_ok=True)
 
 
 def read_config(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
-  """A run's config.json; None where it is missing, or does not have the form: see `disk.fits`."""
+  """A run's config.json; None if it is missing or does not have the form: see `disk.fits`."""
   return disk.read_json(pathlib.Path(folder) / CONFIG, form)
 
 
@@ -169,17 +169,17 @@ def write_config(folder: AnyPath, config: dict[str, Any]) -> None:
 
 
 def read_metrics(folder: AnyPath) -> list[dict[str, float]]:
-  """The rows of a run's metrics.jsonl, one an epoch, without those that are damaged."""
+  """The rows of a run's metrics.jsonl, one per epoch, without those that are damaged."""
   return disk.read_rows(pathlib.Path(folder) / METRICS)
 
 
 def write_metrics(folder: AnyPath, rows: list[dict[str, float]]) -> None:
-  """Writes a run's metrics.jsonl, one row an epoch."""
+  """Writes a run's metrics.jsonl, one row per epoch."""
   disk.write_rows(pathlib.Path(folder) / METRICS, rows)
 
 
 def read_flow(folder: AnyPath) -> list[dict[str, float]]:
-  """The rows of a run's gradient_flow.jsonl, none where it kept none: see `rnnlab.runs.flow`."""
+  """The rows of a run's gradient_flow.jsonl, none if it has none: see `rnnlab.runs.flow`."""
   return disk.read_rows(pathlib.Path(folder) / FLOW)
 
 
@@ -189,7 +189,7 @@ def write_flow(folder: AnyPath, rows: list[dict[str, float]]) -> None:
 
 
 def read_hardest(folder: AnyPath) -> list[dict[str, Any]]:
-  """The entries of a run's hardest.json; none where it is missing or damaged."""
+  """The entries of a run's hardest.json; none if it is missing or damaged."""
   form = {'row': int, 'loss': disk.NUMBER, 'shown': (str, list), 'true': str, 'predicted': str}
   return (disk.read_json(pathlib.Path(folder) / HARDEST, {'examples': [form]}) or {}).get(
     'examples', []
@@ -207,20 +207,20 @@ def write_encoding(folder: AnyPath, encoding: dict[str, Any]) -> None:
 
 
 def read_result(folder: AnyPath, form: Any = None) -> dict[str, Any] | None:
-  """A run's result.json; None where it is missing, or does not have the form: see `disk.fits`."""
+  """A run's result.json; None if it is missing or does not have the form: see `disk.fits`."""
   return disk.read_json(pathlib.Path(folder) / RESULT, form)
 
 
 def write_result(folder: AnyPath, result: dict[str, Any]) -> None:
-  """Writes a run's result.json, which says that the run has ended: so all else is written before.
+  """Writes a run's result.json, which marks the run as ended, so everything else is written before.
 
-  With digests of the files in `READ` as they are now, and one of the result itself; see `verify`.
+  It holds digests of the present files in `READ`, and one of the result itself; see `verify`.
   """
   folder = pathlib.Path(folder)
   disk.write_json(folder / RESULT, seal(result | {'digests': digests(folder)}))
 
 
-# Whether files are as they were written.
+# Whether files are unchanged since they were written.
 
 
 def canonical(config: dict) -> str:
@@ -306,7 +306,7 @@ def _digest(path):
 
 # One process at a time. The package filelock will not do: `holder` must neither create a file nor
 # keep out a launch or another reader, which takes a shared lock on the file itself, and it must
-# learn the holder's number. Filelock's native locks are exclusive and do not say whose they are.
+# learn the holder's number. Filelock's native locks are exclusive and do not name their holder.
 
 
 class Busy(Exception):

@@ -16,10 +16,10 @@ MOST = 100
 def hardest(task: Task, dataset: Dataset, outputs: np.ndarray) -> list[dict[str, Any]]:
   """The MOST test examples of the highest loss, that one first, as hardest.json holds them.
 
-  outputs: the model's for the test split, `[N, ...]`. Returns, for each, row: which example of the
+  outputs: the model's on the test split, `[N, ...]`. Returns, for each, row: which example of the
   split, from 0; loss; shown: a text, or a series' features, see `rnnlab.data.shown`; true and
-  predicted: in words, '' where the task does not say what its outputs mean, or says it of each
-  step. Empty for a stream, whose positions are not examples.
+  predicted: in words, '' if the task does not say what its outputs mean, or does so for each step.
+  Empty for a stream, whose positions are not examples.
   """
   if task.batches == 'windows':
     return []

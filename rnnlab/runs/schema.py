@@ -1,6 +1,6 @@
 """The fields of a config: those that every task has, and those of its own task.
 
-Every field is here, or in its task, once: what it is by default, what it may be, what it is for.
+Every field is here or in its task, once, with its default, its valid values and its purpose.
 """
 
 from rnnlab import tasks
@@ -18,7 +18,7 @@ from rnnlab.tasks.fields import (
   whole,
 )
 
-_EXACT = 2**24  # whole numbers up to which float32 has each
+_EXACT = 2**24  # whole numbers up to which float32 is exact
 
 
 def _cells():
@@ -28,7 +28,7 @@ def _cells():
 
 
 def _is_cell(value):
-  # One of another package, 'package.module:name', is looked up when a model is made of it.
+  # A cell of another package, 'package.module:name', is looked up when a model is made with it.
   return isinstance(value, str) and (value in _cells() or ':' in value)
 
 
@@ -39,11 +39,11 @@ def _is_truncation(value):
 
 
 def _is_task(value):
-  # One of another package, 'package.module:name', is looked up when its fields are.
+  # A task of another package, 'package.module:name', is looked up with its fields.
   return isinstance(value, str) and (value in tasks.names() or ':' in value)
 
 
-# What every task has; beside these are those of the task: see `fields`.
+# The fields of every task; each task adds its own: see `fields`.
 FIELDS = {
   'seed': Field(0, whole(0, 2**32 - 1)),
   'task.name': Field(
@@ -138,7 +138,7 @@ WINDOWS = {
   'train.window_offset': Field(False, FLAG, 'epochs begin at random places in the stream'),
 }
 PARTS = ('seed', 'task', 'model', 'data', 'optim', 'train')
-HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # on which no compiled program depends
+HOSTS = 'seed', 'train.patience', 'train.gradient_flow'  # no compiled program depends on these
 
 
 def fields(task: str = tasks.DEFAULT) -> dict[str, Field]:

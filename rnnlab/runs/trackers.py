@@ -1,4 +1,4 @@
-"""A run's rows, told to TensorBoard and to Weights & Biases."""
+"""A run's rows, logged to TensorBoard and to Weights & Biases."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from rnnlab.runs import configs
 class TensorBoard:
   """A run's TensorBoard events, written without TensorFlow; its config fills the HParams tab.
 
-  The events are written anew from all rows so far, so that a resumed run shows each epoch once.
+  The events are rewritten from all rows so far, so that a resumed run shows each epoch once.
   folder: the run's. config: nested. rows: of the epochs so far.
   """
 
@@ -46,8 +46,8 @@ class WandB:
   """A run in Weights & Biases, under the run's id. The package wandb must be installed.
 
   With WANDB_MODE=offline the run is kept in `folder`/wandb, from where `wandb sync` sends it; W&B's
-  other environment variables hold too. A resumed run shows each epoch once: offline it is written
-  anew from all rows so far, online only the rows that W&B lacks are sent.
+  other environment variables hold too. A resumed run shows each epoch once: offline, it is
+  rewritten from all rows so far; online, only the rows that W&B lacks are sent.
   folder, config, rows: as for TensorBoard.
   """
 
@@ -77,7 +77,7 @@ class WandB:
       self._run.log(_scalars(row), step=row['step'])
 
   def close(self) -> None:
-    """Ends what this process does of the run."""
+    """Ends this process's part of the run."""
     self._run.finish()
 
 

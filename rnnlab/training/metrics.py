@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from rnnlab.cells.base import Array
 from rnnlab.tasks.base import Metric
 
-Sums = dict[str, tuple[Array, Array]]  # of each metric: the sum, and that of the weights
+Sums = dict[str, tuple[Array, Array]]  # for each metric: the sum, and the sum of the weights
 
 
 def zeros(metrics: Sequence[Metric]) -> Sums:
-  """The sums of no examples, float32."""
+  """The sums over no examples, float32."""
   return {m.name: (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)) for m in metrics}
 
 
@@ -23,15 +23,15 @@ def of(
   outputs: Array,
   batch: Mapping[str, Any],
 ) -> Sums:
-  """The sums of a batch, by a task's `loss`: of those of `metrics` that are means, and 'objective'.
+  """The sums of a batch from a task's `loss`: those of `metrics` that are means, and 'objective'.
 
-  Raises ValueError where there is no sum of 'loss', or one of no metric.
+  Raises ValueError if there is no sum for 'loss', or one for an unknown metric.
   """
   sums, known = loss(outputs, batch), {metric.name for metric in metrics}
   if 'loss' not in sums or not {*sums} - {'objective'} <= known:
     raise ValueError(
-      f"the task's loss gives the sums {sorted(sums)}: there must be that of 'loss', and no other"
-      f" than of its metrics {sorted(known)} and of 'objective'"
+      f"the task's loss gives the sums {sorted(sums)}: there must be one for 'loss', and no others"
+      f" than for its metrics {sorted(known)} and 'objective'"
     )
   return sums
 
@@ -45,8 +45,8 @@ def of_split(
 ) -> Sums:
   """The sums of a whole split, each example counted once, for each of `metrics`.
 
-  A metric that the task's `score` gives is its own sum, of weight 1. Raises ValueError for a metric
-  that neither `loss` nor `score` gives, or both do.
+  A metric from the task's `score` is its own sum, with weight 1. Raises ValueError for a metric
+  that comes from neither `loss` nor `score`, or from both.
   """
   weights = jnp.ones(len(jax.tree.leaves(split)[0]), jnp.float32)
   sums = of(loss, metrics, outputs, {**split, 'weights': weights})
@@ -73,7 +73,7 @@ def names(metrics: Sequence[Metric]) -> list[str]:
 def means(split: str, sums: Sums, metrics: Sequence[Metric]) -> dict[str, float]:
   """`{'<split>_loss': a mean, '<split>_<metric>': a mean, ...}` as Python floats.
 
-  A metric that was never added up, as one of whole splits in training, is left out.
+  A metric that was never added up, such as one of whole splits during training, is left out.
   """
   given = [name for name in names(metrics) if name in sums and sums[name][1]]
   by_name = {metric.name: metric for metric in metrics}

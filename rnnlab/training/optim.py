@@ -1,4 +1,4 @@
-"""Makes an optimiser from a config: an optax chain, and what it does at the end of an epoch."""
+"""Makes an optimiser from a config: an optax chain, and its reaction to the end of an epoch."""
 
 import functools
 from collections.abc import Callable
@@ -67,8 +67,8 @@ def optimizer(config: Any, total_steps: int | Array, epoch_steps: int = 1) -> Op
   `config` has the fields of an experiment's `optim`, whose numbers may be traced, as total_steps;
   see `schedule`.
   Weight decay comes after the scaling (decoupled: Loshchilov & Hutter 2019) and spares vectors, so
-  that biases are not decayed. Of 'asgd', which is SGD that `averaged` is around, it spares none, as
-  Merity et al. (2018) have it.
+  that biases are not decayed. With 'asgd', which is SGD inside `averaged`, it spares none, as in
+  Merity et al. (2018).
   """
   scale = {
     'adam': lambda: optax.scale_by_adam(eps=config.epsilon),
@@ -189,7 +189,7 @@ def averaged(tx: Optimizer, n: int) -> Optimizer:
     begins = (state.count == 0) & (score < state.best)
     mean = jax.tree.map(lambda m, p: jnp.where(begins, p, m), state.mean, params)
     scores = jnp.append(state.recent, score)
-    best = jnp.fmax(state.best, scores[0])  # of a score that is not a number, the other
+    best = jnp.fmax(state.best, scores[0])  # if one is NaN, the other
     return AveragedState(inner, mean, jnp.where(begins, 1, state.count), scores[1:], best)
 
   def evaluated(params, state):

@@ -1,8 +1,8 @@
-"""Training and evaluation over rows, examples that stand by themselves, in batches.
+"""Training and evaluation over rows, that is independent examples, in batches.
 
 If the inputs are ids `[N, T]` whose padding, id 0, the model masks, a batch has rows of similar
 length: `widths`, ascending, are the numbers of columns that batches may be trimmed to; () leaves
-inputs as they are. In a tree of ids, such as both sides of a pair, the longest of a row counts, and
+inputs as they are. In a tree of ids, such as both sides of a pair, the longest in a row counts, and
 all are trimmed to the same width.
 """
 
@@ -30,7 +30,7 @@ def batches(
   split: Mapping[str, Any],
   batch_size: int,
 ) -> Callable[[Array], dict[str, Any]]:
-  """A function of a step of an epoch: its batch, rows of `split` with their weights, `[B]`.
+  """A function from a step of an epoch to its batch: rows of `split` with their weights, `[B]`.
 
   They come from a permutation of the rows drawn from (keys, epoch); the last batch is filled up
   with rows of weight 0. With widths the permutation is sorted by the width that a row needs, and
@@ -63,7 +63,7 @@ def drawn(
   size: int,
   batch_size: int,
 ) -> Callable[[Array], dict[str, Any]]:
-  """A function of a step of an epoch of `size` examples: its batch, with weights, `[B]`.
+  """A function from a step of an epoch of `size` examples to its batch, with weights, `[B]`.
 
   It is drawn from (key, epoch, step); see `rnnlab.tasks.base.Task.draw`.
   """
@@ -77,7 +77,7 @@ def drawn(
 
 
 def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ...]) -> Array:
-  """What `function` gives for each row of inputs `[N, ...]`, taken in batches: `[N, ...]`."""
+  """The results of `function` for all rows of inputs `[N, ...]`, in batches: `[N, ...]`."""
   size = len(jax.tree.leaves(inputs)[0])
   order = jnp.argsort(_buckets(inputs, widths)) if widths else jnp.arange(size)
   batches = epoch_steps(size, EVAL_BATCH)
@@ -88,7 +88,7 @@ def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ..
 
 
 def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -> Any:
-  """`function(ids)` on as many columns, of `widths` or all, as hold every id that is not 0."""
+  """`function(ids)` on the fewest columns, of `widths` or all, that hold every id other than 0."""
   if not widths:
     return function(ids)
   arrays, tree = jax.tree.flatten(ids)
@@ -101,7 +101,7 @@ def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -
   span = functools.reduce(jnp.maximum, spans)
 
   def at(width):
-    # Where fewer than `width` columns follow the first, the slice begins before it.
+    # If fewer than `width` columns follow the first, the slice begins before it.
     def cut(array, first):
       return jax.lax.dynamic_slice_in_dim(array, first, min(width, array.shape[1]), axis=1)
 
@@ -118,7 +118,7 @@ def _bucket(lengths, widths):
 
 
 def _buckets(ids, widths):
-  """The bucket of each row of ids `[N, T]`, or of a tree of such, int `[N]`."""
+  """The bucket of each row of ids `[N, T]`, or of a tree of these, int `[N]`."""
   lengths = [jnp.sum(array != 0, axis=1) for array in jax.tree.leaves(ids)]
   return _bucket(functools.reduce(jnp.maximum, lengths), widths)
 

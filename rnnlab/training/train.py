@@ -15,11 +15,11 @@ from rnnlab.training import metrics, rows, windows
 from rnnlab.training.optim import Optimizer
 from rnnlab.training.windows import Windows
 
-CHUNK = 25  # steps between two looks from outside: at progress, at the clock, at Ctrl-C
+CHUNK = 25  # steps in a call, between checks of progress, the clock and Ctrl-C
 
 
 class Program(NamedTuple):
-  """What a program of training is compiled from: hashable, and the same for all its runs.
+  """What a training program is compiled from: hashable, and the same for all its runs.
 
   build: `values -> (model, tx)`, a linen module of a split's inputs and an optimiser. values is a
   dict of numbers, traced within the program. Runs of one program may differ only in values, key and
@@ -27,12 +27,12 @@ class Program(NamedTuple):
   loss, metrics, score: those of the task, see `rnnlab.tasks.base`; the first metric chooses the
   epoch.
   widths, ascending, are for a model of ids `[N, T]` that masks its padding (id 0): batches are made
-  of rows of like length, and with `trim` a batch is trimmed to the narrowest width that holds it,
-  or takes all T columns.
-  selects: whether the validation split, which is not the test split, chooses an epoch to be tested.
-  windows: of a task whose batches are windows of a stream, how they are cut; else None.
-  draw: `(key, n) -> arrays of n examples`, where those of training are drawn in the program, and
-  the train split only says how many are an epoch; else None.
+  of rows of similar length, and with `trim` a batch is trimmed to the narrowest width that holds
+  it; else it has all T columns.
+  selects: whether a validation split other than the test split chooses an epoch to be tested.
+  windows: for a task whose batches are windows of a stream, how they are cut; else None.
+  draw: `(key, n) -> arrays of n examples`, if train examples are drawn in the program and the train
+  split only says how many make an epoch; else None.
   """
 
   build: Callable[[dict], tuple[nn.Module, Optimizer]]
@@ -48,13 +48,14 @@ class Program(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """All that training goes on from, at any step.
+  """The whole state of training, from which it can continue at any step.
 
   totals are the current epoch's sums so far. bad_step is the first step whose loss was not finite,
-  or -1, and last_loss the last finite loss before it, 0 where there is none. best_* are of the
+  or -1, and last_loss the last finite loss before it, 0 if there is none. best_* belong to the
   epoch that is best by the primary metric on the validation split, the first of equals; best_score
-  is that metric, the worst there is before the first epoch's end, where best_epoch is 0. carry is
-  what the last window of a stream ended with, an array `[B, ...]` a state; () where there is none.
+  is that metric, and until the end of the first epoch the worst possible, with a best_epoch of 0.
+  carry is the carry at the end of a stream's last window, an array `[B, ...]` per state; () if
+  there is none.
   """
 
   step: Array
@@ -72,7 +73,7 @@ class TrainState(NamedTuple):
 class Progress(NamedTuple):
   """What `fit` yields: the state now, its epoch (from 1), and at the epoch's end its row.
 
-  outputs: the model's of the validation split, at the epoch's end.
+  outputs: the model's outputs on the validation split, at the epoch's end.
   """
 
   state: TrainState
@@ -89,8 +90,8 @@ class NonFiniteLoss(Exception):
 def init_state(program: Program, values: dict, key: Array, inputs: Any) -> TrainState:
   """The state before the first step; parameters drawn from `key`.
 
-  inputs: as the model takes them, of one example or, as `windows.example` has it, of one place of a
-  stream. Only shapes and dtypes matter.
+  inputs: the model's inputs for one example or, from `windows.example`, one position of a stream.
+  Only shapes and dtypes matter.
   """
   model, tx = program.build(values)
   variables = model.init(jax.random.fold_in(key, 0), jax.tree.map(jnp.zeros_like, inputs))
@@ -119,9 +120,9 @@ def examples(split: Mapping[str, Any]) -> int:
 
 
 def epoch_steps(size: int, batch_size: int, cut: Windows | None = None) -> int:
-  """How many batches an epoch has: of rows, the last being perhaps a partial one, or of windows.
+  """How many batches an epoch has: of rows, the last of which may be partial, or of windows.
 
-  Raises DataError for a stream that has no window.
+  Raises DataError for a stream too short for a window.
   """
   if cut:
     return windows.epoch_steps(size, batch_size, cut)
@@ -141,11 +142,11 @@ def train_step(
   key: Array,
   batch: Mapping[str, Array],
 ) -> TrainState:
-  """One step on a batch, by what `program.build` gave.
+  """One step on a batch, with the model and optimiser from `program.build`.
 
-  Of its weights, float32 `[B]`, or `[B, T]` of a window, those of what only fills it are 0. Where
-  the program trims, the gradient is taken over as many columns of the inputs as hold the batch's
-  ids. Where the windows' lengths vary, a step is as long as its window is (Merity et al. 2018).
+  Its weights, float32 `[B]`, or `[B, T]` for a window, are 0 for padding. If the program trims, the
+  gradient is taken over the fewest columns of the inputs that hold the batch's ids. If the windows'
+  lengths vary, the learning rate is scaled by the window's length (Merity et al. 2018).
   """
 
   def loss(params, inputs):
@@ -194,7 +195,7 @@ def advance(
   `split` is the whole of the train split. Which batches an epoch takes is drawn from (key, epoch),
   see `rows.batches` and `windows.batches`, or a batch itself from (key, epoch, step), see
   `rows.drawn`; a step's dropout is drawn from (key, step): so the result does not depend on where
-  the loop was cut. Of a stream an epoch begins with a new carry.
+  the loop was cut. On a stream, each epoch begins with a new carry.
   """
   model, tx = program.build(values)
   order_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
@@ -220,7 +221,7 @@ def advance(
 
 
 def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any]) -> Array:
-  """The model's outputs, `[N, ...]`, of a whole split, without dropout."""
+  """The model's outputs, `[N, ...]`, on a whole split, without dropout."""
   model, _ = program.build(values)
   if program.windows:
     return windows.predict(model, params, split)
@@ -234,14 +235,14 @@ def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any
 def test(
   program: Program, state: TrainState, values: dict, split: Mapping[str, Any]
 ) -> tuple[Array, ...]:
-  """`predict` by the last parameters, as they are evaluated, and by the best."""
+  """`predict` with the last parameters, as they are evaluated, and with the best."""
   _, tx = program.build(values)
   last = tx.evaluated(state.params, state.opt_state)
   return tuple(predict(program, params, values, split) for params in (last, state.best_params))
 
 
 def is_better(metric: Metric, value: Array, best: Array) -> Array:
-  """Whether a metric's value is better than the best so far; of any value, if that is NaN."""
+  """Whether a metric's value is better than the best so far; any value is better than NaN."""
   better = value > best if metric.better == 'higher' else value < best
   return better | (best != best)
 
@@ -249,10 +250,10 @@ def is_better(metric: Metric, value: Array, best: Array) -> Array:
 def end_epoch(
   program: Program, state: TrainState, values: dict, split: Mapping[str, Array], epoch: int | Array
 ) -> tuple[TrainState, tuple[metrics.Sums, metrics.Sums], Array]:
-  """The state that `epoch` (from 1) leaves to the next, sums, and the validation split's outputs.
+  """The state after the end of `epoch` (from 1), the sums, and the outputs on the validation split.
 
   `split` is that split, every example of which is counted once; the sums are those of training and
-  of validation. Done again it changes nothing but the optimiser's state.
+  of validation. It is idempotent except for the optimiser's state.
   """
   _, tx = program.build(values)
   params = tx.evaluated(state.params, state.opt_state)
@@ -293,7 +294,7 @@ def fit(
   """Trains from `state` to the end of `epochs`, yielding after every chunk of steps.
 
   `train` and `validation` are splits, dicts of arrays. `fit` called again with a yielded state
-  takes the same steps to the bit; asking for the next state reuses this one's memory, so
+  takes the same steps, equal to the bit; asking for the next state reuses this one's memory, so
   copy what you keep. With `patience`, training ends after that many epochs without a better one on
   the validation split.
 
@@ -319,7 +320,7 @@ def fit(
 def row_of(
   program: Program, step: int, epoch: int, sums: tuple[metrics.Sums, metrics.Sums]
 ) -> dict:
-  """An epoch's row, from what `end_epoch` counted."""
+  """An epoch's row, from the sums of `end_epoch`."""
   train, validation = (
     metrics.means(split, of, program.metrics)
     for split, of in zip(('train', 'validation'), sums, strict=True)
@@ -328,12 +329,12 @@ def row_of(
 
 
 def is_out_of_patience(patience: int, epoch: int, best_epoch: int) -> bool:
-  """Whether `patience` epochs, 0 for no end of it, have passed since the best, at `epoch`'s end."""
+  """Whether `patience` epochs have passed since the best at the end of `epoch`; 0: never."""
   return 0 < patience <= epoch - best_epoch
 
 
 def diagnosis(step: int, last_loss: float, steps: int) -> str:
-  """Why the loss may have become infinite or NaN at `step`, of epochs of `steps`, in words."""
+  """The likely reason why the loss became infinite or NaN at `step`, with `steps` per epoch."""
   where = f'the loss was not finite at step {step} (epoch {step // steps + 1})'
   if step == 0:
     return (

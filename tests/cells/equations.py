@@ -1,9 +1,10 @@
-"""One step of every further cell as plain NumPy in float64, from its paper. No JAX in here.
+"""One step of every further cell in plain NumPy in float64, from its paper. No JAX in here.
 
 A step takes the parameters p, a tuple of states, and x [B, D]; it returns the states and y [B, H].
 Parameters have rnnlab's names; vectors arrive as [1, K]. Every argument may be complex and have
-leading axes, one entry for each perturbation, since gradients are by complex steps: so no `abs` and
-no `maximum`, which complex numbers have not, but `larger` and `size`, by their real parts.
+leading axes, one entry for each perturbation, since gradients are computed by complex steps. Hence
+no `abs` and no `maximum`, which complex numbers lack, but `larger` and `size`, which compare real
+parts.
 """
 
 import numpy as np
@@ -85,7 +86,7 @@ def indrnn(p, states, x):
 
 
 def sru(p, states, x):
-  """Where the input has as many features as there are units, alpha is sqrt(3)."""
+  """If the input has as many features as there are units, alpha is sqrt(3)."""
   (c,) = states
   hidden = c.shape[-1]
   parts = blocks(x @ p['w_x'], p['w_x'].shape[-1] // hidden)

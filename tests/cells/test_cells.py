@@ -1,6 +1,6 @@
-"""What every cell promises, and what each of rnnlab's own starts from.
+"""What every cell promises, and the initial parameters of rnnlab's own.
 
-The first part runs for every file of rnnlab/cells: a new cell is covered by being there.
+The first part runs for every file of rnnlab/cells: a new cell is covered automatically.
 """
 
 import functools
@@ -30,12 +30,12 @@ VARIANTS = {name: (name, {}) for name in cells.names()} | {
   'mlstm-heads': ('mlstm', {'heads': 2}),
 }
 
-# Cells whose states meet no weight matrix.
+# Cells whose states are multiplied by no weight matrix.
 OF_INPUTS_ALONE = 'indrnn', 'mingru', 'minlstm', 'mlstm', 'qrnn', 'rglru', 'sru'
 
 
-# Of the cells that test_zoo.py holds against their papers these are slow, so that the quick tests
-# do them for the others and for a new one.
+# For the cells that test_zoo.py compares with their papers these tests are slow; the quick tests
+# run them only for the other cells and for a new one.
 @pytest.fixture(
   params=[
     pytest.param(variant, marks=pytest.mark.slow) if hasattr(equations, name) else variant
@@ -145,7 +145,7 @@ def test_low_precision_is_near(cell):
 
 
 def test_unroll_is_a_loop_of_steps(cell):
-  """With dropout, from the end, over rows with padding anywhere: values and gradients."""
+  """With dropout, in reverse, with padding anywhere: values and gradients."""
   mask = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0]], bool)
   with jax.enable_x64():
     params, carry, x_t = arguments(cell, 'float64')
@@ -225,7 +225,7 @@ def test_every_product_counts(cell):
   assert all((slope != 0).any() for slope in slopes(ones))
 
 
-# The starts of rnnlab's own cells: Keras's.
+# The initial parameters of rnnlab's own cells: Keras's.
 
 GATES = {'elman': 1, 'lstm': 4, 'gru': 3}
 
@@ -408,7 +408,7 @@ def test_a_cell_of_a_notebook_does_not_hide_a_file():
 
 
 def test_an_option_is_the_same_after_a_config_s_way_through_json():
-  """A tuple comes back as a list, of which a cell is made all the same."""
+  """A tuple comes back as a list, and still makes the same cell."""
   seen = []
 
   @cells.add
@@ -441,7 +441,7 @@ def test_elman_s_activation_is_relu_where_asked():
 
 
 def small(hidden_size, *, scale=1.0):
-  """A factory as a user writes one: y is the sum of the inputs, scaled."""
+  """A factory like a user's: y is the sum of the inputs, scaled."""
 
   def initial_carry(batch_shape, dtype=jnp.float32):
     return jnp.zeros((*batch_shape, hidden_size), dtype)

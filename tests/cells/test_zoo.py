@@ -1,4 +1,4 @@
-"""Every further cell against its equations in NumPy, and what each of them starts from."""
+"""Every further cell against its equations in NumPy, and its initial parameters."""
 
 import functools
 import re
@@ -28,7 +28,7 @@ CASES = {
 
 
 def drawn(cell, inputs, seed=0):
-  """params, the states, xs, and what to multiply states and ys with; float64."""
+  """params, the states, xs, and the factors of states and ys in the loss; float64."""
   rng = np.random.default_rng(seed)
   params = jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0))
   params = {name: 0.8 * rng.normal(size=w.shape) for name, w in params.items()}
@@ -110,7 +110,7 @@ def test_the_stabiliser_changes_no_value(name):
   assert np.isfinite(unroll(cell, large, np.float32(xs))[1]).all()
 
 
-# Parameters by D and H, as rnnlab/cells/README.md has them.
+# The number of parameters by D and H, as in rnnlab/cells/README.md.
 COUNTS = {
   'cifg': lambda d, h: 3 * h * (d + h + 1),
   'elman': lambda d, h: h * (d + h + 1),
@@ -208,7 +208,7 @@ LINEAR = [name for name in cells.names() if base.linear(cells.get(name, hidden_s
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize('name', LINEAR)
 def test_all_steps_at_once_are_the_scan(name, reverse):
-  """With padding in holes, resets, a carry, dropout, every carry returned; and with none of it."""
+  """With padding in gaps, resets, a carry, dropout, all carries returned; and without these."""
   cell = cells.get(name, hidden_size=HIDDEN)
   params, states, xs, *_ = drawn(cell, INPUTS)
   rng = np.random.default_rng(1)
@@ -276,8 +276,8 @@ def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():
   for other, options, words in (
     (changed, {}, '.*mingru.* is not linear in its carry'),
     (cells.get('lstm', hidden_size=HIDDEN), {}, '.*lstm.* is not linear'),
-    (cell, {'remat': True}, 'it has no remat'),
-    (cell, {'truncate': (1, 2)}, 'it has no truncate'),
+    (cell, {'remat': True}, 'it does not support remat'),
+    (cell, {'truncate': (1, 2)}, 'it does not support truncate'),
   ):
     with pytest.raises(ValueError, match=f"backend='parallel': {words}"):
       other_params = other.init(jax.random.key(0), INPUTS)
@@ -300,7 +300,7 @@ def test_no_steps_and_one_row_run_in_parallel():
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
 @pytest.mark.parametrize('heads', [1, 2])
 def test_chunks_of_steps_are_the_scan(heads, reverse, monkeypatch):
-  """Three chunks, the last of which is not full; padding in holes, a carry, dropout."""
+  """Three chunks, the last of which is not full; padding in gaps, a carry, dropout."""
   monkeypatch.setattr(chunkwise, 'CHUNK', 3)
   cell = cells.get('mlstm', hidden_size=HIDDEN, heads=heads)
   params, states, xs, *_ = drawn(cell, INPUTS)
@@ -347,7 +347,9 @@ def test_chunks_are_taken_where_they_can_be(monkeypatch):
   assert not found(several) and found(several, backend='parallel')
   for options in ({'resets': flags}, {'return_carries': True}, {'remat': True}):
     assert not found(**options)
-    with pytest.raises(ValueError, match=f"backend='parallel': it has no {[*options][0]}"):
+    with pytest.raises(
+      ValueError, match=f"backend='parallel': it does not support {[*options][0]}"
+    ):
       found(backend='parallel', **options)
   changed = cell._replace(step=lambda p, c, x, dot: cell.step(p, c, -x, dot))
   assert not found(changed)

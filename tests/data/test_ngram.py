@@ -18,7 +18,7 @@ END, WORDS = 0, 6  # ids 0 to 5
 
 
 def draw(seed, lines):
-  """A text of so many lines, some of them empty; the first words are the most frequent."""
+  """A text of `lines` lines, some of them empty; the first words are the most frequent."""
   source = random.Random(seed)
   text = []
   for _ in range(lines):
@@ -28,7 +28,7 @@ def draw(seed, lines):
 
 
 class Slow:
-  """Interpolated modified Kneser-Ney as Chen and Goodman (1998) define it, and no faster."""
+  """Interpolated modified Kneser-Ney by the definition of Chen and Goodman (1998), and slow."""
 
   def __init__(self, train, size, order):
     self.size, self.order = size, order
@@ -48,7 +48,7 @@ class Slow:
     self.discounts = {}
 
   def discount(self, counts, n, count):
-    """D of a count of an n-gram; counts: self.raw or self.after."""
+    """D for the count of an n-gram; counts: self.raw or self.after."""
     key = n, counts is self.raw
     if key not in self.discounts:
       of = collections.Counter(c for gram, c in counts.items() if len(gram) == n)
@@ -73,10 +73,10 @@ class Slow:
     return (own + sum(taken.values()) * beyond) / sum(following.values())
 
   def scores(self, text):
-    """The logarithm of the probability of each word of a text, for order words."""
+    """The logarithm of the probability of each word of a text, given the words before it."""
     line, logs = ['<s>'], []
     for word in text:
-      # A line that is shorter than the context begins with its '<s>', and is counted as it is.
+      # A line that is shorter than the context begins with '<s>', and is counted as it is.
       context = tuple(line[-(self.order - 1) :]) if self.order > 1 else ()
       longest = len(context) == self.order - 1
       logs.append(math.log(self.p(context, word, longest)))
@@ -84,7 +84,7 @@ class Slow:
     return logs
 
 
-@pytest.mark.parametrize('lines', [300, 8])  # of 8, few counts tell the discounts
+@pytest.mark.parametrize('lines', [300, 8])  # with 8, counts are few for the discounts
 def test_scores_are_those_of_the_definition(lines):
   train, test = draw(0, lines), draw(1, 12)
   found = ngram.scores(np.array(train), np.array(test), WORDS, END)
@@ -110,7 +110,7 @@ def test_a_word_that_train_has_not_is_possible():
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-  """A folder of a corpus of two lines, time and again; the cache is a folder too."""
+  """A folder of a corpus of two repeated lines; the cache is a folder too."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   folder = tmp_path / 'lines'
   folder.mkdir()

@@ -1,4 +1,4 @@
-"""A user's own examples: cut without a key on both sides, the same each time, and told."""
+"""A user's own examples: cut without a key on both sides, the same each time, and described."""
 
 import numpy as np
 import pytest
@@ -43,13 +43,13 @@ def test_a_group_is_never_on_both_sides_and_given_splits_are_left():
   train, validation = ({int(t) // 5 for t in parts[n].targets} for n in ('train', 'validation'))
   assert len(parts['validation'].rows) == 20 and not train & validation
   assert notes == [
-    '80 of the 100 train rows are the same as one before',
+    '80 of the 100 train rows equal an earlier one',
     '5 of the 10 test rows are in train too',
   ]
   _, notes = own.split(config(group='author'), given)
   assert notes == [
-    'the 100 train rows are of 20 groups, by author',
-    '5 of the 10 test rows are of a group of train',
+    'the 100 train rows are in 20 groups, by author',
+    '5 of the 10 test rows are of a group in train',
   ]
 
 
@@ -79,7 +79,7 @@ def test_a_split_without_rows_is_told(fields, words):
 )
 def test_a_file_is_read_by_its_ending(path, kind):
   assert own.source(ConfigDict({'source': 'auto', 'path': path})) == kind
-  with pytest.raises(DataError, match='of which format'):
+  with pytest.raises(DataError, match='which format'):
     own.source(ConfigDict({'source': 'auto', 'path': 'a.docx'}))
 
 

@@ -1,4 +1,4 @@
-"""Pairs of texts: ids, vocabularies, cuts and references, and what is said of bad files."""
+"""Pairs of texts: ids, vocabularies, cuts and references, and errors for bad files."""
 
 import pathlib
 
@@ -63,7 +63,7 @@ def test_ids_of_both_sides(flickr):
   made = pairs.load(config(flickr, languages='de-en'))
   assert [*made.splits] == ['train', 'validation', 'test']
   source = made.encoding['source']['vocabulary']
-  # By falling count in train, equal ones as they come.
+  # By falling count in train, among equals by first appearance.
   assert source[:7] == ['<pad>', '<bos>', '<eos>', '<unk>', 'Hund', '.', 'Ein']
   train, test = made.splits['train'], made.splits['test']
   assert words(train['inputs']['source'][0], made.encoding, 'source') == (
@@ -94,10 +94,10 @@ def test_notes_say_lengths_and_what_is_unknown_and_what_is_in_train(flickr):
   made = pairs.load(config(flickr, languages='de-en'))
   assert made.notes == (
     'read: train (train), val (validation), test_2016_flickr (test)',
-    '1 of the 2 sources of test are in train, too',
-    'source: 4.7 words in the mean, the longest 6 in train and 6 in all; unknown: 0.00% of train,'
+    '1 of the 2 sources of test are also in train',
+    'source: 4.7 words on average, the longest 6 in train and 6 in all; unknown: 0.00% of train,'
     ' 25.00% of validation, 16.67% of test',
-    'target: 4.7 words in the mean, the longest 6 in train and 6 in all; unknown: 0.00% of train,'
+    'target: 4.7 words on average, the longest 6 in train and 6 in all; unknown: 0.00% of train,'
     ' 25.00% of validation, 16.67% of test',
   )
 
@@ -152,7 +152,7 @@ def test_both_sides_may_have_one_vocabulary(flickr):
   made = pairs.load(config(flickr, languages='de-en', shared_vocabulary=True, min_count=2))
   assert made.encoding['source'] == made.encoding['target'] and made.spec.shared
   assert {*made.vocabulary[4:]} == {'.', 'Hund', 'Ein', 'dog', 'A', ','}
-  with pytest.raises(DataError, match='must be of one unit, and they are characters and words'):
+  with pytest.raises(DataError, match='must have the same unit, and they are characters and words'):
     pairs.load(config(flickr, languages='de-en', shared_vocabulary=True, unit_source='character'))
 
 
@@ -192,7 +192,7 @@ def test_a_table_is_cut_and_a_source_is_on_one_side(tmp_path):
     name: {pairs.decode(row, made.encoding['source']).lower() for row in ids}
     for name, ids in found.items()
   }
-  assert '<unk>' in ''.join(texts['test'])  # whose numbers are in train nowhere
+  assert '<unk>' in ''.join(texts['test'])  # their numbers do not occur in train
   references = {
     name: [text for of in pairs.references(made.splits[name]) for text in of]
     for name in ('validation', 'test')
@@ -205,8 +205,8 @@ def test_a_table_is_cut_and_a_source_is_on_one_side(tmp_path):
   assert {int(text.split()[1]) for text in shown} == {
     int(of[0].split()[1]) // 2 for of in pairs.references(made.splits['test'])
   }
-  assert told(made, '100 of 200') == '100 of 200 pairs have the source of one before them'
-  assert told(made, 'test').startswith('test: 20 pairs are of 10 sources')
+  assert told(made, '100 of 200') == '100 of 200 pairs have the source of an earlier one'
+  assert told(made, 'test').startswith('test: 20 pairs have 10 sources')
 
 
 def test_letters_to_sounds(monkeypatch):

@@ -1,4 +1,4 @@
-"""Generated problems: each example is what the paper says, by a loop that knows nothing of JAX."""
+"""Generated problems: each example is as in the paper, checked by loops without JAX."""
 
 import math
 import types
@@ -24,7 +24,7 @@ def drawn(name, n, key=0, **given):
 
 
 def unpadded(ids):
-  """The ids before the padding, which is behind."""
+  """The ids before the padding, which is at the end."""
   ids = ids.tolist()
   count = len(ids) - ids.count(0)
   assert 0 not in ids[:count]
@@ -53,7 +53,7 @@ def temporal_order(fields, inputs, target):
 
 
 def due(mask, targets):
-  """Where answers are due, and which."""
+  """The steps at which answers are due, and the answers."""
   assert (targets[~mask] == 0).all()
   return np.flatnonzero(mask).tolist(), targets[mask].tolist()
 
@@ -141,7 +141,7 @@ def of(**numbers):
 
 
 SMALL = st.integers(1, 6)
-# By name: what it is, and numbers that it may have.
+# By name: its check, and numbers that it may have.
 PROBLEMS = {
   'adding': (adding, of(length=st.integers(2, 12))),
   'temporal_order': (temporal_order, of(length=st.integers(10, 40))),
@@ -175,7 +175,7 @@ def test_each_example_is_as_the_paper_has_it(name, draws):
   rule, numbers = PROBLEMS[name]
   problem = problems.find(name)
 
-  # A failure is not shrunk: each size is compiled.
+  # A failure is not shrunk, since each size is compiled.
   @settings(max_examples=draws, deadline=None, derandomize=True, phases=[Phase.generate])
   @given(numbers, st.integers(0, 2**32 - 1))
   def holds(given, key):
@@ -198,7 +198,7 @@ def test_each_example_is_as_the_paper_has_it(name, draws):
 
 
 def test_every_problem_is_tested():
-  """Those of formal languages by a recogniser of their own."""
+  """The formal languages are tested by recognisers, elsewhere."""
   assert {name for name in problems.names() if problems.find(name).kind != 'sets'} == {*PROBLEMS}
 
 
@@ -238,7 +238,7 @@ def test_what_is_drawn_evenly_is_drawn_evenly():
 
 
 def test_keys_come_again_soon_by_a_power_law():
-  """x^(power - 1), as the published code has it."""
+  """x^(power - 1), as in the published code."""
   n = 4000
   recalled = drawn('associative_recall', n, length=12, pairs=1, symbols=6, power=0.01)
   weights = np.arange(1, 6) ** -0.99
@@ -259,7 +259,7 @@ def test_what_is_reached_without_memory_is_told():
   for name in problems.names():
     found = problems.find(name).baseline
     if found and (told := found(fields_of(name))).metric == 'accuracy':
-      # Of random answers as many are right as there are answers to choose from.
+      # The share of random answers that are right is one over the number of possible answers.
       assert told.value == 1 / problems.find(name).sizes(fields_of(name)).outputs
 
 

@@ -1,4 +1,4 @@
-"""Piano rolls from .mat, .npz and folders of .csv files, and what is said of wrong ones."""
+"""Piano rolls from .mat, .npz and folders of .csv files, and errors for wrong ones."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ PARTS = {'train': PIECES[:2], 'validation': PIECES[2:3], 'test': PIECES[3:]}
 
 
 def cell(pieces):
-  """Arrays of different lengths as MATLAB's cell."""
+  """Arrays of different lengths as a MATLAB cell."""
   found = np.empty((1, len(pieces)), object)
   for i, piece in enumerate(pieces):
     found[0, i] = piece
@@ -67,12 +67,12 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path):
   with pytest.raises(DataError, match='has no traindata'):
     rolls.read(mat(tmp_path / 'test.mat', {'test': PIECES}))
   (tmp_path / 'bad.mat').write_bytes(b'MATLAB 5.0 MAT-file, and no more')
-  with pytest.raises(DataError, match='is damaged, or no .mat'):
+  with pytest.raises(DataError, match='is damaged, or not a .mat'):
     rolls.read(tmp_path / 'bad.mat')
   for content, what in (
     ('0,1\n', 'line 1: it has 2 values, and must have 88'),
     (','.join(['0'] * 88) + '\n\n' + ','.join(['1'] * 88), 'line 2: it is empty'),
-    (','.join(['note'] * 88), 'line 1: a value is no number'),
+    (','.join(['note'] * 88), 'line 1: a value is not a number'),
     ('', r'a roll is numbers \[T, 88\]'),
   ):
     (tmp_path / 'csv').mkdir(exist_ok=True)

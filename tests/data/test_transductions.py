@@ -1,4 +1,4 @@
-"""Pairs that follow a rule: the numbers of SCAN, another reader of commands, and the splits."""
+"""Pairs that follow a rule: the counts of SCAN, another interpreter of commands, and the splits."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def commands():
 
 
 def acted(command):
-  """The actions of a command by its words, from its end: what SCAN's interpreter does."""
+  """The actions of a command from its words, starting at the end, like SCAN's interpreter."""
   for word in (' and ', ' after '):
     if word in command:
       sides = [acted(side) for side in command.split(word)]
@@ -100,7 +100,7 @@ def test_longer_ones_are_tested_on(rule, bound):
   assert max(lengths['train'].max(), lengths['validation'].max()) == bound
   assert lengths['test'].min() > bound and len(lengths['test']) == (40 if bound == 10 else 3_920)
   limits = 2 * (found.splits['test']['inputs']['source'] > pairs.EOS).sum(axis=1) + 30
-  assert (lengths['test'] <= limits).all()  # so that a model may say all of it
+  assert (lengths['test'] <= limits).all()  # so that a model can output all of it
 
 
 def test_the_experiment_describes_runs_of_each_rule():

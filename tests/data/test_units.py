@@ -1,4 +1,4 @@
-"""Texts taken apart and joined again: words, characters, bytes and pieces of words."""
+"""Texts tokenised and joined again: words, characters, bytes and pieces of words."""
 
 import pytest
 from hypothesis import given, settings
@@ -75,7 +75,7 @@ def test_punctuation_is_parted_from_words_and_joined_to_them(text, words, again)
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet='a9 .,"\'-–(…\n'))
 def test_a_text_grows_at_its_end(text):
-  """What is on the terminal already stays right as tokens come."""
+  """Text already on the terminal stays right as more tokens come."""
   how = encoding('word', words='punctuation')
   found = units.split(text, how)
   vocabulary = tuple(dict.fromkeys(found))
@@ -122,7 +122,7 @@ def test_the_tokeniser_itself_joins_pieces_as_we_do(pieces):
 
 
 def _offsets(tokenizer, text):
-  """The bytes of each token, by what the tokeniser says of bytes."""
+  """The bytes of each token, from the tokeniser's own mapping of bytes."""
   import tokenizers
 
   whole = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
@@ -132,7 +132,7 @@ def _offsets(tokenizer, text):
 
 
 def test_few_pieces_are_refused():
-  with pytest.raises(DataError, match='vocab_size=256: .* 257 at least'):
+  with pytest.raises(DataError, match='vocab_size=256: .* so at least 257'):
     units.trained(['a'], 256)
 
 

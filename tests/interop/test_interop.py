@@ -1,4 +1,4 @@
-"""What is no weights at all, given to each of interop's conversions."""
+"""Things that are not weights at all, given to each of interop's conversions."""
 
 import copy
 
@@ -23,7 +23,7 @@ def layer(gates):
 
 LSTM = layer(4)
 GRU = layer(3) | {'b_hn': np.ones(H, 'float32')}
-# Each conversion, and what it takes.
+# Each conversion, and arguments for it.
 CONVERSIONS = {
   'keras layer': (lambda w: keras.import_layer('lstm', w), list(LSTM.values())),
   'keras pair': (lambda w: keras.import_layer('lstm', w), list(LSTM.values()) * 2),
@@ -41,7 +41,7 @@ CONVERSIONS = {
 
 
 class Tensor:
-  """As PyTorch's are in bfloat16, on a GPU, or where they take a gradient."""
+  """Like PyTorch's tensors in bfloat16, on a GPU, or with gradients."""
 
   dtype = 'torch.bfloat16'
 
@@ -95,7 +95,7 @@ def test_what_is_no_weights_is_refused_in_words(name, kind, data):
   except ValueError as error:
     assert 0 < len(str(error)) < 1000
   else:
-    # Nothing says what D is: another number of rows, or of columns in PyTorch, may be right.
+    # D is not given anywhere: another number of rows, or of columns in PyTorch, may be right.
     of_inputs = (name, last) == ('torch module', 'weight_ih_l0')
     assert kind in ('transposed', 'flat', 'empty') or (kind == 'wider' and of_inputs), kind
 

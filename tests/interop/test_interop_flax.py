@@ -1,4 +1,4 @@
-"""rnnlab computes what Flax's cells compute, linen's and nnx's, with their weights; and back."""
+"""rnnlab computes the same as Flax's cells, linen's and nnx's, with their weights; and back."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from rnnlab.interop import flax as interop
 
-CELLS = {  # of rnnlab, and the form
+CELLS = {  # rnnlab's, and the form
   nn.LSTMCell: ('lstm', 'linen'),
   nn.OptimizedLSTMCell: ('lstm', 'linen'),
   nn.GRUCell: ('gru', 'linen'),
@@ -56,7 +56,7 @@ kinds = pytest.mark.parametrize('kind', CELLS, ids=lambda kind: str(Case(kind)).
 
 @functools.cache
 def layer_of(case, inputs):
-  """A layer of Flax: its parameters, random, and its function of them, xs and lengths."""
+  """A Flax layer: random parameters, and its function of them, xs and lengths."""
   if issubclass(case.kind, nn.Module):
     one, two = (nn.RNN(case.kind(HIDDEN), return_carry=True) for _ in range(2))
     layer = one if case.directions == 1 else nn.Bidirectional(one, two, return_carry=True)
@@ -87,7 +87,7 @@ def layers_of(case):
 
 
 def cells_of(params):
-  """The parameters of the cell, or of both, in those of a layer."""
+  """The parameters of the cell, or of both cells, among those of a layer."""
   if 'cell' in params:
     return params['cell']
   return params['forward_rnn']['cell'], params['backward_rnn']['cell']
@@ -127,7 +127,7 @@ def of_rnnlab(case):
   layers = [interop.import_layer(cell, cells_of(params)) for params, _ in layers_of(case)]
   ours = answer(cell, layers, masked=case.masked)
   of_layers = ours.layers
-  if case.kind is nnx.GRUCell:  # which has no b_hn, so that a gradient by it has no place there
+  if case.kind is nnx.GRUCell:  # without b_hn, so its gradient has no place
     of_layers = jax.tree_util.tree_map_with_path(
       lambda path, g: 0 * g if path[-1].key == 'b_hn' else g, of_layers
     )
@@ -210,7 +210,7 @@ GRU = {'w_x': draw(3, 12), 'w_h': draw(4, 12), 'b': draw(12), 'b_hn': draw(4)}
     (
       {name: GRU[name] for name in ('w_x', 'w_h', 'b')},
       {},
-      "has no b_hn, .* reset='after' has: GRUs that",
+      "has no b_hn, .* reset='after': GRUs that",
     ),
     ((GRU,), {}, 'or a pair .* not a tuple of 1'),
     ((GRU, [GRU]), {}, 'the layer must be a dict of arrays by name, not a list'),

@@ -1,7 +1,7 @@
-"""rnnlab computes what Haiku's cores compute, with their parameters; and gives them back.
+"""rnnlab computes the same as Haiku's cores with their parameters, and exports them again.
 
-Haiku is optional: where it is not installed, what it answered stands in
-tests/interop/interop_haiku.npz, which is made again by
+Haiku is optional: if it is not installed, its recorded answers are used, from
+tests/interop/interop_haiku.npz, which can be made again with
 `PYTHONPATH=. python tests/interop/test_interop_haiku.py --record`.
 """
 
@@ -54,7 +54,7 @@ def names(case):
 
 
 def params(case):
-  """Random parameters, by the names and in the shapes of Haiku's."""
+  """Random parameters, with the names and shapes of Haiku's."""
   found = {}
   for k, name in ((k, name) for k, layer in enumerate(names(case)) for name in layer):
     inputs = case.directions * HIDDEN if k else INPUTS
@@ -69,10 +69,10 @@ def params(case):
 
 
 def of_haiku(case):
-  """Haiku's outputs, final states and gradients, end to end in one vector.
+  """Haiku's outputs, final states and gradients, concatenated in one vector.
 
-  It has no masks and no direction: each row is run for itself as far as it goes, and backward by
-  turning it round.
+  It has no masks and no reverse: each row is run separately to its length, and backward by
+  reversing it.
   """
   import haiku as hk
 
@@ -111,7 +111,7 @@ def of_haiku(case):
 
 @functools.cache
 def of_rnnlab(case):
-  """The same of rnnlab, from Haiku's parameters."""
+  """The same from rnnlab, with Haiku's parameters."""
   weights = params(case)
   layers = []
   for layer in names(case):

@@ -1,4 +1,4 @@
-"""rnnlab.interop's Keras against live Keras on JAX, its files, and safetensors files."""
+"""rnnlab.interop.keras against live Keras on JAX, its files, and safetensors files."""
 
 import functools
 import itertools
@@ -63,7 +63,7 @@ def keras_layer(name, units=HIDDEN, both=False, **options):
 
 
 def normal(weights, seed=0):
-  """Weights as different as can be from those that a layer starts with, biases included."""
+  """Random weights, unlike those that a layer starts with, biases included."""
   rng = np.random.default_rng(seed)
   return [(0.6 * rng.normal(size=w.shape)).astype('float32') for w in weights]
 
@@ -80,7 +80,7 @@ def assert_same(actual, desired):
 
 
 def combinations():
-  """Cell x layers x directions x biases x mask or none: a quarter at once, every two of them."""
+  """Cell x layers x directions x biases x mask or none: a quarter, with every pair of values."""
   for values in itertools.product(range(4), (1, 2), (False, True), (False, True), (False, True)):
     i, layers, both, bias, masked = values
     quick = (layers + both + masked) % 2 == 0 and (i + both + bias) % 2 == 0
@@ -136,7 +136,7 @@ def test_values_and_gradients_are_kerass(name, layers, both, bias, masked):
 
 
 def gradients_as_kerass(cell, layer, desired, options):
-  """Gradients by our parameters as those by Keras's: a sum of biases has that of either."""
+  """Gradients by our parameters equal those by Keras's: a sum of biases has that of either one."""
   exported = ik.export_layer(cell, jax.tree.map(np.asarray, layer), **options)
   for i, w in enumerate(exported):
     if w.ndim == 2 and w.shape[0] == 2 and i % 3 == 2:
@@ -292,7 +292,7 @@ QUICK_SHAPES = 'all-of-it', 'masked', 'no-bias'
 
 
 def classifier_of_rnnlab(name, shape, **fields):
-  """What `classifier(name, **shape)` is here."""
+  """rnnlab's counterpart of `classifier(name, **shape)`."""
   return SequenceClassifier(
     make(name),
     vocab_size=20,
@@ -399,7 +399,7 @@ def test_a_functional_model_is_imported_with_its_mask(mask, tmp_path):
 
 
 class Subclassed(keras.Model):
-  """As the tutorial writes its models."""
+  """A model written like the tutorial's."""
 
   def __init__(self):
     super().__init__()
@@ -444,8 +444,8 @@ def told(**changes):
   [
     ({'lstm__activation': 'relu'}, "activation='relu'.*'tanh'.*no weights make"),
     ({'lstm__recurrent_activation': 'hard_sigmoid'}, "recurrent_activation='hard_sigmoid'"),
-    ({'last__go_backwards': True}, 'go_backwards=True.*bidirectional ones alone'),
-    ({'last__stateful': True}, 'stateful=True.*starts each row from a state of zeros'),
+    ({'last__go_backwards': True}, 'go_backwards=True.*only in bidirectional ones'),
+    ({'last__stateful': True}, 'stateful=True.*starts each row from a zero state'),
     ({'last__return_state': True}, 'return_state=True'),
     ({'last__return_sequences': True}, 'return_sequences=True.*must be False'),
     ({'lstm__return_sequences': False}, 'return_sequences=False.*must be True'),
@@ -462,7 +462,7 @@ def told(**changes):
     ({'head__units': 2}, "Dense of 2 has activation='sigmoid'.*softmax"),
     ({'embedding__input_dim': 21}, r'Embedding.*\[21, 6\], not \[20, 6\]'),
     ({'head__use_bias': False}, 'has 8 arrays, not 9'),
-    ({'lstm__config': None}, 'not as Keras 3 writes it'),
+    ({'lstm__config': None}, 'not one written by Keras 3'),
   ],
   ids=lambda value: None if isinstance(value, dict) else value[:30],
 )
@@ -500,7 +500,7 @@ def test_a_functional_model_that_is_no_line_is_refused():
   for spoil, says in (
     (
       lambda ids, xs: keras.layers.Add()([xs, lstm(keras.layers.Embedding(20, 6)(ids))]),
-      'one line',
+      'a chain of layers',
     ),
     (lambda ids, xs: keras.layers.Dropout(0.5)(xs, training=True), 'called with training=True'),
     (lambda ids, xs: dropout(dropout(xs)), 'is used 2 times'),
@@ -527,7 +527,7 @@ def test_a_classifier_that_keras_has_not_is_refused():
     ({'pooling': 'concat'}, "pooling='concat', for which Keras has no layer"),
     ({'pooling': 'max', 'mask': True}, 'with a mask no weights make'),
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
-    ({'steps': True}, 'an answer a row'),
+    ({'steps': True}, 'one answer per row'),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
     ({'cell': make('lstm')}, 'has b_hn'),
     ({'cell': make('gru-before')}, "of a gru of reset='after'"),
@@ -577,7 +577,7 @@ def test_a_damaged_file_of_keras_is_said_to_be_or_is_read_right(
 @settings(max_examples=200, deadline=None)
 @given(damage=damages)
 def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory):
-  # HDF5 has no digests: changed numbers cannot be told.
+  # HDF5 has no digests: changed numbers cannot be detected.
   base = tmp_path_factory.getbasetemp()
   if not (base / 'whole.h5').exists():
     classifier('gru-after').save(base / 'whole.h5')
@@ -590,12 +590,12 @@ def test_a_damaged_h5_file_is_refused_in_words_or_read(damage, tmp_path_factory)
 
 
 def test_an_h5_file_whose_strings_have_no_end_is_refused(tmp_path):
-  """In which HDF5 itself goes round for ever, as a free object of no size is followed by itself."""
+  """HDF5 itself loops forever on such a file: a free object of size 0 is followed by itself."""
   path = tmp_path / 'model.h5'
   classifier('lstm').save(path)
   content = path.read_bytes()
   objects = [content.index(b'GCOL') + 16]
-  while content[objects[-1]]:  # its number: of the last one, of what is free, it is 0
+  while content[objects[-1]]:  # its number: that of the last one, the free space, is 0
     size = int.from_bytes(content[objects[-1] + 8 : objects[-1] + 16], 'little')
     objects.append(objects[-1] + 16 + -(-size // 8) * 8)
   for at in (objects[1], objects[-2], objects[-1]):
@@ -605,7 +605,7 @@ def test_an_h5_file_whose_strings_have_no_end_is_refused(tmp_path):
 
 
 def test_an_h5_file_of_keras_2_is_read(tmp_path):
-  """Its config has no modules and other inputs; its names of weights end in :0."""
+  """Its config has no modules and different inputs; its names of weights end in :0."""
   theirs = classifier('lstm', both=True)
   theirs.save(tmp_path / 'theirs.h5')
   with h5py.File(tmp_path / 'theirs.h5', 'r+') as file:
@@ -630,7 +630,7 @@ def test_an_h5_file_of_keras_2_is_read(tmp_path):
 def test_weights_alone_are_said_to_be(tmp_path):
   theirs = classifier('lstm')
   theirs.save_weights(tmp_path / 'theirs.weights.h5')
-  with pytest.raises(ValueError, match='theirs.weights.h5 has weights alone.*get_weights'):
+  with pytest.raises(ValueError, match='theirs.weights.h5 has only weights.*get_weights'):
     ik.load(tmp_path / 'theirs.weights.h5')
 
 
@@ -640,7 +640,7 @@ def test_a_file_that_is_of_another_kind_is_said_to_be(tmp_path, file_of_keras):
   path = tmp_path / 'other.keras'
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('config.json', json.dumps({'class_name': 'Sequential', 'config': {}}))
-  with pytest.raises(ValueError, match='other.keras is damaged, or no .keras file'):
+  with pytest.raises(ValueError, match='other.keras is damaged, or not a .keras file'):
     ik.load(path)
   with zipfile.ZipFile(path, 'w') as archive:
     config = classifier('lstm').get_config()
@@ -708,14 +708,14 @@ def test_a_file_is_written_whole_or_not_at_all(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('tree', 'says'),
   [
-    ({'a': {'b/c': np.zeros(1)}}, "a/'b/c' is no name"),
-    ({'': np.zeros(1)}, 'is no name'),
-    ({'__metadata__': np.zeros(1)}, '__metadata__ is no name'),
-    ({0: np.zeros(1)}, '0 is no name'),
+    ({'a': {'b/c': np.zeros(1)}}, "a/'b/c' is not a name"),
+    ({'': np.zeros(1)}, 'is not a name'),
+    ({'__metadata__': np.zeros(1)}, '__metadata__ is not a name'),
+    ({0: np.zeros(1)}, '0 is not a name'),
     ({'a': {'b': {}}}, 'a/b is an empty dict'),
     ({'a': 'text'}, 'a is of type <U4'),
     ({'a': (np.zeros(2), np.zeros(2))}, 'a is not one array but a tuple'),
-    ({'a': jnp.zeros(2, jnp.bfloat16)}, 'a is of type bfloat16: cast it to float32'),
+    ({'a': jnp.zeros(2, jnp.bfloat16)}, 'a is of type bfloat16: cast it, for example to float32'),
     ([np.zeros(1)], 'not a list'),
   ],
 )
@@ -732,14 +732,14 @@ def test_a_safetensors_file_that_was_cut_is_said_to_be_damaged(data, tmp_path_fa
   files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
   content = path.read_bytes()
   path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-  with pytest.raises(ValueError, match='cut.safetensors is damaged, or no safetensors file'):
+  with pytest.raises(ValueError, match='cut.safetensors is damaged, or not a safetensors file'):
     files.load(path)
 
 
 @settings(max_examples=200, deadline=None)
 @given(damage=damages)
 def test_a_damaged_safetensors_file_is_refused_in_words_or_read(damage, tmp_path_factory):
-  # It has no digests: changed numbers cannot be told.
+  # It has no digests: changed numbers cannot be detected.
   path = tmp_path_factory.getbasetemp() / 'damaged.safetensors'
   files.save(path, {'cell': {'w_h': np.ones((4, 12)), 'b': np.arange(12)}})
   path.write_bytes(damaged(path.read_bytes(), damage))
@@ -763,7 +763,7 @@ def test_a_safetensors_file_of_others_is_read_or_refused(tmp_path):
     files.load(path)
   header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
   path.write_bytes(len(header).to_bytes(8, 'little') + header + b'\0\0')
-  with pytest.raises(ValueError, match="type 'BF16', which NumPy has not"):
+  with pytest.raises(ValueError, match="type 'BF16', which NumPy lacks"):
     files.load(path)
 
 

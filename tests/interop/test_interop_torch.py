@@ -1,7 +1,7 @@
-"""rnnlab computes what PyTorch's modules compute, with their weights; and gives them back.
+"""rnnlab computes the same as PyTorch's modules with their weights, and exports them again.
 
-PyTorch is optional: where it is not installed, what it answered stands in
-tests/interop/interop_torch.npz, which is made again by
+PyTorch is optional: if it is not installed, its recorded answers are used, from
+tests/interop/interop_torch.npz, which can be made again with
 `PYTHONPATH=. python tests/interop/test_interop_torch.py --record`.
 """
 
@@ -42,7 +42,7 @@ MODULES = [case for case in CASES if not case.masked]
 
 
 def state_dict(case):
-  """Random weights, by the names and in the shapes and order of a PyTorch module."""
+  """Random weights, with the names, shapes and order of a PyTorch module."""
   rows = GATES[case.cell] * HIDDEN
   weights = {}
   for layer, suffix in itertools.product(range(case.layers), ('', '_reverse')[: case.directions]):
@@ -56,7 +56,7 @@ def state_dict(case):
 
 
 def module(case):
-  """The PyTorch module of `state_dict`, which must take it whole."""
+  """The PyTorch module with `state_dict`, which must accept all of it."""
   import torch
 
   kind = {'elman': torch.nn.RNN, 'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU}[case.cell]
@@ -73,7 +73,7 @@ def module(case):
 
 
 def of_torch(case):
-  """PyTorch's outputs, final states and gradients, end to end in one vector."""
+  """PyTorch's outputs, final states and gradients, concatenated in one vector."""
   import torch
   from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -93,10 +93,10 @@ def of_torch(case):
 
 @functools.cache
 def of_rnnlab(case):
-  """The same of rnnlab, from PyTorch's weights."""
+  """The same from rnnlab, with PyTorch's weights."""
   ours = answer(case.cell, interop.import_module(case.cell, state_dict(case)), masked=case.masked)
-  # Both of PyTorch's biases have the gradient of their sum, which is that of bias_ih here; all but
-  # a GRU's of n, which export puts where it belongs.
+  # Both of PyTorch's biases have the gradient of their sum, which is that of bias_ih here; except
+  # for a GRU's of n, which export puts where they belong.
   gradients = interop.export_module(case.cell, ours.layers)
   for name in gradients:
     if name.startswith('bias_hh'):
@@ -130,7 +130,7 @@ def test_a_round_trip_from_pytorch_keeps_all_but_how_its_biases_are_split(case):
     elif name.startswith('bias_ih'):
       other = name.replace('_ih', '_hh')
       total = weights[name] + weights[other]
-      if case.cell == 'gru':  # of n, the two are not one bias
+      if case.cell == 'gru':  # the two of n do not add up
         total[2 * HIDDEN :] = weights[name][2 * HIDDEN :]
         assert_array_equal(back[other][2 * HIDDEN :], weights[other][2 * HIDDEN :])
       assert_array_equal(w, total)
@@ -207,12 +207,12 @@ BEFORE = {name: LAYER[name] for name in ('w_x', 'w_h', 'b')}
   ('layers', 'options', 'said'),
   [
     ([LAYER], {'reset': 'before'}, "PyTorch's GRU .* after .* Use a gru of reset='after'"),
-    ([BEFORE], {}, "layer 0 has no b_hn, .* reset='after' has: GRUs that"),
+    ([BEFORE], {}, "layer 0 has no b_hn, .* reset='after': GRUs that"),
     ([LAYER], {'bias': False}, 'layer 0 has a bias .* bias=True'),
     ([LAYER | {'b': draw(12) * 0}], {'bias': False}, 'layer 0 has a bias .* bias=True'),
     ([LAYER, LAYER], {}, r'weight_ih_l1 .* \[12, 4\], not \[12, 3\]'),
     ([(LAYER, LAYER | {'w_x': draw(2, 12)})], {}, r'weight_ih_l0_reverse .* \[12, 3\]'),
-    ([(LAYER, LAYER), LAYER], {}, 'as many directions'),
+    ([(LAYER, LAYER), LAYER], {}, 'equally many directions'),
     ([], {}, 'one or more'),
     ([(LAYER, LAYER | {'w_h': draw(4, 4)})], {}, r'w_h of layer 0, reverse .* which is of elman'),
     ([LAYER | {'w_x': draw(12)}], {}, r'w_x of layer 0 .* \[D, 12\], not \[12\]'),

@@ -1,4 +1,4 @@
-"""The folder of caches: where the user has it, and where a user without a home has one."""
+"""The folder of caches: a user's own, and that of a user without a home."""
 
 import os
 import pathlib

@@ -106,7 +106,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
   def trained():
     state = devices.place(train.init_state(program, {}, key, ids[:1]))
     split = devices.place(data)
-    # A last batch of 2 rows, a width to trim to: all that a step can be made of.
+    # A last batch of 2 rows and a width to trim to, so that every kind of step occurs.
     steps = train.fit(program, {}, state, key, split, split, epochs=2)
     seen = [(p.row, p.state, jax.tree.map(np.asarray, p.state.params)) for p in steps]
     return seen, seen[-1][1].params['Embed_0']['embedding']
@@ -117,7 +117,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     two, embedding = trained()
     assert embedding.sharding.spec == P(None, 'batch')
     assert [s.data.shape for s in embedding.addressable_shards] == [(20, 2)] * 2
-    # The state comes out split as it went in: one program serves all steps.
+    # The state comes out split as it went in, so that one program serves all steps.
     assert train.train_steps._cache_size() == before + 1
   assert len(one) == 2
   for (row, _, params), (row_2, _, params_2) in zip(one, two, strict=True):

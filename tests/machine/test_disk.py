@@ -1,4 +1,4 @@
-"""Files are whole or not there, and what is damaged counts as missing."""
+"""Files are whole or absent, and damaged ones count as missing."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""rnnlab's cells where Flax expects one of its own, linen and nnx.
+"""rnnlab's cells used in place of Flax's own, in linen and nnx.
 
-The cases are those that Flax tests its cells by (tests/linen/linen_recurrent_test.py and
+The cases are those with which Flax tests its cells (tests/linen/linen_recurrent_test.py and
 tests/nnx/nn/recurrent_test.py), for every file of rnnlab/cells, and against `rnnlab.unroll`.
 """
 
@@ -38,7 +38,7 @@ XS = drawn(BATCH, STEPS, INPUTS)
 
 
 def params_of(cell):
-  """Parameters of a cell that are nowhere 0."""
+  """Parameters of a cell, none of them 0."""
   shapes = jax.eval_shape(lambda: cell.init(jax.random.key(0), INPUTS))
   return {name: 0.5 * drawn(*w.shape, seed=i) for i, (name, w) in enumerate(shapes.items())}
 
@@ -66,11 +66,11 @@ def same(actual, desired, tolerance=1e-5):
   jax.tree.map(lambda a, d: assert_allclose(a, d, tolerance, tolerance), actual, desired)
 
 
-# A whole sequence, as `rnnlab.unroll` has it.
+# A whole sequence, as by `rnnlab.unroll`.
 
 
 def flipped(ys, lengths=None):
-  """The real steps of each row from the last to the first; the padding stays where it is."""
+  """The real steps of each row from the last to the first; the padding stays in place."""
   lengths = [ys.shape[1]] * len(ys) if lengths is None else lengths
   return jnp.stack(
     [jnp.concatenate([y[:n][::-1], y[n:]]) for y, n in zip(ys, lengths, strict=True)]
@@ -338,7 +338,7 @@ def test_all_is_of_the_parameters_dtype(name, dtype):
   cell = make(name)
   with jax.enable_x64(dtype == 'float64'):
     xs = XS.astype(dtype)
-    given = None if dtype == 'float64' else jnp.dtype(dtype)  # JAX's own where none is given
+    given = None if dtype == 'float64' else jnp.dtype(dtype)  # JAX's default if none is given
     rnn = nn.RNN(LinenCell(cell, param_dtype=given), return_carry=True)
     ours = NNXCell(cell, INPUTS, param_dtype=given, rngs=nnx.Rngs(0))
     found = (

@@ -1,4 +1,4 @@
-"""Decoding against loops over lists in float64, and against all hypotheses that there are."""
+"""Decoding against loops over lists in float64, and against all possible hypotheses."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ def weights_of(seed, symbols=3, scale=2.0):
 
 
 def forward(xp, weights, memory, h, ids, there):
-  """A step of this model, of NumPy or JAX: the state, logits and attention."""
+  """A step of this model, in NumPy or JAX: the state, logits and attention."""
   h = xp.tanh(h @ weights['state'] + weights['embed'][ids] + memory)
   found = xp.where(there, xp.exp(h @ weights['ask']), 0)
   return h, h @ weights['logits'], found / found.sum(axis=-1, keepdims=True)
@@ -54,7 +54,7 @@ def searched(weights, search, kind='beam', limits=LIMITS):
 
 
 def step_of(weights, row, tokens):
-  """log P of each next token after some, and the attention of each step, the last among them."""
+  """log P of each next token after a prefix, and the attention of each step, including the last."""
   h, attention = np.zeros(H), []
   for token in [BEGIN, *tokens]:
     h, logits, one = forward(np, weights, weights['memory'][row], h, token, THERE[row])
@@ -160,7 +160,7 @@ def test_a_narrow_beam_keeps_what_a_loop_over_lists_does(seed, scale, size, pena
 
 
 def test_no_row_depends_on_another():
-  """One that is done early waits for the others, unchanged."""
+  """A row that finishes early waits for the others, unchanged."""
   search = SEARCH._replace(size=2)
   weights = weights_of(3)
   for kind in ('beam', 'greedy'):

@@ -1,7 +1,6 @@
-"""What runs start from under each `model.init`: the live library's draws, and published formulas.
+"""Initial parameters under each `model.init`: the live library's draws, and published formulas.
 
-Keras and Flax are always here; PyTorch and Haiku where they are installed, and their formulas
-everywhere.
+Keras and Flax are always tested; PyTorch and Haiku if they are installed, their formulas always.
 """
 
 import functools
@@ -32,7 +31,7 @@ every_cell = pytest.mark.parametrize('name', GATES)
 
 
 def config_of(init, name, **options):
-  """A config as a user has it, by fields."""
+  """A user's config, from fields."""
   config = imdb.get_config('smoke')
   config.model.update(init=init, cell=name, hidden_size=HIDDEN, embed_size=INPUTS)
   config.update_from_flattened_dict({f'model.{name}.{k}': v for k, v in options.items()})
@@ -41,10 +40,9 @@ def config_of(init, name, **options):
 
 
 def draws_of(init, seed=0):
-  """DRAWS results of a function of a key.
+  """DRAWS results of a function of a key, one after the other.
 
-  One after the other: where a program has several of jaxlib's QR, each of a batch, they may wait
-  for each other for ever.
+  If a program has several batched QR decompositions of jaxlib's, they may deadlock.
   """
   keys = jax.random.split(jax.random.key(seed), DRAWS)
   return jax.jit(lambda keys: jax.lax.map(init, keys))(keys)
@@ -52,7 +50,7 @@ def draws_of(init, seed=0):
 
 @functools.cache
 def drawn(init, name):
-  """What DRAWS runs start from, by part: each [DRAWS, ...]."""
+  """The initial parameters of DRAWS runs, by part: each [DRAWS, ...]."""
   model = sequences.model(FrozenConfigDict(config_of(init, name).model), TEXTS)
   ids = jnp.zeros((1, 2), int)
   params = draws_of(lambda key: model.init(key, ids)['params'])
@@ -68,7 +66,7 @@ def drawn(init, name):
 
 
 def parts(name, biases, **found):
-  """All parts by name, the biases gate by gate in rnnlab's order, then b_hn where there is one."""
+  """All parts by name, the biases gate by gate in rnnlab's order, then b_hn if there is one."""
   names = [f'b_{gate}' for gate in GATES[name]] + ['b_hn'] * (len(biases) > len(GATES[name]))
   return {k: np.asarray(v) for k, v in (found | dict(zip(names, biases, strict=True))).items()}
 
@@ -192,7 +190,7 @@ def test_a_run_starts_as_the_live_library_does(init, name):
 
 
 def orthogonal(draws):
-  """How the recurrent matrix is orthogonal: 'gates' each by itself, the 'whole', or not."""
+  """How the recurrent matrix is orthogonal: each of its 'gates', the 'whole', or not at all."""
   found = set()
   for w in draws:
     gates = np.split(w, w.shape[1] // HIDDEN, 1)
@@ -212,7 +210,7 @@ def uniform(bound):
 
 
 def two_uniforms(bound):
-  """The sum of two."""
+  """The sum of two uniform distributions."""
   return scipy.stats.triang(0.5, -2 * bound, 4 * bound)
 
 
@@ -221,7 +219,7 @@ def truncated(scale):
 
 
 def formulas(init, name):
-  """A distribution of each part, or its one value."""
+  """The distribution of each part, or its constant value."""
   biases = [f'b_{gate}' for gate in GATES[name]]
   if init in ('torch', 'awd'):
     bound = 1 / np.sqrt(HIDDEN)
@@ -256,7 +254,7 @@ def test_a_run_starts_as_published(init, name):
   assert not orthogonal(ours['w_h'])
 
 
-# Keras's is the default, and what rnnlab always had, to the bit.
+# Keras's is the default, and what rnnlab has always had, to the bit.
 
 
 @every_cell
@@ -283,7 +281,7 @@ def test_the_default_is_keras_s_as_it_was_to_the_bit(name):
   assert_array_equal(embed, uniform(key, (VOCABULARY, INPUTS)) - 0.05)
 
 
-# What is given goes before the convention.
+# Explicit options take precedence over the convention.
 
 
 def test_a_value_in_the_config_goes_before_the_convention_s():
@@ -324,12 +322,12 @@ def test_the_same_call_is_the_same_cell(init):
     assert first is again
 
 
-# Cells that know nothing of it, or a part.
+# Cells that know nothing of it, or only a part.
 
 
 @pytest.fixture
 def new_cell(monkeypatch):
-  """Makes a factory the cell `fresh`, as a file of that name would."""
+  """Registers a factory as the cell `fresh`, as a file of that name would."""
 
   def make(factory):
     module = types.ModuleType('rnnlab.cells.fresh')
@@ -355,7 +353,7 @@ def test_a_cell_without_such_options_starts_as_it_does_by_itself(init, new_cell)
   params = conventions.cell(init, 'fresh', hidden_size=HIDDEN).init(jax.random.key(0), INPUTS)
   expected = base.recurrent_init(jax.random.key(0), (HIDDEN, HIDDEN))
   assert_array_equal(params['w_h'], expected)
-  assert params['options'] == (7, 3.0)  # options of lstm and gru, not of whatever has such a name
+  assert params['options'] == (7, 3.0)  # options of lstm and gru, not of any namesake
 
 
 @pytest.mark.parametrize('init', conventions.NAMES)

@@ -1,4 +1,4 @@
-"""The dropouts of a language model: where each acts, in training alone, by its key."""
+"""The dropouts of a language model: where each acts, only in training, by its key."""
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def test_each_dropout_acts_in_training_alone_and_by_its_key(rate, params):
 
 
 def test_locked_dropout_is_the_same_at_each_step_of_a_window(params):
-  """A cell that puts out what it is given, and a token at all steps: so is the loss."""
+  """If a cell returns its input, and all steps have the same token, the loss is the same too."""
 
   def step(params, carry, x_t, dot):
     y = x_t + 0 * dot(params['w'], x_t)

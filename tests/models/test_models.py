@@ -68,7 +68,7 @@ def test_logits_have_their_shape_and_every_parameter_a_gradient(
 
   @jax.jit
   def gradients(params):
-    params = jax.tree.map(lambda p: p + 0.01, params)  # off zero, where a symmetry may hide one
+    params = jax.tree.map(lambda p: p + 0.01, params)  # off zero, where a symmetry may hide errors
     return jax.grad(lambda p: (model.apply({'params': p}, IDS) ** 2).sum())(params)
 
   params = init(model, IDS)
@@ -91,7 +91,7 @@ def test_parameters_have_readable_names_and_keras_s_initialisers():
 
 
 def test_the_tutorial_s_model_has_its_published_parameter_counts():
-  """10000*128 + 4*(128+64+1)*64 + 65; GRU with a bias a gate and one more for the candidate."""
+  """10000*128 + 4*(128+64+1)*64 + 65; GRU with one bias per gate and one more for the candidate."""
   ids = jnp.zeros((1, 2), int)
   counts = {}
   for name in ('lstm', 'gru'):
@@ -181,7 +181,7 @@ def test_word_dropout_drops_a_word_wherever_it_stands():
   np.testing.assert_array_equal(layer.apply({}, xs, ids), xs)
 
 
-# `Recurrent` in a model of somebody else's.
+# `Recurrent` in somebody else's model.
 
 XS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), 'float32')
 
@@ -296,7 +296,7 @@ def test_pool_names_the_near_match():
 
 @pytest.mark.parametrize('wrong', [10, -1])
 def test_an_id_outside_the_vocabulary_is_refused_or_seen(wrong):
-  """Known, an error; traced, a row of NaN, in training and in evaluation, and that row alone."""
+  """If known, an error; if traced, a row of NaN, and only that row, in training and evaluation."""
   model = models.SequenceClassifier(cells.get('gru', hidden_size=16), vocab_size=10, embed_size=3)
   ids = np.array([[1, 2, 3], [4, wrong, 5], [9, 0, 1]])
   variables = model.init(jax.random.key(0), ids[:1])

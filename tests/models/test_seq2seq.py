@@ -1,4 +1,4 @@
-"""Encoders and decoders against the equations in a float64 loop, and what masks and dropouts do."""
+"""Encoders and decoders against the equations in a float64 loop; masks and dropouts."""
 
 import functools
 
@@ -27,7 +27,7 @@ def made(name, kind, both=False, layers=1, **fields):
 
 
 def drawn(model):
-  """Parameters with values of no special kind, in float64."""
+  """Parameters with generic values, in float64."""
   params = jax.jit(model.init)(jax.random.key(0), INPUTS)['params']
   draw = np.random.default_rng(0)
   return jax.tree.map(lambda a: np.asarray(a, np.float64) + draw.normal(0, 0.3, a.shape), params)
@@ -43,7 +43,7 @@ def joined(*parts):
 
 
 def encoded(name, p, kind, both, layers):
-  """The outputs `[B, S, M]` for the source, where it is real, and each layer's carry."""
+  """The outputs `[B, S, M]` at the source's real steps, and each layer's carry."""
   ids = INPUTS['source']
   if kind == 'none':
     ids = np.array([[2, 6, 5, 4], [2, 7, 0, 0]])
@@ -59,7 +59,7 @@ def encoded(name, p, kind, both, layers):
       values = np.tanh(dense(p[f'bridge_{i}'], ends))
       carry = tuple(values[..., k * H : (k + 1) * H] for k in range(states))
       ys = joined(ys, back)
-    # A Dense of LSTM's carry gives the parts in the order of its leaves, which is theirs here.
+    # A Dense for LSTM's carry returns the parts in the order of its leaves, as here.
     carries.append(carry)
   return ys, real, carries
 
@@ -108,7 +108,7 @@ def decoded(name, p, kind, memory, there, carries):
 
 
 def plain(name, kind, both, layers, p):
-  """The nll of each target, and with what label smoothing makes of it: two of `[..., B]`."""
+  """The nll of each target, without and with label smoothing: two arrays `[..., B]`."""
   hs = decoded(name, p, kind, *encoded(name, p, kind, both, layers))
   logits = hs @ p['output'][..., None, :, :] + p['output_bias'][..., None, None, :]
   log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -227,7 +227,7 @@ def test_each_dropout_acts_in_training_alone_and_by_its_key(rate):
 
 @pytest.mark.slow
 def test_it_reads_its_own_tokens_as_often_as_it_is_to():
-  """At rate 1 as a loop that reads what it finds likeliest, at rate 0 as without it."""
+  """At rate 1 like a loop that reads its likeliest token, at rate 0 like teacher forcing."""
   fields = {'both': True, 'layers': 2}
   plain = made('lstm', 'additive', **fields)
   params = jax.tree.map(jnp.float32, drawn(plain))

@@ -143,7 +143,7 @@ def test_targets_that_are_no_ids(kind, wrong):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_population(kind):
-  """Under vmap, as a sweep trains its runs at once, each has its own values and gradients."""
+  """Under vmap, as when a sweep trains its runs together, each has its own values and gradients."""
   _, nll, total_nll = KINDS[kind]
   p = to_jax(parameters(kind, 60))
   members = [to_jax(drawn(60, seed=seed)[::2]) for seed in (0, 1)]
@@ -215,7 +215,7 @@ def test_features_in_bfloat16_are_summed_in_float32():
 
 
 def test_memory_is_that_of_a_chunk(monkeypatch):
-  """And not that of the logits of all rows, which would be 50 times as much."""
+  """Not that of the logits of all rows, which would be 50 times as much."""
   rows, vocab_size, chunk = 5_000, 1_000, 10**5
   monkeypatch.setattr(softmax, 'CHUNK', chunk)
   shapes = [(rows, 8), (8, vocab_size), (vocab_size,), (rows,), (rows,)]
@@ -230,7 +230,7 @@ def test_memory_is_that_of_a_chunk(monkeypatch):
 
 
 def of_real(p, targets, weights, smoothing):
-  """The weighted sum of label smoothing's objective by its definition, and nll and objective."""
+  """The weighted sum of label smoothing's objective by definition, and the nll and objective."""
   log_p = of_all(p, p['w'].shape[-1])
   at = np.broadcast_to(targets[:, None], (*log_p.shape[:-1], 1))
   right = -np.take_along_axis(log_p, at, axis=-1)[..., 0]

@@ -29,7 +29,7 @@ def softmax(logits):
 
 
 def three(seed=0, **fields):
-  """A model of three classes that was never trained, decided by large embeddings."""
+  """An untrained model of three classes, made decisive by large embeddings."""
   config = imdb.get_config('smoke')
   config.update_from_flattened_dict({'data.vocab_size': 24, 'data.max_len': 12} | fields)
   configs.check(config)
@@ -41,7 +41,7 @@ def three(seed=0, **fields):
 
 
 def logits_of(predictor, texts):
-  """By hand: the model on ids that are padded to max_len, all in one batch."""
+  """By hand: the model on ids padded to max_len, all in one batch."""
   data = predictor.config.data
   ids = text.encode(texts, predictor.vocabulary)
   padded = batching.pad(ids, data.max_len, data.padding, data.truncation)
@@ -49,7 +49,7 @@ def logits_of(predictor, texts):
 
 
 def outputs_of(predictor, inputs):
-  """What the model itself makes of inputs, compiled once for those of a shape."""
+  """The model's own outputs for inputs, compiled once per shape."""
   return _apply(predictor.model, predictor.params, inputs)
 
 
@@ -59,7 +59,7 @@ def _apply(model, params, inputs):
 
 
 class Values(nn.Module):
-  """Series -> two values, of the last step or of each."""
+  """Series -> two values, for the last step or for each."""
 
   cell: Any
   classes: int = 2
@@ -108,7 +108,7 @@ tasks.add(
 
 
 def series(seed=0, steps=False, kind='values', **encoding):
-  """A model of two values, or labels, of series of two channels, that was never trained."""
+  """An untrained model of two values, or labels, for series of two channels."""
   config = imdb.get_config('smoke')
   config.task.name = 'two_values'
   config.data.max_len = 100
@@ -124,7 +124,7 @@ TAGS = 'B-PER', 'I-PER', 'O'
 
 
 def tagger(seed=0, **fields):
-  """A model of a tag for each token, that was never trained."""
+  """An untrained model of a tag for each token."""
   task = tasks.find('tagging')
   config = configs.default('tagging')
   config.model.update(cell='lstm', hidden_size=6, embed_size=5)

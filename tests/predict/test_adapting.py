@@ -1,4 +1,4 @@
-"""Language models that learn from what they are scored on: beside plain loops in float64."""
+"""Language models that adapt to the text they are scored on: against plain float64 loops."""
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,11 @@ from rnnlab.predict.adapting import Adaptation, Cache, Dynamic
 from rnnlab.predict.predictor import Predictor
 from rnnlab.runs import configs
 
-SIZE, UNITS = 7, 4  # of the vocabulary, and of the state
+SIZE, UNITS = 7, 4  # sizes of the vocabulary and of the state
 
 
 def member(cell='elman', adaptive=False, size=SIZE):
-  """A language model of one layer that was never trained."""
+  """An untrained language model of one layer."""
   config = configs.default('language_model')
   layers = (cells.get(cell, hidden_size=UNITS),)
   model = models.LanguageModel(layers, size, embed_size=3, adaptive=adaptive, init_scale=0.8)
@@ -28,7 +28,7 @@ def member(cell='elman', adaptive=False, size=SIZE):
 
 
 def stream_of(count, size=SIZE, seed=0):
-  """A stream in which some tokens come again and again."""
+  """A stream in which some tokens recur."""
   ids = np.random.default_rng(seed).zipf(1.7, count + 1) % size
   return {'inputs': ids[:-1].astype(np.int32), 'targets': ids[1:].astype(np.int32)}
 
@@ -40,7 +40,7 @@ def float64(params):
 def window_of(params, h, inputs, targets):
   """An Elman network over a window of B rows: nll and states `[T, B, ...]`, gradients, carry.
 
-  The gradients are of the mean nll, by hand, back through the window alone.
+  The gradients are of the mean nll, by hand, through the window only.
   """
   (layer,) = (params[name]['cell'] for name in params if name.startswith('Recurrent'))
   hs, nlls, ps = [h], [], []
@@ -74,7 +74,7 @@ def test_dynamic_evaluation_is_as_a_loop_that_changes_the_parameters(count, wind
   one, stream = member(), stream_of(count)
   draw = np.random.default_rng(2)
   rms = jax.tree.map(lambda a: jnp.asarray(draw.gamma(1, 0.02, a.shape), jnp.float32), one.params)
-  # So strong a decay that some of it is capped.
+  # A decay strong enough to be capped in places.
   dynamic = Dynamic(rate=0.002, decay=0.4, epsilon=1e-3, window=window)
   trained = float64(one.params)
   scale = float64(rms)
@@ -95,7 +95,7 @@ def test_dynamic_evaluation_is_as_a_loop_that_changes_the_parameters(count, wind
   found, hs = adapting.read(one, stream, dynamic, rms)
   assert_allclose(found, np.concatenate(nlls), rtol=2e-4, atol=2e-5)
   assert_allclose(hs, np.concatenate(states), rtol=2e-3, atol=2e-5)
-  # It is no small thing that is compared here.
+  # The effect compared here is not small.
   assert np.abs(found - adapting.read(one, stream)[0]).max() > 0.05
 
 

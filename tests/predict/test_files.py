@@ -1,4 +1,4 @@
-"""Files of examples and the same files with predictions: each kind, and what is malformed."""
+"""Files of examples and the same files with predictions: each kind, and malformed ones."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def values():
 
 
 def through(member, source, out, column=''):
-  """Writes `out`: what --input and --out do."""
+  """Writes `out`, as --input and --out do."""
   ensemble = rnnlab.Ensemble((member,))
   with writing.writing(out, source) as write:
     for block in reading.blocks(source, member, column):
@@ -36,7 +36,7 @@ def through(member, source, out, column=''):
 
 
 def table(path, ending):
-  """A table of texts that need quoting, with other columns, in the file of this ending."""
+  """A table of texts that need quoting, with other columns, in a file with this ending."""
   frame = pd.DataFrame(
     {
       'id': [f'0{i}' for i in range(5)],
@@ -222,7 +222,7 @@ def test_what_is_written_is_of_the_input_s_kind_and_never_the_input(texts, tmp_p
 def test_lines_of_tokens_have_the_answer_of_each_as_a_last_field(tmp_path):
   source, out = tmp_path / 'in.conll', tmp_path / 'out.conll'
   source.write_bytes('-DOCSTART- -X- O\n\nw1 NNP B-ORG\nw2 VBZ O\n\n\r\n好\tO\n'.encode())
-  member = tagger(**{'data.max_len': 1})  # the second token is not seen
+  member = tagger(**{'data.max_len': 1})  # the second token is ignored
   through(member, source, out)
   (one, _), (other,) = member.answers([['w1', 'w2'], ['好']])['tags']
   assert out.read_text() == f'w1 NNP B-ORG {one}\nw2 VBZ O _\n\n好\tO\t{other}\n\n'

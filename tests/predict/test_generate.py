@@ -1,4 +1,4 @@
-"""What language models say: by frequencies and brute force, by plain loops, and without rnnlab."""
+"""Text from language models: against frequencies, brute force, plain loops; without rnnlab."""
 
 import csv
 import functools
@@ -40,7 +40,7 @@ OF_LETTERS = {'unit': 'character', 'lowercase': False, 'end': 0, 'unknown': 1}
 
 
 def member(seed=0, vocabulary=WORDS, encoding=OF_WORDS):
-  """A language model that was never trained, of parameters that make it decided."""
+  """An untrained language model with parameters that make it decisive."""
   config = configs.default('language_model')
   layers = cells.get('lstm', hidden_size=6), cells.get('gru', hidden_size=5)
   model = models.LanguageModel(layers, len(vocabulary), embed_size=5, init_scale=1.0)
@@ -63,7 +63,7 @@ def three():
 
 
 def said_of(model, ids):
-  """By hand: log-probabilities of what comes after the end of a line and these ids."""
+  """By hand: log-probabilities of the token after the end of a line and these ids."""
   read = np.zeros((1, 32), np.int32)  # what comes after these changes nothing
   read[0, 1 : len(ids) + 1] = ids
   each = [logits(one.model, one.params, read)[0, len(ids)] for one in model.members]
@@ -117,13 +117,13 @@ def test_each_row_is_drawn_by_its_own_logits_and_the_likeliest_taken_where_nothi
   keys = sampling.keys(0, 3)
   for how in (Sampling(0.0), Sampling(0.0, 2, 0.1), Sampling(1.0, 1), Sampling(1.0, 0, 1e-9)):
     assert sampling.next_token(keys, logits, how).tolist() == [1, 0, 1]
-  # However cold, it is the likeliest, and none that must never be.
+  # However low the temperature, it is the likeliest token, and never a forbidden one.
   for how in (Sampling(1e-30), Sampling(1e-45), Sampling(1e-45, 0, 0.9)):
     assert sampling.next_token(keys, logits, how).tolist()[1:] == [0, 1]
   assert sampling.next_token(keys, logits, Sampling(0.0, never=(1, 0))).tolist() == [2, 2, 3]
 
 
-# Text that goes on
+# Continuing a text
 
 
 @pytest.mark.parametrize('temperature', [0.0, 0.7])
@@ -330,7 +330,7 @@ def test_a_step_says_what_comes_next(three):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """The folder of a run of a language model, and that of its corpus."""
+  """The folder of a language model's run, and that of its corpus."""
   folder = tmp_path_factory.mktemp('texts')
   draw = np.random.default_rng(0)
   for name, count in (('train', 80), ('valid', 10), ('test', 40)):
@@ -349,7 +349,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def ask(monkeypatch, capsys):
-  """What `python -m rnnlab.predict` says: its output, and its errors."""
+  """The output of `python -m rnnlab.predict`, and its errors."""
 
   def run(*words):
     monkeypatch.setattr(sys, 'argv', ['predict', *map(str, words)])
@@ -393,7 +393,7 @@ def test_a_run_adapts_as_is_best_for_its_validation_split(run, ask, monkeypatch)
   assert f'perplexity {perplexity:.2f}, ' in said.err
   assert perplexity != plain.score([text]).perplexity[0]
   assert model.generate('the cat') == plain.generate('the cat')
-  # None of the others is better on the validation split, by a loop of this test's own.
+  # No other one is better on the validation split, by this test's own loop.
   valid = (texts / 'valid.txt').read_text()
   (one,), tried = plain.members, {}
   for rate in (0.0, 0.002, 0.004):
@@ -436,7 +436,7 @@ def test_a_run_is_asked_by_python_and_by_the_command_line_alike(run, ask):
 
 
 def test_each_setting_of_a_sweep_has_its_own_text_and_its_own_scores(three, capsys):
-  """And several samples have a title each."""
+  """And each of several samples has a title."""
   settings = {'a': three, 'b': language.text_model([member(3)])}
   for flags in ([], ['--samples=2'], ['--score']):
     given = main._parser().parse_args(['RUN', 'the cat', *flags])

@@ -119,7 +119,7 @@ def test_an_exported_model_of_several_classes_gives_the_same(tmp_path, monkeypat
   assert_allclose([float(row[1]) for row in rows], table['probability'], atol=2e-6)
 
 
-# Series, by a task of two values a row, in their unit.
+# Series, with a task of two values per row, in their unit.
 
 DRAW = np.random.default_rng(0)
 SERIES = [DRAW.normal(size=(steps, 2)).astype(np.float32) for steps in (3, 1, 40, 100, 7)]

@@ -1,4 +1,4 @@
-"""What trained models say of texts: by Python, by the command line, and without rnnlab."""
+"""Predictions of trained models for texts: from Python, the command line, and without rnnlab."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def config_of(reviews=None, **fields):
 
 
 def made(seed=0, scale=10.0, **fields):
-  """A model that was never trained, with embeddings large enough to make it decided."""
+  """An untrained model, with embeddings large enough to make it decisive."""
   config = config_of(**{'data.vocab_size': 24, 'data.max_len': 12} | fields)
   configs.check(config)
   texts = sequences.Spec(config.data.vocab_size, config.data.mask, 1, False)
@@ -58,7 +58,7 @@ def label_of(probability):
 
 @pytest.fixture(scope='module')
 def trained(reviews, tmp_path_factory):
-  """A sweep's workdir: of GRU two seeds, of LSTM one, and one that has not ended."""
+  """A sweep's workdir: two seeds of GRU, one of LSTM, and one that has not ended."""
   workdir = tmp_path_factory.mktemp('trained')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
@@ -78,9 +78,9 @@ def trained(reviews, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def run_predict(environment, forks, tmp_path_factory):
-  """Runs `python -m rnnlab.predict` to its end; what it says is bytes.
+  """Runs `python -m rnnlab.predict` to its end; its output is bytes.
 
-  It is a fork, unless its output or its environment is to be another.
+  It is a fork, unless it needs another output or environment.
   """
   folder = tmp_path_factory.mktemp('elsewhere')
 
@@ -159,7 +159,7 @@ MODELS = {
 TEXT = 'W0 w3, w19; w7... (unheard-of) w11 w5'  # of eight words, each once
 
 
-# Rounded operands are too coarse for a quotient of differences.
+# Rounded operands are too coarse for difference quotients.
 @pytest.mark.parametrize('name', [name for name in MODELS if name != 'bfloat16'])
 def test_the_weight_of_a_word_is_what_the_log_odds_change_by_as_its_embedding_grows(name):
   predictor = made(**MODELS[name])
@@ -192,7 +192,7 @@ def test_an_exported_model_gives_the_same_probabilities(fields, tmp_path):
   texts = [TEXT, '', 'unheard', *(' '.join(WORDS[:n]) for n in range(12))] * 5  # 75: two batches
   rnnlab.export(predictor, tmp_path / 'model.zip')
   found = exported.load(tmp_path / 'model.zip')
-  # Rounded operands tell on which side of a half a sum came to lie.
+  # With rounded operands, it matters on which side of a half a sum falls.
   atol = 5e-3 if fields.get('model.precision') == 'bfloat16' else 1e-6
   assert_allclose(found(texts), predictor.predict(texts), atol=atol)
   assert found([]).shape == (0,)
@@ -221,7 +221,7 @@ def test_a_text_for_a_list_of_texts_is_a_mistake_that_is_said():
 
 @pytest.fixture(scope='module')
 def zipped(tmp_path_factory):
-  """A model, and the zip that it was exported as."""
+  """A model, and the zip to which it was exported."""
   predictor, path = made(), tmp_path_factory.mktemp('zipped') / 'model.zip'
   rnnlab.export(predictor, path)
   return predictor, path

@@ -1,4 +1,4 @@
-"""A run of each task, of a user's own files, answers a file as the run itself has reported."""
+"""For each task, a run on a user's own files predicts from a file what the run itself reported."""
 
 import numpy as np
 import pytest

@@ -42,7 +42,7 @@ tasks.add(
 
 @functools.cache
 def member(seed=0, attention='additive'):
-  """A model that was never trained, of parameters that make it decided."""
+  """An untrained model with parameters that make it decisive."""
   config = configs.default('language_model')
   config.task.name = 'of_pairs'
   cell = rnnlab.gru(hidden_size=6)
@@ -64,7 +64,7 @@ def three():
 
 
 def one_by_one(model, text, choose):
-  """By hand: (ids, log P), with no padding, and each token chosen by the mean's logarithms."""
+  """By hand: (ids, log P), without padding, each token chosen by the logarithms of the mean."""
   source = pairs.encode([text], ENCODING)
   limit = 2 * (source.shape[1] - 1) + 30 if source.shape[1] > 1 else 0
   states, ids, log_prob = [], [], 0.0
@@ -211,7 +211,7 @@ assert not any(name.startswith(('rnnlab', 'flax')) for name in sys.modules)
 
 @pytest.fixture
 def ask(monkeypatch, capsys, model, three):
-  """What `python -m rnnlab.predict` says of a run, or of a sweep of three: output, and errors."""
+  """The output of `python -m rnnlab.predict` for a run, or a sweep of three, and its errors."""
   loaded = {'RUN': {'': model}, 'SWEEP': {'one': model, 'all': three}}
   loaded['BARE'] = {'': translator.of_members([member(attention='none')])}
   loaded['CLASSES'] = {'': rnnlab.Ensemble((predictors.three(),))}
@@ -321,7 +321,7 @@ def test_what_does_not_go_together_is_told(ask, words, told):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-  """The folder of a run of the task, and that of its pairs."""
+  """The folder of a run, and that of its pairs."""
   folder = tmp_path_factory.mktemp('pairs')
   draw = np.random.default_rng(0)
   for name, count in (('train', 60), ('val', 10), ('test', 12)):

@@ -2,12 +2,12 @@
 
     python tests/recurrence/fuzz_recurrence.py COUNT [SEED]
 
-Half are right. Each of these is one of some templates, shapes and options, with fresh values, so
-that its programs are compiled once: the scan and what `backend='auto'` takes, eagerly, compiled and
-differentiated, must agree. Of the other half one argument is not as it must be: each way must
-raise the same kind of ValueError or TypeError, with that argument's name. Arrays end where memory
-begins that may not be touched, so that a kernel which leaves its arrays dies. The suite makes a few
-hundred calls in a process of its own.
+Half are right. Each of these is one of a few templates of shapes and options, with fresh values, so
+that its programs are compiled once: the scan and the choice of `backend='auto'`, eager, compiled
+and differentiated, must agree. In the other half one argument is wrong: each way must raise the
+same kind of ValueError or TypeError, with that argument's name. Arrays end at protected memory, so
+that a kernel that leaves its arrays crashes. The suite makes a few hundred calls in a process of
+its own.
 """
 
 import collections
@@ -41,7 +41,7 @@ class Odd(NamedTuple):
 
 
 class Guarded:
-  """Room for arrays, each of which ends at a page that can't be touched; used round and round."""
+  """A ring of room for arrays, each of which ends at a page that can't be touched."""
 
   def __init__(self, count=192, pages=4):
     self.size = (pages + 1) * PAGE
@@ -54,7 +54,7 @@ class Guarded:
         raise OSError(ctypes.get_errno(), 'mprotect')
 
   def place(self, a):
-    """A copy of `a` there, as JAX takes it without a copy: aligned to 64 bytes."""
+    """A copy of `a` there, aligned to 64 bytes, so that JAX takes it without another copy."""
     if not 0 < a.nbytes <= self.pages * PAGE:
       return a
     start = self.next * self.size + (self.pages * PAGE - a.nbytes) // 64 * 64
@@ -65,7 +65,7 @@ class Guarded:
 
 
 class Case(NamedTuple):
-  """A call: `run(**arguments)`; `wrong` is what was done to it, and words its error must have."""
+  """A call: `run(**arguments)`; `wrong` is what was done to it, and words of the error."""
 
   run: str
   cell: object
@@ -106,7 +106,7 @@ class Maker:
     return jax.tree.map(lambda a: self.floats(*a.shape, dtype=dtype), start)
 
   def right(self):
-    """A call that nothing is wrong with: a template's shapes and options, values of its own."""
+    """A correct call: a template's shapes and options, with fresh values."""
     template = self.random.randrange(self.templates)
     draw = random.Random(f'{self.seed} {template}')
     return self.draw(draw)._replace(template=template)
@@ -126,7 +126,7 @@ class Maker:
       arguments['xs'] = Lookup(table, self.guarded.place(ids))
     kind = dtype
     if dtype == jnp.bfloat16 and draw.random() < 0.5:
-      kind = np.float32  # what parameters of it and these xs make, and so the carry
+      kind = np.float32  # promoted from it and these xs, like the carry
     arguments['params'] = self.params(cell, width, kind)
     where = draw.choice((None, None, 'mask', 'lengths'))
     if where == 'mask':
@@ -168,7 +168,7 @@ class Maker:
     return Case(run, (cell, upper), arguments)
 
   def wrong(self):
-    """The same, one argument not as it must be."""
+    """The same with one argument wrong."""
     while True:
       case = self.draw(self.random)
       spoilt = self.spoil(case)
@@ -312,10 +312,10 @@ def split(arguments):
 
 
 def attempt(f, *arguments):
-  """What `f` gives, as NumPy's arrays, or the error that it raises."""
+  """The result of `f` as NumPy arrays, or the error that it raises."""
   try:
     return jax.tree.map(np.asarray, f(*arguments))
-  except Exception as error:  # of which kind, `fault` looks at
+  except Exception as error:  # `fault` checks of which kind
     return error
 
 
@@ -345,7 +345,7 @@ def _may_have_a_kernel(case):
 
 
 def ways(case, programs, eagerly):
-  """The results of all ways on which this call can go, by name; `programs` has what is compiled."""
+  """The results of all ways in which this call can run, by name; `programs` holds compiled ones."""
   arrays, whole = split(case.arguments)
   found = {}
   if case.wrong or eagerly or _may_have_a_kernel(case):  # XLA compiles a scan at each eager call
@@ -375,7 +375,7 @@ def close(a, b, tolerance):
 
 
 def fault(case, programs, eagerly):
-  """What is wrong with what the library makes of a case, or None; and how many ways it went."""
+  """What is wrong with the library's results for a case, or None; and how many ways were run."""
   found = ways(case, programs, eagerly)
   errors = {name: out for name, out in found.items() if isinstance(out, Exception)}
   if case.wrong:

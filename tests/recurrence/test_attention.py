@@ -21,7 +21,7 @@ THERE = np.array([[True, True, False], [True] * 3])
 
 
 def given(decoder, seed=0):
-  """Parameters with values of no special kind, inputs, and a memory, in float64."""
+  """Parameters with generic values, inputs, and a memory, in float64."""
   params = attention.init(decoder, jax.random.key(seed), D, M)
   draw = np.random.default_rng(seed)
   params = jax.tree.map(lambda a: np.asarray(a, np.float64) + draw.normal(0, 0.3, a.shape), params)
@@ -108,7 +108,7 @@ def test_outputs_and_gradients(name, kind, feeding):
   def loss(inputs):
     params, xs, memory = jax.tree.unflatten(tree, [inputs[i] for i in range(len(flat))])
     outputs = plain(name, kind, feeding, params, xs, memory)
-    unused = 0 * memory.sum(axis=(-1, -2, -3))  # without attention the memory is
+    unused = 0 * memory.sum(axis=(-1, -2, -3))  # like the memory without attention
     return (weights * outputs).sum(axis=(-1, -2, -3)) + unused
 
   wanted = reference.gradients(loss, dict(enumerate(flat)))

@@ -1,4 +1,4 @@
-"""The gate of the recurrence: each wrong call is refused in words, on each way that it may take."""
+"""The checks of the recurrence: each wrong call is refused in words, whichever way it would run."""
 
 import functools
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from rnnlab.cells.base import Lookup
 from rnnlab.recurrence import checks
 
 BATCH, STEPS, INPUTS = 2, 3, 5
-KERNEL, SCAN = 16, 4  # hidden sizes: that a kernel runs on a CPU, and that the scan does
+KERNEL, SCAN = 16, 4  # hidden sizes: one for a CPU kernel, one for the scan
 
 
 def normal(*shape, dtype=np.float32, seed=0):
@@ -31,7 +31,7 @@ def make(name, hidden):
 
 
 def right(name='lstm', hidden=KERNEL, batch=BATCH, steps=STEPS):
-  """The arguments of a call that nothing is wrong with."""
+  """The arguments of a correct call."""
   cell = make(name, hidden)
   params = {k: np.asarray(w) for k, w in cell.init(jax.random.key(0), INPUTS).items()}
   return {
@@ -72,7 +72,7 @@ def with_argument(**changed):
   return lambda call, hidden: call | changed
 
 
-# What is done to a right call of either cell, the error, and words in it.
+# What is done to a correct call of either cell, the error, and words in it.
 WRONG = {
   'carry-of-a-larger-batch': (carry_of((3, 'H')), ValueError, ['initial_carry', '3 rows', 'a[:2]']),
   'carry-of-one-row': (carry_of((1, 'H')), ValueError, ['initial_carry', 'float32[1, ']),
@@ -247,7 +247,7 @@ def test_traced_ids_outside_the_table_make_their_row_nan_but_where_they_are_padd
 
 
 def test_what_is_no_cell_is_said():
-  with pytest.raises(TypeError, match='cell must be a Cell, as rnnlab.lstm'):
+  with pytest.raises(TypeError, match='cell must be a Cell, such as rnnlab.lstm'):
     recurrence.unroll(rnnlab.lstm, {}, normal(BATCH, STEPS, INPUTS))
 
 
@@ -320,7 +320,7 @@ def test_an_adapter_of_nnx_names_the_width():
     run(right()['initial_carry'], normal(BATCH, 7))
 
 
-# What must be taken.
+# What must be accepted.
 
 
 @pytest.mark.parametrize(('name', 'hidden'), [('lstm', KERNEL), ('gru', SCAN)])

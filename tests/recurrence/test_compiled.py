@@ -23,7 +23,7 @@ from rnnlab.recurrence.kernels.cpu import call as cpu
 
 @pytest.fixture(scope='session')
 def registered():
-  """The CPU kernels, from the cache of all tests, as compiling them takes long."""
+  """The CPU kernels, from the cache of all tests, since compiling them takes long."""
   cpu._register('forward')
   cpu._register('backward')
 
@@ -61,7 +61,7 @@ def test_what_is_compiled_is_found_again_and_said_once(folder, caplog):
 
 
 def _constant(value):
-  """A call of a function that every such target has a copy of, by one name, but its own value."""
+  """A call of a function that each such target has a copy of, of one name, with its own value."""
 
   @intrinsic
   def call(typing, frame):
@@ -111,7 +111,7 @@ def test_a_damaged_file_is_compiled_anew(folder, damage, caplog):
     'empty': b'',
     'garbage': os.urandom(len(data)),
   }
-  if damage == 'of-another':  # whole, but not what is wanted
+  if damage == 'of-another':  # intact, but the wrong content
     cache.write(path, b'["a", "bm8="]')
   else:
     path.write_bytes(made[damage])
@@ -175,7 +175,7 @@ def test_a_kernel_is_tried_once(folder, monkeypatch):
   for _ in range(2):
     assert compiled.works('k', 'key', lambda: tried.append(1))
     assert compiled.works('k', 'key', lambda: tried.append(1))
-    monkeypatch.setattr(compiled, '_verdicts', {})  # as another process would have it
+    monkeypatch.setattr(compiled, '_verdicts', {})  # as in another process
   assert len(tried) == 1
 
 
@@ -316,7 +316,7 @@ def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeyp
 
 
 def test_on_a_gpu_that_can_not_run_them_it_is_a_scan(folder, monkeypatch, caplog):
-  """Here there is none at all, so that the trial fails as it would with a broken compiler."""
+  """Here there is no GPU at all, so the trial fails as it would with a broken compiler."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(gpu, '_kernels', gpu._kernels.__wrapped__)
   cell = rnnlab.lstm(hidden_size=16)

@@ -25,7 +25,7 @@ from rnnlab.recurrence import engine
 from rnnlab.recurrence.kernels import gpu
 from rnnlab.recurrence.kernels.cpu import call as cpu
 
-HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # of each a part that fills no vector, no tile
+HIDDEN, BATCH, STEPS, INPUTS = 20, 5, 4, 3  # each leaves a part of a vector or tile
 NAMES = [name for name in OPTIONS if name != 'elman']
 RESETS = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
 HOLES = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], bool)
@@ -60,7 +60,7 @@ def run(unroll, name, reverse=False, hidden=HIDDEN):
 
 
 def scan(cell, params, xs, mask, reverse, initial_carry, dropout):
-  """The engine's, which `recurrence.unroll` takes where no kernel is for the cell."""
+  """The engine's scan, which `recurrence.unroll` uses if no kernel is for the cell."""
   plain = cell._replace(fused=None)
   options = {'mask': mask, 'reverse': reverse, 'initial_carry': initial_carry, 'dropout': dropout}
   return recurrence.unroll(plain, params, xs, **options)
@@ -187,7 +187,7 @@ def test_a_cell_that_does_not_start_at_zeros_is_reset_to_where_it_starts(name):
   st.booleans(),
 )
 def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
-  """Rows and columns in tiles and beside them; the weights' gradients in one chunk and in many."""
+  """Rows and columns within and outside tiles; the weights' gradients in one chunk and in many."""
   p = problem(name, 0, batch, steps, inputs, hidden)
   real = np.random.default_rng(1).random((batch, steps)) < 0.7
   masks = drops_of_products(name, p, 'mask-per-gate')
@@ -227,7 +227,7 @@ def test_padding_reaches_nothing(name):
 @pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask'])
 @each_cell
 def test_inputs_may_be_looked_up_in_a_table(name, dropout, rows):
-  """Products are looked up where rows are few; where gradients are asked for, the inputs."""
+  """Products are looked up if rows are few; if gradients are asked for, the inputs are."""
   p = problem(name)
   rng = np.random.default_rng(0)
   table, ids = rng.normal(size=(rows, INPUTS)), rng.integers(0, rows, (BATCH, STEPS))
@@ -279,7 +279,7 @@ def test_a_product_is_taken_once_a_row_of_the_table(name):
 
 @each_cell
 def test_what_is_not_finite_is_not_hidden(name):
-  """Else a run that diverged would go on, its loss looking well."""
+  """Otherwise a run that diverged would continue with a loss that looks fine."""
   p = problem(name)
   xs = p.xs.copy()
   xs[1, 2, 0] = np.nan
@@ -355,7 +355,7 @@ def test_unroll_takes_the_kernel_where_it_is_for_the_cell(monkeypatch):
 
 
 def wrong_calls():
-  """Arguments that do not fit, by what the message must name: 2 rows of 3 inputs, 16 units."""
+  """Arguments that do not fit, by what the message must name: 2 rows, 3 inputs, 16 units."""
   lstm, gru = make('lstm', 16), make('gru-after', 16)
   p, q = (cell.init(jax.random.key(0), 3) for cell in (lstm, gru))
   xs, zeros = jnp.ones((2, 4, 3)), jnp.zeros

@@ -27,7 +27,7 @@ each_cell = pytest.mark.parametrize('name', few_cells(NAMES))
 
 @each_cell
 def test_equals_the_numpy_loop_with_these_weights(name):
-  """Values, and gradients of the parameters, which are 0 for what was dropped."""
+  """Values, and gradients of the parameters, which are 0 for dropped weights."""
   p = problem(name)
 
   @jax.jit
@@ -74,7 +74,7 @@ def test_weights_are_dropped_at_the_rate_and_by_the_key(name):
 
 
 def joint(weights):
-  """A cell whose step cuts what it multiplies its state with from its parameters."""
+  """A cell whose step cuts the weights of its state from its parameters."""
 
   def init(key, input_size):
     return {'w': jnp.ones((input_size + 4, 4)), 'u': jnp.ones((4, 2)), 'v': jnp.ones((1, 4))}
@@ -102,7 +102,7 @@ def test_what_a_step_cuts_from_its_parameters_is_dropped_there():
 
 def test_what_a_step_computes_from_its_parameters_is_refused():
   cell = joint(lambda p: jnp.exp(p['w'][-4:]))
-  words = 'weight_dropout drops weights that are parameters.*cell joint computes one .* by exp'
+  words = 'weight_dropout drops weights that are parameters.*cell joint computes a weight .* by exp'
   with pytest.raises(ValueError, match=words):
     recurrence.drop_weights(jax.random.key(0), cell, cell.init(None, 3), 3, 0.5)
 

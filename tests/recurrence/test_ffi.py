@@ -90,7 +90,7 @@ def call(arguments, results, name='forward'):
 
 @pytest.mark.parametrize('kind', range(3), ids=cells.KINDS)
 def test_a_target_refuses_what_it_is_not_for(kind):
-  """Each operand with a size, a rank or a type of its own, with one more or less of them."""
+  """Each operand with another size, rank or type, and with one operand more or fewer."""
   arguments, results = operands(kind)
   call(arguments, results)
   wrong = []
@@ -99,7 +99,7 @@ def test_a_target_refuses_what_it_is_not_for(kind):
       shape = list(a.shape)
       shape[axis] = max(shape[axis] + step, 0)
       if tuple(shape) != a.shape:
-        # A mask that is not there is one that may be left out.
+        # A mask without rows is one that may be left out.
         wrong.append((i, np.ones(shape, a.dtype), shape[0] == 0 and i in (2, 11)))
     wrong.append((i, a[None], False))
     wrong.append((i, a.astype(np.float16), False))
@@ -142,7 +142,7 @@ def test_for_another_version_of_xla_it_is_a_scan(monkeypatch, caplog):
 
 
 def test_xla_is_told_the_version_that_this_is_written_for():
-  """Where XLA is older than that, it refuses the target."""
+  """An older XLA refuses the target."""
   code = (
     'import ctypes, jax, numba\n'
     'jax.devices()\n'

@@ -28,7 +28,7 @@ def double():
 
 
 def problem(name):
-  """A cell, its parameters, all of them moved from where they start, and inputs; in float64."""
+  """A cell, its parameters, all moved off their initial values, and inputs; in float64."""
   cell = cells.get(name, hidden_size=HIDDEN)
   keys = iter(jax.random.split(jax.random.key(0), 40))
   params = jax.tree.map(
@@ -39,7 +39,7 @@ def problem(name):
 
 
 def states(cell, params, xs, real):
-  """Of one row: its real inputs, and the carry before and after each, flat; by the step alone."""
+  """For one row: its real inputs, and the flat carry before and after each; by the step alone."""
   carry, found = cell.initial_carry((1,), float), []
   flat, unravel = jax.flatten_util.ravel_pytree(carry)
   xs = xs[real]
@@ -55,7 +55,7 @@ def states(cell, params, xs, real):
 
 
 def jacobians(cell, params, xs, real):
-  """Of one row: the product of the steps' Jacobians from each state to the last, in order."""
+  """For one row: the product of the steps' Jacobians from each state to the last, in order."""
   step, xs, flats = states(cell, params, xs, real)
   product, found = np.eye(len(flats[0])), []
   jacobian = jax.jit(jax.jacrev(step))
@@ -66,7 +66,7 @@ def jacobians(cell, params, xs, real):
 
 
 def weighed(carry):
-  """A loss of the last carry, of which the gradient by each number is known: its place."""
+  """A loss of the last carry whose gradient by each number is known: its index."""
   flat = jnp.concatenate([a.reshape(len(a), -1) for a in jax.tree.leaves(carry)], axis=1)
   return (flat * jnp.arange(1, 1 + flat.shape[1])).sum()
 
@@ -85,7 +85,7 @@ def test_norms_are_those_of_products_of_jacobians(name, mask):
 
 @each_cell
 def test_norms_are_those_of_jax_grad_where_a_loss_is_of_all_outputs(name):
-  """By the state between two halves of a plain unroll, the first of which is a constant."""
+  """By the state between two halves of a plain unroll, the first being constant."""
   cell, params, xs = problem(name)
 
   def of_outputs(ys):
@@ -197,7 +197,7 @@ def test_gates_of_lstm_are_those_of_its_equations():
 
 
 def test_a_gate_of_what_goes_into_a_product_is_no_forget_gate():
-  """In whichever order a step takes them: as GRU's, with the update gate before the reset gate."""
+  """In any order of the gates, such as a GRU's with the update gate before the reset gate."""
 
   def step(params, h, x, dot):
     z, r = jax.nn.sigmoid(x), jax.nn.sigmoid(2 * x)
@@ -212,7 +212,7 @@ def test_a_gate_of_what_goes_into_a_product_is_no_forget_gate():
   assert_allclose(found.memory, 1 / (1 - sigmoid(np.asarray(xs)).mean(axis=(0, 1))), rtol=1e-10)
 
 
-# What of the carry has a forget gate, and how many sigmoids a step has.
+# Which part of the carry has a forget gate, and how many sigmoids a step has.
 GATES = {
   'elman': ('', 0),
   'gru': ('h', 2),

@@ -8,7 +8,7 @@ import sys
 import pytest
 from programs import ROOT
 
-# Where glibc keeps its checks of the heap.
+# The library with glibc's checks of the heap.
 CHECKING = pathlib.Path('/lib/x86_64-linux-gnu/libc_malloc_debug.so.0')
 
 

@@ -149,7 +149,7 @@ def test_vmap_over_runs_is_each_run(name):
   d_ys = np.stack([p.d_ys for p in each])
   with jax.enable_x64():
     f = with_gradients(interpreted(name))
-    # Weights of each run; xs and mask of all.
+    # Weights for each run; xs and mask shared by all.
     g = jax.jit(jax.vmap(f, in_axes=(0, None, 0, 0, None)))
     actual = g(params, each[0].xs, carry, (d_carry, d_ys), MASKS['holes'])
     for i, p in enumerate(each):
@@ -225,7 +225,7 @@ def test_for_a_gpu_it_is_one_kernel_each_way(name, hidden_size, runs):
   if runs:
     f = jax.vmap(f, axis_size=runs)
     args = jax.tree.map(lambda a: np.stack([a] * runs), args)
-  # From 0.11 on JAX asks for which GPU, where there is none to look at.
+  # From 0.11 on, JAX must be told the GPU if there is none.
   device = jax.sharding.AbstractDevice('NVIDIA H100', num_cores=None, platform='gpu')
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
     program = jax.jit(f).trace(*args).lower(lowering_platforms=('cuda',)).as_text()

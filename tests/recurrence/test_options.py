@@ -1,4 +1,4 @@
-"""What unroll does with dtype, remat and truncate, and where it runs fused, for every cell."""
+"""Unroll with dtype, remat and truncate, and where it runs fused, for every cell."""
 
 import functools
 
@@ -41,7 +41,7 @@ from rnnlab.recurrence.kernels import gpu
 from rnnlab.runs import configs
 from rnnlab.tasks import sequences
 
-# Every file in rnnlab/cells/, and options of those here that are other equations.
+# Every file in rnnlab/cells/, and options that change the equations.
 CELLS = OPTIONS | {
   name: (name, {}) for name in cells.names() if name not in {cell for cell, _ in OPTIONS.values()}
 }
@@ -121,7 +121,7 @@ def test_remat_needs_neither_mask_nor_many_steps(steps, reverse):
 
 
 def memory(steps, **options):
-  """Bytes that the gradient of a GRU needs beside its arguments and results, as XLA plans it."""
+  """Bytes that the gradient of a GRU needs beside its arguments and results, as planned by XLA."""
   cell = make('gru-after', 32)
 
   def loss(params, xs):
@@ -133,7 +133,7 @@ def memory(steps, **options):
 
 
 def test_remat_keeps_less():
-  """At 1,600 steps, 40 carries, a chunk of 40, and ys: 2 KB a step, and kept is more than 5."""
+  """At 1,600 steps, 40 carries, a chunk of 40, and ys: 2 KB per step; a plain scan keeps over 5."""
   plain, less = memory(1600), memory(1600, remat=True)
   assert plain > 1600 * 16 * 32 * 4 * 5
   assert less < plain / 3
@@ -220,7 +220,7 @@ def test_any_shape_cut_in_any_way(name, reverse, shape, remat, truncate):
 
 @every_cell
 def test_products_of_low_precision(name):
-  """Operands in bfloat16, all else in float32, as a plain scan that rounds them."""
+  """Operands in bfloat16, everything else in float32, like a plain scan that rounds them."""
   cell = make(name)
   params, xs, carry, cotangents, dropout = drawn(name, 'float32')
 
@@ -229,7 +229,7 @@ def test_products_of_low_precision(name):
       masks = iter(dropout)
 
       def rounded(w, v):
-        # A product of two bfloat16 is a float32 to the bit.
+        # A product of two bfloat16 numbers is exact in float32.
         return round_to_bfloat16(v * next(masks)) @ round_to_bfloat16(w)
 
       return cell.step(params, carry, x_t, rounded)
@@ -263,7 +263,7 @@ def error(actual, desired):
 
 @pytest.mark.parametrize('name', test_gpu.NAMES)
 def test_what_is_supported_runs_fused(name, monkeypatch):
-  """Off a GPU the fused form is a scan, so that it can be compared here."""
+  """Without a GPU the fused form is a scan, so it can be compared here."""
   p, real = test_gpu.problem(name), test_gpu.MASKS['holes']
   masks = drops_of_products(name, p, 'mask-per-gate')
   args = cast((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), real, masks), 'float32')

@@ -52,9 +52,9 @@ DROPOUTS = ['no-dropout', 'one-mask', 'mask-per-gate']
 
 
 def each_variant(masks):
-  """Over name, mask, reverse and dropout: half of all, as each program takes long to compile.
+  """Over name, mask, reverse and dropout: half of all, since each program takes long to compile.
 
-  Every two and, over the cells, every three of: cell, mask or none, direction, kind of dropout.
+  They cover every pair and, with cells, every triple of: cell, mask or none, direction, dropout.
   """
   variants = [
     (name, mask, reverse, dropout)
@@ -73,7 +73,7 @@ def make(name, hidden_size=HIDDEN):
 
 
 class Problem(NamedTuple):
-  """Arguments of an unroll, the masks of each gate, and what to multiply carry and ys with."""
+  """Arguments of an unroll, the masks of each gate, and the factors of carry and ys in the loss."""
 
   params: dict
   xs: np.ndarray
@@ -209,7 +209,7 @@ def cast(tree, dtype):
 
 
 def arguments(name, dtype, p=None, mask='no-mask', dropout='no-dropout'):
-  """What `compiled` takes for a problem, all in dtype."""
+  """The arguments of `compiled` for a problem, all in dtype."""
   p = p or problem(name)
   masks = drops_of_products(name, p, dropout)
   return cast((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), where(mask), masks), dtype)
@@ -221,7 +221,7 @@ def ours(name, reverse, dtype, p=None, mask='no-mask', dropout='no-dropout'):
 
 
 def assert_close(actual, desired, dtype):
-  """Equal trees, to the tolerance of dtype, which every leaf of `actual` has."""
+  """Equal trees, to the tolerance of dtype, which must be that of every leaf of `actual`."""
   assert jax.tree.structure(actual) == jax.tree.structure(desired)
   for (path, a), d in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(desired), strict=True):
     assert a.dtype == dtype
@@ -257,7 +257,7 @@ def test_lengths_are_the_mask_they_stand_for(name, reverse):
 
 
 def keras_weights(name, params):
-  """Our parameters as Keras orders them: the gates z, r, h of a GRU; i, f, c, o as we have them."""
+  """Our parameters in Keras's order: the gates z, r, h of a GRU; i, f, c, o as ours."""
 
   def swap(w):
     r, z, n = jnp.split(w, 3, axis=-1)
@@ -274,7 +274,7 @@ def keras_weights(name, params):
 
 @keras.saving.register_keras_serializable()
 def tanh(x):
-  """In place of Keras's own, which rounds float64 to float32."""
+  """Replaces Keras's own, which rounds float64 to float32."""
   return jnp.tanh(x)
 
 
@@ -287,7 +287,7 @@ def keras_layer(name, **options):
 
 
 def keras_drops(name, masks):
-  """A mask for each gate, in Keras's order; SimpleRNN takes its only one bare."""
+  """A mask for each gate, in Keras's order; SimpleRNN takes its only mask by itself."""
   if name == 'elman':
     return masks[0]
   return [masks[k] for k in ((1, 0, 2) if name.startswith('gru') else (0, 1, 2, 3))]
@@ -309,7 +309,7 @@ def keras_compiled(name, reverse, dropout, dtype):
 
   def run(params, xs, carry, mask, drop_x, drop_h):
     if dropout:
-      # Where the cell keeps the masks that it drew; the layer draws where it finds none.
+      # Where the cell keeps the masks that it drew; the layer draws only if it finds none.
       layer.cell._dropout_mask = keras_drops(name, drop_x)
       layer.cell._recurrent_dropout_mask = keras_drops(name, drop_h)
     (ys, *states), _ = layer.stateless_call(
@@ -375,7 +375,7 @@ def bidirectional_run(name):
   return run
 
 
-# Against Flax, which has all but the GRU with the reset before the product.
+# Against Flax, which has all cells except the GRU with the reset before the product.
 
 
 FLAX = {'elman': nn.SimpleCell, 'lstm': nn.OptimizedLSTMCell, 'gru-after': nn.GRUCell}
@@ -405,7 +405,7 @@ def flax_run(name, reverse):
 
 
 def to_flax(carry):
-  """LSTM's states are (c, h) there; a single state is bare."""
+  """LSTM's states are (c, h) there; a single state is not in a tuple."""
   return carry[::-1] if len(carry) > 1 else carry[0]
 
 
@@ -414,7 +414,7 @@ def from_flax(carry):
 
 
 def flax_ys(ys, lengths):
-  """Flax leaves what it computed from the padding there."""
+  """Flax keeps what it computed from the padding."""
   if lengths is None:
     return ys
   return jnp.where((jnp.arange(STEPS) < lengths[:, None])[..., None], ys, 0)
@@ -501,7 +501,7 @@ def row_of(row, tree):
 
 
 def assert_near(actual, desired):
-  """Equal trees, but for the rounding of float32."""
+  """Equal trees, except for the rounding of float32."""
   jax.tree.map(lambda a, d: assert_allclose(a, d, 1e-6, 1e-6), actual, desired)
 
 
@@ -777,7 +777,7 @@ def test_masks_depend_on_the_key_alone():
   assert not any((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-# Cells of any kind: what a step does with `dot`, and carries, is its own affair.
+# Cells of any kind: a step may use `dot` and its carry as it likes.
 
 
 class Memory(NamedTuple):
@@ -786,7 +786,7 @@ class Memory(NamedTuple):
 
 
 def on_both_at_once(p, h, x_t, dot):
-  """A GRU with the reset before, written over [x, h] and [x, r * h]."""
+  """A GRU with the reset before the product, with products of [x, h] and [x, r * h]."""
   r, z = jnp.split(jax.nn.sigmoid(dot(p['w_xh2'], jnp.concatenate([x_t, h], -1))), 2, -1)
   n = jnp.tanh(dot(p['w_xh'], jnp.concatenate([x_t, r * h], -1)))
   h = z * h + (1 - z) * n
@@ -894,12 +894,12 @@ ODD = {  # each with the second array of its carry, if it has one
 
 
 def plain_scan(cell, params, xs, carry, mask, reverse, dropout):
-  """What unroll computes, with no machinery: dot is a product, and JAX differentiates the scan."""
+  """Unroll without its machinery: dot is a product, and JAX differentiates the scan."""
 
   def step(carry, inputs):
     x_t, real = inputs
     masks = iter(dropout or ())
-    x_t = jnp.where(real[:, None], x_t, 0)  # as steps that mix the rows of a batch can tell
+    x_t = jnp.where(real[:, None], x_t, 0)  # which matters to steps that mix a batch's rows
     new, y_t = cell.step(params, carry, x_t, lambda w, v: (v * next(masks, 1)) @ w)
 
     def keep(a, b):

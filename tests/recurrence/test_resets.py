@@ -1,4 +1,4 @@
-"""Episodes in a row, the carry of every step, layers unlike each other, and where it all runs."""
+"""Consecutive episodes, the carry of every step, layers that differ, and which backend runs."""
 
 import functools
 import itertools
@@ -42,9 +42,9 @@ def near(actual, desired, tolerance=1e-5):
 
 
 def before_steps(resets, reverse):
-  """Where the run makes the carry anew before it does a step, in the order in which it does them.
+  """Where a run resets the carry before a step, in the order of computation.
 
-  Of a reversed run: at an episode's last step, which is the one before another's first.
+  In a reversed run, this is at an episode's last step, which is the one before another's first.
   """
   if not reverse:
     return resets
@@ -105,7 +105,7 @@ def test_resets_with_remat(reverse):
 @pytest.mark.parametrize('truncate', [(7, 14), (3, 9), (2, 8)])
 @each_direction
 def test_resets_with_truncate_where_the_episodes_are_short(reverse, truncate):
-  """Of windows that reach back over each step's episode the gradients are the whole ones."""
+  """If windows reach back beyond each step's episode, the gradients are the complete ones."""
   with jax.enable_x64():
     actual = ours('gru-before', 'holes', reverse, 'one-mask', truncate=truncate)
     near(actual[0], loop('gru-before', 'holes', reverse, 'one-mask')[0], 1e-10)
@@ -114,7 +114,7 @@ def test_resets_with_truncate_where_the_episodes_are_short(reverse, truncate):
 
 
 def episodes(resets):
-  """Of each row its episodes, as slices."""
+  """The episodes of each row, as slices."""
   for row in resets:
     cuts = [0, *(t for t in range(1, len(row)) if row[t]), len(row)]
     yield [slice(*ends) for ends in itertools.pairwise(cuts)]
@@ -204,7 +204,7 @@ def test_wrong_resets_are_refused(resets, error, word):
 
 
 def test_a_learnt_start_has_its_gradient_through_resets():
-  """The start is a function of what is differentiated; episode by episode the sum of all."""
+  """The initial carry depends on the parameters; the gradient is the sum over all episodes."""
   cell = make('elman')
   params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs, np.float32)
 
@@ -243,7 +243,7 @@ def test_each_carry_is_the_last_of_the_run_so_far(name, reverse, options):
 
 @each_cell
 def test_the_carries_have_gradients(name):
-  """By those of one step: the gradient of the run that ends there."""
+  """For those of one step: the gradient of the run that ends there."""
   cell, p = make(name), problem(name)
   with jax.enable_x64():
     params, xs = cast((p.params, p.xs), 'float64')
@@ -275,7 +275,7 @@ def test_layers_and_directions_have_all_carries_too():
 
 
 def test_layers_go_on_from_the_carries_that_they_returned():
-  """Unlike cells and sizes; two halves are the whole."""
+  """With different cells and sizes: two halves equal the whole."""
   layers = rnnlab.lstm(4), rnnlab.gru(16), rnnlab.elman(3)
   sizes = INPUTS, 4, 16
   keys = jax.random.split(jax.random.key(0), 3)
@@ -332,9 +332,9 @@ def test_the_kernel_and_the_scan_can_be_asked_for(monkeypatch):
     (
       rnnlab.lstm(16)._replace(step=lambda *given: rnnlab.lstm(16).step(*given)),
       {},
-      ['that of lstm is for the step and the initial_carry of its factory'],
+      ['that of lstm needs the step and the initial_carry of its factory'],
     ),
-    (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none has dtype and remat']),
+    (rnnlab.gru(16), {'remat': True, 'dtype': jnp.bfloat16}, ['none supports dtype and remat']),
     (rnnlab.gru(16), {'truncate': (1, 2)}, ['truncate']),
     (rnnlab.gru(16), {'return_carries': True}, ['return_carries']),
   ],
@@ -380,7 +380,7 @@ def test_resets_within_a_shard_map_of_the_user_s_own():
 @pytest.mark.parametrize('backend', ['kernel', 'scan'])
 @each_direction
 def test_a_reset_at_every_step_makes_each_step_a_sequence_of_its_own(backend, reverse):
-  """In reverse the first step that is done, the last one, starts from the given carry."""
+  """In reverse the first step to be computed, the last one, starts from the given carry."""
   cell = rnnlab.lstm(16)
   params, xs = cell.init(jax.random.key(0), INPUTS), np.asarray(problem('lstm').xs, np.float32)
   given = jax.tree.map(lambda a: a - 2, cell.initial_carry((BATCH,), jnp.float32))

@@ -1,4 +1,4 @@
-"""The picture of how far gradients reached, from what runs kept of it."""
+"""The figure of how far gradients reached, from the rows that runs kept."""
 
 import json
 
@@ -10,11 +10,11 @@ from rnnlab import results
 from rnnlab.reports import figures, report
 
 LAGS = 0, 1, 2, 4, 8
-LEFT = {'lstm': 0.9, 'elman': 0.1}  # of a gradient, at each step back
+LEFT = {'lstm': 0.9, 'elman': 0.1}  # the decay of a gradient per step back
 
 
 def kept(cell, seed, scale=3.0):
-  """Rows of two layers, of which the first has other numbers, and of epochs 0 to 3."""
+  """Rows of two layers, the first with other numbers, for epochs 0 to 3."""
   return [
     {'epoch': epoch, 'layer': layer, 'lag': lag}
     | {'norm': scale * layer * (1 + seed) * (LEFT[cell] * (1 - epoch / 10)) ** (lag * (layer - 1))}
@@ -26,7 +26,7 @@ def kept(cell, seed, scale=3.0):
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """Two cells by two seeds that kept it."""
+  """Runs of two cells and two seeds that kept it."""
   path = tmp_path_factory.mktemp('flow')
   for cell in LEFT:
     for seed in range(2):
@@ -58,7 +58,7 @@ def test_lines_are_the_last_layer_s_at_first_and_at_last(workdir):
     found = {line.get_color(): line.get_ydata() for line in lines}
     for cell, left in LEFT.items():
       np.testing.assert_allclose(found[figures.COLOURS[cell]], (left * kept) ** np.array(LAGS[1:]))
-  assert fig.axes[0].get_ylim()[0] == 1e-8  # as that of the Elman network is less at a lag of 8
+  assert fig.axes[0].get_ylim()[0] == 1e-8  # the Elman network's is less at a lag of 8
   assert {text.get_text() for text in fig.axes[1].texts} == {'LSTM', 'Elman'}
 
 

@@ -1,4 +1,4 @@
-"""Reports of a task whose metric is lower where it is better, and of several tasks in a workdir."""
+"""Reports of a task whose metric is better when lower, and of several tasks in a workdir."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ SIDES = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}, 'metric': 'bes
 
 
 def write_series_run(workdir, cell='lstm', seed=0, rmse=0.8, best=None, **settings):
-  """A finished run of a regression on series, whose share `within` bounds is the same always."""
+  """A finished run of a regression on series, whose share `within` bounds is always the same."""
   best = rmse if best is None else best
   folder = write_run(workdir, cell, seed, rmse, best, source='generated', **settings)
   for name in ('metrics.jsonl', 'result.json'):
@@ -62,7 +62,7 @@ def test_who_has_the_lower_error_is_ahead(series):
   assert 'P(GRU is better) = 1.00' in shown['terminal']
   row = pd.read_csv(path / 'comparisons.csv').query('primary').iloc[0]
   assert row['metric'] == 'best_test_rmse' and row['difference'] == pytest.approx(-0.2)
-  assert row['p_greater'] == 0  # P(b > a), of the values as they are
+  assert row['p_greater'] == 0  # P(b > a), of the values themselves
 
 
 def test_tables_speak_of_the_metric_in_its_unit(series):
@@ -104,7 +104,7 @@ def test_figures_and_their_words_know_which_way_is_better(series):
   epochs = results.load_metrics(path).assign(group=lambda frame: results.label(frame))
   first, second, third, _ = axes_of(figures.learning_curves, epochs)
   assert (first.get_ylabel(), second.get_ylabel(), third.get_ylabel()) == ('RMSE, °C', '', 'Loss')
-  epochs['train_within'] = np.nan  # as of a metric of a whole split
+  epochs['train_within'] = np.nan  # like a metric of a whole split
   _, second, third, _ = axes_of(figures.learning_curves, epochs)
   assert 'dashed train' in third.get_title('left') and len(third.lines) == 4
   assert 'train' not in second.get_title('left') and len(second.lines) == 2
@@ -244,7 +244,7 @@ def test_the_least_to_be_expected_is_that_of_all_choices():
     {'better': 'up'},
     {'format': '.1q'},
     {'unit': None},
-    {'name': 'rsme'},  # of which the result has no value
+    {'name': 'rsme'},  # the result has no value for it
   ],
 )
 def test_a_run_whose_metrics_are_damaged_is_left_out_and_named(tmp_path, caplog, change):
@@ -289,6 +289,6 @@ def test_results_and_reports_know_no_task():
     for path in sorted((ROOT / 'rnnlab' / wing).rglob('*.*')):
       if path.suffix in ('.py', '.html'):
         lines = path.read_text().splitlines()
-        # What old results mean, in one place; and the examples, of the main job's workdir.
+        # The meaning of old results, in one place; and the examples, from the main job's workdir.
         lines = [x for x in lines if '>>> ' not in x and "Metric('accuracy'," not in x]
         assert not known.search('\n'.join(lines)), path

@@ -1,4 +1,4 @@
-"""What a task has to show of its test split: gathered over seeds, drawn, put into words."""
+"""A task's panels for its test split: gathered over seeds, drawn, put into words."""
 
 import itertools
 import json
@@ -20,7 +20,7 @@ NAMES = ['a <b>', '$c$', 'd']
 
 
 def shown_of_seeds(predictions, encoding):
-  """Three panels, whose numbers tell of which runs, and of which encoding, they were made."""
+  """Three panels, whose numbers reveal from which runs and which encoding they were made."""
   right = np.concatenate([of['best'] == of['labels'] for of in predictions])
   counts = np.zeros((3, 3), int)
   for of in predictions:
@@ -42,7 +42,7 @@ def shown_of_seeds(predictions, encoding):
 
 @pytest.fixture(scope='module')
 def shown(tmp_path_factory):
-  """A workdir of two cells by three seeds of a task with panels, and its report."""
+  """A workdir of two cells with three seeds, of a task with panels, and its report."""
   path, patch = tmp_path_factory.mktemp('panels'), pytest.MonkeyPatch()
   task = tasks.find('classification')
   patch.setattr(tasks, '_added', {})
@@ -56,9 +56,9 @@ def shown(tmp_path_factory):
     (folder / 'encoding.json').write_text(json.dumps({'names': NAMES}))
     labels = np.repeat([0, 1, 2], [10, 20, 40])
     best = labels.copy()
-    best[: seed + 1] = 1 if cell == 'lstm' else 2  # 1 + 2 + 3 of 'a' are taken for another
+    best[: seed + 1] = 1 if cell == 'lstm' else 2  # 1 + 2 + 3 of 'a' are mistaken for another
     np.savez(folder / 'predictions.npz', labels=labels, final=labels, best=best)
-    # Example 3 is hard for every seed, 4 for two, and each seed has one of its own.
+    # Example 3 is hard for every seed, 4 for two seeds, and each seed has one of its own.
     hard = {3: 0.5 + seed, 10 + seed: 9.0} | ({4: 0.7} if seed else {})
     entries = [
       {'row': row, 'loss': loss, 'true': 'a <b>', 'predicted': NAMES[1 + seed % 2]}

@@ -1,4 +1,4 @@
-"""Results, report, figures: the numbers, what is never mixed, what a reader of the page sees."""
+"""Results, report, figures: the numbers, what is never mixed, what a reader sees."""
 
 import html.parser
 import io
@@ -41,7 +41,7 @@ def write_run(
   tutorial=False,
   **settings,
 ):
-  """A finished run's files, as experiment.py leaves them; returns its folder."""
+  """Writes a finished run's files, as experiment.py does; returns its folder."""
   words = [cell, str(seed), source, *map(str, settings.values())]
   folder = workdir / '_'.join(words)
   folder.mkdir(parents=True)
@@ -130,13 +130,13 @@ def workdir(tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  """For tests of words alone: figures have their captions, and no picture, which takes long."""
+  """For tests of words only: figures have captions but no pictures, which take long."""
   monkeypatch.setattr(figures, 'render', lambda *_, **__: (b'', '<svg></svg>'))
 
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """The report of six runs, one that failed and one that never began."""
+  """The report on six runs, one that failed and one that never began."""
   path = tmp_path_factory.mktemp('written')
   write_runs(path)
   failed = path / 'gru_9'
@@ -220,7 +220,7 @@ def test_comparison_is_welch_and_the_share_of_pairs(workdir):
 def test_different_sources_are_never_averaged_together(workdir):
   write_runs(workdir, source='package')
   runs = results.load_runs(workdir)
-  assert 'data.source' not in runs  # the source that was found says it
+  assert 'data.source' not in runs  # the source that was found is named
   summary = results.summarise(runs)
   assert set(summary['group']) == {'GRU (package)', 'GRU (tfds)', 'LSTM (package)', 'LSTM (tfds)'}
   assert set(summary['runs']) == {3}
@@ -309,14 +309,14 @@ def test_equal_accuracies_are_a_tie_without_an_interval(tmp_path):
 
 
 def write_disagreeing(workdir, **kwargs):
-  """GRU is ahead after the last epoch, by p = 0.02; at the selected epoch the two are alike."""
+  """GRU is ahead after the last epoch, with p = 0.02; at the selected epoch the two are equal."""
   for cell, last, best in (('lstm', 0.80, (0.85, 0.87, 0.86)), ('gru', 0.83, (0.86, 0.85, 0.87))):
     for seed in range(3):
       write_run(workdir, cell, seed, last + seed / 100, best[seed], **kwargs)
 
 
 def shown_in(workdir):
-  """What each place says of a workdir's runs, as one line of words."""
+  """What each output says about a workdir's runs, as one line of words."""
   told = report.write(workdir)
   shown = {
     'terminal': text_of(told),
@@ -460,7 +460,7 @@ def test_figures_are_drawn(written, name):
   for colour in ('0072b2', 'b84d00'):  # LSTM's and GRU's
     wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)])
     assert (np.abs(image - wanted).max(axis=-1) < 0.02).sum() > 200
-  assert (image.min(axis=-1) > 0.98).mean() > 0.5  # a calm ground
+  assert (image.min(axis=-1) > 0.98).mean() > 0.5  # a plain background
 
 
 def test_many_groups_get_a_panel_each(tmp_path):
@@ -489,7 +489,7 @@ def test_labels_at_the_ends_of_lines_do_not_overlap(tmp_path):
 
 
 def drawn(workdir):
-  """The functions that draw the figures of these runs' report -> the tables that each is given."""
+  """The functions that draw the figures of these runs' report -> the tables passed to each."""
   frames = {}
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
@@ -501,7 +501,7 @@ def drawn(workdir):
 
 
 def luminance(colour):
-  """Of WCAG 2, of 0 for black to 1 for white."""
+  """The luminance of WCAG 2, from 0 for black to 1 for white."""
   channels = matplotlib.colors.to_rgb(colour)
   linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -528,7 +528,7 @@ def test_all_words_of_the_page_are_legible_on_its_grounds_by_day_and_by_night():
     assert light[name] == colour
   used = set(re.findall(r'(?<![\w-])color: var\(--([\w-]+)\)', page))
   assert {'ink', 'muted', 'elman', 'gru'} <= used
-  used |= set(figures.THEME.values()) - {'faint', 'grid', 'paper'}  # these are lines and grounds
+  used |= set(figures.THEME.values()) - {'faint', 'grid', 'paper'}  # these are lines and fills
   for scheme in (light, dark):
     for name in used:
       for ground in ('paper', 'wash'):
@@ -583,7 +583,7 @@ HOSTILE = '<script>alert(1)|$x_1$ [x](y) ![z][w] `c` *b* ~~s~~ &lt; % # \\q ^ {k
 
 @pytest.fixture(scope='module')
 def hostile(tmp_path_factory):
-  """A report in which all that a user names is as ill named as can be."""
+  """A report in which everything that a user names has the worst possible name."""
   path = tmp_path_factory.mktemp('hostile')
   for cell in ('lstm', HOSTILE):
     for seed in range(2):
@@ -759,7 +759,7 @@ def test_of_many_groups_figures_show_the_best_by_validation_of_each_cell_and_say
 
 @pytest.fixture(scope='module')
 def searched(tmp_path_factory):
-  """A report of a search: eight trials an arm, all but the two best left early; and its claims."""
+  """A report of a search: eight trials per arm, all but the two best stopped early; and claims."""
   path = tmp_path_factory.mktemp('searched')
   runs, arms = [], []
   for cell in ('lstm', 'gru'):
@@ -775,7 +775,7 @@ def searched(tmp_path_factory):
         {'id': f'{cell}_t{i}', 'setting': setting, 'epochs': 3 if i > 5 else 1}
         | {'validation_accuracy': accuracy, 'state': 'done' if i > 5 else 'left'}
       )
-      if i > 5:  # of a trial that went to its end; its test accuracy is to be seen nowhere
+      if i > 5:  # a trial that ran to its end; its test accuracy must not appear
         write_run(path, cell, seed=0, accuracy=0.111, best=0.111).rename(path / f'{cell}_t{i}')
     for seed, accuracy in enumerate((0.81, 0.82, 0.83), 100):
       accuracy += 0.05 * (cell == 'gru')

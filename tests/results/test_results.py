@@ -1,4 +1,4 @@
-"""Comparisons and claims: which runs are set against which, and what verdicts rest on."""
+"""Comparisons and claims: which runs are compared, and what verdicts rest on."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ CLAIM = {
 
 
 def predict(folder, accuracy, items=1000, seed=0, **arrays):
-  """predictions.npz of a run that is right on a share of the items, the easier ones sooner.
+  """predictions.npz of a run that is right on a share of the items, the easier ones first.
 
   At its best epoch it is right on 5% more.
   """
@@ -44,7 +44,7 @@ def predict(folder, accuracy, items=1000, seed=0, **arrays):
 
 
 def record(workdir, *claims, undone=()):
-  """A sweep.json of the finished runs, those undone, given as overrides, and the claims."""
+  """A sweep.json of the finished runs, the undone ones, given as overrides, and the claims."""
   runs = [{'id': path.parent.name, 'overrides': {}} for path in workdir.glob('*/result.json')]
   runs.append({'id': 'trial', 'overrides': {}, 'stage': 'search'})  # which is not waited for
   runs += [{'id': f'undone_{i}', 'overrides': overrides} for i, overrides in enumerate(undone)]
@@ -119,7 +119,7 @@ def test_a_perplexity_has_an_interval_over_seeds_and_stretches_of_the_text(tmp_p
 
 @pytest.fixture(scope='module')
 def translations(tmp_path_factory):
-  """A workdir of six translators, and the edits of the sentences of each, `[N, 4]`."""
+  """A workdir of six translators, and the edits for the sentences of each, `[N, 4]`."""
   workdir, draw, edits = tmp_path_factory.mktemp('translations'), np.random.default_rng(0), {}
   lengths, targets = draw.integers(3, 9, 300), draw.integers(0, 9, (300, 9))
   metrics = [metric._asdict() for metric in translation.task.metrics]
@@ -152,7 +152,7 @@ def test_what_is_made_of_sums_has_intervals_over_seeds_and_examples(translations
   assert found['primary'].tolist() == [True, False, False, False]
   numbers = ['items_low', 'items_high', 'p_items']
   assert found[numbers].notna().all(axis=None)
-  # A ratio's draws, by brute force: runs and sentences at random, and the ratio of their sums.
+  # A ratio's draws, by brute force: random runs and sentences, and the ratio of their sums.
   draw, drawn = np.random.default_rng(1), []
   groups = [np.array([edits[cell, seed] for seed in range(3)]) for cell in ('lstm', 'gru')]
   for _ in range(2000):
@@ -188,7 +188,7 @@ def test_what_is_known_once_is_compared_in_a_table_of_its_own(translations):
     assert text.count('sentence error rate') >= 3 and 'Koehn' in text, name
   page = (translations[0] / 'summary.md').read_text()
   assert '| token error rate | GRU - LSTM | -' in page and 'points | [' in page
-  assert 'stretches of it' not in page  # which are of a test split that is one text
+  assert 'stretches of it' not in page  # of a test split that is one text
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_every_pair_of_settings_that_differ_in_one_is_compared(tmp_path):
   found = results.compare(runs, tmp_path, over=results.settings(runs))
   found = found[found['metric'] == 'test_accuracy']
   counts = found['setting'].value_counts().to_dict()
-  # 18 groups: of cells, 3 pairs in 6 places; of sizes, 3 in 6; of layers, 1 in 9.
+  # 18 groups: for cells, 3 pairs in 6 places; for sizes, 3 in 6; for layers, 1 in 9.
   assert counts == {'model.cell': 18, 'model.hidden_size': 18, 'model.layers': 9}
   sizes = found[found['setting'] == 'model.hidden_size']
   assert (sizes['a'] < sizes['b']).all() and sizes['model.hidden_size'].isna().all()
@@ -326,7 +326,7 @@ def test_cells_with_a_size_each_are_compared(tmp_path):
     ('elman', 'gru'),
   }
   assert found['model.hidden_size'].isna().all()
-  grid(tmp_path, cells=('gru',), sizes=(64,), layers=(1,), seeds=2)  # now the size is no part of it
+  grid(tmp_path, cells=('gru',), sizes=(64,), layers=(1,), seeds=2)  # now without the size
   assert results.compare(results.load_runs(tmp_path)).empty
 
 
@@ -472,7 +472,7 @@ def test_a_mistake_in_a_claim_is_told_before_the_runs(change, words):
 
 
 def test_a_run_of_an_older_version_is_of_the_setting_of_one_of_this(tmp_path):
-  """One config says data.name, the other task.name; which field it is, is no setting."""
+  """One config says data.name, the other task.name; which field it is does not matter."""
   for seed in range(2):
     path = write_run(tmp_path, 'lstm', seed) / 'config.json'
     config = json.loads(path.read_text())
@@ -537,7 +537,7 @@ def test_a_claim_may_be_on_how_far_gradients_reach(tmp_path):
   for cell, power in (('lstm', -1.0), ('gru', -3.0)):
     for seed in range(4):
       folder = write_run(tmp_path, cell, seed, 0.8)
-      norms = [(0, 2, 0.1), (0, 0, 4.0), (0, 9, 0.0)]  # of which nothing is left at first
+      norms = [(0, 2, 0.1), (0, 0, 4.0), (0, 9, 0.0)]  # with nothing left at first
       norms += [(3, 0, 5.0), (3, 9, 5 * 10 ** (power + seed / 10))]
       rows = [{'epoch': e, 'layer': 1, 'lag': lag, 'norm': norm} for e, lag, norm in norms]
       run_files.write_flow(folder, [*rows, {'epoch': 3, 'layer': 2, 'lag': 9, 'norm': 7.0}])

@@ -1,4 +1,4 @@
-"""Statistics against published examples, SciPy and brute force; and how often intervals cover."""
+"""Statistics against published examples, SciPy and brute force; and the coverage of intervals."""
 
 import itertools
 
@@ -15,7 +15,7 @@ RUNS = 1000  # of a simulation
 
 
 def has(cover, stated, most=1.0):
-  """Whether intervals cover as often as is stated, but for a chance of one in 10,000 or so."""
+  """Whether intervals cover as often as stated, up to a chance of about one in 10,000."""
   low = stats.binom.ppf(1e-4, len(cover), stated)
   return low <= np.sum(cover) <= stats.binom.ppf(1 - 1e-4, len(cover), most)
 
@@ -72,7 +72,7 @@ def test_noninferiority_is_the_interval_beside_the_margin():
 
 
 def test_equivalence_and_welch_err_as_often_as_they_say():
-  """At the edge of what they tell, with spreads and numbers of runs that differ."""
+  """At the limit of what they detect, with different spreads and numbers of runs."""
   draw = np.random.default_rng(0)
   found = [(draw.normal(0, 1, 8), draw.normal(1, 2, 12)) for _ in range(RUNS)]
   said = [statistics.equivalence(a, b, 1.0).p < 0.05 for a, b in found]
@@ -111,7 +111,7 @@ def test_chance_of_being_ahead_has_a_score_interval():
     for end in found[1:3]:
       distance = 1.959964 * hanley_mcneil(end, len(a), len(b))
       assert abs(end - found.value) == pytest.approx(distance, abs=1e-6)
-  # Of one and one it is Wilson's interval of one try.
+  # With one and one it is Wilson's interval for one trial.
   assert statistics.probability_greater([1], [2])[:3] == pytest.approx(
     (1, 1 / (1 + 1.959964**2), 1)
   )
@@ -154,15 +154,15 @@ def test_seeds_needed_give_the_power_for_unequal_spreads():
 def test_seeds_needed_of_no_difference_are_endless_and_of_a_great_one_two():
   assert statistics.seeds_needed(LSTM, GRU, 0.0) == np.inf
   assert statistics.seeds_needed(LSTM, GRU, 1e3) == 2
-  # Either side of where the normal distribution takes over.
+  # On either side of the switch to the normal distribution.
   many = [statistics.seeds_needed(LSTM, GRU, d) for d in (1.05e-4, 1e-4, 0.95e-4)]
   assert many == sorted(many)
 
 
 def right(draw, groups, runs, items, of_run, of_item, of_both, shift=0.0):
-  """Of `groups` pairs of groups, whether a run is right on an item; and b's mean less a's, truly.
+  """For `groups` pairs of groups, whether a run is right on an item; and the true b minus a.
 
-  An item is as hard for all; b finds items as hard as a but for shift, and a share of its own.
+  An item is equally hard for all runs; for b as hard as for a, up to shift and a part of its own.
   """
   shape = groups, runs, items
   common = draw.normal(0, 1, (groups, 1, items))
@@ -289,14 +289,14 @@ def test_bootstrap_of_one_run_has_no_interval():
 
 
 def nlls(draw, runs, size, topic):
-  """The nll of tokens by two groups of runs, `[2, R, N]`, and the difference to be estimated.
+  """The nll of tokens for two groups of runs, `[2, R, N]`, and the difference to be estimated.
 
-  A text has topics of some hundred tokens, which suit the one group more than the other.
+  A text has topics of some hundred tokens, which suit one group more than the other.
   """
   topics = np.repeat(draw.normal(0, topic, (2, size // 40)), 40, axis=1)
   of_runs = draw.normal([[4.0], [4.1]], 0.02, (2, runs))
   found = of_runs[:, :, None] + topics[:, None] + draw.exponential(1, (2, 1, size)) - 1
-  # Over the runs there may be, exp of a mean is greater than exp of the mean of means.
+  # Over all possible runs, the mean of exp(a run's mean) is greater than exp of the mean of means.
   true = np.diff(np.exp([4.0 + 0.02**2 / 2, 4.1 + 0.02**2 / 2]))[0]
   return found + draw.normal(0, 0.3, found.shape), true
 
@@ -318,7 +318,7 @@ def test_intervals_of_perplexity_cover_the_chance_of_the_text(monkeypatch):
 
 
 def translated(runs, sentences=60):
-  """What sentences add to the BLEU of two groups of runs, int `[2, R, N, 10]`, from sacreBLEU."""
+  """The sentences' BLEU statistics for two groups of runs, int `[2, R, N, 10]`, from sacreBLEU."""
   metrics = pytest.importorskip('sacrebleu.metrics', reason='optional: experiments/translation.txt')
   draw = np.random.default_rng(14)
   right = [draw.integers(0, 9, draw.integers(5, 12)) for _ in range(sentences)]
@@ -397,7 +397,7 @@ def test_expected_maximum_is_that_of_all_choices():
 
 
 def test_expected_maximum_is_covered_and_unbiased_without_replacement():
-  """Of 50 trials; the greatest of n standard normals is 0, 0.5642, 1.1630 and 1.5388."""
+  """Of 50 trials; the expected greatest of n standard normals is 0, 0.5642, 1.1630 and 1.5388."""
   draw = np.random.default_rng(11)
   found = [statistics.expected_maximum(draw.normal(size=50)) for _ in range(400)]
   mean, low, high = np.array(found).swapaxes(0, 1)

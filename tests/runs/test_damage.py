@@ -24,13 +24,13 @@ def hole(content, draw):
 
 
 def swap(content, draw):
-  """A number for another, or a letter: JSON that is whole, and says something else."""
+  """Swaps a digit or a letter for another: JSON that is still valid, but says something else."""
   places = [i for i, byte in enumerate(content) if chr(byte).isalnum()]
   place = draw.choice(places)
   return content[:place] + (b'7' if content[place] != 55 else b'3') + content[place + 1 :]
 
 
-# What the runs here have of what a run may keep.
+# The optional files that the runs here have.
 KEPT = [name for name in run_files.READ if name != run_files.FLOW]
 DAMAGES = {
   'flip': flip,
@@ -60,7 +60,7 @@ def state_of(workdir, name):
 
 
 def same(path, content, name):
-  """Whether a file says the same, as one that is sealed does with another blank."""
+  """Whether a file says the same, as a sealed one with another blank does."""
   if name not in ('result.json', 'sweep.json'):
     return path.read_bytes() == content
   try:
@@ -136,7 +136,7 @@ WRONG = {
   [pytest.param(n, marks=() if n == 'result.json' else pytest.mark.slow) for n in WRONG],
 )
 def test_a_wrong_structure_in_a_file_without_digests_ends_no_reader(name, copy):
-  """As of a version before there were any."""
+  """Like files of a version before there were digests."""
   folder = sorted(copy.glob('cell-*'))[0]
   unseal(folder)
   assert state_of(copy, folder.name) == 'done'

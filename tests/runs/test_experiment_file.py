@@ -1,4 +1,4 @@
-"""Experiment files: mistakes are told with their line; neighbours, cells, fields of its own."""
+"""Experiment files: mistakes are reported with their line; neighbours, cells, own fields."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ from rnnlab.runs import configs, experiment_file
 from rnnlab.sweeps import asking, search, sweep
 
 GOOD = 'from experiments.imdb import get_config\n'
-BROKEN = {  # the file, its preset, and what is said of it
+BROKEN = {  # the file, its preset, and words of the error
   'syntax': ('x = 1\ndef get_config(:\n', None, 'made.py:2: '),
   'bytes': (b'x = 1\ny = "\xff"\n', None, "made.py:2: (unicode error) 'utf-8' codec"),
   'import': ('\nimport no_such_room\n', None, 'made.py:2: ModuleNotFoundError: No module named'),
@@ -253,7 +253,7 @@ def test_a_value_of_a_wrong_type_or_range_is_named(name, value):
 def test_an_option_of_a_cell_that_no_run_has_is_an_error():
   with pytest.raises(ValueError, match='model.gru.reset is read only by the cell gru'):
     sweep.expand(smoke(), lambda add: add({'model.cell': 'lstm', 'model.gru.reset': 'before'}))
-  # What is pinned makes the sweep's cells one, and what it says of another is of no matter.
+  # A pinned cell is the sweep's only one, so settings of other cells do not matter.
   over = lambda add: add({'model.cell': 'gru', 'model.gru.reset': 'before'})  # noqa: E731
   (run,) = sweep.expand(smoke(), over, pinned=('model.cell',))
   assert run.config.model.cell == 'lstm'

@@ -1,4 +1,4 @@
-"""A run's folder: its files by their names, what they say of the run, and the lock."""
+"""A run's folder: its files by name, what they say about the run, and the lock."""
 
 import ast
 import multiprocessing
@@ -19,7 +19,7 @@ ROWS = [{'epoch': 1, 'train_loss': 0.5}, {'epoch': 2, 'train_loss': 0.25}]
 
 
 def test_no_other_module_spells_out_the_name_of_a_file_of_a_run():
-  """A docstring or a message names a file within a sentence, which is no constant of its own."""
+  """Docstrings and messages may name a file within a sentence: only whole constants count."""
   package = pathlib.Path(rnnlab.__file__).parent
   spelt = {}
   for path in package.rglob('*.py'):
@@ -33,7 +33,7 @@ def test_no_other_module_spells_out_the_name_of_a_file_of_a_run():
 
 @pytest.fixture
 def done(tmp_path):
-  """A workdir's finished run of two epochs."""
+  """A finished run of two epochs in a workdir."""
   folder = tmp_path / 'cell-gru_seed-3_0123abcd'
   run_files.write_config(folder, CONFIG)
   run_files.write_metrics(folder, ROWS)

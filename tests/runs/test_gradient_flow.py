@@ -1,4 +1,4 @@
-"""How far gradients reach in a run: the numbers by another way, and the training as without."""
+"""How far gradients reach in a run: the numbers computed differently, and training unchanged."""
 
 import random
 
@@ -37,7 +37,7 @@ def config_of(task, path, **fields):
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """The data of each task, of sequences whose lengths differ."""
+  """The data of each task, with sequences of different lengths."""
   folder, draw = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
   x, lengths = draw.normal(size=(60, 9, 2)), draw.integers(4, 10, 60)
   of = {'classification': x[:, 0, 0] > 0, 'regression': x.sum((1, 2)), 'tagging': x[:, :, 0] > 0}
@@ -76,20 +76,20 @@ SLOW = 'regression', 'generated', 'tagging'
   params=[pytest.param(of, marks=pytest.mark.slow) if of in SLOW else of for of in MORE],
 )
 def done(request, written):
-  """A run that keeps how far gradients reach, and its config."""
+  """A run that records how far gradients reach, and its config."""
   config = config_of(request.param, written.get(request.param), **MORE[request.param])
   return rnnlab.run(config), config
 
 
 def test_the_norms_are_those_of_a_loss_of_what_comes_after_a_step(done):
-  """By jax.grad of the model, of which the last layer goes on from a step's state that is given."""
+  """By jax.grad of the model, whose last layer continues from a given state of a step."""
   found, config = done
   shared, windows = program.prepare(config), config.task.name == 'language_model'
   batch = flow.batch_of(shared.program, shared.dataset.splits['train'])
   layers = MORE[config.task.name].get('model.layers', 1)
 
   def outputs(change):
-    """The model's, with what `change` makes of the last layer's call in its place."""
+    """The model's outputs, with the last layer's call replaced by the result of `change`."""
 
     def intercept(call, args, options, context):
       layer, out = context.module, call(*args, **options)
@@ -134,7 +134,7 @@ def test_the_norms_are_those_of_a_loss_of_what_comes_after_a_step(done):
       'language_model',
       'tagging',
       'generated',
-    ):  # of the last real step alone
+    ):  # only of the last real step
       last = mask.sum(axis=1)[:, None] - 1 == times
       last = last.reshape(*last.shape, *[1] * (of.ndim - 2))
       of = jnp.where(last, of, jax.lax.stop_gradient(of))

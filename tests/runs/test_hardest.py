@@ -1,4 +1,4 @@
-"""The test examples that a run finds hardest: their losses, and what people read of them."""
+"""The test examples that a run finds hardest: their losses, and how they are shown."""
 
 import types
 
@@ -15,7 +15,7 @@ TEXTS = tasks.find('classification')
 
 
 def dataset(inputs, encoding=None, **arrays):
-  """A dataset of these test inputs."""
+  """A dataset with these test inputs."""
   rest = {'title': '', 'line': '', 'source': '', 'fingerprint': ''}
   split = {'inputs': inputs, **arrays}
   return Dataset({'test': split}, **rest, vocabulary=('good', 'bad'), encoding=encoding or {})

@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are told of a run, read back by their own protocols."""
+"""What is logged to TensorBoard and Weights & Biases, read back by their own protocols."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def board_events(folder):
-  """The Events of a folder's one file of TensorBoard's."""
+  """The Events in a folder's one TensorBoard file."""
   from tensorboardX.proto.event_pb2 import Event
 
   (path,) = folder.glob('events.out.tfevents.*')
@@ -31,7 +31,7 @@ def board_events(folder):
 
 
 def wandb_records(folder):
-  """The Records of a run's one offline file of W&B's, in LevelDB's log format after 7 bytes."""
+  """The Records in a run's one offline W&B file, in LevelDB's log format after 7 bytes."""
   from wandb.proto.wandb_internal_pb2 import Record
 
   (path,) = folder.glob('wandb/offline-run-*/*.wandb')
@@ -67,7 +67,7 @@ def test_a_resumed_run_has_each_epoch_once_in_tensorboard(tmp_path):
 def test_metrics_jsonl_tensorboard_and_wandb_agree_also_after_a_break(
   tmp_path, reviews, monkeypatch
 ):
-  """A run that is stopped within its second epoch of three, and gone on with; W&B if it is here."""
+  """A run that is stopped in its second epoch of three, and continued; W&B if it is installed."""
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_ERROR_REPORTING', 'false')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))

@@ -1,4 +1,4 @@
-"""Sweeps in this process and as programs: where they can't go on, and what must not matter."""
+"""Sweeps in this process and as programs: where they can't continue, and what must not matter."""
 
 import functools
 import gc
@@ -45,7 +45,7 @@ def two(add):
 
 
 def conducted(executor, config, workdir, url='', output=None):
-  """Does a sweep of two seeds, as a launch; returns the runs that failed."""
+  """Does a sweep of two seeds, like a launch; returns the runs that failed."""
 
   request = sweep.ask(config.copy_and_resolve_references(), two, command='command')
   workdir.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def conducted(executor, config, workdir, url='', output=None):
 
 @pytest.fixture(scope='module')
 def whole(config, tmp_path_factory):
-  """The figures of a sweep done without a break, by an executor."""
+  """The figures of a sweep done without interruption by an executor."""
 
   @functools.cache
   def run(executor):
@@ -79,7 +79,7 @@ def whole(config, tmp_path_factory):
 
 
 def free(workdir):
-  """Whether no process, this one included, holds the workdir or a run of it, and none is left."""
+  """Whether no process, this one included, holds the workdir or a run in it, and none is left."""
   folders = [path.parent for path in workdir.rglob('.lock')]
   assert folders
   left = multiprocessing.active_children()
@@ -87,7 +87,7 @@ def free(workdir):
 
 
 class Gone(io.StringIO):
-  """Output that fails as soon as an epoch's end is to be told."""
+  """Output that fails as soon as the end of an epoch is to be reported."""
 
   def __init__(self, error):
     super().__init__()
@@ -116,7 +116,7 @@ def test_output_that_fails(error, told, executor, config, whole, tmp_path):
 
 @pytest.mark.parametrize('executor', EXECUTORS)
 def test_a_url_that_fails(executor, config, whole, monkeypatch, tmp_path):
-  """At each sending from the second on: runs that are at work stop, and nothing else is lost."""
+  """At each upload from the second on: runs in progress stop, and nothing else is lost."""
   url, sent, push = (tmp_path / 'remote').as_uri(), [], storage.push
 
   def fails(*words):
@@ -136,7 +136,7 @@ def test_a_url_that_fails(executor, config, whole, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('executor', EXECUTORS)
 def test_a_consumer_that_raises(executor, config, tmp_path):
-  """Of an executor's events as such: what it holds is free once they are closed."""
+  """For an executor's events themselves: whatever it holds is released once they are closed."""
   specs = sweep.expand(config, two)
   events = executors.get(executor)(specs, tmp_path)
   next(events)
@@ -177,7 +177,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('cores', 'proces
 
 @pytest.mark.parametrize('executor', ['serial', *SLOW])
 def test_a_reader_that_goes_away_ends_the_program(executor, start, environment, tmp_path):
-  """As `launch.py | head` does, with the status and the silence of `yes | head`."""
+  """Like `launch.py | head`, with the status and the silence of `yes | head`."""
   words = *SWEEP, '--workdir=out', f'--executor={executor}'
   process = start(*words, env=environment, stderr=subprocess.PIPE)
   read_until('epoch 1/2', process)
@@ -209,7 +209,7 @@ def test_a_signal_to_all_while_workers_start_is_the_launcher_s(
 
 @pytest.mark.slow
 def test_of_many_programs_the_compiled_ones_go(config, monkeypatch, tmp_path):
-  """Those of a size are shared; of many sizes there are never more than of as many as are kept."""
+  """Runs of one size share theirs; with more sizes than are kept, the number stays the same."""
   monkeypatch.setattr(program, 'PROGRAMS', 2)
   program._build.cache_clear()
   jax.clear_caches()
@@ -238,7 +238,7 @@ def test_what_the_environment_asks_of_jax_changes_no_bit(config, whole, tmp_path
 
 @pytest.mark.slow
 def test_an_experiment_file_may_compute(launch, tmp_path):
-  """With JAX, before the launcher does: it has the cores as its devices, as the launch then has."""
+  """With JAX, before the launcher does: it has the cores as its devices, like the launch later."""
   (tmp_path / 'computes.py').write_text(
     'import os\n'
     'import jax\n'

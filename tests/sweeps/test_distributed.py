@@ -15,8 +15,8 @@ import rnnlab
 from experiments import imdb
 from rnnlab.machine import provenance
 
-# An embedding that is large enough to be split, epochs enough to be broken off between, and a cell
-# that compiles fast.
+# An embedding large enough to be split, enough epochs to be interrupted between, and a cell that
+# compiles fast.
 FIELDS = {
   'data.buckets': 1,
   'data.vocab_size': 9000,
@@ -63,7 +63,7 @@ jax.distributed.shutdown()
 
 @pytest.fixture
 def pair(environment, tmp_path):
-  """Starts Python as two processes: {place} is where they meet, {id} which one it is."""
+  """Starts Python as two processes: {place} is the address where they meet, {id} their number."""
   cores = provenance.cores()
 
   def start(*words):
@@ -107,7 +107,7 @@ def launch_two(pair, reviews):
 
 
 def end(processes):
-  """Waits for both; returns what each said and its exit status."""
+  """Waits for both; returns the output and exit status of each."""
   said = [process.communicate(timeout=300)[0] for process in processes]
   return [*zip(said, [process.returncode for process in processes], strict=True)]
 
@@ -138,7 +138,7 @@ def test_two_processes_give_the_figures_of_one_and_broken_off_the_same_bits(
   with jax.set_mesh(rnnlab.mesh()):
     alone = rnnlab.run(config)
   ((final, best, rows, _),) = whole.values()
-  # What is rounding at first is ten times as much every three epochs.
+  # Rounding differences grow tenfold every three epochs.
   assert final == pytest.approx(alone.result['final'], rel=1e-2)
   assert best == pytest.approx(alone.result['best'], rel=1e-2)
   for row, other in zip(rows[:2], alone.metrics[:2], strict=True):

@@ -11,7 +11,7 @@ from rnnlab.sweeps import executors
 
 @pytest.mark.slow
 def test_serial_gives_the_figures_of_processes(whole):
-  """To rounding: a process has one core, and products split over two add in another order."""
+  """Up to rounding: a process has one core, and products split over two add in another order."""
   serial, processes = (finals(whole(executor)) for executor in ('serial', 'process'))
   assert len(serial) == 3 and list(serial) == list(processes)
   for run, (final, *_) in serial.items():

@@ -18,8 +18,8 @@ from rnnlab.machine import provenance  # noqa: E402
 from rnnlab.runs import configs
 from rnnlab.sweeps.executors import ray as executor  # noqa: E402
 
-# Of a size for which no kernel is compiled, since the code that is sent to a cluster has none yet;
-# and long enough to be stopped in the middle.
+# Of a size for which no kernel is compiled, since code newly sent to a cluster has none yet; and
+# long enough to be stopped in the middle.
 SIZE = (
   '--config.model.cell=gru',
   '--config.model.hidden_size=8',
@@ -31,7 +31,7 @@ WORDS = SMOKE, *SIZE
 
 @pytest.fixture(scope='module')
 def unbroken(tmp_path_factory, reviews, for_a_user):
-  """The figures of WORDS done by processes, each held to a core as Ray's workers are."""
+  """The figures of WORDS done by processes, each limited to one core like Ray's workers."""
   workdir = tmp_path_factory.mktemp('unbroken') / 'sweep'
   words = *WORDS, f'--workdir={workdir}', '--executor=process'
   done = do(words, reviews, workdir.parent, for_a_user)
@@ -43,7 +43,7 @@ def unbroken(tmp_path_factory, reviews, for_a_user):
 def cluster(for_a_user, tmp_path_factory):
   """Two nodes. The second finds no clone, and a run stops there after its second epoch.
 
-  The file `held` then has the run's name, and where the node has rnnlab from.
+  The file `held` then has the run's name, and the place from which the node imports rnnlab.
   """
   folder = tmp_path_factory.mktemp('hold')
   held = folder / 'held'
@@ -92,13 +92,13 @@ def test_a_killed_node_costs_nothing_but_time_and_a_failing_run_fails_alone(
   process = start(*words, f'--ray_address={cluster.address}', stderr=subprocess.STDOUT)
 
   def gathered():
-    """Whether the first epoch of the run that is held has come to the launcher."""
+    """Whether the first epoch of the stopped run has reached the launcher."""
     run = cluster.held.read_text().partition(' ')[0] if cluster.held.exists() else ''
     return run and (tmp_path / 'killed' / run / 'metrics.jsonl').exists()
 
   while not gathered() and process.poll() is None:
     with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(0.02)  # and not at once again, which would take a core from the sweep
+      process.wait(0.02)  # not at once again, which would take a core from the sweep
   cluster.remove_node(cluster.second, allow_graceful=False)
   output = process.stdout.read()
   assert process.wait() == 1 and 'Traceback' not in output

@@ -1,4 +1,4 @@
-"""Searches: what they draw, which trials go on, what is compared; over results written by hand."""
+"""Searches: what they draw, which trials continue, what is compared; on hand-written results."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ def asks(arms=ARMS, ranges=RANGES, **options):
 
 
 def objective(spec, epoch):
-  """A made-up validation accuracy, that rises with the epochs to the setting's own value.
+  """A made-up validation accuracy that rises over the epochs to the setting's own value.
 
   Less dropout rises faster, so that curves cross.
   """
@@ -50,7 +50,7 @@ def objective(spec, epoch):
 
 
 def do(spec, workdir, fails=lambda spec: False):
-  """Leaves what a run leaves."""
+  """Leaves the files of a run."""
   folder = pathlib.Path(workdir) / spec.id
   if fails(spec):
     disk.write_json(folder / 'error.json', {'error': 'not finite', 'again': False})
@@ -65,7 +65,7 @@ def do(spec, workdir, fails=lambda spec: False):
 
 
 def finish(config, over, workdir, fails=lambda spec: False):
-  """Does a sweep to its end; returns its stages, each the (id, until) that were to be done."""
+  """Does a sweep to its end; returns its stages, each as the (id, until) to be done."""
   stages = []
   while todo := sweep.plan(config, over, workdir).todo:
     stages.append([(spec.id, spec.until) for spec in todo])
@@ -189,7 +189,7 @@ def test_halving_goes_on_with_the_better_half_from_where_it_paused(tmp_path):
 
 
 def test_halving_judges_by_the_best_epoch_up_to_the_rung(tmp_path):
-  """A trial that was good early goes on, though the others are better at the rung itself."""
+  """A trial that was good early continues, though the others are better at the rung itself."""
   over = asks([{}], trials=4, halving=(3,))
   runs = sweep.expand(config(), over)
   curves = [[0.9, 0.1, 0.1], [0.2, 0.3, 0.4], [0.2, 0.3, 0.5], [0.1, 0.1, 0.1]]
@@ -215,7 +215,7 @@ def test_whatever_is_done_first_and_wherever_it_breaks_off_the_same_is_done_and_
   over = asks(method=method, halving=halving, trials=4)
   doomed = {sweep.expand(config(), over)[i].id for i in failing}
 
-  def fails(spec):  # where there are rungs, after the first
+  def fails(spec):  # if there are rungs, after the first
     return spec.id in doomed and spec.until != 1
 
   whole, broken = tmp_path_factory.mktemp('whole'), tmp_path_factory.mktemp('broken')
@@ -233,7 +233,7 @@ def test_optuna_s_trials_come_in_batches_and_are_replayed_from_the_results(tmp_p
   pytest.importorskip('optuna')
   over = asks(method='optuna', trials=20, halving=(2,))
   stages = finish(config(), over, tmp_path / 'a')
-  assert len(stages[0]) == 16 and len(stages[1]) == 8  # a batch of 8 an arm, then its better half
+  assert len(stages[0]) == 16 and len(stages[1]) == 8  # a batch of 8 per arm, then its better half
   assert finish(config(), over, tmp_path / 'b') == stages
   plan = sweep.plan(config(), over, tmp_path / 'a')
   assert [len(arm['trials']) for arm in plan.searches[0]['arms']] == [20, 20]
@@ -250,7 +250,7 @@ def test_optuna_s_later_trials_are_better_than_its_random_first(seed):
 
 
 def test_optuna_s_failed_trials_are_the_worst_where_lower_values_are_better_too():
-  """Scores are then negative: one that failed must not come before those that did not."""
+  """Scores are then negative: a failed trial must not rank before others."""
   pytest.importorskip('optuna')
   ranges, told = {'a': ('uniform', 0, 1), 'b': ('uniform', 0, 1)}, []
   asked = search.Search([{}], ranges, 48, [100], 'optuna')
@@ -496,5 +496,5 @@ def test_a_search_runs_to_its_end_from_one_command(launch, tmp_path):
   runs = results.load_runs(workdir)
   assert sorted(runs['stage']) == ['', '', 'search', 'search']
   assert list(runs[runs['stage'] == '']['id']) == [arm['runs'][0] for arm in arms]
-  assert len((workdir / 'summary.csv').read_text().splitlines()) == 3  # a row a cell
+  assert len((workdir / 'summary.csv').read_text().splitlines()) == 3  # a row per cell
   assert 'have no result' not in (workdir / 'summary.md').read_text()

@@ -1,4 +1,4 @@
-"""What `launch.py --status` says, of workdirs made here by hand: nothing is trained."""
+"""The output of `launch.py --status` for workdirs made by hand here: nothing is trained."""
 
 import contextlib
 import io
@@ -77,12 +77,12 @@ def test_a_result_without_all_its_rows_is_not_done(workdir):
 
 
 def test_the_time_left_is_of_like_runs_over_the_processes_at_work(workdir, monkeypatch):
-  """GRU takes 3 and 5 s an epoch in the done runs, and 2 in the one that is not done; LSTM 6."""
+  """GRU takes 3 and 5 s per epoch in the done runs, and 2 in the one not done yet; LSTM 6."""
   assert status.seconds_left(status.load(workdir)) == 6 * 2
   more = [run(workdir, cell, seed=3) for cell in ('gru', 'lstm')]
   recorded = disk.read_json(workdir / 'sweep.json')
   disk.write_json(workdir / 'sweep.json', recorded | {'runs': recorded['runs'] + more})
-  # Medians: of 3, 5, 2 for GRU; of 6 and the 2 of the run that failed for LSTM.
+  # Medians: of 3, 5, 2 for GRU; of 6 and the failed run's 2 for LSTM.
   assert status.seconds_left(status.load(workdir)) == 6 * 2 + 10 * 3 + 10 * 4
   for numbers, processes in ([[1, 2], 2], [[1, 1], 1]):  # the second as in a population
     with contextlib.ExitStack() as stack:
@@ -150,7 +150,7 @@ def test_a_thousand_runs_take_a_page(tmp_path):
   said = shown(tmp_path)
   assert '1000 runs: 0 done, 0 running, 940 waiting, 60 failed' in said
   assert 'and 40 more failed' in said and len(said.splitlines()) < 40
-  assert 'gru' in said and '470' in said  # by cell, where the settings are too many
+  assert 'gru' in said and '470' in said  # by cell, if there are too many settings
 
 
 def test_without_sweep_json_the_folders_tell(workdir):
@@ -178,7 +178,7 @@ def test_status_needs_neither_jax_nor_pandas_and_changes_nothing(workdir, launch
     '--status', '--json', f'--workdir={workdir}', env={'PYTHONPATH': str(heavy)}, check=0
   )
   assert json.loads(done.stdout) == json.loads(json.dumps(status.record(workdir)))
-  # Without --workdir, where a launch of the same config would put it.
+  # Without --workdir, in the place where a launch of the same config would put it.
   done = launch('--status', env={'PYTHONPATH': str(heavy)})
   assert done.returncode == 2 and 'runs/imdb: no such folder' in done.stderr
   assert json.loads((workdir / 'sweep.json').read_text())['runs']

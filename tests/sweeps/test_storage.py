@@ -52,7 +52,7 @@ def test_a_folder_is_written_as_it_was_read_without_locks_and_temporary_files(tm
 def test_a_reader_never_finds_half_a_checkpoint_nor_a_result_without_the_rest(
   tmp_path, monkeypatch
 ):
-  """At each file that is written the folder holds whole checkpoints only."""
+  """Whenever a file is written, the folder holds only whole checkpoints."""
   folder, seen = tmp_path / 'run', []
   storage.write(folder, {'checkpoints/8/log': b'old', 'checkpoints/8/state/d/0': b'old'})
   write_atomic = storage.disk.write_atomic
@@ -88,7 +88,7 @@ def test_a_remote_folder_comes_back_and_only_what_is_new_is_sent(url, tmp_path, 
   storage.push(workdir, url, 'run')
   assert sorted(sent) == ['.files.new', *sorted(newer)]
   assert not [name for name in everything(url) if '/8/' in name]
-  # To another machine, and to one whose mirror is of before and damaged.
+  # To another machine, and to one whose mirror is outdated and damaged.
   storage.write(tmp_path / 'old' / 'run', UNFINISHED | {'checkpoints/16/state/d/0': b'damaged'})
   for mirror in (tmp_path / 'new', tmp_path / 'old'):
     storage.pull(url, mirror)
@@ -148,7 +148,7 @@ def test_a_sending_that_failed_loses_nothing_and_is_made_up_for(url, tmp_path, m
   storage.push(mirror, url, 'run')
   ended = FILES | {'metrics.jsonl': b'{"epoch": 2}\n'}
   storage.write(mirror / 'run', ended)
-  storage.write(mirror / 'new', UNFINISHED)  # of which the remote has never heard
+  storage.write(mirror / 'new', UNFINISHED)  # unknown to the remote
   (mirror / 'sweep.json').write_text('{}')
 
   def fail(*_):
@@ -163,7 +163,7 @@ def test_a_sending_that_failed_loses_nothing_and_is_made_up_for(url, tmp_path, m
   storage.push_report(mirror, url)
   assert {name: everything(url)[f'run/{name}'] for name in ended} == ended
   assert {name: everything(url)[f'new/{name}'] for name in UNFINISHED} == UNFINISHED
-  # Where another machine has gone on, it is ahead.
+  # If another machine has continued the run, it is ahead.
   storage.pull(url, tmp_path / 'other')
   storage.write(tmp_path / 'other' / 'new', {'metrics.jsonl': b'{"epoch": 7}\n'})
   storage.push(tmp_path / 'other', url, 'new')
@@ -251,7 +251,7 @@ def test_a_path_and_a_file_url_are_local_and_an_unknown_url_is_an_error(tmp_path
     storage.local('nothing://x')
 
 
-# fsspec's memory is that of a process: the launch, and what is asked of it after, are in one.
+# fsspec's memory belongs to a process, so the launch and the later queries share one.
 PROGRAM = """
 import pathlib, runpy, shutil, sys
 from rnnlab.sweeps import storage

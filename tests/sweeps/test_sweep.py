@@ -1,4 +1,4 @@
-"""Sweeps: which runs there are, what they are called, which are done; locks and files."""
+"""Sweeps: their runs, the names of these, which are done; locks and files."""
 
 import json
 import pathlib
@@ -64,7 +64,7 @@ def test_an_id_tells_the_overrides_and_changes_with_any_field():
 
 
 def finish(run, workdir, name=None):
-  """A finished run's files, as far as a plan reads them."""
+  """Writes a finished run's files, as far as a plan reads them."""
   folder = workdir / (name or run.id)
   disk.write_json(folder / 'config.json', run.config.to_dict())
   epochs = run.config.train.epochs
@@ -99,7 +99,7 @@ def test_of_runs_that_are_there_twice_the_one_that_has_ended_is_taken(tmp_path):
   finish(run, tmp_path, f'another_{end}')
   plan = sweep.plan(config(), None, tmp_path)
   assert [run.id for run in plan.runs] == [f'another_{end}'] and not plan.todo
-  # A folder whose config is not the one that it was made for is no such run.
+  # A folder with another config than the one that it was made for is not that run.
   disk.write_json(tmp_path / f'another_{end}' / 'config.json', run.config.to_dict() | {'seed': 1})
   (planned,) = sweep.plan(config(seed=1), None, tmp_path).runs
   assert planned.id.startswith('cell-lstm_seed-1_')
@@ -234,7 +234,7 @@ def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
 
 
 def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
-  """With progress, which a log has where it is asked for, as without."""
+  """The same with progress, which a log shows if asked for, as without."""
   import rnnlab
 
   folder = tmp_path / 'aclImdb'

@@ -1,4 +1,4 @@
-"""Which strings are right, up to which size all are, and the curve: against plain loops."""
+"""Which strings are right, the size up to which all are, and the curve: against plain loops."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ def split(sizes, seed=0):
 
 
 def outputs_of(arrays, wrong, seed=1):
-  """Log-odds that are right but for one symbol of each string of `wrong`, and of padded steps."""
+  """Log-odds that are right except for one symbol in each string of `wrong`, and padded steps."""
   draw = np.random.default_rng(seed)
   odds = np.where(arrays['targets'], 1, -1) * draw.uniform(0.1, 3, arrays['targets'].shape)
   odds[~arrays['mask']] *= -1
@@ -91,7 +91,7 @@ def test_a_run_tells_up_to_which_n_it_is_right():
   config.train.epochs = 3
   config.task.metric = 'right_up_to'
   done = rnnlab.run(configs.check(config))
-  assert done.metrics[-1]['validation_right_up_to'] == 3  # all that there is
+  assert done.metrics[-1]['validation_right_up_to'] == 3  # all there are
   found = done.predictions
   is_right = [
     all(

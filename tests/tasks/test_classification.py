@@ -1,4 +1,4 @@
-"""Classification of one's own data, trained in memory on what can be learnt."""
+"""Classification of one's own data, trained in memory on learnable problems."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The task of generated problems: drawn anew for each step, the same bits however it is done."""
+"""The task of generated problems: newly drawn at each step, the same bits however it is run."""
 
 import collections
 import functools
@@ -43,7 +43,7 @@ def do(executor, runs, workdir, stop=lambda: False):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """The runs' numbers, by an executor without a break."""
+  """The runs' numbers, by an executor without interruption."""
 
   @functools.cache
   def run(executor):
@@ -56,7 +56,7 @@ def whole(tmp_path_factory):
 
 
 def test_nothing_is_drawn_twice_and_a_run_is_cut_anywhere():
-  """The numbers that a compiled epoch sees, by their bits: of three epochs of 20 in eights."""
+  """The bits of the numbers that a compiled epoch sees: three epochs of 20, in batches of eight."""
   shared = program.prepare(specs()[0].config)
   setup = program.begin(shared, specs()[0].config)
   seen = collections.Counter()
@@ -122,7 +122,7 @@ def test_what_is_validated_and_tested_on_is_of_the_data_s_seed_alone():
 
 
 def test_what_is_fixed_is_drawn_in_one_process_alone():
-  """Also where a run has a mesh of several devices, which may be those of other processes."""
+  """Also if a run has a mesh of several devices, which may belong to other processes."""
   data = program.data_of(config_of('adding', length=6))
   alone = generated.load(data)
   fetched = []
@@ -183,7 +183,7 @@ def test_the_loss_of_each_kind_is_that_of_a_loop():
   assert found == pytest.approx({'error': squared, 'accuracy': 0.5, 'loss': squared}, rel=1e-5)
 
   logits, classes = draw.normal(size=(3, 4, 5)), draw.integers(0, 5, (3, 4))
-  classes[0] = logits[0].argmax(axis=-1)  # the first sequence is right, if for its second step
+  classes[0] = logits[0].argmax(axis=-1)  # the first sequence is right but for step 2
   classes[0, 1] = (classes[0, 1] + 1) % 5
   classes[1, 1] = logits[1, 1].argmin()
   log_shares = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

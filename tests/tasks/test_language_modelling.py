@@ -1,4 +1,4 @@
-"""Language models as whole runs: broken off and gone on with, stored, and refused."""
+"""Language models as whole runs: interrupted and continued, stored, and refused."""
 
 import json
 import random
@@ -46,7 +46,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
-  """Of windows of several lengths, dropout of all kinds, and an average of the steps."""
+  """A config with windows of several lengths, all kinds of dropout, and an average of the steps."""
   found = configs.default('language_model')
   found.data.path = str(written(tmp_path_factory.mktemp('corpus')))
   found.update_from_flattened_dict(SIZES)
@@ -63,7 +63,7 @@ def runs(config, seeds=(0,)):
 
 @pytest.fixture(scope='module')
 def whole(config, tmp_path_factory):
-  """Two runs that nothing breaks off."""
+  """Two uninterrupted runs."""
   workdir = tmp_path_factory.mktemp('whole')
   events = list(executors.get('serial')(runs(config), workdir, lambda: False))
   assert [event.kind for event in events].count('done') == 2
@@ -72,7 +72,7 @@ def whole(config, tmp_path_factory):
 
 @pytest.mark.slow
 def test_broken_off_anywhere_in_an_epoch_it_goes_on_to_the_same_bits(config, whole, tmp_path):
-  """The carry, in the middle of a stream, with it."""
+  """Including the carry in the middle of a stream."""
   draw = random.Random(0)
   for spec in runs(config):
     done, breaks = False, 0
@@ -119,7 +119,7 @@ def test_what_a_run_says_is_what_its_files_say_in_a_plain_loop(config, whole, ce
   params = jax.tree.map(lambda a: np.asarray(a, np.float64), files.load(folder / run_files.PARAMS))
 
   def loop(rows, anew):
-    """The nll of rows of (input, target) pairs, the carry being made anew where `anew` says."""
+    """The nll of rows of (input, target) pairs, with the carry reset where `anew` is true."""
     inputs, targets = np.moveaxis(rows, -1, 0)
     xs = params['embedding'][inputs]
     for layer in ('Recurrent_0', 'Recurrent_1'):

@@ -37,9 +37,9 @@ def trained():
 
 
 def by_hand(params, piece):
-  """(nll of each frame, right notes, wrong or missed ones) of a piece, by loops in float64.
+  """(nll of each frame, correct notes, wrong or missed ones) of a piece, by loops in float64.
 
-  The GRU is that of Cho et al. (2014), the reset gate after the product, as Keras has it.
+  The GRU is that of Cho et al. (2014), the reset gate after the product, as in Keras.
   """
   cell = {k: np.asarray(v, np.float64) for k, v in params['Recurrent_0']['cell'].items()}
   head = {k: np.asarray(v, np.float64) for k, v in params['Dense_0'].items()}

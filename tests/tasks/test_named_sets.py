@@ -14,7 +14,7 @@ TASK = tasks.find('classification')
 
 @pytest.fixture
 def config(monkeypatch):
-  """A config of the set 'digits', in whose place there are series that tell their class."""
+  """A config of the set 'digits', replaced by series that reveal their class."""
 
   def load():
     draw = np.random.default_rng(0)

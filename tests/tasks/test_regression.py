@@ -32,7 +32,7 @@ def loaded(path, **fields):
 
 @functools.cache
 def autoregression():
-  """x[t + 1] = -0.8 x[t] + noise of deviation 5, around 100: no forecast has less error than 5."""
+  """x[t + 1] = -0.8 x[t] + noise of deviation 5, around 100: no forecast has an error below 5."""
   noise, found = np.random.default_rng(1).normal(0, 5, 1200), [0.0]
   for e in noise:
     found.append(-0.8 * found[-1] + e)
@@ -58,14 +58,14 @@ def forecast(table):
 def test_a_forecast_reaches_the_noise_and_no_further(forecast):
   best = forecast.result['best']
   assert 4.4 < best['test_rmse'] < 5.6  # the deviation of the series itself is 8.3
-  assert 0.5 < best['test_r2'] < 0.75  # of which 1 - 0.36 = 0.64 can be explained
+  assert 0.5 < best['test_r2'] < 0.75  # 1 - 0.36 = 0.64 of it can be explained
 
 
 @pytest.mark.parametrize('of', ['final', 'best'])
 def test_metrics_are_scikit_learn_s_in_the_unit_of_the_targets(forecast, of):
   task, kept = tasks.find('regression'), forecast.predictions
   true, found = (task.decode(kept[name], forecast.encoding)['value'] for name in ('targets', of))
-  # By time, as it was written: the last fifth, each window and what follows it within it.
+  # By time, in the original order: the last fifth, with each window and its targets inside.
   np.testing.assert_allclose(true, autoregression()[-240:][6:], rtol=1e-6)
   for name, truth in (
     ('rmse', sklearn.metrics.root_mean_squared_error),
@@ -131,7 +131,7 @@ def test_splits_are_cut_in_time_and_no_window_is_in_two(table):
 
 
 def ragged(path, **arrays):
-  """Series of 3 to 9 steps of two features; at each step their running sum, and its double."""
+  """Series of 3 to 9 steps of two features; targets are their running sum, and twice that."""
   draw = np.random.default_rng(3)
   lengths = draw.integers(3, 10, 60)
   xs = draw.normal(size=(lengths.sum(), 2)).astype(np.float32)

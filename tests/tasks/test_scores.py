@@ -15,14 +15,14 @@ SEEDS = range(5)
 
 
 def traced(function, *args, **options):
-  """As within a compiled program; a float64 for comparisons."""
+  """Computed in a compiled program; as a float64 for comparisons."""
   found = jax.jit(lambda *a: function(*a, **options))(*map(jnp.asarray, args))
   assert np.isfinite(found).all()
   return np.asarray(found, np.float64)
 
 
 def labelled(seed, classes=4, size=60):
-  """Labels of which the last class is seldom or never, and predictions that are often right."""
+  """Labels whose last class is rare or absent, and predictions that are often right."""
   draw = np.random.default_rng(seed)
   labels = draw.integers(0, classes - (seed % 2), size)
   predicted = np.where(draw.random(size) < 0.6, labels, draw.integers(0, classes, size))
@@ -33,7 +33,7 @@ def labelled(seed, classes=4, size=60):
 def test_confusion_and_macro_f1_are_scikit_learn_s(seed):
   labels, predicted = labelled(seed)
   if seed == 4:
-    labels, predicted = labels % 2, predicted % 2  # two of the classes are nowhere
+    labels, predicted = labels % 2, predicted % 2  # two of the classes do not occur
   expected = sklearn.metrics.confusion_matrix(labels, predicted, labels=range(4))
   np.testing.assert_array_equal(traced(scores.confusion, labels, predicted, classes=4), expected)
   expected = sklearn.metrics.f1_score(labels, predicted, average='macro', zero_division=0)
@@ -92,7 +92,7 @@ def test_auroc_of_many_rows_is_as_exact_as_of_few():
 def test_calibration_error_against_a_loop(seed):
   draw = np.random.default_rng(seed)
   probability = draw.beta(4, 2, 300).astype(np.float32)
-  probability[:4] = 0, 1, 9 / 15, 9 / 15  # an edge is of the bin below it
+  probability[:4] = 0, 1, 9 / 15, 9 / 15  # an edge belongs to the bin below it
   right = draw.random(300) < probability**2
   total, rows = 0, []
   for i in range(15):
@@ -113,9 +113,9 @@ def test_errors_of_values_are_scikit_learn_s(seed):
   draw = np.random.default_rng(seed)
   targets = draw.normal(size=(40, 3)).astype(np.float32)
   values = (targets + draw.normal(0, 0.5, targets.shape)).astype(np.float32)
-  targets[:, 2] = 1.5  # of no variance, and missed
+  targets[:, 2] = 1.5  # without variance, and missed
   weights = (draw.random(40) < 0.7).astype(np.float32)
-  values[weights == 0] = 1e30  # what does not count may be anything
+  values[weights == 0] = 1e30  # values that do not count may be anything
   rows = weights > 0
   each = [
     sklearn.metrics.root_mean_squared_error(targets[rows, i], values[rows, i]) for i in range(3)

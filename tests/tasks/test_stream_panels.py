@@ -1,4 +1,4 @@
-"""What is known of language models beyond perplexity, against plain loops and other programs."""
+"""Results on language models beyond perplexity, against plain loops and other programs."""
 
 import jax
 import numpy as np
@@ -29,13 +29,13 @@ def stream(size, seed=0):
 
 
 def made(name):
-  """A model with weights that make it heed its context, and its parameters."""
+  """A model with weights that make it use its context, and its parameters."""
   model = models.LanguageModel((CELLS[name],) * 2, V, 5, init_scale=1.5)
   return model, jax.jit(model.init)(jax.random.key(0), windows.example(stream(3)))['params']
 
 
 def loop(name, params, inputs, targets, every):
-  """The nll of each target where the carry is made anew every so many steps, in float64."""
+  """The nll of each target if the carry is reset every `every` steps, in float64."""
   params = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
   xs = params['embedding'][inputs][None]
   anew = (np.arange(len(inputs)) % every == 0)[None]

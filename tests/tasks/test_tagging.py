@@ -31,7 +31,7 @@ def loaded(path, **fields):
 
 @functools.cache
 def sentences():
-  """A span begins with mr (a person) or in (a place), and goes on until the next 'is'."""
+  """A span begins with mr (a person) or in (a place), and continues until the next 'is'."""
   draw, made = np.random.default_rng(0), []
   for _ in range(300):
     tokens = draw.choice(['mr', 'in', 'is', 'Ann', 'Rome', 'x'], draw.integers(2, 10)).tolist()
@@ -58,7 +58,7 @@ def named(conll):
 
 
 def said(done, of):
-  """True and predicted tags of the test split, a list a sentence."""
+  """True and predicted tags of the test split, a list per sentence."""
   names, labels = np.array(done.encoding['tags']), done.predictions['labels']
   found = done.predictions[of].argmax(axis=-1)
   return [
@@ -147,7 +147,7 @@ def test_tags_are_cut_and_padded_with_their_tokens(conll, end):
 
 
 def test_a_series_is_tagged_by_what_it_was(tmp_path):
-  """Whether a step is above the one before it: numbers for tags, of lengths that differ."""
+  """Whether a step is above the one before it: numbers as tags, with different lengths."""
   draw = np.random.default_rng(1)
   x, lengths = draw.normal(size=(200, 9)), draw.integers(4, 10, 200)
   y = np.diff(x, axis=1, prepend=0) > 0

@@ -1,4 +1,4 @@
-"""Tasks by name, what a task must be, and a whole one from a file outside of the package."""
+"""Tasks by name, the requirements of a task, and a whole one from a file outside the package."""
 
 import functools
 import io
@@ -39,7 +39,7 @@ def read(preset=''):
 
 
 def conducted(executor, workdir, preset='', stop=lambda: False, change=None):
-  """Does what the file asks for, as a launch; returns the plan, and the runs that failed."""
+  """Does what the file asks for, like a launch; returns the plan, and the runs that failed."""
   made = read(preset)
   made.config.update_from_flattened_dict(change or {})
   request = sweep.ask(made.config, made.sweep, command='command')
@@ -55,7 +55,7 @@ def conducted(executor, workdir, preset='', stop=lambda: False, change=None):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """The file's sweep done without a break by an executor: its workdir, and what was said."""
+  """The file's sweep done without interruption by an executor: its workdir, and the output."""
 
   @functools.cache
   def run(executor):
@@ -135,7 +135,7 @@ def test_an_old_config_is_read_as_it_was_meant():
 
 
 def test_a_run_of_an_older_workdir_is_found_and_keeps_its_words(tmp_path):
-  """Its folder's name ends in a hash of them; a launch after the next finds it by that too."""
+  """Its folder's name ends in a hash of that config; later launches find it by that too."""
   config = configs.default()
   config.data.source = 'package'
   old = {part: of for part, of in config.to_dict().items() if part != 'task'}
@@ -185,7 +185,7 @@ def test_it_learns():
   made = read()
   made.config.train.epochs = 30
   done = rnnlab.run(made.config)
-  # As far as the noise: the mean size of a normal deviate of 0.1 is 0.08.
+  # Down to the noise: the mean size of a normal deviate of 0.1 is 0.08.
   assert done.metrics[0]['validation_error'] > 0.2
   assert done.result['best']['test_error'] < 0.16
 
@@ -204,7 +204,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(executor, whole, tmp_p
 
 
 def test_a_search_finds_the_setting_of_the_least_error(tmp_path):
-  """Of four learning rates of which one diverges; half of the trials go on after an epoch."""
+  """Of four learning rates, one diverges; half of the trials continue after an epoch."""
   plan, failed, said = conducted('population', tmp_path, 'search')
   (arm,) = sweep.arms(plan)
   trials = {trial['setting']['optim.learning_rate']: trial for trial in arm['trials']}
@@ -277,7 +277,7 @@ def test_without_a_validation_split_the_test_split_is_it_and_nothing_is_chosen(m
 
 
 def test_what_differs_from_run_to_run_is_drawn_from_its_key(monkeypatch):
-  """A task that turns its targets round: as if its data were turned."""
+  """A task that negates its targets: as if its data were negated."""
   read()
   series = tasks.find('series')
   turned = tasks.add(

@@ -30,7 +30,7 @@ REFERENCES = [
 
 
 def levenshtein(a, b):
-  """By its definition."""
+  """The Levenshtein distance, by its definition."""
 
   @functools.cache
   def of(i, j):
@@ -70,7 +70,7 @@ def test_the_best_reference_counts():
 
 
 def corpus_score(metric, rows):
-  """That of sacreBLEU by its usual door, and its signature."""
+  """The score by sacreBLEU's usual interface, and its signature."""
   metrics = pytest.importorskip('sacrebleu.metrics', reason='optional: experiments/translation.txt')
   made = {'bleu': metrics.BLEU, 'chrf': metrics.CHRF}[metric]()
   references = [REFERENCES[row] for row in rows]
@@ -89,14 +89,14 @@ def test_scores_of_sums_are_those_of_sacrebleu(metric, columns):
   assert found.shape == (6, columns) and found.dtype == np.int64
   assert bleu.score(found.sum(axis=0), metric) == expected and 20 < expected < 90
   assert bleu.signature(REFERENCES, metric) == signature and 'nrefs:var' in signature
-  for rows in ([1, 1, 4, 2], [3, 0, 0, 1, 4], [1], [5]):  # as a bootstrap draws them
+  for rows in ([1, 1, 4, 2], [3, 0, 0, 1, 4], [1], [5]):  # as drawn by a bootstrap
     expected, signature = corpus_score(metric, rows)
     assert bleu.score(found[rows].sum(axis=0), metric) == pytest.approx(expected, rel=1e-12), rows
     assert bleu.signature([REFERENCES[row] for row in rows], metric) == signature
 
 
 def test_matches_are_counted_as_the_paper_has_them():
-  """Its example: of seven words 'the' two count, as one reference has two; the closest is of 8."""
+  """Its example: of seven words 'the', two count, as one reference has two; the closest has 8."""
   pytest.importorskip('sacrebleu', reason='optional: experiments/translation.txt')
   found = bleu.statistics(HYPOTHESES[:1], [[text.lower() for text in REFERENCES[0]]])
   assert found.tolist() == [[7, 7, 2, 0, 0, 0, 7, 6, 5, 4]]  # 'the cat is on the mat .' has 7

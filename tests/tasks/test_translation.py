@@ -1,4 +1,4 @@
-"""Translation as whole runs: what is kept of them, told of them, and refused."""
+"""Translation as whole runs: what is kept, reported and refused."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ SIZES = {f'model.{name}_size': 8 for name in ('hidden', 'embed', 'attention')}
 
 
 def written(folder, lines=(60, 12, 20)):
-  """Sentences of one to eight words, whose translations say the words from their end."""
+  """Sentences of one to eight words, whose translations have the words in reverse."""
   draw = random.Random(0)
   folder.mkdir(parents=True, exist_ok=True)
   for name, count in zip(('train', 'val', 'test'), lines, strict=True):
@@ -62,7 +62,7 @@ def runs(config, seeds=(0,)):
 
 @pytest.fixture(scope='module')
 def whole(config, tmp_path_factory):
-  """Two runs that nothing breaks off."""
+  """Two uninterrupted runs."""
   workdir = tmp_path_factory.mktemp('whole')
   events = list(executors.get('serial')(runs(config), workdir, lambda: False))
   assert [event.text for event in events if event.kind == 'failed'] == []
@@ -70,7 +70,7 @@ def whole(config, tmp_path_factory):
 
 
 def test_what_a_run_says_is_what_its_translations_are(config, whole):
-  """Counted again from the texts that are kept, and from the lines of the file."""
+  """Counted again from the stored texts and the lines of the file."""
   right = (whole / config.data.path / 'test.yy').read_text().splitlines()
   for folder in whole.glob('cell-*'):
     result = json.loads((folder / run_files.RESULT).read_text())
@@ -102,7 +102,7 @@ def test_what_a_run_says_is_what_its_translations_are(config, whole):
 
 
 def test_a_beam_of_the_task_is_that_of_predict(config, whole):
-  """By weights drawn at random, so that it says something, and a beam finds what is likelier."""
+  """With random weights, so that there is output, and a beam finds likelier translations."""
   asked = (whole / config.data.path / 'test.xx').read_text().splitlines()
   (member,) = rnnlab.load(next(whole.glob('cell-*'))).members
   draw = np.random.default_rng(0)
@@ -122,12 +122,12 @@ def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   frame = results.load_runs(whole)
   rates = frame['best_test_token_error_rate']
   assert rates.notna().all() and 'validation_token_error_rate' not in frame
-  assert frame['test_token_error_rate'].isna().all()  # of the best parameters alone
+  assert frame['test_token_error_rate'].isna().all()  # only of the best parameters
   told = report.write(whole)
   page = (whole / 'summary.md').read_text()
   assert 'token error rate' in page and told.drawings
   compared = told.comparisons.set_index('metric').loc['best_test_token_error_rate']
-  assert 0 < compared['p_items'] <= 1 and np.isnan(compared['items_low'])  # as of one seed each
+  assert 0 < compared['p_items'] <= 1 and np.isnan(compared['items_low'])  # as with one seed each
   assert '| beam token error rate, % |' in page and '| beam time, seconds |' in page
   assert ('bleu' in page) == (importlib.util.find_spec('sacrebleu') is not None)
 

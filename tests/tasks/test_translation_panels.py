@@ -1,4 +1,4 @@
-"""What a report draws of translations, against counts by hand."""
+"""The figures of a report on translations, against counts by hand."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Losses and accuracies against float64 NumPy, and the way they are summed."""
+"""Losses and accuracies against float64 NumPy, and how they are summed."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ METRICS = classification.task.metrics
 
 
 def sums_of(logits, labels, weights):
-  """(the losses' sum, that of what is correct, that of the weights)."""
+  """(the sum of the losses, of correct answers, and of the weights)."""
   batch = {'labels': jnp.asarray(labels), 'weights': jnp.asarray(weights)}
   found = metrics.of(classification.loss, METRICS, jnp.asarray(logits), batch)
   assert found['loss'][1] == found['accuracy'][1]

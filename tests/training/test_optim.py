@@ -68,7 +68,7 @@ def test_schedules():
 
 
 def test_step_falls_at_each_epoch_after_the_first_as_zaremba_et_al_have_it():
-  """TensorFlow's tutorial, of epoch i from 0: decay ** max(i + 1 - max_epoch, 0)."""
+  """TensorFlow's tutorial, for epoch i from 0: decay ** max(i + 1 - max_epoch, 0)."""
   of_epoch = [0.1 * 0.5 ** max(i + 1 - 4, 0) for i in range(9)]
   rate = optim.schedule(config(schedule='step'), 9 * 3, 3)
   np.testing.assert_allclose([rate(t) for t in range(27)], np.repeat(of_epoch, 3), rtol=1e-6)
@@ -80,7 +80,7 @@ SCORES = [1.0, 3.0, 2.0, np.nan, 4.0, 4.0, 1.0, 3.5, 5.0, 2.0, 4.5, 4.5, 4.5, 4.
 
 
 def epochs(cfg, scores=SCORES, steps=3):
-  """What an optimiser evaluates after each epoch of steps on a noisy bowl, and its gradients."""
+  """The parameters to evaluate after each epoch of steps on a noisy bowl, and the gradients."""
   tx = optim.optimizer(cfg, len(scores) * steps, steps)
   rng = np.random.default_rng(0)
   params = {'w': jnp.asarray(rng.normal(size=(2, 3)), jnp.float32), 'b': jnp.array([0.5])}
@@ -105,7 +105,7 @@ def epochs(cfg, scores=SCORES, steps=3):
 
 
 def lowered(scores, patience, decay):
-  """The factor of the rate in each epoch: PyTorch's ReduceLROnPlateau, of one patience less."""
+  """The factor of the rate in each epoch: PyTorch's ReduceLROnPlateau, patience one lower."""
   factor, best, bad, found = 1.0, -np.inf, 0, []
   for score in scores:
     found.append(factor)
@@ -137,8 +137,8 @@ def test_plateau_falls_after_epochs_that_are_not_better(patience):
 def test_asgd_averages_from_where_validation_is_no_longer_better(n, begins, schedule):
   """Merity et al. 2018, algorithm 1, by hand in float64, with the decay of all parameters.
 
-  An epoch that is worse than the best but of the last n, as their code has it. What is averaged
-  are the parameters at that epoch's end and after each later step.
+  It begins at an epoch that is worse than the best before the last n, as in their code. The average
+  is over the parameters at that epoch's end and after each later step.
   """
   scores = [1.0, 3.0, 2.0, np.nan, 2.5, 4.0, 2.7, 4.5, 5.0, 2.0, 4.5, 4.5, 4.5, 4.0]
   logs, first = [], None
@@ -175,7 +175,7 @@ def test_every_optimiser_goes_downhill(name):
 
 @pytest.mark.parametrize('momentum_decay', [0.004, 1.0], ids=['torch', 'keras'])
 def test_nadam_is_pytorch_s_formula(momentum_decay):
-  """torch.optim.NAdam's algorithm, by hand in float64; Keras has 0.96 ** t in its place."""
+  """torch.optim.NAdam's algorithm, by hand in float64; Keras uses 0.96 ** t."""
   rng = np.random.default_rng(0)
   p = rng.normal(size=(2, 3))
   tx = optim.scale_by_nadam(momentum_decay=momentum_decay)

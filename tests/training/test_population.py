@@ -1,4 +1,4 @@
-"""Populations: each member is its solo run, whatever becomes of the others."""
+"""Populations: each member equals its solo run, whatever happens to the others."""
 
 import collections
 import functools
@@ -23,7 +23,7 @@ from rnnlab.training import optim, population, train
 from rnnlab.training.optim import Optimizer
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
-# Members that differ in all in which they may.
+# Members that differ in everything in which they may.
 MEMBERS = (
   {'seed': 0},
   {'seed': 1, 'optim.learning_rate': 1e-2},
@@ -57,7 +57,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(reviews, tmp_path_factory):
-  """The members' numbers, by an executor without a break."""
+  """The members' numbers, by an executor without interruption."""
 
   @functools.cache
   def run(executor):
@@ -70,7 +70,7 @@ def whole(reviews, tmp_path_factory):
 
 
 def close(found, expected):
-  """The same metrics, of the first epoch's within 1e-5; bits are those of one program alone."""
+  """The same metrics, in the first epoch within 1e-5; bits are equal only within one program."""
   assert list(found) == list(expected)
   for run, (final, best, rows, _) in found.items():
     assert rows[0] == pytest.approx(expected[run][2][0], abs=1e-5)
@@ -111,7 +111,7 @@ def test_members_are_their_solo_runs(reviews, whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('lanes', [2, 5])
 def test_a_vmap_of_members_has_their_solo_metrics(reviews, whole, lanes, monkeypatch, tmp_path):
-  """In several blocks, and in one; the batches masked where a solo run's are trimmed."""
+  """In several blocks, and in one; batches are masked where a solo run's are trimmed."""
   in_lanes(monkeypatch, lanes)
   do('population', specs(reviews), tmp_path / 'sweep')
   close(finals(tmp_path / 'sweep'), whole('serial'))
@@ -135,7 +135,7 @@ def test_a_member_that_is_driven_to_nan_leaves_the_others_their_bits(
 
 
 def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
-  """A model that tells, of each step, the rows it was given with bits drawn from its dropout."""
+  """A model that reveals the rows of each step, with bits drawn from its dropout."""
   seen = collections.defaultdict(collections.Counter)
 
   def see(member, ids, bits):
@@ -179,7 +179,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
     ends = {'epochs': [2] * 3, 'until': [0] * 3, 'patience': [0] * 3}
     list(population.fit(group, data, data, data, **ends, alive=set(numbers)))
     jax.effects_barrier()
-    # Where a block is filled up by its last member, that one is seen twice.
+    # If a block is filled up with its last member, that one is seen twice.
     assert {member: set(counter) for member, counter in seen.items()} == {
       member: set(counter) for member, counter in alone.items()
     }
@@ -187,7 +187,7 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
 
 @pytest.mark.parametrize('lanes', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
-  """To the bit those of a population of one; and those of the run itself within rounding."""
+  """To the bit those of a population of one, and up to rounding those of the run itself."""
 
   class Line:
     def init(self, key, xs):
@@ -303,7 +303,7 @@ def test_a_group_larger_than_memory_is_cut_and_has_the_same_bits(
 def test_what_drops_from_a_trimmed_batch_is_not_in_a_block_with_others(
   reviews, monkeypatch, tmp_path
 ):
-  """A mask over the text's own steps depends on how many there are: a solo run's are trimmed."""
+  """A mask over the text's own steps depends on their number: a solo run's are trimmed."""
   in_lanes(monkeypatch, 2)
   taken = []
   stack = population.stack
@@ -338,7 +338,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
 
   for backend in ('cpu', 'gpu'):
     assert capacity(0, backend) <= 2 and capacity(10**12, backend) >= 10
-  # An accelerator's block holds all of a device's members: as many as need that memory.
+  # An accelerator's block holds all of a device's members, which together need that memory.
   assert capacity(needs[4], 'gpu') // 2 in (3, 4, 5)
   assert capacity(needs[8], 'gpu') // 2 in (6, 7, 8, 9, 10)
 
@@ -348,7 +348,7 @@ def test_capacity_is_what_the_compiler_says_will_fit(reviews, monkeypatch):
 def test_where_validation_is_the_test_split_its_last_logits_are_the_test(
   executor, reviews, tmp_path
 ):
-  """Also after a break between the last checkpoint and the result, to the bit."""
+  """Also after an interruption between the last checkpoint and the result, to the bit."""
   runs = specs(reviews, MEMBERS[:2], **{'data.validation_fraction': 0.0})
   do(executor, runs, tmp_path)
   whole, told = finals(tmp_path), {}

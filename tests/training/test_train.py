@@ -19,7 +19,7 @@ from rnnlab.tasks import classification
 from rnnlab.training import optim, rows, train
 from rnnlab.training.optim import Optimizer
 
-N, T, BATCH = 150, 6, 4  # 38 steps an epoch, the last of 2 examples; more than one chunk
+N, T, BATCH = 150, 6, 4  # 38 steps per epoch, the last of 2 examples; over one chunk
 
 
 def make(**fields):
@@ -43,7 +43,7 @@ def dropping():
 
 @pytest.fixture(scope='module')
 def averaging():
-  """A rate that falls, and an average from the first epoch's end on, as if it were no good."""
+  """A falling rate, and an average from the first epoch's end on, as if that had been worse."""
   model, _, data = make(dropout=0.3)
   tx = optim.averaged(optim.plateau(Optimizer(*optax.adam(0.03)), 0.5, 1), 1)
   wanting = tx._replace(init=lambda params: tx.init(params)._replace(best=jnp.float32(jnp.inf)))
@@ -54,7 +54,7 @@ WIDTHS = (2, 3, 6)
 
 
 def ragged(padding, rows=N, longest=T):
-  """Rows of 1 to `longest` ids, and a row of none; row i holds the id i + 1."""
+  """Rows of 1 to `longest` ids, and a row without ids; row i holds the id i + 1."""
   lengths = np.random.default_rng(1).integers(1, longest + 1, rows)
   lengths[1] = 0
   real = np.arange(T) < lengths[:, None]
@@ -102,7 +102,7 @@ def test_an_epoch_trains_every_example_once(plain):
 
 
 def test_the_order_is_a_new_permutation_each_epoch(plain):
-  """A model that tells which rows it was given, over two epochs cut at odd places."""
+  """A model that reveals the rows of its batches, over two epochs cut at odd places."""
   seen = []
 
   class Spy:
@@ -128,7 +128,7 @@ def test_the_order_is_a_new_permutation_each_epoch(plain):
 
 
 def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
-  """The same, where rows are of different lengths and batches are trimmed to what they need."""
+  """The same for rows of different lengths, with batches trimmed to the width they need."""
   seen = []
 
   class Spy:
@@ -157,7 +157,7 @@ def test_buckets_batch_rows_of_like_length_and_each_row_once(plain):
     orders = []
     for epoch in (batches[:38], batches[38:]):
       rows = np.concatenate([batch.max(axis=1) for batch in epoch]) - 1
-      # The row of no ids reads as -1; the two rows that fill the last batch are row 0.
+      # The row without ids reads as -1; the two rows that fill up the last batch are row 0.
       assert sorted(rows) == sorted([-1, 0, 0, 0, *range(2, N)])
       assert sum((batch != 0).sum() for batch in epoch) == lengths.sum() + 2 * lengths[0]
       needed = [np.searchsorted(WIDTHS, (batch != 0).sum(axis=1)) for batch in epoch]
@@ -196,7 +196,7 @@ def close(actual, expected):
 
 
 def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
-  """Of a split that fills no batch."""
+  """For a split that does not fill a batch."""
   cell = cells.get('elman', hidden_size=5)
   options = {'mask': True, 'vocab_size': 800, 'bidirectional': True, 'pooling': 'concat'}
   model, tx, _ = make(cell=cell, **options)
@@ -205,7 +205,7 @@ def test_predictions_come_in_the_order_of_the_split_in_buckets_or_not():
     _, ids = ragged(padding, rows=3 * rows.EVAL_BATCH - 5)
     expected = model.apply({'params': params}, ids)
     assert len(set(np.asarray(expected))) > 300
-    # Widths of a split whose rows are shorter, as a train split's may be.
+    # Widths from a split whose rows are shorter, as a train split's may be.
     for widths in ((), WIDTHS[:2]):
       found = train.predict(program(model, tx, widths), params, {}, {'inputs': ids})
       np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -277,7 +277,7 @@ def test_a_step_is_the_gradient_step_of_its_batch(plain):
   ids, labels = data['inputs'], data['labels']
   tx = Optimizer(*optax.sgd(0.5))
   state = start(model, tx)
-  weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it
+  weights = jnp.array([1.0, 1.0, 0.0])  # a partial batch: the third row only fills it up
 
   def mean_loss(params):
     logits = model.apply({'params': params}, ids[:2])
@@ -317,7 +317,7 @@ def test_going_on_from_any_yield_gives_the_same_bits(of, request, tmp_path):
 
 
 def test_what_is_judged_and_kept_is_the_average_of_the_steps(averaging):
-  """Where validation is told of each epoch once, with whether it is the best so far."""
+  """The optimiser receives each epoch's score once, and whether it is the best so far."""
   model, tx, data = averaging
   told = []
 
@@ -326,7 +326,7 @@ def test_what_is_judged_and_kept_is_the_average_of_the_steps(averaging):
     return tx.end_epoch(state, params, score, improved)
 
   kept, run = [], program(model, tx._replace(end_epoch=end_epoch))
-  run = run._replace(metrics=run.metrics[::-1])  # by the loss, of which lower is better
+  run = run._replace(metrics=run.metrics[::-1])  # by the loss, which is better when lower
   of_run = run, {}, start(model, tx), jax.random.key(0), data, data
   for progress in train.fit(*of_run, epochs=4):
     state, row = progress.state, progress.row
@@ -364,7 +364,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(plain)
 
 
 def test_the_best_epoch_is_the_first_of_the_best_in_the_metric_s_direction(plain):
-  """By a loss: where it is not a number it is never better, and any number is better than none."""
+  """By a loss: NaN is never better, and any number is better than NaN."""
   higher, lower = (classification.task.metrics[i] for i in (0, -1))
   curve = [np.nan, 3.0, 2.0, 4.0, 4.0, 2.0, np.nan]
   for metric, expected in ((higher, 4.0), (lower, 2.0)):
@@ -389,7 +389,7 @@ def test_a_loss_of_other_sums_than_the_metrics_is_told(plain):
   model, tx, data = plain
   run = program(model, tx)._replace(loss=lambda outputs, batch: {'lost': (outputs.sum(), 1.0)})
   state = train.init_state(run, {}, jax.random.key(0), jnp.zeros((1, 2), int))
-  with pytest.raises(ValueError, match=r"sums \['lost'\]: there must be that of 'loss'"):
+  with pytest.raises(ValueError, match=r"sums \['lost'\]: there must be one for 'loss'"):
     next(train.fit(run, {}, state, jax.random.key(0), data, data, epochs=1))
   run = program(model, tx)._replace(score=None)
   words = r"by its loss, which gives \['accuracy', 'loss'\], or by its score, which gives \[\]"

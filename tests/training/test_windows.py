@@ -76,7 +76,7 @@ def test_a_stream_is_evaluated_as_a_whole(name, size, monkeypatch):
 
 
 def test_a_carry_that_remembers_all_is_followed_to_the_end(monkeypatch):
-  """A sum of all inputs is never forgotten: no part can be guessed from what is before it."""
+  """A sum of all inputs forgets nothing: no part can be guessed from the positions before it."""
 
   def initial_carry(batch_shape, dtype):
     return jnp.zeros((*batch_shape, 1), dtype)

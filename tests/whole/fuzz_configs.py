@@ -2,9 +2,9 @@
 
     python tests/whole/fuzz_configs.py 2000 [SEED]
 
-Each case is a launch, to the point at which its plan of runs is made; no run is done. It has to end
-with exit status 0 or 2, in time, in words where it is 2, and where it is 0 every field that it set
-has to be in the configs of its runs. Prints how the cases ended, and those that ended otherwise.
+Each case is a launch up to its plan of runs; no run is done. It must end with exit status 0 or 2,
+in time: with 2, an error in words; with 0, every field that it set must be in the configs of its
+runs. Prints how the cases ended, and those that ended in any other way.
 
 A launch is a fork of this process, which has imported everything but not computed with JAX.
 """
@@ -24,9 +24,9 @@ import traceback
 import warnings
 
 ROOT = pathlib.Path(__file__).parents[2]
-SECONDS = 60  # after which a launch is taken to hang
+SECONDS = 60  # after which a launch is considered hung
 
-# Fields, with values in Python that a run may have, and each with a misspelling.
+# Fields, with valid values in Python, each with a misspelling.
 FIELDS = {
   'seed': ['0', '7', 'np.int64(3)', '2**32 - 1'],
   'model.cell': ["'lstm'", "'gru'", "'elman'", "np.str_('gru')"],
@@ -107,7 +107,7 @@ TEXTS = [
   *('1e-60', '0.9999999999', str(10**24), str(2**63), '__import__("os").getpid()', '\udc80', '%s'),
   *('[1]', 'GRU', 'lsmt', 'post ', 'a=b', '--seed=3', '(' * 300),
 ]
-BODIES = [  # of experiment files: each is none
+BODIES = [  # of experiment files, all of them invalid
   '',
   'def get_config(:\n  pass\n',
   'def get_confg():\n  return imdb.get_config("smoke")\n',
@@ -146,7 +146,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from experiments import imdb
 """
-SWEEPS = [  # (what a sweep does, whether a plan can come of it)
+SWEEPS = [  # (what a sweep does, whether a plan is possible)
   ('pass', False),
   ('return [{"seed": 1}]', False),
   ('yield {"seed": 1}', False),
@@ -216,7 +216,7 @@ def cases(count, seed):
 
 
 def drawn(draw, wrong):
-  """A field and an expression of Python, and whether the two are surely wrong together."""
+  """A field and a Python expression, and whether the two together are certainly wrong."""
   if wrong and draw.random() < 0.4:
     return draw.choice(WRONG_FIELDS), draw.choice(['1', "'x'", 'True']), True
   field = draw.choice([*FIELDS])
@@ -337,7 +337,7 @@ def command(draw):
   return False, words, None, {}
 
 
-ANY = object()  # what a run may have instead of nonsense is not known here
+ANY = object()  # which values are valid is not known here
 
 
 def plain(expression):
@@ -348,7 +348,7 @@ def plain(expression):
 
 
 def launch(words, body, folder):
-  """The exit status of a launch in a fork, and the configs of its plan; what it says is there."""
+  """The exit status of a launch in a fork, and the configs of its plan; its output is there."""
   program = str(ROOT / 'launch.py')
   if body is not None:
     (folder / 'made.py').write_bytes(body.encode('utf-8', 'surrogateescape'))
@@ -379,7 +379,7 @@ def launch(words, body, folder):
 
 
 def stop_at_the_plan():
-  """Makes of `conduct` what writes the plan that there is, and ends the launch well."""
+  """Replaces `conduct` by a function that writes the plan and ends the launch successfully."""
   from rnnlab.data import sources
   from rnnlab.machine import devices
   from rnnlab.runs import configs
@@ -395,13 +395,13 @@ def stop_at_the_plan():
     sys.exit(0)
 
   conduct.conduct = planned
-  asking.MOST = 200  # so that what never ends is found out soon
-  sources.resolve = lambda data: data.source  # which may ask the network
+  asking.MOST = 200  # so that endless loops are found soon
+  sources.resolve = lambda data: data.source  # which may use the network
   devices.keep_programs = lambda: None
 
 
 def traced(config):
-  """Traces the start of a run, without computing: what is accepted is what a run can be made of."""
+  """Traces the start of a run, without computing: an accepted config must make a run."""
   import jax
 
   from rnnlab import cells, tasks
@@ -421,7 +421,7 @@ def traced(config):
 
 
 def faults(case, status, said, folder):
-  """What is wrong with how a case ended, if anything."""
+  """What is wrong with the way in which a case ended, if anything."""
   wrong, _, _, expected = case
   said = said.decode(errors='replace')
   if status not in (0, 2):
@@ -449,11 +449,11 @@ def faults(case, status, said, folder):
 
 
 def main(count, seed=0):
-  """Does `count` cases; whether all ended as they have to."""
+  """Does `count` cases; returns whether all ended as they must."""
   import forks
 
   forks.load()
-  warnings.simplefilter('ignore')  # JAX's, of forks: it has no threads yet, as nothing is computed
+  warnings.simplefilter('ignore')  # JAX's, about forks: no threads run yet
   os.environ['COLUMNS'] = '200'
   began, ended, found = time.monotonic(), collections.Counter(), []
   for number, case in enumerate(cases(count, seed)):

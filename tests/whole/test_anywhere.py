@@ -1,4 +1,4 @@
-"""From an empty folder: the package as it is installed, one's own data and cell, one command."""
+"""From an empty folder: the installed package, one's own data and cell, one command."""
 
 import csv
 import importlib.util
@@ -58,7 +58,7 @@ def leaky(hidden_size):
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-  """A folder that has what an installation has: the package alone, and the command `rnnlab`."""
+  """A folder like an installation: only the package, and the command `rnnlab`."""
   site = tmp_path_factory.mktemp('site')
   shutil.copytree(ROOT / 'rnnlab', site / 'rnnlab', ignore=shutil.ignore_patterns('__pycache__'))
   scripts = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['scripts']
@@ -73,7 +73,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def home(tmp_path):
-  """A folder with sentences, each of whose classes has a character of its own; and a cell."""
+  """A folder with sentences, where each class has a character of its own; and a cell."""
   draw = random.Random(0)
   rows = []
   for i in range(150):

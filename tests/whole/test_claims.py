@@ -56,7 +56,7 @@ def test_claims_on_two_tasks_of_one_sweep(forks, tmp_path):
   assert 'GRU has fewer parameters: supported' in done.stdout.decode()
   table = pd.read_csv(tmp_path / 'out' / 'claims.csv').set_index('claim')
   assert list(table['n_a']) == [2, 2] and list(table['a']) == ['LSTM', 'LSTM']
-  # Of 4 units, a gate has 4 * (2 + 4 + 1), and the candidate of a GRU 4 biases more.
+  # With 4 units, a gate has 4 * (2 + 4 + 1), and the candidate of a GRU 4 more biases.
   assert table.loc['GRU has fewer parameters', 'difference'] == 3 * 28 + 4 - 4 * 28
   runs = pd.read_csv(tmp_path / 'out' / 'runs.csv')
   assert set(runs['task']) == {'regression', 'classification'} and len(runs) == 8
@@ -66,4 +66,4 @@ def test_claims_on_two_tasks_of_one_sweep(forks, tmp_path):
   assert (tmp_path / 'out' / 'figures' / 'what_holds.png').exists()
   assert '## What holds' in (tmp_path / 'out' / 'summary.md').read_text()
   groups = pd.read_csv(tmp_path / 'out' / 'summary.csv')['group']
-  assert set(groups) == {'LSTM', 'GRU'}  # what sets the tasks apart is not said of each
+  assert set(groups) == {'LSTM', 'GRU'}  # what distinguishes the tasks is not repeated

@@ -1,7 +1,7 @@
-"""The documentation is true: its examples run, its links lead somewhere, its commands are taken.
+"""The documentation is true: its examples run, its links work, its commands are accepted.
 
-A docstring's example finds `jax`, `jnp`, `np` and `rnnlab` imported; any example a finished sweep
-in `runs/imdb`.
+A docstring's example finds `jax`, `jnp`, `np` and `rnnlab` imported; every example finds a finished
+sweep in `runs/imdb`.
 """
 
 import doctest
@@ -27,7 +27,7 @@ from rnnlab.sweeps import search, sweep
 
 
 def public():
-  """Every public object by its name; of the public modules, interop's too, what is in them."""
+  """Every public object by its name; for public modules, interop's too, their contents."""
   found = {name: getattr(rnnlab, name) for name in rnnlab.__all__}
   modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
   for name in rnnlab.interop.__all__:
@@ -55,7 +55,7 @@ PUBLIC = public()
 
 @pytest.fixture
 def names(monkeypatch):
-  """What an example finds."""
+  """The names that an example finds."""
   monkeypatch.setattr(provenance, 'cores', jax.devices)  # as conftest.py would have them
   monkeypatch.setattr(cells, '_added', {})
   monkeypatch.setattr(tasks, '_added', {})
@@ -64,7 +64,7 @@ def names(monkeypatch):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, reviews):
-  """Where the smoke config has the tests' reviews, and `runs/imdb` is finished."""
+  """A folder where the smoke config uses the tests' reviews, and `runs/imdb` is finished."""
   folder = tmp_path_factory.mktemp('docs')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(folder))
@@ -95,7 +95,7 @@ def test_a_public_name_has_an_example_and_it_runs(name, names, folder):
 
 
 def pages():
-  """Each page of Markdown by its path, but those that programs write with their results."""
+  """Each Markdown page by its path, except those that programs write with their results."""
   results = ROOT / 'experiments' / 'results'
   found = [*ROOT.glob('*.md')]
   for folder in ('experiments', 'rnnlab', 'tests'):
@@ -107,14 +107,14 @@ PAGES = pages()
 
 
 def blocks(language):
-  """Each block of code in the pages, beside the page that it is in."""
+  """Each block of code in the pages, with the page that it is in."""
   fence = re.compile(rf'```{language}\n(.*?)```', re.S)
   return [(page, code) for page, text in PAGES.items() for code in fence.findall(text)]
 
 
 @pytest.fixture
 def torch(monkeypatch):
-  """PyTorch, which the tests do not need: else what stands for it has a module's weights alone."""
+  """PyTorch if installed; otherwise a stand-in that has only a module's weights."""
   if importlib.util.find_spec('torch'):
     return
   lstm = rnnlab.lstm(64)
@@ -129,7 +129,7 @@ def torch(monkeypatch):
   ('page', 'code'), blocks('python'), ids=lambda words: words.splitlines()[0]
 )
 def test_the_python_of_a_page_runs_as_it_is_written(page, code, names, torch, folder):
-  found = {'__name__': '__main__'}  # and nothing else: each block is to run alone
+  found = {'__name__': '__main__'}  # and nothing else: each block must run alone
   exec(code, found)
   if 'ys' in found:
     assert found['ys'].shape == (2, 5, 64)
@@ -157,7 +157,7 @@ def test_the_pages_shadow_no_library_and_the_readme_activates_what_its_commands_
 
 
 def anchors(page):
-  """What a link may name in a page: its headings, as GitHub makes anchors of them."""
+  """The anchors in a page: its headings, as GitHub turns them into anchors."""
   text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.S | re.M)
   headings = re.findall(r'^#+ (.*)', text, re.M)
   return {re.sub(r'[^\w -]', '', heading).lower().replace(' ', '-') for heading in headings}
@@ -185,7 +185,7 @@ def test_a_file_that_a_page_names_exists(page):
 
 
 def commands(start):
-  """The commands of the pages that begin so, in blocks and in running text, as lists of words."""
+  """The commands in the pages that begin like this, in blocks and in text, as lists of words."""
   lines = [line.removeprefix('srun ') for _, code in blocks('sh') for line in code.splitlines()]
   lines += re.findall(r'`([^`\n]+)`', '\n'.join(PAGES.values()))
   found = [
@@ -199,7 +199,7 @@ def commands(start):
 
 @pytest.mark.parametrize('words', commands('python launch.py'), ids=' '.join)
 def test_launch_takes_a_command_of_the_pages(words, monkeypatch, capsys):
-  """As far as --help looks: the experiment, its preset, each flag, each field with its value."""
+  """As far as --help checks: the experiment, its preset, each flag, each field with its value."""
   monkeypatch.chdir(ROOT)
   values = flags.FLAGS.flag_values_dict()
   words = [word.replace('/path/to/mine.py', 'experiments/imdb.py') for word in words[1:]]

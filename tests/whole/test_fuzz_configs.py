@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow
 def test_random_configs_sweeps_searches_claims_and_commands(environment):
-  """In a process that has not computed, as it is forked."""
+  """In a process that has not computed, since it is forked."""
   done = subprocess.run(
     [sys.executable, fuzz_configs.__file__, '60', '1'],
     env=environment,

@@ -84,7 +84,7 @@ def test_a_terminal_that_wants_no_colour_has_none(finished, reviews, environment
 
 @pytest.mark.slow
 def test_a_path_is_text_whatever_is_in_it_and_standard_output_may_be_ascii(launch, tmp_path):
-  """No markup of Rich, no emoji, no pattern; letters that ASCII lacks are told by others."""
+  """No Rich markup, no emoji, no pattern; letters that ASCII lacks are replaced."""
   name = 'x[/y] [run] [old]\\ :smile: é'
   run = '--nosweep', '--config.data.buckets=1', '--executor=serial'
   words = SMOKE, *run, f'--workdir={name}'
@@ -186,7 +186,7 @@ def test_auto_without_a_network_says_what_it_took(launch, tmp_path):
 
 
 def no_network(tmp_path):
-  """An environment in which Python finds no host, as on a machine without a network."""
+  """An environment in which Python finds no host, like a machine without a network."""
   (tmp_path / 'offline').mkdir()
   (tmp_path / 'offline' / 'sitecustomize.py').write_text(
     'import socket\n'
@@ -207,7 +207,7 @@ def test_a_damaged_data_file_is_named(launch, reviews, tmp_path):
 
 @pytest.fixture
 def diverging(tmp_path):
-  """The words of a sweep of two runs, of which one's loss is soon not finite."""
+  """The words of a sweep of two runs, one of whose losses soon stops being finite."""
   experiment = tmp_path / 'diverges.py'
   experiment.write_text(
     f'import runpy\n'

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are kept as they look after that."""
+"""The notebooks run from top to bottom, and are stored with their outputs."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ def path(request):
 
 
 def shown(notebook):
-  """The kinds of output of each code cell, but for what a library may warn of."""
+  """The kinds of output of each code cell, except for libraries' warnings."""
   codes = [cell for cell in notebook.cells if cell.cell_type == 'code']
   return [
     {kind for o in cell.outputs if o.get('name') != 'stderr' for kind in o.get('data', ['text'])}

@@ -1,4 +1,4 @@
-"""What is packed: the names that editors see, extras, and a source distribution that is whole."""
+"""Packaging: the names that editors see, extras, and a complete source distribution."""
 
 import ast
 import fnmatch
@@ -34,7 +34,7 @@ def test_a_type_checker_sees_each_public_name_where_it_is_defined():
 
 
 def test_each_version_bound_has_one_source():
-  """The package reads the files that are installed from, which it cannot where they name others."""
+  """The package reads the requirement files, which must not include other files."""
   project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   assert not {'dependencies', 'optional-dependencies'} & project['project'].keys()
   dynamic = project['tool']['setuptools']['dynamic']
@@ -52,7 +52,7 @@ def test_each_version_bound_has_one_source():
 
 
 def test_the_source_distribution_has_all_that_its_tests_need():
-  """As MANIFEST.in says, which setuptools adds to the modules of the package."""
+  """As MANIFEST.in says, whose files setuptools adds to the modules of the package."""
   wanted = ['rnnlab', 'experiments', 'tests', 'launch.py', 'requirements.txt', 'CHANGELOG.md']
   listed = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', *wanted]
   kept = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()

@@ -54,9 +54,9 @@ def test_200_runs_killed_ten_times_end_as_if_unbroken(executor, start, tmp_path)
 
 
 def torture(runs, kills, start, folder, *words):
-  """Does a sweep of `runs` in folder/killed, launched anew after each of `kills` kills.
+  """Does a sweep of `runs` in folder/killed, relaunched after each of `kills` kills.
 
-  A kill comes a random moment after a random checkpoint or result, and all are spread over the
+  A kill comes a random time after a random checkpoint or result, and the kills are spread over the
   sweep: each run leaves two checkpoints and a result.
   """
 
@@ -70,7 +70,7 @@ def torture(runs, kills, start, folder, *words):
       last = before + random.randrange(max(1, (3 * runs - before) // (kills - kill + 1)))
       process = start(*words, '--workdir=killed', stdout=log, stderr=log)
       while written() <= last and process.poll() is None:
-        wait(process, 0.02)  # and not at once again, which would take a core from the sweep
+        wait(process, 0.02)  # not at once again, which would take a core from the sweep
       wait(process, random.uniform(0, 0.3))
       assert process.poll() is None, f'the sweep ended before it could be killed: {log.name}'
       process.send_signal(signal.SIGKILL)
@@ -109,7 +109,7 @@ IN_A_TERMINAL = {'stderr': subprocess.STDOUT, 'start_new_session': True}
 
 
 def stop(process, folder):
-  """Stops a launch in folder/stopped after its first epoch, as a terminal does: workers, too."""
+  """Stops a launch in folder/stopped after its first epoch, workers too, as a terminal does."""
   read_until('epoch 1/2', process)
   os.killpg(process.pid, signal.SIGINT)
   output = process.stdout.read()
@@ -171,7 +171,7 @@ def test_an_extended_sweep_does_only_what_is_new(whole, launch, for_a_user, tmp_
 
 @pytest.mark.slow
 def test_a_clock_that_goes_backwards_does_no_harm(whole, start, launch, for_a_user, tmp_path):
-  # Two days back since the first launch, and an hour more whenever anyone looks.
+  # Two days back since the first launch, and an hour later at each reading.
   (tmp_path / 'clock').mkdir()
   (tmp_path / 'clock' / 'sitecustomize.py').write_text(
     'import itertools, time\n'
@@ -205,7 +205,7 @@ def test_a_checkpoint_comes_back_from_a_folder_of_any_name(name, tmp_path, monke
   monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
   state = train.TrainState(*[jnp.arange(9.0)] * 9)._replace(step=jnp.int32(3))
   folder = tmp_path / 'in' / name / 'checkpoints'
-  for step in (1, 3):  # anew, and beside those of before
+  for step in (1, 3):  # new ones, beside the earlier ones
     with checkpoint.manager(folder) as checkpoints:
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(step)), {'rows': [step]})
   with checkpoint.manager(folder) as checkpoints:
@@ -217,7 +217,7 @@ def test_a_checkpoint_comes_back_from_a_folder_of_any_name(name, tmp_path, monke
 
 
 def test_a_damaged_checkpoint_is_passed_over_without_a_traceback(tmp_path):
-  """Of many arrays, of which Orbax waits for the first that cannot be read."""
+  """With many arrays, of which Orbax waits for the first that cannot be read."""
   program = (
     'import pathlib, sys, jax.numpy as jnp\n'
     'from rnnlab.console.words import plain_warnings\n'
@@ -266,7 +266,7 @@ def test_a_checkpoint_of_another_version_is_not_called_damaged(changed, tmp_path
     assert checkpoint.restore(checkpoints, state) is None
   last, first = said
   assert last.startswith(f'{tmp_path}/2 has another form: rnnlab, the data or the cell')
-  assert last.endswith('going on from the one before it')
+  assert last.endswith('continuing from the one before it')
   assert first.endswith('the run begins again') and not [*tmp_path.glob('[12]')]
 
 
@@ -298,7 +298,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_deleted(error, tmp_path, mo
 def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monkeypatch):
   state = train.TrainState(*[jnp.zeros(100_000)] * 9)._replace(step=jnp.int32(3))
 
-  def full(*_, **__):  # as TensorStore says it
+  def full(*_, **__):  # in TensorStore's words
     raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
 
   found = os.statvfs(tmp_path)
@@ -310,7 +310,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       patch.setattr(checkpoints, 'save', full)
       with pytest.raises(OSError, match='No space left'):
         checkpoint.save(checkpoints, state, {})
-    room = shutil.disk_usage(tmp_path)._replace(free=3_500_000)  # of 3.2 MB and what is around
+    room = shutil.disk_usage(tmp_path)._replace(free=3_500_000)  # of 3.2 MB and the rest
     with monkeypatch.context() as patch:
       patch.setattr(shutil, 'disk_usage', lambda _: room)
       with pytest.raises(OSError, match='No space left'):
@@ -320,7 +320,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
       with pytest.raises(OSError, match='No space left') as full:
         checkpoint.save(checkpoints, state, {})
       assert 'the disk is full' in describe_error(full.value)
-      # As of a file system that counts none.
+      # Like a file system that reports no number.
       disk |= {'f_files': 0, 'f_favail': 0}
       patch.setattr(os, 'statvfs', lambda _: types.SimpleNamespace(**disk))
       checkpoint.save(checkpoints, state._replace(step=jnp.int32(1)), {})
@@ -334,7 +334,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_disk_s_fault(tmp_path, monke
 def test_a_full_disk_fails_the_run_keeps_the_others_and_can_go_on(
   whole, launch, for_a_user, tmp_path
 ):
-  # A disk that is full for files over a size, as a quota: every write of a checkpoint fails.
+  # A disk that is full for files above a size, like a quota: every write of a checkpoint fails.
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'sitecustomize.py').write_text(
     'import errno, os, pathlib\n'

@@ -1,4 +1,4 @@
-"""The benchmark: a small one as a user runs it, what it counts, what it does where peers fail."""
+"""The benchmark: a small one as a user runs it, its counts, and what it does if peers fail."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from experiments.benchmarks.peers import pairs
 from rnnlab import recurrence
 
 with pytest.MonkeyPatch.context() as patch:
-  # It would ask for a device a core: here there are two, however many cores there are.
+  # It would ask for a device per core: here there are always two.
   patch.setattr(rnnlab, 'use_cores', lambda: None)
   from experiments.benchmarks.peers import rnnlab as rnnlab_peer
 
@@ -51,7 +51,7 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
 
   table = pd.read_csv(tmp_path / 'out' / 'speed.csv')
   first, second = cases.split(',')
-  # Flax draws no recurrent dropout: it has no row for the second.
+  # Flax has no recurrent dropout, so it has no row for the second.
   assert list(zip(table['library'], table['case'], strict=True)) == [
     ('rnnlab', first),
     ('flax', first),
@@ -128,7 +128,7 @@ def test_gradients_are_those_of_parameters_and_inputs_at_real_steps(peer):
 def test_a_language_models_operations_are_those_of_its_layers_and_of_its_output(cell):
   case = peers.Case('text', cell, *peers.TEXTS['tiny'][:4], text='tiny')
   gates = {'lstm': 4, 'gru': 3}[cell]
-  # Of 2 x 6 tokens: 4 inputs and two layers of 3 units, then 11 logits; three times for gradients.
+  # For 2 x 6 tokens: 4 inputs and two layers of 3 units, then 11 logits; thrice for gradients.
   assert peers.flops(case) == 3 * 2 * 12 * ((4 + 3 + 3 + 3) * gates * 3 + 3 * 11)
 
 
@@ -146,8 +146,9 @@ def test_a_translators_operations_are_those_of_its_products(cell):
   case = peers.Case('pairs', cell, *pairs.PAIRS['tiny-pairs'][:4], text='tiny-pairs')
   gates = {'lstm': 4, 'gru': 3}[cell]
   read = np.mean([batch.source_lengths.sum() for batch in pairs.batches(pairs.PAIRS[case.text])])
-  # Two rows, of 2 and 6 tokens. Of a source: 4 inputs and 3 units, both ways, and keys of 6 values;
-  # of a target: 4 inputs, 6 values and 3 units, a query, an output of 3 and 6, and 9 logits.
+  # Two rows, of 2 and 6 tokens. For a source: 4 inputs and 3 units, both ways, and keys of 6
+  # values; for a target: 4 inputs, 6 values and 3 units, a query, an output of 3 and 6, and 9
+  # logits.
   of_source = 2 * 7 * gates * 3 + 6 * 3
   of_target = 13 * gates * 3 + 3 * 3 + 9 * 3 + 3 * 9
   assert read == 8 and peers.tokens(case) == 8
@@ -164,7 +165,7 @@ def test_a_translator_trains_and_translates_and_says_what_must_be_the_same():
     call, repeats = rnnlab_peer.build(case)
     found[what] = call()
     assert call() == found[what] and repeats == case.repeats
-  # Of nine ids two are never said, and no weight is large.
+  # Of nine ids two are never output, and no weight is large.
   assert found['pairs'] == pytest.approx(np.log(9), rel=0.2)
   tokens = peers.tokens(case)
   assert -1.3 * np.log(9) * tokens < found['greedy'] < 0
@@ -182,7 +183,7 @@ def test_a_library_that_computes_something_else_is_left_out():
   workers = {'rnnlab': Answers(2.0), 'torch': Answers(2.1), 'matmul': Answers(None)}
   found, errors = speed.measure(case, workers, rounds=1)
   assert list(found) == ['rnnlab', 'matmul']
-  assert errors == {'torch': "it computes something else: 2.1, where rnnlab's is 2"}
+  assert errors == {'torch': "it computes something else: 2.1, while rnnlab's is 2"}
   workers['torch'] = Answers(2.0001)
   assert speed.measure(case, workers, rounds=1)[1] == {}
 

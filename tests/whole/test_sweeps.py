@@ -1,4 +1,4 @@
-"""The benchmark of sweeps: that its peer does the same work, and what it tells."""
+"""The benchmark of sweeps: its peer does the same work, and its report."""
 
 import subprocess
 import sys

@@ -1,8 +1,8 @@
-"""What experiments/benchmarks/speed.py measures, and the libraries that it measures, a file each.
+"""What experiments/benchmarks/speed.py measures, and the libraries that it measures, one per file.
 
 A peer's file has one function, `build(case) -> (call, repeats)`: `call()` does the work of a case
-`repeats` times, and returns once it is done. The first call of a translator returns, as a float,
-what must be the same of all libraries: the loss before the first step, or log-probabilities.
+`repeats` times, and returns once it is done. The first call of a translator returns, as a float, a
+value that must be the same for all libraries: the loss before the first step, or log-probabilities.
 """
 
 import importlib.metadata
@@ -15,8 +15,8 @@ from experiments.benchmarks.peers import pairs
 
 VOCABULARY = 10_000
 STEPS = 25  # training steps in a call, the chunk of `rnnlab.training.train.fit`
-WINDOWS = 3  # of a text, likewise: they are longer
-CLIP = 0.25  # the norm that gradients of a text are clipped at
+WINDOWS = 3  # of a text in a call: these steps are longer
+CLIP = 0.25  # the norm at which gradients of a text are clipped
 RATE = 0.2  # of dropout, on inputs and on states
 GATES = {'lstm': 4, 'gru': 3}
 DROPOUTS = ('none', 'shared', 'per gate')
@@ -47,9 +47,9 @@ class Case(NamedTuple):
 
   what: 'forward', ys of a layer; 'gradient', those of sum(ys * weights) for the parameters and xs;
   'training', a step of the tutorial's classifier, in one direction; 'text', a step of the language
-  model that `text`, in TEXTS, names; 'pairs', a step of the translator that `text` names in
+  model named by `text`, in TEXTS; 'pairs', a step of the translator named by `text` in
   `pairs.PAIRS`, and 'greedy', its translations of a thousand sentences. inputs is D, hidden H.
-  lengths: whether rows are padded on the right, by a quarter of all steps together.
+  lengths: whether rows are padded on the right, a quarter of all steps in total.
   """
 
   what: str
@@ -79,7 +79,7 @@ class Case(NamedTuple):
 
 
 class Peer(NamedTuple):
-  """A library: its file here, the packages it needs, what it can do, what its process is told."""
+  """A library: its file here, the packages it needs, what it can do, its process's environment."""
 
   module: str
   packages: tuple[str, ...]  # (as imported; the first is the library itself)
@@ -91,7 +91,7 @@ class Peer(NamedTuple):
   environment: dict[str, str] = {}
 
   def can(self, case: Case) -> bool:
-    """Whether the library offers what the case is about."""
+    """Whether the library offers what the case measures."""
     return (
       case.dropout in self.dropouts
       and self.lengths >= case.lengths
@@ -134,13 +134,13 @@ PEERS = {
 
 
 class Data(NamedTuple):
-  """Arrays of a case, the same for all libraries: of a layer, or of the steps of a call.
+  """Arrays of a case, the same for all libraries: for a layer, or for the steps of a call.
 
-  Of a text, ids and labels are the streams, int [B, WINDOWS T].
+  For a text, ids and labels are the streams, int [B, WINDOWS T].
   """
 
   xs: np.ndarray | None  # [B, T, D]
-  weights: np.ndarray | None  # [B, T, H], 0 at padded steps; 2H where bidirectional
+  weights: np.ndarray | None  # [B, T, H], 0 at padded steps; 2H if bidirectional
   ids: np.ndarray | None  # int [25 B, T], 0 at padded steps
   labels: np.ndarray | None  # int [25 B]
   lengths: np.ndarray | None  # int [B] or [25 B]
@@ -168,13 +168,13 @@ def data(case: Case) -> Data:
 
 
 def real_steps(case: Case, rows: int) -> np.ndarray:
-  """The length of each row: all steps, or spread evenly from half of them to all."""
+  """The length of each row: all steps, or lengths spread evenly from half of them to all."""
   first = case.steps / 2 if case.lengths else case.steps
   return np.linspace(first, case.steps, rows).round().astype(int)
 
 
 def flops(case: Case) -> float:
-  """Operations in the matrix products of a call's one repeat, from shapes and real steps alone.
+  """Operations in the matrix products of one repeat of a call, counted from shapes and real steps.
 
   2 K M for a row's product with a `[K, M]` weight, and twice that again for its two gradients.
   """
@@ -192,7 +192,7 @@ def flops(case: Case) -> float:
 
 
 def tokens(case: Case) -> int:
-  """The tokens of a text that a call's one repeat reads or writes, of pairs those of the target."""
+  """The tokens that one repeat of a call reads or writes: of a text, or of the target of pairs."""
   if case.what in ('pairs', 'greedy'):
     return pairs.tokens(pairs.PAIRS[case.text], case.what == 'greedy')
   return case.batch * case.steps if case.what == 'text' else 0

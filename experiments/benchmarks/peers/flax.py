@@ -54,7 +54,7 @@ class _LanguageModel(nn.Module):
   def initial_carry(self):
     zeros = jnp.zeros((self.case.batch, self.case.hidden))
     of_layer = (zeros, zeros) if self.case.cell == 'lstm' else zeros
-    # Copied, as a step donates what it is given, each array once.
+    # Copied, since a step donates its arguments, each array once.
     return jax.tree.map(jnp.copy, (of_layer,) * peers.TEXTS[self.case.text].layers)
 
   @nn.compact

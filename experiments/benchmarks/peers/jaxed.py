@@ -11,7 +11,7 @@ from experiments.benchmarks import peers
 
 
 def layer(case, apply, params, time_major=False):
-  """The call for a layer `apply(params, xs, lengths) -> ys`; both time-major where said."""
+  """The call for a layer `apply(params, xs, lengths) -> ys`; both time-major if asked for."""
   xs, weights, _, _, lengths = jax.tree.map(jnp.asarray, peers.data(case))
   if time_major:
     xs, weights = jnp.swapaxes(xs, 0, 1), jnp.swapaxes(weights, 0, 1)
@@ -27,8 +27,8 @@ def layer(case, apply, params, time_major=False):
 def training(case, apply, params):
   """The call for steps of a classifier `apply(params, ids, lengths) -> logits [B]`.
 
-  One compiled step a batch, its state donated; the host runs ahead of the device, so that only the
-  last step is waited for.
+  One compiled step per batch, its state donated; the host runs ahead of the device, so that it
+  waits only for the last step.
   """
   _, _, ids, labels, lengths = peers.data(case)
   batches = jax.tree.map(
@@ -61,7 +61,7 @@ def training(case, apply, params):
 def text(case, apply, params, carry):
   """The call for steps of a language model `apply(params, ids, carry) -> (logits, carry)`.
 
-  Compiled and run as in `training`, with the carry handed on.
+  Compiled and run as in `training`, with the carry passed on.
   """
   _, _, ids, labels, _ = peers.data(case)
   windows = [

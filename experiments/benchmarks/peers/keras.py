@@ -27,7 +27,7 @@ def _module(case, sequences):
 
 
 def _arrays(case):
-  """A built layer, xs, weights, and the mask of lengths as Keras takes it."""
+  """A built layer, xs, weights, and the mask of lengths in Keras's form."""
   xs, weights, _, _, lengths = peers.data(case)
   layer = _module(case, sequences=True)
   layer.build(xs.shape)

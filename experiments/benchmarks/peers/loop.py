@@ -1,10 +1,10 @@
-"""A sweep as it is done without rnnlab: a loop over seeds and cells, a Keras model each.
+"""A sweep as done without rnnlab: a loop over seeds and cells, with a Keras model for each.
 
     KERAS_BACKEND=jax python -m experiments.benchmarks.peers.loop JSON
 
 JSON has `config` (one of experiments/imdb.py as nested JSON), `seeds` (how many) and `examples`,
 how many of each split to take. The arrays are those that rnnlab trains on, the model and Adam are
-the config's, and after each epoch the validation split is evaluated. A line of JSON on stdout tells
+the config's, and after each epoch the validation split is evaluated. It prints a line of JSON with
 each run's metrics.
 """
 

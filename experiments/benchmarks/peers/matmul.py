@@ -1,4 +1,4 @@
-"""The ceiling: one large matrix product, by JAX."""
+"""The ceiling: one large matrix product in JAX."""
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,10 @@
-"""The translator that libraries are measured with: its data and first weights, the same for all.
+"""The translator that libraries are measured on: its data and initial weights, the same for all.
 
-    encoder   one layer, both ways; the decoder starts with tanh(W s + b) of both last outputs s
-    decoder   a_s = v . tanh(W_q y_{t-1} + W_k m_s),  c_t = sum_s softmax(a)_s m_s
+    encoder one layer, bidirectional; the decoder starts from tanh(W s + b), s both last outputs
+    decoder a_s = v . tanh(W_q y_{t-1} + W_k m_s), c_t = sum_s softmax(a)_s m_s
               y_t = cell([x_t, c_t]),  logits_t = W tanh(W_o [y_t, c_t] + b_o) + b
 
-as `rnnlab.models.Seq2Seq` has it with additive attention (Bahdanau et al. 2015).
+as in `rnnlab.models.Seq2Seq` with additive attention (Bahdanau et al. 2015).
 """
 
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 STEPS = 5  # training steps in a call
-SENTENCES = 1_000  # that a call of greedy decoding translates
-ROWS = 250  # of them at once
+SENTENCES = 1_000  # translated by a call of greedy decoding
+ROWS = 250  # sentences at once
 BEGIN, END = 1, 2  # ids; 0 pads, and words are from 4 on
 
 
 class Pairs(NamedTuple):
-  """Sizes: B pairs, up to T tokens a side, embeddings of D, H units, as many that are compared."""
+  """Sizes: B pairs, up to T tokens per side, embeddings of D, H units, H features in attention."""
 
   batch: int
   steps: int
@@ -52,7 +52,7 @@ def batches(pairs: Pairs) -> list[Batch]:
 def sentences(pairs: Pairs) -> list[Batch]:
   """The sources to translate, in batches of similar length, as wide as the longest of a batch.
 
-  A translation is given as many tokens as its source has, which is about what real ones take.
+  A translation gets as many tokens as its source has, which is about the length of real ones.
   """
   drawn = _batch(np.random.default_rng(1), pairs, SENTENCES)
   order = np.argsort(drawn.source_lengths, kind='stable').reshape(-1, ROWS)
@@ -75,7 +75,7 @@ def _batch(draw, pairs, rows):
 
 
 def weights(pairs: Pairs, cell: str) -> dict[str, Any]:
-  """The first weights, float32, named as rnnlab names them."""
+  """The initial weights, float32, under rnnlab's names."""
   d, h, draw = pairs.inputs, pairs.hidden, np.random.default_rng(2)
   gates, states = {'lstm': (4, 2), 'gru': (3, 1)}[cell]
 
@@ -109,14 +109,14 @@ def weights(pairs: Pairs, cell: str) -> dict[str, Any]:
 
 
 def tokens(pairs: Pairs, greedy: bool) -> int:
-  """The tokens of the target side that a call's one repeat reads or writes."""
+  """The tokens of the target side that one repeat of a call reads or writes."""
   if greedy:
     return int(sum(batch.source_lengths.sum() for batch in sentences(pairs)))
   return int(sum(batch.target_lengths.sum() for batch in batches(pairs))) // STEPS
 
 
 def flops(pairs: Pairs, cell: str, greedy: bool) -> float:
-  """Operations in the products with weights of a call's one repeat, at real steps."""
+  """Operations in the products with weights in one repeat of a call, at real steps."""
   d, h, gates = pairs.inputs, pairs.hidden, {'lstm': 4, 'gru': 3}[cell]
   of_source = 2 * (d + h) * gates * h + 2 * h * h  # both directions, and keys
   of_target = (d + 3 * h) * gates * h + h * h + 3 * h * h + h * pairs.target_size

@@ -1,4 +1,4 @@
-"""rnnlab, through what it makes public."""
+"""rnnlab, through its public interface."""
 
 import functools
 
@@ -137,7 +137,7 @@ def _pairs(case, mesh):
   program = train.Program(lambda _: (model, tx), task.loss, task.metrics, case.batch)
   example = {name: ids[:1] for name, ids in split['inputs'].items()}
   state = train.init_state(program, {}, jax.random.key(0), example)
-  # Of the first batch as it stands: an epoch's batches are drawn.
+  # For the first batch as it is: an epoch's batches are drawn.
   first = {name: ids[: case.batch] for name, ids in split['inputs'].items()}
   nll, tokens = model.apply({'params': params}, first).sum(axis=0)
   run, repeats = _running(case, program, split, devices.place(state._replace(params=params)))
@@ -179,7 +179,7 @@ def _running(case, program, split, state):
 
   def call():
     nonlocal state
-    # As `fit` goes on by a chunk, looking at the loss after it.
+    # Like `fit`, advances by a chunk and then checks the loss.
     state = train.train_steps(program, state, {}, key, split, case.repeats)
     int(state.bad_step)
 

@@ -1,4 +1,4 @@
-"""PyTorch: nn.LSTM or nn.GRU, time-major, which is the faster, and packed where rows are padded."""
+"""PyTorch: nn.LSTM or nn.GRU, time-major, which is faster, and packed if rows are padded."""
 
 import torch
 from torch import nn

@@ -13,7 +13,7 @@ CELLS = {'lstm': nn.LSTMCell, 'gru': nn.GRUCell}
 
 
 class Translator(nn.Module):
-  """The model of `pairs` with its first weights; what needs no loop over steps is outside of it."""
+  """The model of `pairs` with its initial weights; anything that needs no loop is outside of it."""
 
   def __init__(self, sizes, cell):
     super().__init__()
@@ -62,7 +62,7 @@ class Translator(nn.Module):
     return values, self.key(values), source == 0, carry
 
   def step(self, memory, carry, x):
-    """The carry after, and [y, c], which the output takes."""
+    """The new carry, and [y, c], from which the output is computed."""
     values, keys, absent = memory
     y = carry[0] if self.is_lstm else carry
     scores = self.score(torch.tanh(self.query(y)[:, None] + keys))[:, :, 0]
@@ -72,7 +72,7 @@ class Translator(nn.Module):
     return carry, torch.cat([carry[0] if self.is_lstm else carry, context], dim=1)
 
   def forward(self, source, lengths, target):
-    """The logits of all targets; the products of the output are one for all steps."""
+    """The logits of all targets; the output layer is one product over all steps."""
     *memory, carry = self.encode(source, lengths)
     found = []
     for x in self.target_embedding(target[:, :-1]).unbind(1):

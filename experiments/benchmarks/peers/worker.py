@@ -1,11 +1,11 @@
-"""A library's process: measures what it is asked to, and stays idle in between.
+"""A library's process: measures on request, and is idle in between.
 
     python -m experiments.benchmarks.peers.worker NAME
 
-A question is a line of JSON on stdin, its answer a line on stdout:
-`{"build": [...a case...]}` -> `{"compile_s": s, "seconds": s a repeat, "memory_mb": or null,
+A request is a line of JSON on stdin, its answer a line on stdout:
+`{"build": [...a case...]}` -> `{"compile_s": s, "seconds": s per repeat, "memory_mb": or null,
 "loss": what the first call of a translator returns, else null}`;
-`{"calls": n}` -> `{"seconds": s a repeat}`. What fails is answered with `{"error": "..."}`.
+`{"calls": n}` -> `{"seconds": s per repeat}`. A failure is answered with `{"error": "..."}`.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ STATUS = pathlib.Path('/proc/self/status')
 
 
 def main(name):
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks says when to stop
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
   answers = os.fdopen(os.dup(1), 'w', buffering=1)
-  os.dup2(2, 1)  # what libraries print must not be taken for an answer
+  os.dup2(2, 1)  # output of libraries must not be taken for an answer
   library, call, repeats = None, None, 1
   for line in sys.stdin:
     question = json.loads(line)
@@ -49,7 +49,7 @@ def main(name):
 
 
 def build(make, case):
-  """Makes a case ready by `make(case) -> call, repeats`; measures its first call and its memory."""
+  """Prepares a case with `make(case) -> call, repeats`; measures its first call and its memory."""
   free()
   before = memory_mb('VmRSS')
   call, repeats = make(case)
@@ -58,7 +58,7 @@ def build(make, case):
   first = time.perf_counter() - start
   free(programs=False)
   if before is not None:
-    pathlib.Path('/proc/self/clear_refs').write_text('5')  # the high-water mark is what is now
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # resets the high-water mark
   call()
   peak = memory_mb('VmHWM')
   later = seconds(call, 1)
@@ -72,9 +72,9 @@ def build(make, case):
 
 
 def of_no_size(make, case):
-  """The memory that a step of a language model takes whatever its size: its program, and the like.
+  """The memory of a language model's step that does not depend on its size, such as its program.
 
-  None for other cases, and where memory is not known.
+  None for other cases, and if memory is not known.
   """
   if case.what != 'text':
     return None
@@ -91,7 +91,7 @@ def seconds(call, calls):
 
 
 def free(programs=True):
-  """Gives memory that the last case held back to the system, so that the next starts level."""
+  """Returns the last case's memory to the system, so that the next starts from the same level."""
   if programs and 'jax' in sys.modules:
     sys.modules['jax'].clear_caches()
   gc.collect()
@@ -108,7 +108,7 @@ def memory_mb(field):
 
 
 def load(name):
-  """The library's file here, warm: what it loads at its first use is no case's memory or time."""
+  """The library's file here, warmed up, so that loading it counts for no case's memory or time."""
   peer = peers.PEERS.get(name)
   library = importlib.import_module(f'experiments.benchmarks.peers.{peer.module if peer else name}')
   both = bool(peer and peer.bidirectional)

@@ -1,8 +1,8 @@
-"""Kernels between processes: compiled once for a machine, and tried before they are used.
+"""Kernels shared by processes: compiled once per machine, and tried before they are used.
 
-What Numba compiles is kept as object code, with a digest and without a pickle, so that a file that
-is damaged is compiled anew. A kernel that was never seen to run here, as one for a GPU that no one
-had at hand, is first tried against the scan that it stands for; where it fails, the scan is used.
+What Numba compiles is kept as object code, with a digest and without pickle, so that a damaged file
+is noticed and compiled again. A kernel that has never run on this machine is first compared with
+the scan that it replaces; if it fails, the scan is used.
 """
 
 import base64
@@ -21,14 +21,14 @@ from absl import logging
 
 from rnnlab.machine import cache
 
-_compiling, _trying = threading.Lock(), threading.Lock()  # what is tried compiles, in its thread
+_compiling, _trying = threading.Lock(), threading.Lock()  # a probe compiles, in its thread
 _verdicts = {}  # by kernel and digest
 _OBJECTS = b'\x7fELF', b'\xcf\xfa\xed\xfe', b'd\x86', b'd\xaa'  # of ELF, Mach-O, and COFF
-_engines = []  # whose code must stay where it is
+_engines = []  # kept alive, since their code must stay in place
 
 
 def digest(*parts: str | bytes | pathlib.Path) -> str:
-  """Names a kernel by all that its code depends on; parts: text, bytes, or the paths of sources."""
+  """Names a kernel by all that its code depends on. parts: text, bytes, or paths of sources."""
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')]
   whole = hashlib.sha256(repr(versions).encode())
   for part in (pathlib.Path(__file__), *parts):
@@ -37,7 +37,7 @@ def digest(*parts: str | bytes | pathlib.Path) -> str:
 
 
 def address(name: str, key: str, target: Callable, options: dict) -> int:
-  """The address of `target`, of an address to a word, as Numba compiles it: kept under a key."""
+  """The address of `target`, from an address to a word, compiled by Numba and kept under a key."""
   with _compiling:
     folder = cache.kernels()
     if folder is None:
@@ -53,7 +53,7 @@ def address(name: str, key: str, target: Callable, options: dict) -> int:
 
 
 def _compile(name, target, options):
-  """The symbol of what Numba compiles, and the object code that has it."""
+  """The symbol of the function that Numba compiles, and the object code that contains it."""
   from numba.core import ccallback, types
 
   words = 'Compiling the CPU kernel %s, once for this machine and version: up to half a minute.'
@@ -71,25 +71,25 @@ def _load(path):
   try:
     symbol, code = json.loads(data)
     return _placed(symbol, base64.b64decode(code))
-  except Exception as error:  # of LLVM's own; what it is does not matter, as there is a way out
-    logging.warning('%s can not be loaded (%s).', path, error)
+  except Exception as error:  # any of LLVM's: the kernel is then compiled again
+    logging.warning('%s cannot be loaded (%s).', path, error)
     return None
 
 
 def _placed(symbol, code):
-  """The address of a symbol of object code, which is put into memory by itself.
+  """The address of a symbol of object code, which is loaded separately from all other code.
 
-  The code has a copy of each function that it calls. Beside what Numba has compiled before, as in
-  the process that compiles it, the linker would take the copies that are there already: these are
-  optimised otherwise, and round otherwise.
+  The code has a copy of each function that it calls. Next to code that Numba compiled earlier, as
+  in the process that compiled it, the linker would use the copies already loaded: these are
+  optimised differently, and round differently.
   """
   from llvmlite import binding
   from numba.core import registry
   from numba.core.runtime import nrt
 
-  if not code.startswith(_OBJECTS):  # LLVM would end the process
-    raise ValueError('it is no object code')
-  nrt.rtsys.initialize(registry.cpu_target.target_context)  # what gives out memory
+  if not code.startswith(_OBJECTS):  # on other bytes LLVM would end the process
+    raise ValueError('it is not object code')
+  nrt.rtsys.initialize(registry.cpu_target.target_context)  # the memory allocator
   machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
   engine = binding.create_mcjit_compiler(binding.parse_assembly(''), machine)
   engine.add_object_file(binding.object_file.ObjectFileRef.from_data(code))
@@ -106,11 +106,11 @@ class Wrong(Exception):
 
 
 def works(name: str, key: str, probe: Callable[[], None]) -> bool:
-  """Whether `probe` raises nothing, which is tried once for a machine and kept under a key.
+  """Whether `probe` raises nothing; tried once per machine, the verdict being kept under a key.
 
-  It runs in a thread of its own, as the caller may be at tracing something. A process that dies of
-  it leaves a mark; after two of these the kernel is taken to fail. Where it fails, says so once a
-  process. What is raised, other than Wrong, is not kept: another process tries again.
+  It runs in a thread of its own, as the caller may be tracing. A process that it kills leaves a
+  mark; after two marks the kernel counts as failing. A failure is logged once per process.
+  Exceptions other than Wrong are not kept: another process tries again.
   """
   with _trying:
     if (name, key) not in _verdicts:
@@ -126,7 +126,7 @@ def works(name: str, key: str, probe: Callable[[], None]) -> bool:
 
 
 def _reason(path, probe):
-  """Why the kernel can't be used, or '' where it can."""
+  """Why the kernel can't be used, or '' if it can."""
   if path is None:
     return _tried(probe)[0]
   if cache.read(path) == b'':
@@ -137,11 +137,11 @@ def _reason(path, probe):
     if known is not None and not deaths:
       return known.decode()
     if deaths == 2:
-      return 'two processes died that tried it'
+      return 'two processes died trying it'
     cache.write(path, b'tried ' * (deaths + 1))
     try:
       reason, is_kept = _tried(probe)
-    except BaseException:  # the user stopped it, which says nothing of the kernel
+    except BaseException:  # the user stopped it, which says nothing about the kernel
       path.unlink(missing_ok=True)
       raise
     if is_kept:
@@ -165,7 +165,7 @@ def _tried(probe):
 
 
 def compare(actual: Any, desired: Any, tolerance: float) -> None:
-  """Raises Wrong unless each array is the desired one, to tolerance times its largest value."""
+  """Raises Wrong unless each array equals the desired one to tolerance times its largest value."""
   pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True)
   for a, b in pairs:
     a, b = np.asarray(a), np.asarray(b)

@@ -1,7 +1,7 @@
-"""The equations of LSTM and GRU, a gate at a time, and their scan: what each kernel stands for.
+"""The equations of LSTM and GRU, gate by gate, and their scan: what each kernel computes.
 
-A GPU's kernels run these very functions; those of a CPU have equations of their own, and are held
-equal to the scan. Time-major `[T, B, ...]`; B rows, T steps, H hidden units, G gates.
+The GPU kernels run these very functions; the CPU kernels have equations of their own, and tests
+compare them with the scan. Time-major `[T, B, ...]`; B rows, T steps, H hidden units, G gates.
 """
 
 import weakref
@@ -15,14 +15,14 @@ import numpy as np
 
 from rnnlab.cells.base import Array, Carry, Cell, Params
 
-# A gate at a time, since Triton has neither split nor concatenate. All of shape [B, H].
+# Gate by gate, since Triton has neither split nor concatenate. All arrays are [B, H].
 
 
 class Equations(NamedTuple):
-  """What a kernel must know of a cell; `carry` is the tuple of its states, h first.
+  """What a kernel must know about a cell; `carry` is the tuple of its states, h first.
 
   step: `(x, carry, b_hn, dot) -> carry, kept`, from the G input products x; `dot(k, v)` is v times
-    gate k's recurrent weights; `kept` is what the way back needs.
+    gate k's recurrent weights; `kept` is what the backward pass needs.
   back: `(carry, kept, d_carry, dot_t) -> d_x, d_carry`, from the carry before the step and the
     gradient by the carry after it; `dot_t(k, d)` is the transpose of `dot(k, v)`.
   products: `(h, kept, d_x) -> operands, d`: the operands of the recurrent products as pairs with
@@ -116,20 +116,20 @@ class Plan(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """What derivatives are taken by."""
+  """The arrays to differentiate with respect to."""
 
   xp: Array  # [T, B, G * H], the input products with their bias
   w_h: Array  # [H, G * H]
-  b_hn: Array | None  # [H], of GRU with the reset after the product
+  b_hn: Array | None  # [H], for GRU with the reset after the product
   carry: tuple[Array, ...]  # the states [B, H] before the first step
   drop: Array | None  # [1, B, H] or [G, B, H], what multiplies h in the products
 
 
 class Rows(NamedTuple):
-  """What a step does to its rows, bool `[T, B]` each; None stands for all, and for none."""
+  """What a step does to its rows, bool `[T, B]` each; None: all are real, and none is reset."""
 
-  real: Array | None  # True at the rows that move
-  resets: Array | None  # True at those whose carry is made anew before the step, moved or not
+  real: Array | None  # True at the rows whose step is real
+  resets: Array | None  # True at those whose carry is reset before the step, real or not
 
 
 def check(
@@ -141,7 +141,7 @@ def check(
   resets: Array | None,
   dropout: Sequence[Array | None] | None,
 ) -> None:
-  """Raises ValueError for what the kernels would read past, each named with its shape."""
+  """Raises ValueError for arrays that the kernels would read out of bounds, with name and shape."""
   gates, states = (4, 2) if cell.fused == 'lstm' else (3, 1)
   if len(xs.shape) != 3:
     raise ValueError(f'xs must be [batch, time, features], not of shape {xs.shape}')
@@ -163,7 +163,7 @@ def check(
   served = (gates, 2, 1) if cell.fused == 'gru-before' else (gates, gates)
   masks = (None,) * len(served) if dropout is None else dropout
   if len(masks) != len(served):
-    raise ValueError(f'dropout must have {len(served)} masks, one a product, not {len(masks)}')
+    raise ValueError(f'dropout must have {len(served)} masks, one per product, not {len(masks)}')
   for i, (drop, width, count) in enumerate(zip(masks, widths, served, strict=False)):
     shapes = [(batch, width), *((g, batch, width) for g in dict.fromkeys((count, 1)))]
     named.append((f'dropout[{i}]', drop, shapes, None))
@@ -176,14 +176,14 @@ def check(
       raise ValueError(f'{name} must be {of}of shape {words}, not {a.dtype} of shape {a.shape}')
 
 
-_zeros = weakref.WeakKeyDictionary()  # by a cell's initial_carry, what is found below
+_zeros = weakref.WeakKeyDictionary()  # by a cell's initial_carry: the result of `starts_at_zeros`
 
 
 def starts_at_zeros(cell: Cell) -> bool:
-  """Whether a new carry is of zeros, which is what the kernels reset a carry to.
+  """Whether a new carry is all zeros, which is what the kernels reset a carry to.
 
-  It is computed in another thread: this one may be tracing, as under a mesh, where JAX would trace
-  this too in place of computing it.
+  It is computed in another thread, since this one may be tracing, for example under a mesh, and JAX
+  would then trace this too instead of computing it.
   """
 
   def find():
@@ -202,7 +202,7 @@ def stacked(drop: Array | None) -> Array | None:
 
 
 def stacked_of_state(drops: Sequence[Array | None], shape: tuple[int, ...]) -> Array | None:
-  """The masks of the recurrent products as one array; two products, each with its own: GRU's."""
+  """The masks of the recurrent products as one array; GRU may have two, with a mask each."""
   if len(drops) == 1 or all(drop is None for drop in drops):
     return stacked(drops[0])
   counts = 2, 1
@@ -226,7 +226,7 @@ def products(w: Array, drop: Array | None, operands: Sequence[tuple[Array, int]]
   return jnp.concatenate([v @ w for (v, _), w in zip(operands, blocks, strict=True)], axis=-1)
 
 
-# One step, of a kernel or of a scan, with what `Rows` says of it, [B, 1] or None each.
+# One step, of a kernel or of a scan, with the fields of `Rows` for it, [B, 1] or None each.
 
 
 def step_forward(
@@ -259,7 +259,7 @@ def _where(real, a, b):
 
 
 def gate_dot(weights: Callable[[int], Any], drop: Any, masked_first: bool) -> Callable:
-  """`(k, v) -> v @ weights(k)` with the mask of gate k before, or after as its transpose has it."""
+  """`(k, v) -> v @ weights(k)` with the mask of gate k before, or after as in its transpose."""
 
   def dot(k, v):
     m = None if drop is None else drop[k % len(drop)]
@@ -270,14 +270,14 @@ def gate_dot(weights: Callable[[int], Any], drop: Any, masked_first: bool) -> Ca
   return dot
 
 
-# The way there: `(rows, inputs) -> (carry, ys), saved`, saved being the carry that each step starts
-# from and what the cell keeps, [T, B, H] each. As a scan it is what forward mode differentiates.
+# The forward pass: `(rows, inputs) -> (carry, ys), saved`, saved being the carry that each step
+# starts from and what the cell keeps, [T, B, H] each. Forward mode differentiates it as a scan.
 
 
 def scan(plan: Plan, rows: Rows, inputs: Inputs, anew: Any = None) -> tuple:
   """The recurrence as a scan of the plan's equations, in plain JAX; see above.
 
-  anew: the states [B, H] that a reset puts in the carry's place, or None for zeros.
+  anew: the states [B, H] to which a reset sets the carry, or None for zeros.
   """
   hidden, width = inputs.w_h.shape
   gates = width // hidden

@@ -1,11 +1,11 @@
-"""LSTM and GRU over a whole sequence in one GPU kernel each way (Pallas, Triton back end).
+"""LSTM and GRU over a whole sequence in one GPU kernel for each direction (Pallas on Triton).
 
-A scan on a GPU launches kernels at every step, and small ones: for the hidden sizes of this field
-it waits far longer than it computes. Here a program takes a block of rows through all steps, the
-recurrent weights staying on the chip (or, of 128 units, in its cache); input products, weight and
-bias gradients are matrix products over all steps at once, outside the kernels.
+A scan on a GPU launches small kernels at every step: with the usual hidden sizes it waits far
+longer than it computes. Here a program takes a block of rows through all steps, with the recurrent
+weights kept on the chip (in its cache for 128 units); input products, weight and bias gradients are
+matrix products over all steps at once, outside the kernels.
 
-Off NVIDIA GPUs, and for what `kernels` says, the same equations are a plain scan.
+On other devices than NVIDIA GPUs, and as described in `kernels`, a plain scan computes the same.
 Time-major `[T, B, ...]` inside; G gates, H hidden units.
 """
 
@@ -39,17 +39,17 @@ from rnnlab.recurrence.kernels.gates import (
   step_forward,
 )
 
-ROWS = 16  # of a program's block: the fewest that a tensor core's product takes
-WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # by hidden size, a power of two as Triton's blocks are
-RESIDENT = 64  # the largest hidden size whose weights stay on the chip; above they are in its cache
+ROWS = 16  # of a program's block: the fewest that a tensor core accepts
+WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # by hidden size, a power of two like Triton's blocks
+RESIDENT = 64  # the largest hidden size whose weights stay on the chip, not in its cache
 
 
 def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
-  """Whether `unroll` may run `cell` over `xs [B, T, D]`, and runs it as a kernel.
+  """Whether `unroll` may run `cell` over `xs [B, T, D]`, and would run it as a kernel.
 
-  So it is for an LSTM or a GRU in float32 of 16, 32, 64 or 128 hidden units where JAX computes on
-  a GPU, and where products may be of TF32 as they are in JAX by default: not where
-  jax_default_matmul_precision asks for more.
+  True for an LSTM or a GRU in float32 of 16, 32, 64 or 128 hidden units if JAX computes on a GPU,
+  and products may be in TF32, as in JAX by default: not if jax_default_matmul_precision asks for
+  more.
   """
   device = jax.config.jax_default_device  # type: ignore[attr-defined]
   precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -80,11 +80,11 @@ def unroll(
   """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
 
   xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
-  resets: bool `[B, T]` or None. Where it is True the row's carry is `cell.initial_carry`'s before
-    the step is done, masked or not, and no gradient goes to what was before.
-  must: raises ValueError where the kernel does not work on this machine, in place of a scan.
-  Off NVIDIA GPUs it is a scan of the same equations; interpret runs the kernels' own code anywhere,
-  slowly, for tests.
+  resets: bool `[B, T]` or None. Where it is True, the row's carry is reset to `cell.initial_carry`
+    before the step, masked or not, and no gradient flows further back.
+  must: raises ValueError if the kernel does not work on this machine, instead of using a scan.
+  interpret: runs the kernels' own code on any device, slowly, for tests.
+  On other devices than NVIDIA GPUs it is a scan of the same equations.
   """
   xs = xs.rows() if isinstance(xs, Lookup) else xs
   dtype = jnp.result_type(xs, *params.values())
@@ -94,7 +94,7 @@ def unroll(
     initial_carry = cell.initial_carry((batch,), dtype)
   check(cell, params, xs, initial_carry, mask, resets, dropout)
   if mask is not None:
-    xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there reaches the weights' gradients
+    xs = jnp.where(mask[..., None], xs, 0)  # else a NaN there would reach the weights' gradients
   drop_x, *drops_h = dropout or (None, None)
   xp = products(params['w_x'], stacked(drop_x), [(jnp.swapaxes(xs, 0, 1), gates)]) + params['b']
 
@@ -120,12 +120,12 @@ def unroll(
 
 
 def _pad(a, axis, count):
-  """Rows of zeros: they compute something, and no one looks."""
+  """Pads with rows of zeros, whose results are ignored."""
   return jnp.pad(a, [(0, count if i == axis else 0) for i in range(a.ndim)]) if count else a
 
 
-# The kernels: a program of ROWS rows, its index along the grid's only axis. The arguments are refs,
-# in the structure of the arrays that they stand for.
+# The kernels: a program of ROWS rows, with its index along the grid's only axis. The arguments are
+# refs, in the structure of the arrays that they refer to.
 
 
 def _forward_kernel(plan, rows, inputs, outputs, saved):
@@ -170,7 +170,7 @@ def _backward_kernel(plan, rows, w_t, drop, saved, d_outputs, d_xp, d_initial):
 
 
 def _loop(steps, reverse, load, step, state):
-  """Steps through time, what a step needs being asked for a step ahead: memory is far."""
+  """Steps through time, loading the arrays of a step one step ahead, since memory is slow."""
 
   def at(s):
     return steps - 1 - s if reverse else s
@@ -184,7 +184,7 @@ def _loop(steps, reverse, load, step, state):
 
 
 def _weights(ref, blocks):
-  """`k -> weights of gate k`, read once where the chip holds them, else at each use."""
+  """`k -> weights of gate k`, read once if they fit on the chip, else at each use."""
   if min(ref.shape) <= RESIDENT:
     return [ref[block] for block in blocks].__getitem__
   return lambda k: ref[blocks[k]]
@@ -240,7 +240,7 @@ def _backward(plan, rows, inputs, saved, d_outputs):
 
 
 def _call(plan, kernel, shape, arguments, axes, shapes, out_axes):
-  """Runs `kernel` for every block of ROWS along the `axes` of what it takes and gives."""
+  """Runs `kernel` for every block of ROWS along the `axes` of its arguments and results."""
 
   def specs(axis, arrays):
     def spec(a):
@@ -276,7 +276,7 @@ def _kernels(plan, must=False):
 def _works(plan, name, inputs):
   """Whether both kernels can be used for this hidden size on the GPU here, tried once on each.
 
-  Where there is no GPU nothing can be tried, and what is traced may be for another machine.
+  True if there is no GPU: nothing can be tried, and the trace may be for another machine.
   """
   if plan.interpret or jax.default_backend() not in ('gpu', 'cuda'):
     return True
@@ -289,9 +289,9 @@ def _works(plan, name, inputs):
 
 
 def probe(plan: Plan, hidden: int, device: jax.Device) -> None:
-  """Runs a small problem on a device, each way; raises `compiled.Wrong` for other than the scan's.
+  """Runs a small problem on a device, both ways; raises `compiled.Wrong` if results are wrong.
 
-  Products are of TF32 in both, which is what the tolerance is for.
+  Kernel and scan both compute products in TF32; hence the tolerance.
   """
   batch, steps, draw = 2 * ROWS, 4, np.random.default_rng(0)
   gates, states = (4, 2) if plan.cell is CELLS['lstm'] else (3, 1)

@@ -1,8 +1,8 @@
-"""A function that has a kernel each way: its derivatives, its vmap, and where the kernels run.
+"""A function with a forward and a backward kernel: its derivatives, vmap, and where kernels run.
 
 Reverse mode uses the kernels; forward mode and higher derivatives differentiate the same function
-written in plain JAX. JAX's own mechanisms do not suffice for that: custom_vjp has no forward mode,
-and linear_call neither vmap nor a second derivative.
+written in plain JAX. JAX's own mechanisms do not suffice for this: custom_vjp has no forward mode,
+and linear_call has neither vmap nor second derivatives.
 """
 
 import functools
@@ -23,17 +23,17 @@ def always(name: str, inputs: Any) -> bool:
 
 
 class Kernels(NamedTuple):
-  """What is fixed when a function `(data, inputs) -> outputs` is made; trees of arrays.
+  """What is fixed when a function `(data, inputs) -> outputs` of trees of arrays is made.
 
-  The kernels know no gradient by `data`; where one is asked for, `scan` is differentiated.
+  The kernels have no gradient by `data`; if that is asked for, `scan` is differentiated.
 
   scan: `(data, inputs) -> outputs, saved`, in plain JAX.
   forward: `(save, data, inputs) -> outputs, saved`; saved is None unless `save`.
   backward: `(data, inputs, saved, d_outputs) -> d_inputs`.
-  platform: where the two run, 'cuda' or 'cpu'; elsewhere `scan` does. None: they run anywhere.
+  platform: where the two kernels run, 'cuda' or 'cpu'; elsewhere `scan` does. None: anywhere.
   works: `(name, inputs) -> bool`, whether 'forward' or 'backward' can be used there; otherwise
     `scan` is used. Asked when a function is traced.
-  must: whether it is an error where `works` says no.
+  must: whether it is an error if `works` returns False.
   """
 
   scan: Callable
@@ -44,12 +44,12 @@ class Kernels(NamedTuple):
   must: bool = False
 
   def serve(self, name: str, inputs: Any) -> bool:
-    """Whether the kernel of this name runs; raises ValueError where it must and can't."""
+    """Whether the kernel of this name runs; raises ValueError if it must and can't."""
     found = self.works(name, inputs)
     if self.must and not found:
       raise ValueError(
-        f"backend='kernel': the {name} kernel does not work on this machine, for the reason that"
-        " a warning in the log has given; backend='auto' takes the scan in its place"
+        f"backend='kernel': the {name} kernel does not work on this machine, for the reason"
+        " given by a warning in the log; backend='auto' uses the scan instead"
       )
     return found
 
@@ -73,7 +73,7 @@ def _run_jvp(kernels, save, primals, tangents):
   data, inputs = primals
   outputs, saved = run(kernels, True, data, inputs)
   d_outputs = _differential(kernels, (data, inputs, saved), tangents[1])
-  # `saved` is never differentiated: derivatives of the differential are those of the plain scan.
+  # `saved` is never differentiated: higher derivatives are those of the plain scan.
   d_saved = jax.tree.map(jnp.zeros_like, saved) if save else None
   return (outputs, saved if save else None), (d_outputs, d_saved)
 
@@ -100,7 +100,7 @@ def _dense(tangent):
 
 
 def _differential(kernels, residuals, tangent):
-  """The differential at residuals `(data, inputs, saved)`, of inputs and to outputs as `run`'s."""
+  """The differential of `run` at residuals `(data, inputs, saved)`, from inputs to outputs."""
   values, structure = jax.tree.flatten(residuals)
   inputs = jax.tree.structure(tangent)
 
@@ -142,7 +142,7 @@ class Linear(NamedTuple):
   """`(residuals, arguments) -> results`, lists of arrays, linear in the arguments."""
 
   run: Callable
-  plain: Callable  # the same to JAX's own transformations
+  plain: Callable  # the same for JAX's own transformations
 
 
 linear_p = Primitive('fused_linear')  # its operands: `count` residuals, then the arguments

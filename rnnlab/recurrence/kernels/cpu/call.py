@@ -1,13 +1,13 @@
-"""LSTM and GRU over a whole sequence in one CPU kernel each way, as JAX calls it.
+"""LSTM and GRU over a whole sequence in one CPU kernel for each direction, as called from JAX.
 
-XLA runs a scan on a CPU as some thirty small kernels a step, and keeps what the backward pass needs
-in as many arrays. Here a step's products go at the machine's peak from weights in its cache, masks
-are applied on the way, gates are squashed where they lie, and weight gradients are added up in
-products of a few hundred rows while these are in the cache. XLA calls a kernel as an FFI target, on
-each device's own thread and with that device's part of the batch.
+XLA runs a scan on a CPU as some thirty small kernels per step, and keeps the residuals of the
+backward pass in as many arrays. Here a step's products run at the machine's peak from weights in
+its cache, masks are applied on the way, gates are computed in place, and weight gradients are added
+up in products of a few hundred rows while these are in the cache. XLA calls a kernel as an FFI
+target, on each device's own thread, with that device's part of the batch.
 
-All is float32. B rows, T steps, D inputs, H units, G gates, and P blocks of H pre-activations; see
-`sequence`.
+Everything is float32. B rows, T steps, D inputs, H units, G gates, and P blocks of H
+pre-activations; see `sequence`.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ from rnnlab.recurrence.kernels.cpu.sequence import REAL, RESET
 from rnnlab.recurrence.kernels.cpu.target import TARGETS
 from rnnlab.recurrence.kernels.cpu.tile import PANEL
 
-_registering = threading.Lock()  # XLA takes a name once, and threads may trace at once
+_registering = threading.Lock()  # XLA accepts a name only once, and threads may trace concurrently
 
 
 @functools.cache
@@ -45,7 +45,7 @@ def _key():
 
 
 def _register(name):
-  """Makes a kernel known to XLA, once, and compiled where it is not yet."""
+  """Registers a kernel with XLA, once, compiling it if needed."""
   with _registering:
     _registered(name)
 
@@ -58,7 +58,7 @@ def _registered(name):
 
 
 def _works(name, inputs):
-  """Whether the kernel of this name can be used here, which says so where it can't."""
+  """Whether the kernel of this name can be used here; logs the reason if not."""
   return _is_known_to_fit() and compiled.works(f'rnnlab_{name}', _key(), PROBES[name])
 
 
@@ -74,7 +74,7 @@ def _is_known_to_fit():
 
 def _probe_forward():
   for plan, data, inputs in _problems():
-    moves = np.asarray(data[0].real).T[..., None]  # no one reads what is kept of other steps
+    moves = np.asarray(data[0].real).T[..., None]  # what is kept of other steps is never read
 
     def run(f, data=data, inputs=inputs, moves=moves):
       outputs, (hs, cs, kept) = jax.jit(f)(data, inputs)
@@ -100,7 +100,7 @@ PROBES = {'forward': _probe_forward, 'backward': _probe_backward}
 
 
 def _problems():
-  """A small one of each kind, of units that fill a panel, and that don't."""
+  """A small problem of each kind, with units that fill a panel and units that don't."""
   batch, steps, size, draw = 5, 4, 7, np.random.default_rng(0)
 
   def normal(*shape):
@@ -118,8 +118,9 @@ def _problems():
     yield Plan(name, name == 'gru-after'), *jax.device_put((data, inputs), cpu)
 
 
-# As JAX calls them: `kernels.Kernels` of `data`, `gates.Rows` of [B, T], the dropout masks of x and
-# of h, and the ids [B, T] of a `Lookup`, and of `Inputs`; what is saved is hs, cs and kept.
+# The kernels as called from JAX: a `rule.Kernels` of `Inputs` and of `data`, which are `gates.Rows`
+# of [B, T], the dropout masks of x and of h, and the ids [B, T] of a `Lookup`. It saves hs, cs and
+# kept.
 
 
 class Plan(NamedTuple):
@@ -130,20 +131,20 @@ class Plan(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """What derivatives are taken by."""
+  """The arrays to differentiate with respect to."""
 
   xs: Array  # [B, T, D], or a table [V, D]
   w_x: Array  # [D, G * H]
   b: Array  # [G * H]
   w_h: Array  # [H, G * H]
-  b_hn: Array | None  # [H], of GRU with the reset after the product
+  b_hn: Array | None  # [H], for GRU with the reset after the product
   carry: tuple[Array, ...]  # the states [B, H] before the first step
 
 
 def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
-  """Whether `unroll` may run `cell` over `xs [B, T, D]` as a kernel: where JAX computes on a CPU.
+  """Whether `unroll` may run `cell` over `xs [B, T, D]` as a kernel: only if JAX computes on a CPU.
 
-  For an LSTM or a GRU in float32, of sizes that are known, which those of an export may not be.
+  True for an LSTM or a GRU in float32 of known sizes; those of an export may be unknown.
   """
   device = jax.config.jax_default_device
   return (
@@ -170,10 +171,10 @@ def unroll(
   """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
 
   xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
-  resets: bool `[B, T]` or None. Where it is True the row's carry is `cell.initial_carry`'s before
-    the step is done, masked or not, and no gradient goes to what was before.
-  must: raises ValueError where the kernel does not work on this machine, in place of a scan.
-  Float32. Off CPUs it is a scan of the same equations.
+  resets: bool `[B, T]` or None. Where it is True, the row's carry is reset to `cell.initial_carry`
+    before the step, masked or not, and no gradient flows further back.
+  must: raises ValueError if the kernel does not work on this machine, instead of using a scan.
+  Float32. On other devices than CPUs it is a scan of the same equations.
   """
   batch, hidden = xs.shape[0], params['w_h'].shape[0]
   if initial_carry is None:
@@ -203,7 +204,7 @@ def _kernels(plan, must=False):
 
 
 def _scan(plan, data, inputs, anew=None):
-  """The same in plain JAX; anew as in `gates.scan`."""
+  """The same computation in plain JAX; anew as in `gates.scan`."""
   (rows, drop_x, drop_h), inputs = _looked_up(data, inputs)
   real = rows.real
   count = inputs.w_x.shape[1] // inputs.w_h.shape[0]
@@ -218,13 +219,13 @@ def _scan(plan, data, inputs, anew=None):
 
 
 def _looked_up(data, inputs):
-  """Data without ids, and inputs with the rows that they stand for."""
+  """The data without ids, and the inputs with the rows that the ids select."""
   *data, ids = data
   return data, inputs if ids is None else inputs._replace(xs=inputs.xs[ids])
 
 
 def _operands(plan, data, inputs, steps):
-  """What both targets take: flags, bits, the dropout masks; where there is none, no rows."""
+  """The operands of both targets: flags, bits, the dropout masks; a missing one has no rows."""
   (real, resets), *drops = data
   batch = len(inputs.carry[0])
   flags = np.array([KINDS.index(plan.name), plan.reverse], np.int32)
@@ -245,15 +246,15 @@ def _call(name, shapes, *operands):
 
 
 def _states(carry):
-  """h and c of a carry, c without rows where there is none."""
+  """h and c of a carry; c has no rows if the carry has none."""
   return carry if len(carry) == 2 else (*carry, jnp.zeros((0, carry[0].shape[1]), jnp.float32))
 
 
 def _call_forward(plan, save, data, inputs):
   *masks, ids = data
   if ids is not None and not save and masks[1] is None and len(inputs.xs) < ids.size:
-    xs = (inputs.xs @ inputs.w_x + inputs.b)[None]  # the product of a row of the table, once
-    ids = jnp.clip(ids, 0, len(inputs.xs) - 1).astype(jnp.int32)  # the kernel reads where they say
+    xs = (inputs.xs @ inputs.w_x + inputs.b)[None]  # one product per row of the table
+    ids = jnp.clip(ids, 0, len(inputs.xs) - 1).astype(jnp.int32)  # the kernel reads at these places
   else:
     masks, inputs = _looked_up(data, inputs)
     xs, ids = inputs.xs, jnp.zeros((0, inputs.xs.shape[1]), jnp.int32)

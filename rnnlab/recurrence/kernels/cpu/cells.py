@@ -1,6 +1,6 @@
 """One step of LSTM and GRU and its derivative, on a row of pre-activations and a row of states.
 
-`pre [P * H]` are the pre-activations, and become the gates; h, c and y are `[H]`; n is H.
+`pre [P * H]` holds the pre-activations and then the gates; h, c and y are `[H]`; n is H.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ f32 = np.float32
 
 @jit
 def _tanh(x):
-  """To 3e-7: the rational function of Eigen and XLA, which takes no branch."""
+  """tanh to 3e-7: the rational function of Eigen and XLA, which has no branches."""
   x = min(max(x, f32(-7.9053111)), f32(7.9053111))
   s = x * x
   p = f32(-2.76076847742355e-16)

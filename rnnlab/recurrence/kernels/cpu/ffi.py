@@ -1,8 +1,8 @@
 """XLA's call of a function on a CPU, as Numba reads it: the structs of XLA's ffi/api/c_api.h.
 
-A target is compiled for one signature. It is handed addresses alone, so that it looks at the type,
-the rank and the sizes of each operand before it touches what lies there, and gives an error, which
-JAX raises, where they are not those that it is for.
+A target is compiled for one signature. It receives only addresses, so it checks the type, the rank
+and the sizes of each operand before it touches the data, and if they do not match it returns an
+error, which JAX raises.
 """
 
 import ctypes
@@ -16,11 +16,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-VERSION = 0, 3  # major and minor, of the interface that the structs below are of
+VERSION = 0, 3  # major and minor, of the interface with the structs below
 KNOWN = {(0, 3), (0, 4)}  # the versions of XLA in which they are the same; a test compares them
 
 
-# The structs, each with its fields up to the last that is used here.
+# The structs, each with its fields up to the last one used here.
 
 
 class Version(ctypes.Structure):
@@ -69,7 +69,7 @@ class Metadata(ctypes.Structure):
 
 
 class Extension(ctypes.Structure):
-  """XLA_FFI_Metadata_Extension, with the fields of its base, as `type` is here of all."""
+  """XLA_FFI_Metadata_Extension, with the fields of its base, `type` among them."""
 
   _fields_ = [
     ('struct_size', c_size_t),
@@ -139,12 +139,12 @@ METADATA, BUFFER, INVALID_ARGUMENT = 1, 1, 3  # of XLA's enums: extensions, oper
 BOOL, INT32, UINT8, FLOAT32 = 1, 4, 6, 11  # of XLA_FFI_DataType
 
 
-_asked = []  # targets that XLA holds the address of
+_asked = []  # targets whose addresses XLA holds
 
 
 @functools.cache
 def version() -> tuple[int, int]:
-  """The major and minor version of XLA's own interface, as XLA tells a target that it registers."""
+  """The major and minor version of XLA's interface, which XLA tells a target on registration."""
   found = []
 
   @ctypes.CFUNCTYPE(c_void_p, POINTER(CallFrame))
@@ -157,13 +157,13 @@ def version() -> tuple[int, int]:
     metadata.api_version.minor_version = own.minor_version
     metadata.traits = metadata.state_type_id = 0
 
-  jax.local_devices(backend='cpu')  # JAX registers nothing before there are any
+  jax.local_devices(backend='cpu')  # JAX can register nothing before there are devices
   jax.ffi.register_ffi_target('rnnlab_version', jax.ffi.pycapsule(target), platform='cpu')
   _asked.append(target)
   return found[0]
 
 
-# What Numba makes of them.
+# The same structs for Numba.
 
 _jit = numba.njit(error_model='numpy')
 _word = ir.IntType(64)
@@ -179,7 +179,7 @@ _DTYPE, _DATA = Buffer.dtype.offset, Buffer.data.offset
 _RANK, _DIMS = Buffer.rank.offset, Buffer.dims.offset
 _CREATE = Api.XLA_FFI_Error_Create.offset
 _ERROR_SIZE = ErrorArgs.errc.offset + ErrorArgs.errc.size
-_LOW = 0xFFFFFFFF  # the int of a word in which it comes first
+_LOW = 0xFFFFFFFF  # the int in the first half of a word
 
 
 @intrinsic
@@ -206,7 +206,7 @@ def _store(typing, address, value):
 
 @intrinsic
 def _call(typing, function, argument):
-  """The word that the function at an address gives for an address."""
+  """The word that the function at an address returns for an address."""
 
   def generate(context, builder, signature, arguments):
     kind = ir.FunctionType(_word, [_word])
@@ -227,7 +227,7 @@ def pointer(typing, address):
 
 @intrinsic
 def address(typing, array):
-  """Where an array begins; as `array.ctypes.data`, which Numba takes long to compile."""
+  """The address of an array: `array.ctypes.data`, which Numba takes long to compile."""
 
   def generate(context, builder, signature, arguments):
     (kind,), (value,) = signature.args, arguments
@@ -238,7 +238,7 @@ def address(typing, array):
 
 @_jit
 def is_question(frame):
-  """Whether XLA only asks what the target is; it is told the version that this is written for."""
+  """Whether XLA only asks for metadata; answers with the version that this is written for."""
   extension = _load(frame + _EXTENSION)
   if extension == 0 or _load(extension + _TYPE) & _LOW != METADATA:
     return False
@@ -250,11 +250,11 @@ def is_question(frame):
 
 
 def signature(letters: str, arguments: str, results: str) -> tuple[np.ndarray, int]:
-  """What a target takes and gives, for `misfit`: a word an operand.
+  """The arguments and results of a target, for `misfit`: one word per operand.
 
-  Its first letter is the type, f, i or b for float32, int32, and bool or uint8; the others, of
-  `letters`, are its axes, and axes of one letter are of one size. Returns an operand's type, rank
-  and axes a row, these as numbers in `letters`, and how many rows are arguments.
+  Its first letter is the type, f, i or b for float32, int32, and bool or uint8; the others, from
+  `letters`, are its axes, and axes with the same letter have the same size. Returns a row per
+  operand, of its type, rank and axes (as indices into `letters`), and how many rows are arguments.
   """
   operands = arguments.split() + results.split()
   rows = np.full((len(operands), 5), -1)
@@ -266,10 +266,10 @@ def signature(letters: str, arguments: str, results: str) -> tuple[np.ndarray, i
 
 @_jit
 def misfit(frame, rows, arguments, sizes):
-  """The number of the first operand that is not as `signature` says, 0 where they are too few.
+  """The number of the first operand that does not match `signature`, 0 if there are too few.
 
-  -1 where all fit: sizes then holds the letters' sizes, and -1 for a letter that no operand has.
-  Arguments and then results count from 1.
+  -1 if all match: sizes then holds the letters' sizes, and -1 for a letter that no operand has.
+  Operands are counted from 1, arguments before results.
   """
   for size in range(len(sizes)):
     sizes[size] = -1
@@ -331,7 +331,7 @@ _DIGITS = bytes(_MESSAGE).index(b'00')
 
 @_jit
 def error(frame, number):
-  """The error that a target returns, of an operand by its number."""
+  """The error that a target returns for an operand, given its number."""
   message = _MESSAGE.copy()
   message[_DIGITS] += number // 10
   message[_DIGITS + 1] += number % 10

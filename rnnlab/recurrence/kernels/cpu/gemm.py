@@ -1,7 +1,7 @@
-"""Matrix products of float32: of the inputs and the states, back through them, and of weights.
+"""Matrix products in float32: of inputs and states, back through these, and for weight gradients.
 
-B rows, K inputs of a product, G gates of H units. Weights are packed once a call, so that a product
-reads them from a few pages of memory; dropout masks are applied on the way.
+B rows, K inputs of a product, G gates of H units. Weights are packed once per call, so that a
+product reads them from a few pages of memory; dropout masks are applied on the way.
 """
 
 import numpy as np
@@ -25,17 +25,17 @@ from rnnlab.recurrence.kernels.cpu.tile import (
 
 @jit
 def padded(columns):
-  """How many floats a row of so many columns takes when packed: whole vectors."""
+  """How many floats a row of `columns` columns takes when packed: whole vectors."""
   return (columns + LANES - 1) // LANES * LANES
 
 
-BLOCK = 256  # rows of a panel: so many stay in a cache while all rows of v pass
-FAR = 256  # floats of a row of v from which on `add_weights` does not read it in columns
+BLOCK = 256  # rows of a panel: this many stay in a cache while all rows of v pass
+FAR = 256  # floats in a row of v above which `add_weights` does not read it in columns
 
 
 @jit
 def _share(left, parts):
-  """How many of what is left are for the next of so many parts, which are as alike as may be."""
+  """How many of the `left` items go to the next of `parts` parts of nearly equal size."""
   return (left + parts - 1) // parts
 
 
@@ -43,8 +43,8 @@ def _share(left, parts):
 def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, columns):
   """out[r, m] += the sum over k < count of v[r, k] w[first + k, m]; see `_tile`.
 
-  w: the address of `total` rows, packed, of so many columns; see `pack`. v_k: 0 where v is packed
-  by `_in_tiles`, which has v_row for each of its rows.
+  w: the address of `total` packed rows of `columns` columns; see `pack`. v_k: 0 if v is packed by
+  `_in_tiles`, with v_row floats for each of its rows.
   """
   wide = columns - columns % PANEL
   rest = padded(columns - wide)
@@ -68,7 +68,7 @@ def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, colum
         for j in range(some, 2 * some):
           for line in range(lines):
             prefetch_line(at + 4 * j * out_row + LINE * line)
-        soon = of_k + 4 * many * w_row + LINE * many * (i % lines)  # a part of the next block
+        soon = of_k + 4 * many * w_row + LINE * many * (i % lines)  # part of the next block
         if left >= PANEL:
           tile_wide(some, at, out_row, of_v, row, step, of_k, w_row, many, left, soon)
         elif left >= LANES:
@@ -82,11 +82,11 @@ def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, colum
 
 @jit
 def pack(w, columns):
-  """w `[K, M]`, packed, as a flat array; columns: of a part that is multiplied by itself.
+  """w `[K, M]`, packed, as a flat array; columns: of a part that is multiplied separately.
 
-  Each part is cut into panels of PANEL columns, the last having what is left: a panel is a matrix
-  of its own, so that its rows lie in few pages of memory, and are read in a row. Parts lie one
-  after the other, each of `padded(columns)` floats a row of w.
+  Each part is cut into panels of PANEL columns, the last having the remainder: a panel is a
+  contiguous matrix, so that its rows lie in few pages of memory and are read in order. Parts follow
+  one another, each with `padded(columns)` floats per row of w.
   """
   rows, width = w.shape
   packed = np.zeros(width // columns * rows * padded(columns), np.float32)
@@ -130,9 +130,9 @@ def _masked(v, v_row, mask, room):
 def multiply(out, out_row, v, v_row, packed, first, gates, units, drop, room):
   """Adds the products of v `[N, K]` with the weights of `gates` gates, from `first` on, to out.
 
-  out and v are addresses; drop `[0, 1 or G, B, K]` are the masks of v, whose rows are B for each of
-  some steps; room `[N, K]`. packed: w, with these gates as a part, and those before them as another
-  or, where each gate has a mask, with each as a part.
+  out and v are addresses; drop `[0, 1 or G, B, K]` are the masks of v, which has B rows for each of
+  several steps; room `[N, K]`. packed: w, with these gates as one part and the gates before them as
+  another, or with each gate as a part if each has its own mask.
   """
   rows, count = room.shape
   alone = 1 if len(drop) > 1 else gates
@@ -150,7 +150,7 @@ def multiply(out, out_row, v, v_row, packed, first, gates, units, drop, room):
 
 @jit
 def multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, room):
-  """Adds to out the gradient by v of `multiply`; d is that by its products.
+  """Adds to out the gradient by v of `multiply`; d is the gradient by its products.
 
   packed: w transposed, `[G H, K]`, packed as one part.
   """
@@ -174,9 +174,9 @@ def multiply_back(out, out_row, d, d_row, packed, first, gates, units, drop, roo
 
 @jit
 def _in_tiles(v, drops, rows, room):
-  """Packs v `[rows, K]`, times a mask `[B, K]` where there is one in `drops`, in room.
+  """Packs v `[rows, K]` into room, times a mask `[B, K]` if `drops` has one.
 
-  The operand of `add_weights` is v transposed, of whose rows a tile takes a few: here these lie
+  The operand of `add_weights` is v transposed, and a tile takes a few of its rows: here these lie
   together, for each row of v.
   """
   packed, count = floats(address_of(room), room.size), v.shape[1]
@@ -195,9 +195,9 @@ def _in_tiles(v, drops, rows, room):
 
 @jit
 def add_weights(d_w, v, d, first, block, gates, units, drop, rows, room):
-  """Adds to d_w `[K, G H]` what `rows` rows of v and of d, the gradient by their products, give.
+  """Adds to d_w `[K, G H]` the part from `rows` rows of v and of d, the gradient of their products.
 
-  d `[rows, P H]` has that of gate `first` in its block `block`.
+  d `[rows, P H]` holds that of gate `first` in its block `block`.
   """
   count, columns = d_w.shape
   panel = np.zeros(rows * PANEL, np.float32)

@@ -1,7 +1,7 @@
 """A whole sequence forward, and its gradients backward: the two kernels.
 
-B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations, that is G, but 4 where
-GRU resets after the product, so that of the candidate the input's and the state's part are apart.
+B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations: G, or 4 if GRU resets
+after the product, as the input's and the state's parts of the candidate are then separate.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ from rnnlab.recurrence.kernels.cpu.gemm import (
 )
 from rnnlab.recurrence.kernels.cpu.tile import copy, fill, jit, prefetch
 
-REAL, RESET = 1, 2  # the bits of a step of a row: it moves, its carry is made anew before it
+REAL, RESET = 1, 2  # the bits of a step of a row: it is real; its carry is reset before it
 CHUNK = 128  # rows of a product for the weights' gradients, at least
 
 
@@ -53,7 +53,7 @@ def _reset(kind, h, c, r):
 
 @jit
 def _copy_real(x, xs, r, t, real):
-  """x = xs[r, t], or 0 where that is padding, be it NaN."""
+  """x = xs[r, t], or 0 if that is padding, even if it is NaN."""
   if not _moves(real, r, t):
     for j in range(x.size):
       x[j] = 0
@@ -63,7 +63,7 @@ def _copy_real(x, xs, r, t, real):
 
 @jit
 def _start_step(kind, real, r, t, h, c, hs, cs):
-  """Resets row r of the carry where step t says so, and keeps it in hs and cs where they are."""
+  """Resets row r of the carry if step t asks for it, and keeps it in hs and cs if there are any."""
   if _is_reset(real, r, t):
     for j in range(h.size):
       h[j] = 0
@@ -79,12 +79,12 @@ def _start_step(kind, real, r, t, h, c, hs, cs):
 def forward(
   kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept
 ):  # fmt: skip
-  """Fills ys `[B, T, H]` and, where hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
+  """Fills ys `[B, T, H]` and, if hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
 
-  h, c `[B, H]` are the first carry, and then the last. hs and cs are what each step starts from;
-  kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without rows all
-  are real. Where there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` is what
-  x W_x + b would be.
+  h, c `[B, H]` hold the first carry, and afterwards the last. hs and cs are what each step starts
+  from; kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without
+  rows all are real. If there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` replaces
+  the product x W_x + b.
   """
   (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
   known = len(ids) > 0
@@ -92,7 +92,7 @@ def forward(
   save = len(hs) > 0
   blocks = 4 if kind != GRU_BEFORE else 3
   width = blocks * units
-  # The inputs' products are taken for several steps at once, as their weights are then read once.
+  # The inputs' products are computed for several steps at once, to read their weights only once.
   size = min(max(CHUNK // rows, 1), steps)
   many = size * rows
   x, room_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
@@ -124,7 +124,7 @@ def forward(
 
 @jit
 def _packed_state(kind, w_h, drop_h):
-  """w_h, packed: a GRU's candidate is multiplied by itself, and each gate that has its own mask."""
+  """w_h, packed: a GRU's candidate is multiplied separately, as is each gate with its own mask."""
   units = w_h.shape[0]
   if len(drop_h) > 1:
     return pack(w_h, units)
@@ -143,7 +143,7 @@ def _forward_step(
   kind, t, way, pre, xs, ids, real, of_h, b_hn, gates, drop_h,
   ys, h, c, hs, cs, reset, room_h,
 ):  # fmt: skip
-  """Step t, whose pre-activations pre `[B, P H]` have what comes of the inputs, or not if known."""
+  """Step t; pre `[B, P H]` already holds the input's part of the pre-activations, unless known."""
   (rows, steps), units = ys.shape[:2], h.shape[1]
   known, width = len(ids) > 0, pre.shape[1]
   if known and 0 <= t + way < steps:
@@ -178,7 +178,7 @@ def _forward_step(
 
 @jit
 def _ask_for(kind, t, xs, hs, cs, kept, d_ys):
-  """Asks for what the backward pass reads of step t."""
+  """Prefetches what the backward pass reads for step t."""
   for r in range(xs.shape[0]):
     prefetch(kept[t, r])
     prefetch(hs[t, r])
@@ -190,7 +190,7 @@ def _ask_for(kind, t, xs, hs, cs, kept, d_ys):
 
 @jit
 def _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, d):
-  """Fills d `[B, P H]`, the gradient by the pre-activations of step t, from that by its carry."""
+  """Fills d `[B, P H]`, the gradient by step t's pre-activations, from that by its carry."""
   units = d_h.shape[1]
   for r in range(d_h.shape[0]):
     row = d[r]
@@ -210,10 +210,10 @@ def _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, d):
 
 @jit
 def _state_back(kind, t, real, hs, kept, w_h_t, drop_h, d_h, d, v_reset, d_reset, room):
-  """Adds to d_h what comes through the recurrent products of step t.
+  """Adds to d_h the gradient through the recurrent products of step t.
 
-  Of GRU that resets before the product this is where the gradient by the reset gate is found, and
-  v_reset `[B, H]`, the state after the reset, which is the operand of the candidate's product.
+  If GRU resets before the product, the gradient by the reset gate is computed here, and v_reset
+  `[B, H]`, the state after the reset, which is the operand of the candidate's product.
   """
   rows, units = d_h.shape
   width = d.shape[1]
@@ -230,13 +230,13 @@ def _state_back(kind, t, real, hs, kept, w_h_t, drop_h, d_h, d, v_reset, d_reset
   elif kind == GRU_AFTER:
     candidate = of_d + 12 * units
     multiply_back(of_h, units, candidate, width, w_h_t, 2, 1, units, drop_h, room)
-  together = 4 if kind == LSTM else 2  # the gates whose products are of h alone
+  together = 4 if kind == LSTM else 2  # the gates whose products involve h itself
   multiply_back(of_h, units, of_d, width, w_h_t, 0, together, units, drop_h, room)
 
 
 @jit
 def _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room):
-  """Adds to d_w_h what the first `filled` rows of the operands and of d give."""
+  """Adds to d_w_h the part from the first `filled` rows of the operands and of d."""
   units = d_w_h.shape[0]
   together = 4 if kind == LSTM else 2
   add_weights(d_w_h, v_h, d, 0, 0, together, units, drop_h, filled, room)
@@ -262,9 +262,9 @@ def backward(
   kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
   d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
 ):  # fmt: skip
-  """Fills the gradients by all that `forward` reads, from what it saved and d_ys.
+  """Fills the gradients by everything that `forward` reads, from what it saved and d_ys.
 
-  d_h, d_c are the gradients by the last carry, and then by the first.
+  d_h, d_c hold the gradients by the last carry, and afterwards by the first.
   """
   (rows, steps, inputs), units = xs.shape, d_h.shape[1]
   gates = w_x.shape[1] // units

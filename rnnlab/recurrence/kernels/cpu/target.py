@@ -1,6 +1,6 @@
-"""The kernels as XLA calls them: each checks what it is given, and runs.
+"""The kernels as XLA calls them: each checks its operands, then runs.
 
-A target is handed the address of a call's frame. It compares the type, rank and sizes of every
+A target receives the address of a call's frame. It compares the type, rank and sizes of every
 operand with its signature before it touches the data, and returns an error where they differ.
 """
 
@@ -13,10 +13,10 @@ from rnnlab.recurrence.kernels.cpu.ffi import pointer
 from rnnlab.recurrence.kernels.cpu.sequence import backward, forward
 from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit
 
-# The sizes of what a target takes and gives, a letter each: B, T, D, H as ever; W columns of the
-# weights, K of what is kept; and the rows of what may be without any: C of the cell's state, R of
+# The sizes of a target's operands, a letter each: B, T, D, H as usual; W columns of the weights, K
+# of what is kept; and the number of rows of those that may have none: C of the cell's state, R of
 # `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn. X, Y
-# and Z are those of xs, or of a table; F is 2, the flags.
+# and Z are the sizes of xs, or of a table; F is 2, the number of flags.
 LETTERS = 'BTDHWKCRJMLSNXYZF'
 B, T, D, H, W, K, C, R, J, M, L, S, N, X, Y, Z, F = range(len(LETTERS))
 _FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
@@ -39,7 +39,7 @@ def _flags(frame):
 
 @jit
 def _fit(kind, sizes):
-  """Whether the sizes are such as the cell has them."""
+  """Whether the sizes are consistent with the cell."""
   gates = 4 if kind == LSTM else 3
   blocks = 3 if kind == GRU_BEFORE else 4
   batch, units = sizes[B], sizes[H]
@@ -59,7 +59,7 @@ def _fit(kind, sizes):
 
 @jit
 def _fit_inputs(sizes, ids):
-  """Whether xs are the inputs, or a table that has all rows which the ids stand for."""
+  """Whether xs are the inputs, or a table with all rows that the ids select."""
   if sizes[J] == 0:
     return sizes[X] == sizes[B] and sizes[Y] == sizes[T] and sizes[Z] == sizes[D]
   if sizes[J] != sizes[B] or sizes[X] != 1 or sizes[Z] != sizes[W] or sizes[S] + sizes[M] > 0:

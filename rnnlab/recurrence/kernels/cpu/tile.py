@@ -1,8 +1,8 @@
-"""The machine's own part of a product: a tile of results kept in vector registers, and memory.
+"""The machine-specific part of a product: a tile of results in vector registers, and memory access.
 
-What is compiled for a CPU takes addresses and strides, counted in float32 elements; a tile is a few
-rows of a few vectors of the result. Its functions are written in LLVM's instructions, since Numba
-has none for vectors.
+These functions take addresses and strides, counted in float32 elements; a tile is a few rows of a
+few vectors of the result. They are written in LLVM's instructions, since Numba has none for
+vectors.
 """
 
 import llvmlite.binding
@@ -15,10 +15,10 @@ from numba.extending import intrinsic
 from rnnlab.recurrence.kernels.cpu.ffi import address as address_of
 from rnnlab.recurrence.kernels.cpu.ffi import pointer
 
-LANES = 16  # floats of a vector; where the machine's are narrower LLVM takes several for one
+LANES = 16  # floats in a vector; if the machine's are narrower, LLVM uses several for one
 WIDE = 4 if llvmlite.binding.get_host_cpu_features().get('avx512f') else 1  # vectors of a tile
 PANEL = WIDE * LANES  # columns
-LINE = 64  # bytes of memory that come together
+LINE = 64  # bytes in a cache line
 
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
@@ -31,8 +31,8 @@ def _tile(rows, vectors, part=False):
 
   `(out, out_row, v, v_row, v_k, w, w_row, count, columns, soon)`: addresses, and strides in
   elements: out[r, m] += the sum over k < count of v[r, k] w[k, m]. From `soon` on, `count` lines
-  are asked for meanwhile, so that the next weights are near when their turn comes.
-  part: whether only the first `columns` of a vector are there in out; w has LANES of them.
+  are prefetched meanwhile, so that the next weights are near when their turn comes.
+  part: whether out has only the first `columns` of a vector; w has LANES of them.
   """
   word, one = ir.IntType(64), ir.FloatType()
   many = ir.VectorType(one, LANES)
@@ -70,7 +70,7 @@ def _tile(rows, vectors, part=False):
   @intrinsic
   def tile(typing, out, out_row, v, v_row, v_k, w, w_row, count, columns, soon):
     def generate(context, builder, signature, arguments):
-      # A function that LLVM must not copy to each of its uses, which would take it half a minute.
+      # LLVM must not inline this function at each of its uses, which would take half a minute.
       name = f'rnnlab_tile_{rows}_{"part" if part else vectors}'
       function = builder.module.globals.get(name)
       if function is None:
@@ -89,7 +89,7 @@ def _tile(rows, vectors, part=False):
 
 
 def _prefetch(builder, address, near):
-  """Asks for the line of memory at an address; near: 3 for the innermost cache, 2 for the next."""
+  """Prefetches the cache line at an address. near: 3 for the innermost cache, 2 for the next."""
   word, pointer = ir.IntType(32), cgutils.voidptr_t
   function = builder.module.globals.get('llvm.prefetch.p0') or ir.Function(
     builder.module,
@@ -140,7 +140,7 @@ def _store(builder, value, address, mask):
     _masked(builder, 'store', value, address, ir.Constant(ir.IntType(32), 4), mask)
 
 
-ROWS = 6  # of a tile at most: of so many vectors the sums are in registers
+ROWS = 6  # of a tile at most: the sums of this many rows fit into registers
 
 wide_1, wide_2, wide_3, wide_4, wide_5, wide_6 = (_tile(n, WIDE) for n in range(1, ROWS + 1))
 one_1, one_2, one_3, one_4, one_5, one_6 = (_tile(n, 1) for n in range(1, ROWS + 1))
@@ -210,7 +210,7 @@ def ints(address, shape):
 
 @intrinsic
 def prefetch_line(typing, address):
-  """Asks for the line of memory at an address."""
+  """Prefetches the cache line at an address."""
 
   def generate(context, builder, signature, arguments):
     _prefetch(builder, arguments[0], 3)
@@ -221,14 +221,14 @@ def prefetch_line(typing, address):
 
 @jit
 def prefetch(row):
-  """Asks for a row that is read a step later, as there are more than the machine foresees."""
+  """Prefetches a row that is read a step later: there are more rows than the hardware predicts."""
   for at in range(0, 4 * row.size, LINE):
     prefetch_line(address_of(row) + at)
 
 
 @jit
 def copy(a, b, count):
-  """a[:count] = b[:count], which Numba's own takes longer to compile, and to do."""
+  """a[:count] = b[:count]; Numba's own takes longer to compile and to run."""
   for j in range(count):
     a[j] = b[j]
 
