@@ -1,4 +1,4 @@
-"""Series of numbers as arrays, and their scale."""
+"""Series of numbers: padding to one array, and the mean and standard deviation of features."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,10 +6,11 @@ import numpy as np
 
 
 def pad(series: Sequence[np.ndarray], steps: int, truncation: str = 'pre') -> dict[str, np.ndarray]:
-  """Arrays `[T, D]` of any lengths T as 'xs', float32 `[N, steps, D]`, and 'lengths', int32 `[N]`.
+  """Pads or truncates series `[T, D]` of any lengths T to `steps`.
 
-  Padding is 0, at the end. Longer series lose steps at the start ('pre') or the end ('post').
-  Raises ValueError for another word.
+  Returns 'xs', float32 `[N, steps, D]`, with zeros after the end of a series, and 'lengths', int32
+  `[N]`: how many steps of each series are kept. A series of more than `steps` loses its first ones
+  if truncation is 'pre', its last ones if 'post'; another truncation raises ValueError.
   """
   if truncation not in ('pre', 'post'):
     raise ValueError(f"truncation must be 'pre' or 'post', not {truncation!r}")
@@ -22,13 +23,13 @@ def pad(series: Sequence[np.ndarray], steps: int, truncation: str = 'pre') -> di
 
 
 def scale_of(series: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """The mean and the standard deviation of each feature over all steps, float64 `[D]`.
+  """Mean and standard deviation of each feature over all steps of all series, float64 `[D]`.
 
-  The deviation of a feature that never changes is returned as 1.
+  For a feature that never changes the deviation is given as 1, so that it can be divided by.
 
   series: arrays `[T, D]`.
   """
   steps = np.concatenate([np.asarray(one, np.float64) for one in series])
   mean, std = steps.mean(axis=0), steps.std(axis=0)
-  # For equal numbers the mean, and so the deviation, may be off by rounding.
+  # By rounding, equal numbers can have a deviation that is not quite 0.
   return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)

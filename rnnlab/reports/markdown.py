@@ -1,11 +1,13 @@
-"""A report as Markdown, summary.md."""
+"""The report as Markdown, for summary.md."""
 
 import re
 
 from rnnlab.reports import tables
 from rnnlab.reports.content import MAX_LISTED, Report, notes, search_words
 
-NOT_LISTED = 'Config', 'Again'  # of made_by: Config is a file of its own, Again comes last
+# Keys of made_by: a run's config is in its config.json, and the commands for doing it all again
+# come after the list.
+NOT_LISTED = 'Config', 'Again'
 
 
 def markdown(told: Report) -> str:
@@ -39,7 +41,8 @@ def markdown(told: Report) -> str:
       if 0 < len(pairs) <= MAX_LISTED:
         lines += grid(*tables.of_pairs(pairs))
       elif len(pairs):
-        lines += [f'{len(pairs)} comparisons are in report.html and comparisons.csv.', '']
+        many = f'{len(pairs)} comparisons, too many to list here, are in report.html'
+        lines += [f'{many} and comparisons.csv.', '']
     if 0 < len(block.once) <= MAX_LISTED:
       lines += grid(*tables.of_once(block.once))
     lines += [_md(block.references), ''] * bool(block.references)
@@ -67,15 +70,15 @@ def markdown(told: Report) -> str:
 
 
 def _quoted(texts):
-  """The lines of some Texts."""
+  """The lines of a `Texts`: its title, its caption, the data, and the text of each group."""
   yield from (f'## {_md(texts.title)}', '', _md(texts.caption), '', _md(texts.data), '')
   for group, text in texts.groups:
     yield from (f'{_md(group)}:', '', *(f'> {_md(line)}  ' for line in text.split('\n')), '')
 
 
 def _md(text):
-  """A line of Markdown that reads as `text`: whatever would be mark-up or HTML is escaped."""
+  """`text` in one line of Markdown, with whatever would be mark-up or HTML escaped."""
   text = ' '.join(text.split())
   text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
   text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)
-  return re.sub(r'^([#+-]+|\d+[.)])(?=\s)', r'\\\1', text)
+  return re.sub(r'^([#+>-]+|\d+[.)])(?=\s|$)', r'\\\1', text)
