@@ -91,10 +91,12 @@ def _interface(config):
   config.data.languages = 'en-de'
   config.data.unit_source = config.data.unit_target = 'subword'
   config.data.shared_vocabulary = True
-  config.data.vocab_size = 4000
+  config.data.vocab_size = 2000  # few, as there are few examples of each
   config.data.max_len = 50
   _sentences(config, 128)
-  config.train.epochs = 12
+  config.model.embed_dropout = config.model.output_dropout = 0.2
+  config.optim.learning_rate = 2e-3
+  config.train.epochs = 10
 
 
 def _sentences(config, size):

