@@ -78,8 +78,9 @@ def _multi30k(config, sutskever):
   config.model.output_dropout = 0.3
   config.model.word_dropout = 0.1
   config.model.label_smoothing = 0.1
+  config.optim.learning_rate = 4e-3
   config.optim.schedule = 'linear'
-  config.train.epochs = 12
+  config.train.epochs = 10
   if sutskever:
     config.model.attention = 'none'
     config.model.bidirectional = False
