@@ -195,8 +195,11 @@ def _step(next, memory, limits, there, search, of):
   must_end = (of.place >= limits)[:, None, None] & (jnp.arange(more.shape[-1]) != search.end)
   more = jnp.where(must_end, -jnp.inf, of.log_probs[:, :, None] + more)
   flat = more.reshape(rows, -1)
-  # Each hypothesis can end in only one way, so at least K of the best 2 K do not end.
-  values, which = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
+  # Each hypothesis can end in only one way, so at least K of the best 2 K do not end. Without the
+  # barrier XLA sorts all of K V values on a CPU, which takes most of the search's time: it finds
+  # the best few by themselves only where the whole of the result is used.
+  found = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
+  values, which = jax.lax.optimization_barrier(found)
   parents, tokens = which // more.shape[-1], (which % more.shape[-1]).astype(jnp.int32)
   ends = tokens == search.end
   attended = of.attended
