@@ -8,6 +8,7 @@ compilation, and only results are compared. XLA compiles as for a user in the pr
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 import random
 import shutil
@@ -20,6 +21,8 @@ import pytest
 from jax._src.interpreters import mlir
 from jaxlib.version import __version_info__ as jaxlib_version
 
+# Tracing makes many objects, and JAX collects XLA's garbage whenever Python does its own.
+gc.set_threshold(100_000, 20, 20)
 os.environ['KERAS_BACKEND'] = 'jax'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 KEPT = 2**30  # bytes of compiled programs, above which all are deleted

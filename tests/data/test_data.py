@@ -437,7 +437,7 @@ def test_archive_is_damaged(tmp_path, damage):
   path.write_bytes(content)
   with pytest.raises(DataError, match=re.escape(str(path))) as error:
     imdb.load(config(dir=str(path)))
-  assert len(str(error.value).splitlines()) == 2 and 'anew' in str(error.value)
+  assert len(str(error.value).splitlines()) == 2 and 'again' in str(error.value)
 
 
 def test_directory_is_damaged(acl):

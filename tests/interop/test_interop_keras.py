@@ -525,7 +525,7 @@ def test_a_classifier_that_keras_has_not_is_refused():
   model, params = small()
   for changes, says in (
     ({'pooling': 'concat'}, "pooling='concat', for which Keras has no layer"),
-    ({'pooling': 'max', 'mask': True}, 'with a mask no weights make'),
+    ({'pooling': 'max', 'mask': True}, 'with a mask, no weights make'),
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
     ({'steps': True}, 'one answer per row'),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),

@@ -122,7 +122,7 @@ def plain(name, kind, both, layers, p):
 
 MODELS = [
   ('lstm', 'additive', True, 1),
-  ('lstm', 'multiplicative', False, 2),
+  pytest.param('lstm', 'multiplicative', False, 2, marks=pytest.mark.slow),
   ('lstm', 'none', False, 1),
   ('gru-after', 'additive', False, 1),
   ('gru-after', 'multiplicative', True, 1),

@@ -86,7 +86,7 @@ def test_the_kernels_equal_the_numpy_loop(name, mask, reverse, dropout):
     compare(actual, loop_on(name, p, real, reverse, *drops(p, dropout)))
 
 
-@pytest.mark.parametrize('unroll', ['interpreted', 'scan'])
+@pytest.mark.parametrize('unroll', ['interpreted', pytest.param('scan', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(('mask', 'reverse'), [('holes', False), ('no-mask', True)])
 @each_kernel
 def test_resets_begin_anew_and_no_gradient_passes_them(name, mask, reverse, unroll):

@@ -224,7 +224,10 @@ def test_a_learnt_start_has_its_gradient_through_resets():
   near(jax.grad(whole)(jnp.ones(HIDDEN)), jax.grad(alone)(jnp.ones(HIDDEN)), 1e-4)
 
 
-@pytest.mark.parametrize('options', [{}, {'remat': True}, {'truncate': (2, 4)}], ids=str)
+REMAT = pytest.param({'remat': True}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('options', [{}, REMAT, {'truncate': (2, 4)}], ids=str)
 @each_direction
 @pytest.mark.parametrize('name', ['lstm', 'gru-before'])
 def test_each_carry_is_the_last_of_the_run_so_far(name, reverse, options):

@@ -102,7 +102,10 @@ class Gone(io.StringIO):
 @pytest.mark.parametrize('executor', EXECUTORS)
 @pytest.mark.parametrize(
   ('error', 'told'),
-  [(BrokenPipeError(), progress.Unheard), (OSError(28, 'No space left on device'), OSError)],
+  [
+    (BrokenPipeError(), progress.Unheard),
+    pytest.param(OSError(28, 'No space left on device'), OSError, marks=pytest.mark.slow),
+  ],
 )
 def test_output_that_fails(error, told, executor, config, whole, tmp_path):
   with pytest.raises(told) as caught:  # whose traceback holds all frames

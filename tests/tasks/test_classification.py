@@ -43,7 +43,7 @@ def series(path, several):
   np.savez(path, x=xs, y=flags if several else labels)
 
 
-@pytest.mark.parametrize('several', [False, True])
+@pytest.mark.parametrize('several', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_series_are_learnt_and_measured_as_scikit_learn_does(tmp_path, several):
   series(tmp_path / 'a.npz', several)
   done = rnnlab.run(config_of(tmp_path / 'a.npz', **{'task.metric': 'macro_f1'}))

@@ -158,7 +158,8 @@ def test_members_of_a_population_are_their_solo_runs(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'executor', ['serial', 'population', pytest.param('process', marks=pytest.mark.slow)]
+  'executor',
+  ['population', *(pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'process'))],
 )
 def test_runs_that_are_stopped_go_on_to_the_same_bits(executor, whole, tmp_path):
   looks = iter([False] * 2)

@@ -234,6 +234,7 @@ def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
       jax.tree.map(np.testing.assert_array_equal, found, *trained([i], 1))
 
 
+@pytest.mark.slow
 def test_a_member_s_patience_is_its_own(reviews, tmp_path):
   members = ({'seed': 0}, {'seed': 0, 'train.patience': 1}, {'seed': 1})
   runs = specs(reviews, members, **{'train.epochs': 6, 'optim.learning_rate': 0.5})
