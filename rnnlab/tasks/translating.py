@@ -48,8 +48,10 @@ DATA = {
     '',
     Kind(
       _two,
-      lambda: "two endings of files, source and target, like 'de-en', or '' for a table; for"
-      " homeassistant, a hyphen within one is written as _, like 'en-pt_BR'",
+      lambda: (
+        "two endings of files, source and target, like 'de-en', or '' for a table; for"
+        " homeassistant, a hyphen within one is written as _, like 'en-pt_BR'"
+      ),
     ),
     "endings of the files, or languages of homeassistant, source and target, like 'de-en'",
   ),
