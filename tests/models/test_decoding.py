@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.models import decoding
 from rnnlab.models.decoding import Search
@@ -177,7 +177,7 @@ def test_no_row_depends_on_another():
 def test_parameters_may_be_on_several_devices():
   """As in a run that has all cores: XLA's compiler may end the process there."""
   weights = jax.tree.map(jnp.float32, weights_of(0))
-  everywhere = NamedSharding(jax.make_mesh((2,), ('device',)), PartitionSpec())
+  everywhere = NamedSharding(Mesh(jax.devices(), ('device',)), PartitionSpec())
   expected, found = (
     searched(of, SEARCH._replace(size=2)) for of in (weights, jax.device_put(weights, everywhere))
   )
