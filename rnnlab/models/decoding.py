@@ -196,10 +196,11 @@ def _step(next, memory, limits, there, search, of):
   more = jnp.where(must_end, -jnp.inf, of.log_probs[:, :, None] + more)
   flat = more.reshape(rows, -1)
   # Each hypothesis can end in only one way, so at least K of the best 2 K do not end. Without the
-  # barrier XLA sorts all of K V values on a CPU, which takes most of the search's time: it finds
-  # the best few by themselves only where the whole of the result is used.
+  # barriers XLA sorts all of K V values on a CPU, which takes most of the search's time: it finds
+  # the best few by themselves only where the whole of the result is used. With one barrier for
+  # both, its compiler ends the process if the parameters are on several devices.
   found = jax.lax.top_k(flat, min(2 * size, flat.shape[1]))
-  values, which = jax.lax.optimization_barrier(found)
+  values, which = map(jax.lax.optimization_barrier, found)
   parents, tokens = which // more.shape[-1], (which % more.shape[-1]).astype(jnp.int32)
   ends = tokens == search.end
   attended = of.attended

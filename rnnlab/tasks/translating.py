@@ -19,7 +19,8 @@ DATA = {
     'auto',
     fields.choice(lambda: ('auto', *aligned.SOURCES)),
     "auto: pairs if data.path is given, else cmudict | pairs: data.path's texts | cmudict:"
-    ' letters to sounds of English words | drawn: pairs that follow data.rule',
+    ' letters to sounds of English words | homeassistant: the texts of a user interface, in'
+    ' data.languages | drawn: pairs that follow data.rule',
   ),
   'data.rule': Field(
     'reverse',
@@ -45,8 +46,14 @@ DATA = {
   ),
   'data.languages': Field(
     '',
-    Kind(_two, lambda: "two endings of files, source and target, like 'de-en', or '' for a table"),
-    "endings of the files, source and target, like 'de-en'",
+    Kind(
+      _two,
+      lambda: (
+        "two endings of files, source and target, like 'de-en', or '' for a table; for"
+        " homeassistant, a hyphen within one is written as _, like 'en-pt_BR'"
+      ),
+    ),
+    "endings of the files, or languages of homeassistant, source and target, like 'de-en'",
   ),
   'data.test': Field(
     '', fields.TEXT, "which test files, such as 'test_2016_flickr'; '': the first by name"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnlab.data import batching, pairs
+from rnnlab.data import aligned, batching, pairs
 from rnnlab.data.base import Dataset
 from rnnlab.tasks import bleu, edits, fields, translating, translation_panels
 from rnnlab.tasks.base import Metric, Outputs, Task
@@ -36,7 +36,7 @@ def load(config) -> Dataset:
   sides = made.splits['train']['inputs'].values()
   lengths = np.max([(ids != 0).sum(axis=1) for ids in sides], axis=0)
   notes = made.notes
-  if made.source == 'pairs' and not _has_sacrebleu():
+  if made.source in aligned.SENTENCES and not _has_sacrebleu():
     notes += ('BLEU is left out: pip install -r experiments/translation.txt',)
   return made._replace(widths=batching.widths(lengths, config.buckets), notes=notes)
 
@@ -132,7 +132,7 @@ def _scored(translations, dataset):
     'token_error_rate': of_tokens,
     'sentence_error_rate': of_sentences,
   }
-  if dataset.source == 'pairs' and _has_sacrebleu():
+  if dataset.source in aligned.SENTENCES and _has_sacrebleu():
     for name in bleu.METRICS:
       of = found[f'{name}_statistics'] = bleu.statistics(translations, references, name)
       found[name] = bleu.score(of.sum(axis=0), name)

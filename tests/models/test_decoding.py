@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rnnlab.models import decoding
 from rnnlab.models.decoding import Search
@@ -171,6 +172,17 @@ def test_no_row_depends_on_another():
       alone = searched(weights, search, kind, limits)
       for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a[row], b[row])
+
+
+def test_parameters_may_be_on_several_devices():
+  """As in a run that has all cores: XLA's compiler may end the process there."""
+  weights = jax.tree.map(jnp.float32, weights_of(0))
+  everywhere = NamedSharding(Mesh(jax.devices(), ('device',)), PartitionSpec())
+  expected, found = (
+    searched(of, SEARCH._replace(size=2)) for of in (weights, jax.device_put(weights, everywhere))
+  )
+  np.testing.assert_array_equal(found.ids, expected.ids)
+  np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
 
 
 def test_what_is_drawn_ends_at_its_end_and_at_its_limit():
