@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rnnlab import tasks
 from rnnlab.console.words import near
 from rnnlab.machine.disk import AnyPath
-from rnnlab.results import flow, measures, statistics
+from rnnlab.results import flow, measures, statistics, targets
 from rnnlab.results.groups import side_words
 from rnnlab.results.load import (
   COUNTS,
@@ -30,6 +30,11 @@ from rnnlab.runs import configs
 
 SAYS = ('b > a', 'b < a', 'b = a', 'b >= a', 'b <= a')
 NEEDS_MARGIN = ('b = a', 'b >= a', 'b <= a')
+TOGETHER = (
+  'times of runs that trained together, as a population, and have no spread of their own'
+  ' (--executor=process times each run)'
+)
+NEEDED, OPTIONAL = ('claim', 'a', 'b', 'metric', 'says'), ('margin', 'target', 'command')
 
 
 def check_claims(
@@ -40,9 +45,10 @@ def check_claims(
   """The claims in plain Python.
 
   A claim is a dict: claim, its wording; a and b, overrides that pick the runs of either side;
-  metric, a numeric column of `load_runs` or `flow.reach_of`; says, one of SAYS; margin, in the
-  metric's unit, if says is in NEEDS_MARGIN; and, optionally, command, which repeats these runs and
-  is shown in the report. Raises ValueError, for people, if a claim cannot be tested. With `config`,
+  metric, a numeric column of `load_runs`, `flow.reach_of` or `targets.to_target`; says, one of
+  SAYS; margin, in the metric's unit, if says is in NEEDS_MARGIN; target, if the metric is one of
+  `targets.to_target`; and, optionally, command, which repeats these runs and is shown in the
+  report. Raises ValueError, for people, if a claim cannot be tested. With `config`,
   that of the runs to be done, so does whatever would have no effect: a margin where none is needed,
   fields that no config has, values that no run may have. If a claim is about runs of another task
   than config's, its sides have its 'task.name'. metrics: those of config's task.
@@ -57,6 +63,7 @@ def check_claims(
       take = functools.partial(configs.take, task=task)
       of_claim = metrics if task == config.task.name else tasks.find(task).metrics
     columns = measures.columns(of_claim) + COUNTS + TIMES + flow.REACH
+    columns += targets.TO_TARGET * (not of_claim[0].once)  # which needs its value at each epoch
     checked.append(_checked(f'claim {number}', claim, take, columns))
   for number, claim in enumerate(checked if config else (), 1):
     if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
@@ -78,10 +85,9 @@ def _checked(where, claim, take, columns):
   """A claim in plain Python. columns: those that may be its metric."""
   if not isinstance(claim, dict):
     raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
-  known = 'claim', 'a', 'b', 'metric', 'says', 'margin', 'command'
   checked = {}
   for name, value in claim.items():
-    _one_of(where, 'entry', name, known)
+    _one_of(where, 'entry', name, NEEDED + OPTIONAL)
     if name in ('a', 'b'):
       if not isinstance(value, dict):
         raise ValueError(f"{where}: {name} must be overrides, such as {{'model.cell': 'gru'}}")
@@ -91,11 +97,11 @@ def _checked(where, claim, take, columns):
       checked[name] = configs.plain(value)
     except ValueError as error:
       raise ValueError(f'{where}: {name}={error}') from None
-    if name != 'margin' and not isinstance(checked[name], str):
+    if name not in ('margin', 'target') and not isinstance(checked[name], str):
       raise ValueError(f'{where}: {name} must be a text, not {configs.words(value)}')
-  for name in known[:-2]:
+  for name in NEEDED:
     if not checked.get(name):
-      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(known[:-1])}')
+      raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(NEEDED)}')
   where += f', {configs.words(checked["claim"])}'
   _one_of(where, 'metric', checked['metric'], columns)
   _one_of(where, 'says', checked['says'], SAYS)
@@ -108,6 +114,14 @@ def _checked(where, claim, take, columns):
       f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
       f'not {configs.words(margin)}'
     )
+  target, to_target = checked.get('target'), checked['metric'] in targets.TO_TARGET
+  if to_target and not (type(target) in (int, float) and np.isfinite(target)):
+    raise ValueError(
+      f'{where}: {checked["metric"]} needs a target, the value that the primary metric is to reach'
+      f' on validation, not {configs.words(target)}'
+    )
+  if 'target' in checked and not to_target:
+    raise ValueError(f'{where}: only {" and ".join(targets.TO_TARGET)} have a target: leave it out')
   return checked
 
 
@@ -128,7 +142,8 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
 
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
   effect, the difference and its interval for people, '' if there is none; a and b, in words;
-  metric, says, margin; difference, b's mean minus a's, and its 95% Welch interval, low to high; p;
+  metric, says, margin, target; difference, b's mean minus a's, and its 95% Welch interval, low to
+  high; p;
   p_holm, adjusted for all claims; n_a and n_b, numbers of seeds; command, '' if not given.
 
   A claim compares the values themselves, whether higher or lower is better. 'b > a' and 'b < a'
@@ -138,7 +153,8 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   end of the margin. A claim is decided if p_holm is below 5%: supported or refuted, depending on
   the side on which the difference lies. Numbers of parameters need no test. A claim is undecided
   while any of its runs has yet to be done, as looking early would count as another try; if one
-  side mixes runs of several settings; and if `check_claims` refuses it.
+  side mixes runs of several settings; if a run never reached the target; and if `check_claims`
+  refuses it.
   """
   workdir = pathlib.Path(workdir)
   recorded = sweep_of(workdir).get('claims') or []
@@ -152,7 +168,7 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
     for run in sweep_of(workdir)['runs']
     if run['id'] in missing and run.get('stage') != 'search'
   ]
-  rows = [_tested(claim, every, undone) for claim in recorded]
+  rows = [_tested(claim, every, undone, workdir) for claim in recorded]
   # Claims that cannot be tested yet count in the family, so that testing them overturns no verdict.
   adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
   for row, p_holm in zip(rows, adjusted, strict=True):
@@ -161,7 +177,8 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
       row['verdict'] = 'supported' if _is_so(row) else 'refuted'
     row['sentence'] = _sentence(row, len(rows))
     row['effect'] = '' if row['why'] else _effect(row)
-  columns = 'claim verdict sentence effect a b metric says margin difference low high p p_holm'
+  columns = 'claim verdict sentence effect a b metric says margin target'
+  columns += ' difference low high p p_holm'
   return pd.DataFrame(rows, columns=[*columns.split(), 'n_a', 'n_b', 'command'])
 
 
@@ -171,24 +188,25 @@ def _one_of(where, what, word, words):
     raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
 
 
-def _tested(claim, every, undone):
+def _tested(claim, every, undone, workdir):
   """`_test`, or, if a claim cannot be tested as it stands, an undecided row that says why."""
   try:
     columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES + flow.REACH
+    columns += targets.TO_TARGET
     _checked('claim 1', claim, lambda _, value: configs.plain(value), columns)
-    return _test(claim, every, undone)
+    return _test(claim, every, undone, workdir)
   except ValueError as error:
     words = str(claim.get('claim', '') if isinstance(claim, dict) else claim) or 'A claim'
     why = str(error).removeprefix('claim 1: ').removeprefix(f'claim 1, {words!r}: ')
     row = {'claim': words, 'verdict': 'undecided', 'why': f'it cannot be tested: {why}'}
-    numbers = ('margin', 'difference', 'low', 'high', 'p', 'seeds_needed')
+    numbers = ('margin', 'target', 'difference', 'low', 'high', 'p', 'seeds_needed')
     row |= dict.fromkeys(('a', 'b', 'metric', 'says', 'command'), '') | dict.fromkeys(
       numbers, np.nan
     )
     return row | {'n_a': 0, 'n_b': 0, 'failed': 0, 'metrics': ()}
 
 
-def _test(claim, every, undone):
+def _test(claim, every, undone, workdir):
   """A row of `claims`, before p is adjusted for the other claims.
 
   every: the runs with their whole configs. undone: the sweep's runs without a result, as in
@@ -196,19 +214,23 @@ def _test(claim, every, undone):
   """
   for field in {**claim['a'], **claim['b']}:
     _one_of(f'claim {claim["claim"]!r}', 'field', field, [*every])
-  metric, margin = claim['metric'], claim.get('margin', np.nan)
-  sides = [every[_picked(every, claim[side])].dropna(subset=metric) for side in 'ab']
+  metric, margin, target = claim['metric'], claim.get('margin', np.nan), claim.get('target', np.nan)
+  sides = [every[_picked(every, claim[side])] for side in 'ab']
+  if metric in targets.TO_TARGET:
+    sides = [side.join(targets.to_target(workdir, side, target)) for side in sides]
+  picked, sides = sides, [side.dropna(subset=metric) for side in sides]
   x, y = (side[metric].to_numpy(float) for side in sides)
   metrics = measures.metrics_of(sides[0] if len(sides[0]) else every)
   row = {name: claim[name] for name in ('claim', 'metric', 'says')} | {
     'command': claim.get('command', ''),
     **_sides_in_words(claim),
-    **{'verdict': 'undecided', 'margin': margin, 'n_a': len(x), 'n_b': len(y)},
+    **{'verdict': 'undecided', 'margin': margin, 'target': target, 'n_a': len(x), 'n_b': len(y)},
     'metrics': metrics,
     **dict.fromkeys(('difference', 'low', 'high', 'p', 'seeds_needed'), np.nan),
     'failed': sum(run['failed'] for run in undone if _either(claim, run['overrides'])),
   }
-  row['why'] = _why_not(claim, sides, undone, _metric_words(metric, metrics))
+  why = _no_target(claim, picked) if metric in targets.TO_TARGET else ''
+  row['why'] = why or _why_not(claim, sides, undone, _metric_words(row))
   if row['why']:
     return row
   if metric in COUNTS:
@@ -218,10 +240,7 @@ def _test(claim, every, undone):
   if np.isnan(found.p):
     row['why'] = 'it takes at least two seeds on each side, and some spread'
     if metric in TIMES and min(len(x), len(y)) > 1:
-      row['why'] = (
-        f'{y.mean():.3g} s and {x.mean():.3g} s are times of runs that trained together, as a'
-        ' population, and have no spread of their own (--executor=process times each run)'
-      )
+      row['why'] = f'{y.mean():.3g} s and {x.mean():.3g} s are {TOGETHER}'
   needed = statistics.seeds_needed(x, y, distance)
   return row | dict(
     zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed
@@ -273,6 +292,18 @@ def _why_not(claim, sides, undone, metric_words):
   return ''
 
 
+def _no_target(claim, sides):
+  """Why the time that runs took to reach a target cannot be compared, or ''."""
+  for side, runs in zip('ab', sides, strict=True):
+    words, never = side_words(claim[side]), int(runs[claim['metric']].isna().sum())
+    if never:
+      return f'{never} of {len(runs)} runs of {words} never reached the target'
+    of_time = claim['metric'] == 'seconds_to_target'
+    if of_time and len(runs) > 1 and runs['seconds_per_epoch'].nunique() == 1:
+      return f'the times of {words} are {TOGETHER}'
+  return ''
+
+
 def _picked(runs, overrides):
   """Which of `runs` have the values of `overrides`."""
   kept = {name: json.dumps(v) if isinstance(v, list) else v for name, v in overrides.items()}
@@ -305,7 +336,7 @@ def _sentence(row, family):
   if row['why']:
     return f'{said}, as {row["why"]}{failed}.'
   column, number = row['metric'], _number(row)
-  words = f'{_metric_words(column, row["metrics"])} is {number("difference")} {_unit(row)}'.rstrip()
+  words = f'{_metric_words(row)} is {number("difference")} {_unit(row)}'.rstrip()
   said += f', {row["b"]} - {row["a"]} in {words}'
   words = []
   if column not in COUNTS:
@@ -331,8 +362,10 @@ def _effect(row):
 
 def _unit(row):
   """The unit of a claim's difference, for people."""
-  metric = measures.of_column(row['metrics'], row['metric'])
-  return 'seconds' if row['metric'] in TIMES else metric.difference_unit if metric else ''
+  column, metric = row['metric'], measures.of_column(row['metrics'], row['metric'])
+  if column in TIMES or column in targets.TO_TARGET:
+    return column.split('_')[0]
+  return metric.difference_unit if metric else ''
 
 
 def _number(row):
@@ -348,8 +381,12 @@ def _number(row):
   return write
 
 
-def _metric_words(column, metrics):
-  """A column of `load_runs` for people; metrics: those of the task."""
+def _metric_words(row):
+  """The metric of a claim's row for people."""
+  column, metrics = row['metric'], row['metrics']
+  if column in targets.TO_TARGET:
+    what, primary = column.split('_')[0], metrics[0]
+    return f'{what} to a validation {primary.words} of {primary.shown(row["target"])}'
   if metrics and column in measures.test_columns(metrics):
     return f'test {metrics[0].words} {measures.epoch_in_words(metrics, column)}'
   return column.replace('_', ' ')

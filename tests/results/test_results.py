@@ -533,6 +533,41 @@ def test_settings_are_named_where_they_differ_on_the_same_data():
   ]
 
 
+def test_a_claim_may_be_on_the_way_to_a_target(tmp_path):
+  """Of a share, where higher is better, and of a loss; the epoch counts, not the best one."""
+  curves = {'lstm': [0.5, 0.7, 0.79, 0.81, 0.7], 'gru': [0.5, 0.8, 0.75, 0.9, 0.9]}
+  for cell, seed in itertools.product(curves, range(4)):
+    folder = write_run(tmp_path, cell, seed, 0.8 + seed / 1000, epochs=5)
+    lines = [
+      {'epoch': i, 'step': 10 * i, 'seconds': i * (2.0 + seed / 10), 'validation_accuracy': value}
+      | {'validation_loss': 1 - value, 'train_accuracy': 0.9, 'train_loss': 0.1}
+      for i, value in enumerate(curves[cell][seed % 2 :], 1)  # odd seeds are an epoch earlier
+    ]
+    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    result = json.loads((folder / 'result.json').read_text())
+    result['seconds_per_epoch'] = 2 + seed / 10
+    (folder / 'result.json').write_text(json.dumps(result))
+  seconds = {'lstm': (8.0, 6.3, 8.8, 6.9), 'gru': (4.0, 2.1, 4.4, 2.3)}  # of 4 or 3, 2 or 1 epochs
+  claim = CLAIM | {'says': 'b < a', 'metric': 'steps_to_target', 'target': 0.8}
+  timed = claim | {'metric': 'seconds_to_target'}
+  found = verdicts(tmp_path, claim, timed, claim | {'target': 0.85})
+  assert list(found['verdict']) == ['supported', 'supported', 'undecided']
+  assert list(found['difference'][:2]) == pytest.approx(
+    [15 - 35, np.mean(seconds['gru']) - np.mean(seconds['lstm'])]
+  )
+  assert 'in steps to a validation accuracy of 80.0% is -20 steps' in found['sentence'][0]
+  assert 'seconds to a validation accuracy of 80.0%' in found['sentence'][1]
+  assert found['sentence'][2].endswith('as 4 of 4 runs of LSTM never reached the target.')
+  wrong = (
+    ({'target': None}, 'needs a target'),
+    ({'target': float('nan')}, 'needs a target'),
+    ({'metric': 'test_accuracy'}, 'leave it out'),
+  )
+  for change, says in wrong:
+    with pytest.raises(ValueError, match=says):
+      results.check_claims([claim | change])
+
+
 def test_a_claim_may_be_on_how_far_gradients_reach(tmp_path):
   for cell, power in (('lstm', -1.0), ('gru', -3.0)):
     for seed in range(4):
