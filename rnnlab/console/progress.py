@@ -12,6 +12,7 @@ import rich.table
 import rich.text
 
 LOG_WIDTH = 100  # columns of an output that is not a terminal
+EPOCHS = 50  # of a run, of which at most the figures are shown, and the last epoch's
 
 
 class Unheard(BrokenPipeError):
@@ -71,7 +72,7 @@ class Display:
 
   It is a context manager, in which `update` takes the Events of an executor.
   runs: RunSpecs. console: where to draw. every: seconds between the lines of a log, which also gets
-  a line at the end of each epoch.
+  a line at the end of each epoch; of a run of more than EPOCHS epochs, only for so many of them.
   """
 
   def __init__(self, runs: list, console: rich.console.Console, every: float = 10.0):
@@ -80,6 +81,7 @@ class Display:
       run.id: run.until / run.config.train.epochs if run.until else 1.0 for run in runs
     }
     self._fractions = dict.fromkeys(self._labels, 0.0)
+    self._shown = dict.fromkeys(self._labels, -1.0)  # the fraction at the epoch shown last
     self._console = console
     self._every = every
     self._start = self._said = time.monotonic()
@@ -122,6 +124,11 @@ class Display:
     self._first = self._first or now
     event = event._replace(fraction=min(event.fraction / self._goals[event.run], 1.0))
     self._begun.setdefault(event.run, event.fraction)
+    if event.kind == 'progress' and event.text:
+      if self._shown[event.run] + 1 / EPOCHS < event.fraction + 1e-9 or event.fraction == 1:
+        self._shown[event.run] = event.fraction
+      else:
+        event = event._replace(text='')
     self._fractions[event.run] = event.fraction
     done = sum(self._fractions.values()) / len(self._fractions)
     text = f'{self._labels[event.run]}: {event.text or f"{event.fraction:.0%}"}'

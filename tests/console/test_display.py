@@ -91,6 +91,23 @@ def test_the_display_tells_progress_and_time_left_in_a_log(monkeypatch):
   assert third.endswith('gru seed=0: failed: why')
 
 
+@pytest.mark.parametrize(('epochs', 'shown'), [(50, range(1, 51)), (300, range(1, 301, 6))])
+def test_of_many_epochs_a_log_has_fifty_and_the_last(epochs, shown):
+  output, made = io.StringIO(), {}
+  exec(SHOW, made)
+  with progress.Display(made['runs'], rich.console.Console(file=output, width=200)) as display:
+    for epoch in range(1, epochs + 1):
+      for run in made['runs']:
+        text = f'epoch {epoch}/{epochs}'
+        display.update(made['Event'](run.id, 'progress', epoch / epochs, text))
+  lines = [line.split(' | ')[1] for line in output.getvalue().splitlines()]
+  expected = sorted({*shown, epochs})
+  for cell in ('lstm', 'gru'):
+    assert [line for line in lines if cell in line] == [
+      f'{cell} seed=0: epoch {epoch}/{epochs}' for epoch in expected
+    ]
+
+
 def test_a_notebook_has_one_picture_that_is_drawn_again(monkeypatch):
   monkeypatch.delenv('PYTEST_CURRENT_TEST')
   cells = [RUN, 'show(progress.watch(runs, progress=False))', 'show(progress.watch(runs[:1]))']
