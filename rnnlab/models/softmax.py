@@ -1,8 +1,9 @@
-"""The likelihood of tokens of a large vocabulary, for as many rows at a time as memory allows.
+"""The likelihood of tokens of a large vocabulary, a chunk of rows at a time to bound memory.
 
-N rows, H features, V tokens. The weights are `[H, V]`, and each device of a mesh has some of the
-columns: it computes only the logits of its own tokens, and for each row devices exchange only the
-greatest logit, a sum, and the gradient with respect to the features.
+N rows, H features, V tokens; the weights are `[H, V]`. If the number of devices of a mesh divides
+V, the logits are split by token: each device holds those of its own tokens, and for each row the
+devices combine the greatest logit, the sum of exponentials, the target's logit, and the gradient
+with respect to the features.
 """
 
 import functools
@@ -18,16 +19,16 @@ from rnnlab.cells.base import Array
 from rnnlab.recurrence import checks
 
 CHUNK = 2**22  # logits at once, on each device
-PARTS = 4  # at least so many chunks if rows may be skipped: a chunk of skipped rows costs nothing
+PARTS = 4  # a chunk of `real_nll` has about 1 / PARTS of the rows at most: it skips whole chunks
 
 
 def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Array:
   """Negative log-likelihoods in nats, float32 `[N]`.
 
   hs: `[N, H]`, float32 or bfloat16. targets: int `[N]`, ids below V. w: `[H, V]`. b: `[V]`. tied:
-  whether w is the transpose of an array in memory, such as an embedding; this affects only the
-  speed. Raises ValueError for targets that are not such ids; if they are traced, their likelihood
-  is NaN.
+  whether w is the transpose of an array that is stored as `[V, H]`, such as an embedding; this
+  affects only the speed. Raises ValueError for targets that are not ids below V; if the targets are
+  traced, gives NaN for these instead.
   """
   targets = checks.ids(targets, len(b), 'targets')
 
@@ -40,7 +41,7 @@ def nll(hs: Array, targets: Array, w: Array, b: Array, tied: bool = False) -> Ar
 def total_nll(
   hs: Array, targets: Array, weights: Array, w: Array, b: Array, tied: bool = False
 ) -> tuple[Array, Array]:
-  """The sum of weights `[N]` times `nll`, and `nll` itself, which has no gradient.
+  """The sum of weights `[N]` times `nll`, and `nll` itself, through which no gradient flows.
 
   The gradient with respect to hs, w and b is computed together with the value, so that only one
   chunk of logits exists at a time, and none is computed twice. There is no gradient with respect to
@@ -88,9 +89,9 @@ def real_nll(
 ) -> tuple[Array, Array]:
   """`nll` of the real rows, and the same with label smoothing: two arrays, float32 `[N]`.
 
-  real: bool `[N]`; other rows have 0, and their logits are not computed, but for those that fill
-  the last chunk. smoothing: the part of the probability that is spread over the vocabulary (Szegedy
-  et al. 2016).
+  real: bool `[N]`; other rows get 0, and their logits are not computed, except for rows that fill
+  up the last chunk. smoothing: the share of the target distribution that is spread evenly over the
+  vocabulary (Szegedy et al. 2016).
 
   Only the second array has a gradient. It is computed together with the value, as in `total_nll`,
   on the assumption that all real rows have the same weight in the loss; if the backward pass finds
@@ -118,7 +119,7 @@ def _real_backward(tied, saved, d_found):
   weights = d_found[1]
   first = weights[jnp.argmax(real)]
   equal = (jnp.where(real, weights, first) == first).all()
-  # If all weights are equal, the gradients only lack this factor, and no row is computed again.
+  # If all weights are equal, the saved gradients only need this factor: no row is recomputed.
   grads = [jnp.where(equal, first, 0).astype(a.dtype) * a for a in grads]
   weights = jnp.where(real & ~equal, weights, 0)
   _, grads = _fold(tied, *given, weights, smoothing, grads)
@@ -129,9 +130,10 @@ _real.defvjp(_real_forward, _real_backward)
 
 
 def _fold(tied, hs, w, b, targets, weights, smoothing, grads):
-  """What `real_nll` returns for the rows whose weight is not 0, and grads with theirs added.
+  """The two arrays of `real_nll`, 0 for rows of weight 0, and the updated `grads`.
 
-  grads: those of the weighted sum with respect to hs, w and b; None if none are wanted.
+  grads: arrays like hs, w and b, to which the gradient of the weighted sum of the second array is
+  added; None if no gradient is wanted.
   """
   size, count = len(b), jnp.sum(weights != 0)
   many = max(1, min(-(-len(hs) // PARTS), _parts(size) * CHUNK // size))
@@ -145,7 +147,7 @@ def _fold(tied, hs, w, b, targets, weights, smoothing, grads):
     found, d = likelihood(h, target, w, b, tied)
     smoothed = found
     if smoothing is not None:
-      # The mean of -log p over the vocabulary, minus that of the target: log-sum-exp cancels.
+      # The mean of -log p over the vocabulary, minus -log p of the target; log-sum-exp cancels.
       of_target = w.T.at[target].get(mode='clip') - mean_w
       more = (h * of_target).sum(axis=1, dtype=jnp.float32) + b[target] - mean_b
       smoothed = found + smoothing * more
@@ -177,8 +179,12 @@ def _whole(rows):
 def likelihood(
   hs: Array, targets: Array, w: Array, b: Array, tied: bool = False
 ) -> tuple[Array, Array]:
-  """The negative log-likelihoods `[N]`, and their gradient by the logits `[N, V]`; see `nll`."""
-  # XLA's product on a CPU takes up to half as long again if hs lies in rows and w does not.
+  """The negative log-likelihoods `[N]`, as `nll`, computed at once.
+
+  Also their gradients with respect to the logits, `[N, V]`.
+  """
+  # On a CPU, XLA's product takes up to 50% longer if the features are the last axis in memory of
+  # hs but not of w; untied, hs is therefore transposed in memory first.
   columns = hs.T if tied else jax.lax.optimization_barrier(hs.T)
   logits = jnp.einsum('hn,hv->nv', columns, w, preferred_element_type=jnp.float32) + b
   logits = _split(logits)
@@ -201,17 +207,20 @@ def _split(logits):
 
 
 def _parts(size):
-  """How many devices share the tokens of a vocabulary equally."""
+  """Over how many devices V = `size` tokens are split: all of a mesh if they divide V, else 1."""
   mesh = jax.sharding.get_abstract_mesh()
   many = mesh.shape['batch'] if 'batch' in mesh.auto_axes else 1
   return 1 if size % many else many
 
 
 def _in_chunks(function: Callable, start: Any, rows: tuple, size: int) -> tuple[Any, Any]:
-  """Like `lax.scan` of `function` over rows, in chunks of CHUNK logits; size: V."""
+  """Like `lax.scan` over rows, but `function` takes a chunk of them at a time, not one.
+
+  A chunk has at most CHUNK logits on each device that shares them, but at least a row. size: V.
+  """
   count = len(rows[0])
   parts = -(-count // max(1, _parts(size) * CHUNK // size))
-  # Equal parts, if a third more of them will do: a last part of its own has buffers of its own.
+  # Equal chunks, even if up to a third more: a smaller last one would need buffers of its own.
   parts = next((p for p in range(parts, parts * 4 // 3 + 1) if count % p == 0), parts)
   many = -(-count // parts)
   whole = count - count % many

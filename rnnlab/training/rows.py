@@ -1,9 +1,10 @@
-"""Training and evaluation over rows, that is independent examples, in batches.
+"""Training and evaluation over rows, that is, independent examples, in batches.
 
-If the inputs are ids `[N, T]` whose padding, id 0, the model masks, a batch has rows of similar
-length: `widths`, ascending, are the numbers of columns that batches may be trimmed to; () leaves
-inputs as they are. In a tree of ids, such as both sides of a pair, the longest in a row counts, and
-all are trimmed to the same width.
+If the inputs are ids `[N, T]` and the model masks their padding, id 0, a batch can have rows of
+similar length and be trimmed to fewer columns: `widths`, ascending, are the numbers of columns to
+choose from; with () neither is done. In a tree of ids, such as the two sides of a pair, a row's
+length is that of its longest side, and all sides are trimmed to one width (narrower ones stay as
+they are).
 """
 
 import functools
@@ -32,9 +33,9 @@ def batches(
 ) -> Callable[[Array], dict[str, Any]]:
   """A function from a step of an epoch to its batch: rows of `split` with their weights, `[B]`.
 
-  They come from a permutation of the rows drawn from (keys, epoch); the last batch is filled up
-  with rows of weight 0. With widths the permutation is sorted by the width that a row needs, and
-  the batches that it is cut into are taken in an order drawn from (keys, epoch) too.
+  The rows are put in a random order, determined by (keys, epoch), and cut into batches; the last is
+  filled up with rows of weight 0. With widths, that order is sorted, stably, by the width that each
+  row needs before it is cut, and the batches are taken in a random order, determined likewise.
   """
   key, order_key = keys
   size = len(jax.tree.leaves(split['inputs'])[0])
@@ -65,7 +66,7 @@ def drawn(
 ) -> Callable[[Array], dict[str, Any]]:
   """A function from a step of an epoch of `size` examples to its batch, with weights, `[B]`.
 
-  It is drawn from (key, epoch, step); see `rnnlab.tasks.base.Task.draw`.
+  `draw` gets a key derived from (key, epoch, step); see `rnnlab.tasks.base.Task.draw`.
   """
   key = jax.random.fold_in(key, epoch)
 
@@ -88,7 +89,10 @@ def predict(function: Callable[[Any], Array], inputs: Any, widths: tuple[int, ..
 
 
 def trimmed(function: Callable[[Any], Any], ids: Any, widths: tuple[int, ...]) -> Any:
-  """`function(ids)` on the fewest columns, of `widths` or all, that hold every id other than 0."""
+  """`function(ids)` on a run of columns that holds every id other than 0.
+
+  It has the least of `widths` that suffices, or all columns if none does.
+  """
   if not widths:
     return function(ids)
   arrays, tree = jax.tree.flatten(ids)

@@ -156,7 +156,7 @@ def check(
   ]
   leaves = jax.tree.leaves(carry)
   if len(leaves) != states:
-    raise ValueError(f'initial_carry must be of {states} arrays, not {len(leaves)}')
+    raise ValueError(f'initial_carry must have {states} arrays, not {len(leaves)}')
   named += [('initial_carry', state, [(batch, hidden)], kind) for state in leaves]
   named += [(name, a, [(batch, steps)], bool) for name, a in (('mask', mask), ('resets', resets))]
   widths = (size, hidden, hidden)

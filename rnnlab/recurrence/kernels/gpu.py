@@ -1,11 +1,12 @@
-"""LSTM and GRU over a whole sequence in one GPU kernel for each direction (Pallas on Triton).
+"""LSTM and GRU over a whole sequence: a GPU kernel for the forward pass, one for the backward.
 
 A scan on a GPU launches small kernels at every step: with the usual hidden sizes it waits far
-longer than it computes. Here a program takes a block of rows through all steps, with the recurrent
-weights kept on the chip (in its cache for 128 units); input products, weight and bias gradients are
-matrix products over all steps at once, outside the kernels.
+longer than it computes. Here (in Pallas, on Triton) each program takes a block of rows through all
+steps; it loads the recurrent weights once, or with 128 units at each use, from the cache. The input
+products and the gradients of weights and biases are computed outside the kernels, over all steps at
+once.
 
-On other devices than NVIDIA GPUs, and as described in `kernels`, a plain scan computes the same.
+On devices other than NVIDIA GPUs, and where `rule` says so, a plain scan computes the same.
 Time-major `[T, B, ...]` inside; G gates, H hidden units.
 """
 
@@ -40,16 +41,16 @@ from rnnlab.recurrence.kernels.gates import (
 )
 
 ROWS = 16  # of a program's block: the fewest that a tensor core accepts
-WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # by hidden size, a power of two like Triton's blocks
-RESIDENT = 64  # the largest hidden size whose weights stay on the chip, not in its cache
+WARPS = {16: 1, 32: 4, 64: 8, 128: 8}  # per program, by hidden size: powers of two, as Triton needs
+RESIDENT = 64  # the largest hidden size whose weights a program loads once, not at each use
 
 
 def supports(cell: Cell, params: Params, xs: Array | Lookup) -> bool:
   """Whether `unroll` may run `cell` over `xs [B, T, D]`, and would run it as a kernel.
 
-  True for an LSTM or a GRU in float32 of 16, 32, 64 or 128 hidden units if JAX computes on a GPU,
-  and products may be in TF32, as in JAX by default: not if jax_default_matmul_precision asks for
-  more.
+  True for an LSTM or a GRU (by `kernel_name`) of 16, 32, 64 or 128 hidden units, in float32, if
+  JAX computes on a GPU, no axis of xs is empty, and jax_default_matmul_precision is None, 'default'
+  or 'tensorfloat32': the kernels' products are in TF32.
   """
   device = jax.config.jax_default_device  # type: ignore[attr-defined]
   precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -79,12 +80,15 @@ def unroll(
 ) -> tuple[Carry, Array]:
   """`recurrence.unroll` for the cells that `supports` names, with its arguments and results.
 
-  xs `[B, T, D]`, mask bool `[B, T]` or None, dropout a mask for each product of the step or None.
+  xs: `[B, T, D]`. mask: bool `[B, T]` or None. dropout: None, or for each product of a step a mask
+    or None.
   resets: bool `[B, T]` or None. Where it is True, the row's carry is reset to `cell.initial_carry`
-    before the step, masked or not, and no gradient flows further back.
-  must: raises ValueError if the kernel does not work on this machine, instead of using a scan.
-  interpret: runs the kernels' own code on any device, slowly, for tests.
-  On other devices than NVIDIA GPUs it is a scan of the same equations.
+    before the step, whether the step is masked or not, and no gradient flows further back.
+  must: whether to raise ValueError if a kernel does not work on this machine, instead of using a
+    scan.
+  interpret: whether to run the kernels' own code on any device, slowly, for tests; else, on devices
+    other than NVIDIA GPUs, it is a scan of the same equations.
+  With resets to a carry that is not all zeros, it is that scan on any device.
   """
   xs = xs.rows() if isinstance(xs, Lookup) else xs
   dtype = jnp.result_type(xs, *params.values())
@@ -124,8 +128,8 @@ def _pad(a, axis, count):
   return jnp.pad(a, [(0, count if i == axis else 0) for i in range(a.ndim)]) if count else a
 
 
-# The kernels: a program of ROWS rows, with its index along the grid's only axis. The arguments are
-# refs, in the structure of the arrays that they refer to.
+# The kernels, as one program runs them on its block of ROWS rows; the grid's only axis is that of
+# the blocks. The arguments are trees of refs, structured as the arrays that they refer to.
 
 
 def _forward_kernel(plan, rows, inputs, outputs, saved):
@@ -184,7 +188,7 @@ def _loop(steps, reverse, load, step, state):
 
 
 def _weights(ref, blocks):
-  """`k -> weights of gate k`, read once if they fit on the chip, else at each use."""
+  """A function `k -> weights of gate k`: read once if H is at most RESIDENT, else at each use."""
   if min(ref.shape) <= RESIDENT:
     return [ref[block] for block in blocks].__getitem__
   return lambda k: ref[blocks[k]]
@@ -208,7 +212,7 @@ def _write(refs, where, values):
 
 
 WHOLE = -1
-AXES: Any = Inputs(1, WHOLE, WHOLE, 0, 1)  # type: ignore[arg-type]  # of the rows
+AXES: Any = Inputs(1, WHOLE, WHOLE, 0, 1)  # type: ignore[arg-type]  # each field's axis of rows
 
 
 def _forward(plan, save, rows, inputs):
@@ -220,7 +224,7 @@ def _forward(plan, save, rows, inputs):
 
 
 def _backward(plan, rows, inputs, saved, d_outputs):
-  """The gradient by `inputs`, from what `_forward` saved and the gradient by its outputs."""
+  """The gradient with respect to `inputs`, given `saved` and that with respect to the outputs."""
   d_xp, d_carry = _call(
     plan,
     _backward_kernel,
@@ -240,7 +244,11 @@ def _backward(plan, rows, inputs, saved, d_outputs):
 
 
 def _call(plan, kernel, shape, arguments, axes, shapes, out_axes):
-  """Runs `kernel` for every block of ROWS along the `axes` of its arguments and results."""
+  """Runs `kernel` for every block of ROWS rows.
+
+  axes, out_axes: which axis of the arguments and of the results is that of the rows; WHOLE for
+  none: every program then gets the whole array.
+  """
 
   def specs(axis, arrays):
     def spec(a):
@@ -274,7 +282,7 @@ def _kernels(plan, must=False):
 
 
 def _works(plan, name, inputs):
-  """Whether both kernels can be used for this hidden size on the GPU here, tried once on each.
+  """Whether both kernels work for this cell and hidden size on the GPU here, see `compiled.works`.
 
   True if there is no GPU: nothing can be tried, and the trace may be for another machine.
   """
@@ -289,9 +297,10 @@ def _works(plan, name, inputs):
 
 
 def probe(plan: Plan, hidden: int, device: jax.Device) -> None:
-  """Runs a small problem on a device, both ways; raises `compiled.Wrong` if results are wrong.
+  """Runs a small problem on a device, forward and backward, with the kernels and with a scan.
 
-  Kernel and scan both compute products in TF32; hence the tolerance.
+  Raises `compiled.Wrong` if the results differ by more than a tolerance, which is wide since both
+  compute products in TF32.
   """
   batch, steps, draw = 2 * ROWS, 4, np.random.default_rng(0)
   gates, states = (4, 2) if plan.cell is CELLS['lstm'] else (3, 1)
