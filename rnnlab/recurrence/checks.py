@@ -278,9 +278,11 @@ def float_dtype(value: Any) -> jnp.dtype | None:
   try:
     found = jnp.dtype(value)
   except TypeError:
-    raise TypeError(f'dtype must be a dtype, such as jnp.bfloat16, or None, not {value!r}') from None
+    words = f'dtype must be a dtype, such as jnp.bfloat16, or None, not {value!r}'
+    raise TypeError(words) from None
   if not jnp.issubdtype(found, jnp.floating):
-    raise ValueError(f'dtype must be a float dtype, such as jnp.bfloat16, or None, not {found.name}')
+    words = f'dtype must be a float dtype, such as jnp.bfloat16, or None, not {found.name}'
+    raise ValueError(words)
   return found
 
 

@@ -119,7 +119,7 @@ def works(name: str, key: str, probe: Callable[[], None]) -> bool:
       reason = _reason(path, probe)
       if reason:
         again = f' (delete {path} to try again)' if path and path.exists() else ''
-        words = 'The slower scan is used instead of the kernel %s: %s%s.'
+        words = 'The kernel %s is not used, but the slower scan: %s%s.'
         logging.warning(words, name, reason, again)
       _verdicts[name, key] = not reason
     return _verdicts[name, key]
