@@ -81,4 +81,4 @@ def _md(text):
   text = ' '.join(text.split())
   text = re.sub(r'[\\`*|~$]|\](?=[(:\[])|<(?=[\w/!?])|&(?=#?\w+;)', r'\\\g<0>', text)
   text = re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', text)
-  return re.sub(r'^([#+>-]+|\d+[.)])(?=\s|$)', r'\\\1', text)
+  return re.sub(r'^([#+>-]+|\d+[.)])(?=\s)', r'\\\1', text)

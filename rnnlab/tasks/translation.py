@@ -104,7 +104,7 @@ def examine(model, params, dataset) -> dict[str, Any]:
   Returns translations, uint8 `[N, L]`, UTF-8 padded at the end with 0; source_lengths, int32 `[N]`,
   in tokens without the end; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; if sacreBLEU
   is installed and the data are pairs of sentences, bleu_statistics and chrf_statistics, see
-  `rnnlab.tasks.bleu`; the metrics computed from their sums; and what a report draws, see
+  `rnnlab.tasks.bleu`, and bleu_signature, uint8 `[1, L]`; the metrics computed from their sums; and what a report draws, see
   `rnnlab.tasks.translation_panels`. If the model's beam is wider than 1, the translations that the
   search finds, with their statistics and metrics, are there too, under names with 'beam_' before
   them, and the seconds that each way of translating took, compilation included.
@@ -118,6 +118,9 @@ def examine(model, params, dataset) -> dict[str, Any]:
     found |= {f'{prefix}{name}': of for name, of in _scored(translations, dataset).items()}
     if model.beam > 1:
       found[f'{prefix or "greedy_"}time'] = seconds
+  if 'bleu' in found:
+    signature = bleu.signature(pairs.references(dataset.splits['test']))
+    found['bleu_signature'] = pairs.as_bytes([signature])
   return found | translation_panels.examine(model, params, dataset)
 
 

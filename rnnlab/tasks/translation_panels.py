@@ -76,7 +76,11 @@ def _by_length(predictions, encoding):
   has_bleu = all('bleu_statistics' in of for of in predictions)
   name = 'bleu_statistics' if has_bleu else 'edit_statistics'
   wide = max(1, -(-int(np.quantile(lengths, 0.98)) // CLASSES))
-  classes = np.minimum((np.maximum(lengths, 1) - 1) // wide, CLASSES - 1)
+  classes = (np.maximum(lengths, 1) - 1) // wide
+  # The last class has all that are longer, and at least a hundredth of the sentences.
+  or_longer = np.cumsum(np.bincount(classes)[::-1])[::-1]
+  last = min(CLASSES - 1, int(np.flatnonzero(or_longer >= len(lengths) / 100)[-1]))
+  classes = np.minimum(classes, last)
   there = np.unique(classes)
 
   def score(sums):
@@ -91,6 +95,8 @@ def _by_length(predictions, encoding):
     f'The sentences of the test split by the length of their source, in {unit}s; below is their'
     f' number.{SEEDS} {"Higher" if has_bleu else "Lower"} is better.'
   )
+  if 'bleu_signature' in predictions[0]:
+    caption += f' sacreBLEU: {pairs.from_bytes(predictions[0]["bleu_signature"])[0]}.'
   longest = int(lengths.max())
   data = {
     'x': np.arange(len(there)),
@@ -99,7 +105,7 @@ def _by_length(predictions, encoding):
     'high': values.max(axis=0),
     'counts': np.bincount(classes)[there],
     'counted': 'sentences',
-    'ticks': [_range(i * wide + 1, longest if i == CLASSES - 1 else (i + 1) * wide) for i in there],
+    'ticks': [_range(i * wide + 1, longest if i == last else (i + 1) * wide) for i in there],
     'x_label': f'{unit}s of the source',
     'y_label': word,
   }

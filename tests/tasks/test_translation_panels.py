@@ -45,13 +45,27 @@ def test_scores_are_those_of_sentences_of_a_length():
   assert curve.data['counts'].tolist() == [1, 1, 1, 1] and 'Lower is better' in curve.caption
 
 
+def test_few_long_sentences_are_in_the_class_before_them():
+  lengths = [*range(1, 21)] * 15 + [40]
+  wrong = [length % 2 for length in lengths]
+  run = {
+    'source_lengths': np.array(lengths),
+    'edit_statistics': np.array([[w, n, w, 1] for w, n in zip(wrong, lengths, strict=True)]),
+  }
+  curve = translation_panels._by_length([run], ENCODING)
+  assert curve.data['ticks'][-2:] == ['17–18', '19–40']
+  assert curve.data['counts'].tolist() == [30] * 9 + [31]
+  np.testing.assert_allclose(curve.data['y'][-1], 100 * 15 / (15 * (19 + 20) + 40))
+
+
 @pytest.mark.skipif(not importlib.util.find_spec('sacrebleu'), reason='needs sacreBLEU')
 def test_where_bleu_is_known_it_is_bleu():
   runs = [run_of(said, scored=True) for said in SAID]
+  runs[0]['bleu_signature'] = pairs.as_bytes([bleu.signature([[text] for text in RIGHT])])
   curve, *_ = translation_panels.panels(runs, ENCODING)
   right = [bleu.score(run['bleu_statistics'][3]) for run in runs]
   np.testing.assert_allclose(curve.data['y'][3], np.mean(right))
-  assert curve.title == 'BLEU by length'
+  assert curve.title == 'BLEU by length' and ' sacreBLEU: nrefs:1|case:mixed|' in curve.caption
 
 
 def test_attention_is_cut_to_the_tokens_that_there_are():
