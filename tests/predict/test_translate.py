@@ -339,6 +339,7 @@ def run(tmp_path_factory):
   return folder / 'runs' / result['id'], folder
 
 
+@pytest.mark.slow
 def test_a_run_is_asked_as_it_has_answered(run, monkeypatch, capsys):
   folder, data = run
   kept = np.load(folder / 'predictions.npz')

@@ -175,10 +175,8 @@ def test_a_call_that_is_broken_off_leaves_a_checkpoint_and_goes_on(
   assert (*found, (at, arrays)) in whole('serial').values(), caught
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('cores', 'process', 'population')]
-
-
-@pytest.mark.parametrize('executor', ['serial', *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['serial', 'cores', 'process', 'population'])
 def test_a_reader_that_goes_away_ends_the_program(executor, start, environment, tmp_path):
   """Like `launch.py | head`, with the status and the silence of `yes | head`."""
   words = *SWEEP, '--workdir=out', f'--executor={executor}'

@@ -112,6 +112,7 @@ def end(processes):
   return [*zip(said, [process.returncode for process in processes], strict=True)]
 
 
+@pytest.mark.slow
 def test_each_process_has_its_part_of_a_batch_and_of_a_large_array(pair):
   for said, status in end(pair('-c', TOGETHER, '{place}', '{id}')):
     assert status == 0, said

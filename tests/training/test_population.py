@@ -270,6 +270,7 @@ def test_a_run_pauses_at_an_epoch_and_goes_on_to_the_same_bits(executor, reviews
   assert finals(tmp_path / 'sweep') == whole(executor)
 
 
+@pytest.mark.slow
 def test_members_that_are_behind_catch_up_and_a_stop_saves_all(reviews, whole, tmp_path):
   workdir, runs = tmp_path / 'sweep', specs(reviews)
   looks = iter([False] * 6 + [True] * 100)

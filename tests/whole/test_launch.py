@@ -220,6 +220,7 @@ def diverging(tmp_path):
   return f'--config={experiment}', '--config.data.buckets=1', '--executor=serial', '--workdir=out'
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_its_run_alone(diverging, launch, tmp_path):
   done = launch(*diverging, '--quiet')
   assert done.returncode == 1
