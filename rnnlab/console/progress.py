@@ -124,7 +124,7 @@ class Display:
     self._first = self._first or now
     event = event._replace(fraction=min(event.fraction / self._goals[event.run], 1.0))
     self._begun.setdefault(event.run, event.fraction)
-    if event.kind == 'progress' and event.text:
+    if event.kind == 'progress' and event.text.startswith('epoch '):
       if self._shown[event.run] + 1 / EPOCHS < event.fraction + 1e-9 or event.fraction == 1:
         self._shown[event.run] = event.fraction
       else:

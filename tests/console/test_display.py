@@ -100,7 +100,10 @@ def test_of_many_epochs_a_log_has_fifty_and_the_last(epochs, shown):
       for run in made['runs']:
         text = f'epoch {epoch}/{epochs}'
         display.update(made['Event'](run.id, 'progress', epoch / epochs, text))
+      display.update(made['Event'](run.id, 'progress', epoch / epochs, 'its worker died'))
   lines = [line.split(' | ')[1] for line in output.getvalue().splitlines()]
+  assert [line for line in lines if 'died' in line] == ['gru seed=0: its worker died'] * epochs
+  lines = [line for line in lines if 'died' not in line]
   expected = sorted({*shown, epochs})
   for cell in ('lstm', 'gru'):
     assert [line for line in lines if cell in line] == [
