@@ -104,10 +104,11 @@ def examine(model, params, dataset) -> dict[str, Any]:
   Returns translations, uint8 `[N, L]`, UTF-8 padded at the end with 0; source_lengths, int32 `[N]`,
   in tokens without the end; edit_statistics, int64 `[N, 4]`, see `rnnlab.tasks.edits`; if sacreBLEU
   is installed and the data are pairs of sentences, bleu_statistics and chrf_statistics, see
-  `rnnlab.tasks.bleu`, and bleu_signature, uint8 `[1, L]`; the metrics computed from their sums; and what a report draws, see
-  `rnnlab.tasks.translation_panels`. If the model's beam is wider than 1, the translations that the
-  search finds, with their statistics and metrics, are there too, under names with 'beam_' before
-  them, and the seconds that each way of translating took, compilation included.
+  `rnnlab.tasks.bleu`, and bleu_signature, uint8 `[1, L]`; the metrics computed from their sums; and
+  what a report draws, see `rnnlab.tasks.translation_panels`. If the model's beam is wider than 1,
+  the translations that the search finds, with their statistics and metrics, are there too, under
+  names with 'beam_' before them, and the seconds that each way of translating took, compilation
+  included.
   """
   source = np.asarray(dataset.splits['test']['inputs']['source'])
   found: dict[str, Any] = {'source_lengths': (source != 0).sum(axis=1, dtype=np.int32) - 1}
