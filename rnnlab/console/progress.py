@@ -12,7 +12,7 @@ import rich.table
 import rich.text
 
 LOG_WIDTH = 100  # columns of an output that is not a terminal
-EPOCHS = 50  # of a run, of which at most the figures are shown, and the last epoch's
+EPOCHS = 50  # of a run whose figures are shown at most, and the last one besides
 
 
 class Unheard(BrokenPipeError):

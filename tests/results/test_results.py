@@ -558,6 +558,8 @@ def test_a_claim_may_be_on_the_way_to_a_target(tmp_path):
   assert 'in steps to a validation accuracy of 80.0% is -20 steps' in found['sentence'][0]
   assert 'seconds to a validation accuracy of 80.0%' in found['sentence'][1]
   assert found['sentence'][2].endswith('as 4 of 4 runs of LSTM never reached the target.')
+  found = verdicts(tmp_path, claim | {'b': {'model.cell': 'elman'}})  # of which no run is done
+  assert list(found['verdict']) == ['undecided'] and 'no run of Elman' in found['sentence'][0]
   wrong = (
     ({'target': None}, 'needs a target'),
     ({'target': float('nan')}, 'needs a target'),
