@@ -2,7 +2,7 @@
 
     python launch.py --config=experiments/language_model.py
 
-Half a million words of film reviews, from the package that holds the main job's reviews, in lower
+400,000 words of film reviews, from the package that holds the main job's reviews, in lower
 case, with a vocabulary of 10,000 words. There are two layers; the second has the size of the
 embedding, whose weights are also those of the output. The GRU's first layer is wider by as much as
 it takes to make the numbers of parameters equal.
@@ -68,7 +68,7 @@ def get_config(preset=''):
     _awd(config)
   else:
     config.data.lowercase = True
-    config.data.max_tokens = 500_000
+    config.data.max_tokens = 400_000
     config.data.validation_fraction = config.data.test_fraction = 0.02
     config.model.layers = 2
     config.model.hidden_size = config.model.embed_size = 200

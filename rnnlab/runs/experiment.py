@@ -181,6 +181,9 @@ class Folder(Memory):
     run_files.write_result(self._path, done.result)
 
 
+_sums = jax.jit(metrics.of_split, static_argnums=(0, 1, 2))
+
+
 def finish(
   spec: RunSpec,
   shared: Shared,
@@ -197,7 +200,7 @@ def finish(
   predictions['final'] = np.asarray(outputs[0])
 
   def test(outputs):
-    sums = metrics.of_split(task.loss, task.score, measured, outputs, of_test)
+    sums = _sums(task.loss, task.score, measured, outputs, of_test)
     return metrics.means('test', sums, measured)
 
   best = None

@@ -206,7 +206,10 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
 
   Both are over all runs together.
   """
+  import jax
+
   names = list(encoding.get('classes', CLASSES))
+  confusion = jax.jit(scores.confusion, static_argnums=2)
   size, found, counts = len(names), [], 0
   for of in predictions:
     labels, logits = np.asarray(of['labels']), np.asarray(of.get('best', of['final']))
@@ -219,10 +222,10 @@ def panels(predictions: Sequence[Mapping[str, Any]], encoding) -> list[Panel]:
       else:
         predicted, sure = logits.argmax(axis=1), decode(logits, encoding)['probability']
       right = predicted == labels
-      counts = counts + np.asarray(scores.confusion(labels, predicted, size))
+      counts = counts + np.asarray(confusion(labels, predicted, size))
     found.append((sure, right))
   sure, right = (np.concatenate(of) for of in zip(*found, strict=True))
-  mean, share, many = (np.asarray(of) for of in scores.calibration(sure, right))
+  mean, share, many = map(np.asarray, jax.jit(scores.calibration)(sure, right))
   made = []
   if np.ndim(counts):
     made.append(

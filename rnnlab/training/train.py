@@ -234,11 +234,14 @@ def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any
 
 def test(
   program: Program, state: TrainState, values: dict, split: Mapping[str, Any]
-) -> tuple[Array, ...]:
+) -> tuple[Array, Array]:
   """`predict` with the last parameters, as they are evaluated, and with the best."""
   _, tx = program.build(values)
   last = tx.evaluated(state.params, state.opt_state)
-  return tuple(predict(program, params, values, split) for params in (last, state.best_params))
+  # A loop, so that the model is compiled once.
+  both = jax.tree.map(lambda *params: jnp.stack(params), last, state.best_params)
+  outputs = jax.lax.map(lambda params: predict(program, params, values, split), both)
+  return outputs[0], outputs[1]
 
 
 def is_better(metric: Metric, value: Array, best: Array) -> Array:
