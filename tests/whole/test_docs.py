@@ -178,6 +178,13 @@ OF_THE_READER = {'rnnlab/cells/ugrnn.py'}  # what a page has the reader write
 
 
 @pytest.mark.parametrize('page', PAGES)
+def test_each_row_of_a_table_has_as_many_cells_as_its_header(page):
+  for table in re.findall(r'(?:^\|.*\n)+', PAGES[page], re.M):
+    cells_of = [re.sub(r'`[^`]*`', '', row).count('|') for row in table.splitlines()]
+    assert len(set(cells_of)) == 1, f'{page}: {table.splitlines()[0]}'
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_a_file_that_a_page_names_exists(page):
   named = re.findall(r'(?<![\w./])(?:experiments|rnnlab|tests)/[\w./-]*\w', PAGES[page])
   for path in {*named} - OF_THE_READER:
