@@ -115,7 +115,9 @@ SETTINGS = {
     'wide gru': _cell('gru', hidden_size=80),  # as many recurrent parameters as the LSTM, within 2%
   },
   'adding': {name: _cell(name) for name in ('lstm', 'gru', 'elman', 'minlstm', 'mingru')},
-  'counting': {name: _cell(name) for name in ('lstm', 'gru', 'elman', 'irnn')},
+  'counting': {
+    name: _cell(name) | {'optim.learning_rate': rate} for name, rate in counting.RATES.items()
+  },
   'recall': {name: _cell(name) for name in ('lstm', 'gru', 'slstm', 'mlstm')},
   'forget': {
     'one': {'model.cell': 'lstm', 'model.lstm.forget_bias': 1.0},

@@ -6,7 +6,7 @@ Four settings with 30 seeds each, for an accelerator: LSTM and GRU of 64 units; 
 recurrent parameters as that LSTM, within 2% (80 units: 50,240 against 49,408); and a GRU that
 trains for the same time, 12 epochs against 10, since an epoch of LSTM took 12.2 s and one of GRU
 9.9 s when these claims were written. A validation split cut from train selects the epoch of each
-run; the test split is evaluated once, for that epoch.
+run; the claims are about the test split at that epoch.
 
     python launch.py --config=experiments/imdb_claims.py:cpu
 

