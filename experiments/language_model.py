@@ -70,7 +70,7 @@ def get_config(preset=''):
   else:
     config.data.lowercase = True
     config.data.max_tokens = 350_000
-    config.data.validation_fraction = config.data.test_fraction = 0.02
+    config.data.validation_fraction = config.data.test_fraction = 0.01
     config.model.layers = 2
     config.model.hidden_size = config.model.embed_size = 200
     config.model.tied = True
