@@ -62,13 +62,15 @@ class Drawing(NamedTuple):
   """A figure: how to read it, a text alternative, and its picture for the page.
 
   searched: whether it shows the trials of a search rather than the runs that are compared.
+  data: the data of the runs that it shows, a line each, where the page is to name them.
   """
 
   name: str
   caption: str
   alternative: str
   svg: str
-  searched: bool
+  searched: bool = False
+  data: tuple[str, ...] = ()
 
 
 class Texts(NamedTuple):
@@ -232,23 +234,33 @@ def finding(summary: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame, af
 
   after: how many runs were done when the claims were written down.
   """
-  if len(claims) == 1:
-    return claims.iloc[0]['sentence']
   if len(claims):
+    done = f'after {after} run{"s were" if after > 1 else " was"} done'
+    late = f' {"They were" if len(claims) > 1 else "It was"} written down {done}.' * bool(after)
+    if len(claims) == 1:
+      return claims.iloc[0]['sentence'] + late
     counts = claims['verdict'].value_counts()
     words = ', '.join(f'{counts[v]} {v}' for v in VERDICTS if v in counts)
-    late = f' They were written down after {after} runs were done.' if after else ''
     return f'{len(claims)} claims: {words}.{late}'
   if summary.empty:
     return 'No run of the comparison is finished.'
-  found = {task: _found(part, paired) for (task, _), part, paired in by_task(summary, pairs)}
+  parts = list(by_task(summary, pairs))
+  found = [_found(part, paired) for _, part, paired in parts]
   if len(found) == 1:
-    return ''.join(found.values())
-  return ' '.join(f'{task}: {words}' for task, words in found.items())
+    return found[0]
+  tasks_of = [task for (task, _), *_ in parts]
+  names = [
+    task if tasks_of.count(task) == 1 else ', '.join(part['title'].unique())
+    for task, (_, part, _) in zip(tasks_of, parts, strict=True)
+  ]
+  return ' '.join(f'{name}: {words}' for name, words in zip(names, found, strict=True))
 
 
 def by_task(frame: pd.DataFrame, *others: pd.DataFrame) -> Iterator[tuple]:
-  """For each task: ((task, metrics as JSON), its rows of `frame`, its rows of each other frame)."""
+  """For each task and its metrics: (these, metrics as JSON; the rows of `frame` and of each other).
+
+  A task may have several parts, as the metrics of generated data are those of their problem.
+  """
   for key, part in frame.groupby(['task', 'metrics'], sort=False):
     task, metrics = key
     yield key, part, *(x[(x['task'] == task) & (x['metrics'] == metrics)] for x in others)

@@ -25,30 +25,43 @@ def draw(
 
   Those of a task's panels that are text are not drawn but yielded as Texts.
 
-  In a workdir of several tasks, the name of a figure begins with that of its task.
+  In a workdir of several tasks, the name of a figure begins with that of its task, and with a
+  number if the task is there with several sets of metrics.
   """
-  several = runs['task'].nunique() > 1
-  for (task, metrics), part, summed, paired in by_task(runs, summary, pairs):
+  parts = list(by_task(runs, summary, pairs))
+  prefixes = _prefixes([task for (task, _), *_ in parts])
+  for prefix, ((task, metrics), part, summed, paired) in zip(prefixes, parts, strict=True):
     of_task = [block for block in blocks if block.runs['task'].iloc[0] == task]
     of_task = [block for block in of_task if block.runs['metrics'].iloc[0] == metrics]
-    note = '\n'.join(block.caption for block in of_task)
-    prefix = f'{_slug(task)}_' if several else ''
-    yield from _of_runs(workdir, prefix, note, part, summed, paired)
+    yield from _of_runs(workdir, prefix, of_task, part, summed, paired)
     for number, block in enumerate(of_task, 1):
       ends = f'_{number}' * (len(of_task) > 1)
       yield from _of_panels(workdir, prefix, ends, task, block)
-  several = trials['metrics'].nunique() > 1
-  for metrics, part in trials.dropna(subset='y').groupby('metrics', sort=False):
-    prefix = f'{measures.from_json(metrics)[0].name}_' if several else ''
+  searches = list(trials.dropna(subset='y').groupby('metrics', sort=False))
+  prefixes = _prefixes([measures.from_json(metrics)[0].name for metrics, _ in searches])
+  for prefix, (_, part) in zip(prefixes, searches, strict=True):
     yield from _of_search(workdir, prefix, part)
 
 
-def _of_runs(workdir, prefix, note, runs, summary, pairs):
-  """The figures of the runs of one task."""
+def _prefixes(names):
+  """What the names of the figures of each part begin with: all differ, '' for a single part."""
+  if len(names) == 1:
+    return ['']
+  numbers = [
+    f'{names[:i].count(name) + 1}_' * (names.count(name) > 1) for i, name in enumerate(names)
+  ]
+  return [f'{_slug(name)}_{number}' for name, number in zip(names, numbers, strict=True)]
+
+
+def _of_runs(workdir, prefix, blocks, runs, summary, pairs):
+  """The figures of the runs of one task with the same metrics. blocks: those of these runs."""
   from rnnlab.reports import figures
 
+  note = '\n'.join(block.caption for block in blocks)
+  data = tuple(dict.fromkeys(block.title for block in blocks))
+
   def draw(kind, *frames, **shown):
-    return _drawn(workdir, prefix, kind, runs, frames, note, **shown)
+    return _drawn(workdir, prefix, kind, runs, frames, note, data, **shown)
 
   def some(most):
     shown = figures.select(summary, most)
@@ -107,7 +120,7 @@ def _of_panels(workdir, prefix, ends, task, block):
     png, svg = figures.render(figures.panels, shown, note=f'{caption}\n{block.title}')
     name = prefix + _slug(shown.title) + ends
     disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
-    yield Drawing(name, caption, alternative, svg, False)
+    yield Drawing(name, caption, alternative, svg, data=(block.title,))
 
 
 def of_claims(workdir: pathlib.Path, claims: pd.DataFrame) -> Drawing | None:
@@ -119,7 +132,7 @@ def of_claims(workdir: pathlib.Path, claims: pd.DataFrame) -> Drawing | None:
   png, svg = figures.render(figures.claims, claims, note=HOLDS)
   disk.write_atomic(workdir / 'figures' / 'what_holds.png', png)
   alternative = captions.sentences('The verdicts of the claims', *claims['sentence'].str[:-1])
-  return Drawing('what_holds', HOLDS, alternative, svg, False)
+  return Drawing('what_holds', HOLDS, alternative, svg)
 
 
 def _slug(words):
@@ -136,7 +149,7 @@ def _of_search(workdir, prefix, trials):
     yield _drawn(workdir, prefix, 'expected_best', trials, [independent], '', searched=True)
 
 
-def _drawn(workdir, prefix, kind, runs, frames, note, searched=False, **shown):
+def _drawn(workdir, prefix, kind, runs, frames, note, data=(), searched=False, **shown):
   """Writes one figure; returns its Drawing. kind: the name of the function that draws it."""
   from rnnlab.reports import figures
 
@@ -151,7 +164,7 @@ def _drawn(workdir, prefix, kind, runs, frames, note, searched=False, **shown):
   }
   name = prefix + files.get(kind, kind)
   disk.write_atomic(workdir / 'figures' / f'{name}.png', png)
-  return Drawing(name, caption, alternative, svg, searched)
+  return Drawing(name, caption, alternative, svg, searched, data)
 
 
 def paired(runs: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,10 @@ METRICS = [
   {'name': 'within', 'unit': '%', 'better': 'higher', 'format': '.1f'},
   {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.4f'},
 ]
+OTHER_METRICS = [
+  {'name': 'accuracy', 'unit': '%', 'better': 'higher', 'format': '.1%'},
+  {'name': 'loss', 'unit': '', 'better': 'lower', 'format': '.3f'},
+]
 SIDES = {'a': {'model.cell': 'lstm'}, 'b': {'model.cell': 'gru'}, 'metric': 'best_test_rmse'}
 
 
@@ -193,6 +197,42 @@ def test_tasks_of_one_workdir_are_told_apart(tmp_path):
     for cell in ('LSTM', 'GRU')
     for task, source in (('series', 'generated'), (measures.OLD_TASK, 'tfds'))
   }
+
+
+@pytest.fixture(scope='module')
+def problems(tmp_path_factory):
+  """A workdir of one task on two sets of data whose metrics differ, and its report."""
+  path = tmp_path_factory.mktemp('problems')
+  write_series(path)
+  for cell, seed in itertools.product(('lstm', 'gru'), range(3)):
+    folder = write_run(path, cell, seed, 0.8 + seed / 100, 0.9 + seed / 100)
+    edit(folder / 'result.json', lambda r: r.update(task='series', metrics=OTHER_METRICS))
+    edit(folder / 'result.json', lambda r: r['data'].update(title='Sums'))
+  return path, report.write(path)
+
+
+def test_metrics_of_one_task_each_have_their_part_of_the_headline(problems):
+  _, told = problems
+  assert told.finding.startswith('Sines: GRU is ahead of LSTM in test rmse at the epoch')
+  assert ' Sums: GRU and LSTM are not told apart by test accuracy' in told.finding
+
+
+def test_metrics_of_one_task_each_have_their_figures(problems):
+  path, told = problems
+  names = [drawing.name for drawing in told.drawings]
+  assert len(set(names)) == len(names) == 10
+  assert {f'{name}.png' for name in names} == {x.name for x in (path / 'figures').iterdir()}
+  data = {drawing.name: drawing.data for drawing in told.drawings}
+  assert data['series_1_learning_curves'] == ('Data: Sines',)
+  assert data['series_2_learning_curves'] == ('Data: Sums',)
+
+
+def test_a_figure_of_the_page_names_the_data_that_it_shows_and_no_others(problems):
+  path, told = problems
+  captions = re.findall('<figcaption>(.*?)</figcaption>', (path / 'report.html').read_text())
+  for caption, drawing in zip(captions, told.drawings, strict=True):
+    data = 'Sines' if drawing.name.startswith('series_1') else 'Sums'
+    assert caption.count('Data:') == 1 and caption.endswith(f'<p class="data">Data: {data}</p>')
 
 
 def test_a_search_for_the_lowest_error(tmp_path, monkeypatch):

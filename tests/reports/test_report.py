@@ -21,7 +21,7 @@ import rich.console
 from programs import ROOT
 
 from rnnlab import results
-from rnnlab.reports import drawings, figures, latex, report
+from rnnlab.reports import content, drawings, figures, latex, report
 from rnnlab.results import measures
 
 OFFICIAL = 'IMDB, official train and test split (TFDS imdb_reviews 1.0.0)'
@@ -850,6 +850,21 @@ def test_verdicts_of_the_claims_come_first(searched):
   assert text.startswith('GRU beats LSTM & all_that: supported')
   words = (path / 'summary.md').read_text()
   assert words.index('- LSTM beats GRU: refuted') < words.index('| Group')
+
+
+@pytest.mark.parametrize(
+  'number, after, late',
+  [
+    (1, 0, 'undecided.'),
+    (1, 1, 'It was written down after 1 run was done.'),
+    (1, 8, 'It was written down after 8 runs were done.'),
+    (2, 8, '2 claims: 2 undecided. They were written down after 8 runs were done.'),
+  ],
+)
+def test_claims_written_down_after_runs_are_told_to_be(number, after, late):
+  claims = pd.DataFrame({'verdict': ['undecided'] * number, 'sentence': ['X: undecided.'] * number})
+  nothing = pd.DataFrame()
+  assert content.finding(nothing, nothing, claims, after).endswith(late)
 
 
 def test_latex_is_a_whole_document_with_nothing_unescaped(searched):
