@@ -26,7 +26,7 @@ from typing import Any
 from rnnlab import cells
 from rnnlab.console import progress
 from rnnlab.console.words import describe_error
-from rnnlab.data import text
+from rnnlab.data import DataError, text
 from rnnlab.machine import devices
 from rnnlab.predict import (
   Ensemble,
@@ -66,7 +66,7 @@ def main() -> None:
     sys.stdout.flush()
   except BrokenPipeError:  # of `| head`
     os._exit(0)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, DataError) as error:
     with contextlib.suppress(OSError, AttributeError):  # it may be what has failed
       sys.stdout.flush()
     print(f'rnnlab.predict: {describe_error(error)}', file=sys.stderr)

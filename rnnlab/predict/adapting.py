@@ -236,8 +236,8 @@ def choose(member: Predictor, cache: int = 0, dynamic: bool = False) -> Adaptati
 
   cache: how many states are remembered; 0: none. dynamic: whether the model learns.
 
-  Raises ValueError for a size below 0, if the run has no validation split, and if its data are no
-  longer there.
+  Raises ValueError for a size below 0 and if the run has no validation split, and DataError if its
+  data are no longer there.
   """
   if cache != int(cache) or cache < 0:
     raise ValueError(f'cache={cache}: it must be a whole number of states, or 0 for no cache')

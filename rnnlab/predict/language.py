@@ -119,7 +119,8 @@ class TextModel(NamedTuple):
     dynamic: whether its parameters continue to learn, every few tokens (Krause et al. 2018).
       Choosing by how much takes a few minutes.
 
-    Raises ValueError for a size below 0, and if there is no validation split.
+    Raises ValueError for a size below 0 and if there is no validation split, and DataError if the
+    data are no longer there.
     """
     ways = tuple(adapting.choose(member, cache, dynamic) for member in self.members)
     return self._replace(adapt=ways if cache or dynamic else ())

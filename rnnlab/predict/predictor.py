@@ -85,8 +85,8 @@ class Predictor(NamedTuple):
 
     For two classes it is the probability of the second, float32 `[N]`; for C classes or labels the
     probability of each, `[N, C]`; for regression the values in the unit of the targets, `[N]` or
-    `[N, V]`. For answers at each step, there is an axis T after N, as long as the longest example;
-    values beyond an example's end are meaningless.
+    `[N, V]`. For answers at each step, there is an axis T after N, as long as the longest example,
+    or data.max_len; values in the places of its padding are meaningless.
 
     An example's answer does not depend on the other examples, to the bit.
 
@@ -263,8 +263,7 @@ def probabilities(members: Sequence[Predictor], examples: Sequence[Any]) -> np.n
   ]
   steps = max(part.shape[2] if part.ndim > 2 else 0 for part in parts)
   if members[0].outputs.steps:
-    rest = [(0, 0)] * (parts[0].ndim - 3)
-    parts = [np.pad(p, [(0, 0), (0, 0), (0, steps - p.shape[2]), *rest]) for p in parts]
+    parts = [_of_steps(members[0], part, steps) for part in parts]
   found = np.concatenate(parts, axis=1)
   for member, of_member in zip(members, found, strict=True):
     if np.isnan(of_member).any():
@@ -273,6 +272,17 @@ def probabilities(members: Sequence[Predictor], examples: Sequence[Any]) -> np.n
         ' training has diverged. Leave this run out'
       )
   return found
+
+
+def _of_steps(member, part, steps):
+  """Answers `[M, N, T, ...]` of a chunk, filled up to `steps` where its rows have their padding."""
+  more, rest = steps - part.shape[2], [(0, 0)] * (part.ndim - 3)
+  return np.pad(part, [(0, 0), (0, 0), (0, more) if _behind(member) else (more, 0), *rest])
+
+
+def _behind(member):
+  """Whether the padding of a row comes after its example, not before it."""
+  return not is_text(member) or member.config.data.padding == 'post'
 
 
 def _of_chunk(members, examples):
@@ -330,8 +340,7 @@ def decoded(member: Predictor, answers: np.ndarray, examples: Sequence[Any]) -> 
   columns = member.task.decode(forward.as_outputs(answers, outputs), member.encoding)
   if not outputs.steps:
     return columns
-  data = member.config.data
-  behind = not is_text(member) or data.padding == 'post'
+  data, behind = member.config.data, _behind(member)
 
   def cut(of_steps, length):
     seen = min(length, data.max_len)

@@ -529,6 +529,8 @@ def test_a_classifier_that_keras_has_not_is_refused():
     ({'precision': 'bfloat16'}, "precision='bfloat16'"),
     ({'steps': True}, 'one answer per row'),
     ({'cell': make('gru-after')._replace(step=step)}, 'has none in Keras; elman, lstm, gru'),
+    ({'cell': rnnlab.elman(5, activation='relu')}, 'elman.* is rectified'),
+    ({'cell': cells.get('irnn', hidden_size=5)}, 'irnn.* is rectified'),
     ({'cell': make('lstm')}, 'has b_hn'),
     ({'cell': make('gru-before')}, "of a gru of reset='after'"),
     ({'layers': 2}, 'lacks Recurrent_1'),

@@ -414,6 +414,16 @@ def test_a_run_adapts_as_is_best_for_its_validation_split(run, ask, monkeypatch)
     language.text_model([one._replace(config=config)]).adapted(cache=5)
 
 
+def test_data_that_are_gone_are_told_in_words(run, ask):
+  folder, texts = run
+  (texts / 'valid.txt').rename(texts / 'gone.txt')
+  try:
+    said = ask(folder, 'the cat', '--score', '--cache=5')
+  finally:
+    (texts / 'gone.txt').rename(texts / 'valid.txt')
+  assert said.out == '' and re.match('rnnlab.predict: .*valid', said.err)
+
+
 def test_a_run_is_asked_by_python_and_by_the_command_line_alike(run, ask):
   folder, _ = run
   model = rnnlab.load(folder)

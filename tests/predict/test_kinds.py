@@ -24,6 +24,7 @@ from predictors import (
 import rnnlab
 from rnnlab.data import text
 from rnnlab.predict import exported
+from rnnlab.predict import predictor as predicting
 from rnnlab.predict.answers import answers, as_json, as_text, as_tsv
 
 
@@ -286,6 +287,17 @@ def test_each_token_has_a_tag_whatever_other_sentences_there_are(padding):
   row = json.loads(as_json(first))
   assert (row['tags'], row['agree'] <= 2) == (table['tags'][0], True)
   assert as_tsv(first).split('\t')[0] == ' '.join(row['tags'])
+
+
+@pytest.mark.parametrize('end', ['pre', 'post'])
+def test_each_token_has_the_same_tag_where_its_sentence_is_read_in_a_shorter_chunk(
+  end, monkeypatch
+):
+  monkeypatch.setattr(predicting, 'CHUNK', 2)
+  model = tagger(**{'data.padding': end})
+  given = [['w1', 'w2'], ['w7'], ['w3', 'w4', 'w5', 'w6', 'w8'], ['w1']]
+  for tokens, tags in zip(given, model.answers(given)['tags'], strict=True):
+    assert tags == [TAGS[i] for i in tags_by_hand(model, tokens).argmax(axis=1)]
 
 
 @pytest.mark.parametrize('end', ['pre', 'post'])
