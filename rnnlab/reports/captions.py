@@ -26,7 +26,7 @@ CAPTIONS = {
   '95% Welch interval.',
   'frontier': 'Mean test {metric}{epoch} with its 95% t interval against mean seconds per run. '
   'Ringed and joined: the groups that no other group beats in both.',
-  'learning_curves': 'Solid: {word}; dashed: train. ' + SEEDS + CUT,
+  'learning_curves': 'Solid: {word}; dashed: train, where it is known. ' + SEEDS + CUT,
   'score_vs_time': '{Word} {metric} against the wall time of the epochs, including compilation. '
   + SEEDS
   + CUT,
@@ -44,7 +44,8 @@ CAPTIONS = {
   'search_response': 'Best validation {metric} of each search trial against its settings; ' + RING,
   'expected_best': 'Expected validation {metric} of the best of n trials of the search, drawn '
   'without replacement (Dodge et al. 2019, Tang et al. 2020), with its 95% interval where there '
-  'are enough trials for one.',
+  'are enough trials for one. Trials that failed are left out. The interval takes trials for '
+  'independent, which those of sobol and halton are only nearly.',
 }
 
 

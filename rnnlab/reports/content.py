@@ -40,14 +40,16 @@ ONCE = (
   'examples is of paired bootstrap resampling (Koehn 2004), of these runs on other test sets.'
 )
 SEARCH = (
-  'Each arm was given the same trials; the best setting by validation {metric} was run again with '
-  'fresh seeds, and only those runs are compared above, where settings that were searched are '
-  "called tuned. Values here are the best over a trial's epochs."
+  'Each arm was given equally many trials, the same ones unless Optuna chose them; the best '
+  'setting by validation {metric} was run again with fresh seeds. No trial takes part in the '
+  'comparisons above, where settings that were searched are called tuned. Values here are the best '
+  'over the epochs that a trial had.'
 )
 HOLDS = (
   'For each claim, as it was written down, what was found: the difference that it is about with '
-  'its 95% interval, each on its own scale with 0 in the middle; differences that the claim counts '
-  'as none are shaded. The verdict follows from p, corrected for all claims.'
+  'its 95% interval, each on its own scale with 0 in the middle; the margin of a claim is shaded '
+  'on both sides of 0. Nothing is drawn of what could not be tested. The verdict follows from p, '
+  'corrected for all claims.'
 )
 HARDEST = (
   'For each setting, the test examples that are among the hundred of highest loss for the most of '
@@ -274,11 +276,16 @@ def _found(summary, pairs):
   if len(pairs) == 1:
     return _pair_found(pairs.iloc[0], metric, measured)
   if len(pairs):
+    untested = int(pairs['p'].isna().sum())
+    if untested == len(pairs):
+      return f'{untested} comparisons of {measured}: too few seeds, or no spread, to test any.'
     ahead = list(filter(None, (_ahead(row, metric) for row in pairs.to_dict('records'))))
-    counts = ', '.join(f'{cell} ahead in {ahead.count(cell)}' for cell in dict.fromkeys(ahead))
+    counts = [f'{cell} ahead in {ahead.count(cell)}' for cell in dict.fromkeys(ahead)]
+    counts.append(f'{len(pairs) - len(ahead) - untested} not told apart')
+    counts += [f'{untested} not tested'] * bool(untested)
     return (
-      f'{len(pairs)} comparisons of {measured}: {counts}{", " if counts else ""}'
-      f'{len(pairs) - len(ahead)} not told apart, with p corrected for all of them.'
+      f'{len(pairs)} comparisons of {measured}: {", ".join(counts)}, with p corrected for all of'
+      ' them.'
     )
   means = measures.primary(summary, 'mean').dropna()
   if means.empty:
@@ -289,7 +296,8 @@ def _found(summary, pairs):
   if len(means) == 1:
     return f'{said}.'
   way = 'up' if metric.sign > 0 else 'down'
-  return f'{said}, {way} to {metric.shown(means[best])} for {summary["group"][best]}.'
+  said += f', {way} to {metric.shown(means[best])} for {summary["group"][best]}'
+  return f'{said}, the best of {len(means)} settings by that.'
 
 
 def _pair_found(row, metric, measured):
@@ -300,6 +308,7 @@ def _pair_found(row, metric, measured):
     said = f'{ahead} is ahead of {a if ahead == b else b} in {measured}'
   elif pd.notna(row['low']):
     said = f'{b} and {a} are not told apart by {measured}'
+    said += ' once p is corrected for all comparisons of cells' * bool(row['p'] < 0.05)
   elif min(row['n_a'], row['n_b']) < 2:
     said = f'Too few seeds to tell {b} from {a} by {measured}'
   else:

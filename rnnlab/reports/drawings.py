@@ -92,7 +92,7 @@ def _of_runs(workdir, prefix, blocks, runs, summary, pairs):
   flow = results.flow_of(workdir, labelled[labelled['group'].isin(shown['group'])])
   flow = flow[flow['layer'] == flow.groupby('id')['layer'].transform('max')]
   if flow['share'].where(flow['lag'] > 0).gt(0).any():
-    few, of_few = some(figures.MAX_OVERLAID)
+    few, of_few = some(figures.MAX_FLOWS)
     yield draw('gradient_flow', flow[flow['group'].isin(few['group'])], **of_few)
     if flow['epoch'].nunique() > 2:
       yield draw('gradient_flow_by_epoch', flow, **counts)
@@ -143,8 +143,9 @@ def _of_search(workdir, prefix, trials):
   """The figures of the trials of searches by one metric."""
   if results.many_valued(trials):
     yield _drawn(workdir, prefix, 'search_response', trials, [trials], '', searched=True)
-  # The expectation is of independent trials: Optuna's depend on those before them.
-  independent = trials[trials['method'] != 'optuna']
+  # The expectation is of independent trials: Optuna's depend on those before them, and with halving
+  # it depends on the others how long a trial goes on.
+  independent = trials[(trials['method'] != 'optuna') & ~trials['halving'].astype(bool)]
   if len(independent) > independent['group'].nunique():
     yield _drawn(workdir, prefix, 'expected_best', trials, [independent], '', searched=True)
 

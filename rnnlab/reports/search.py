@@ -12,8 +12,8 @@ def trials_of(sweep: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
   """A row for each trial of the sweep's searches, from sweep.json; `y` is its validation metric.
 
   runs: from results.load_runs, which has the metrics of each task. Columns: id, group (its arm, in
-  words), metrics, settings, seed, epochs, y, best (whether it is its arm's best), method,
-  validation_is_test.
+  words), metrics, settings, seed, epochs, y, best (whether it is its arm's best), method, halving
+  (whether trials that were behind ended early), validation_is_test.
   """
   overrides = {run['id']: run['overrides'] for run in sweep['runs']}
   known = {f'validation_{measures.from_json(m)[0].name}': m for m in runs['metrics'].unique()}
@@ -25,7 +25,8 @@ def trials_of(sweep: dict[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(
           overrides[trial['id']]
           | {'id': trial['id'], 'group': results.side_words(arm['overrides'])}
-          | {'method': search['method'], 'epochs': trial['epochs'], 'y': trial.get(column)}
+          | {'method': search['method'], 'halving': bool(search.get('halving'))}
+          | {'epochs': trial['epochs'], 'y': trial.get(column)}
           | {'best': trial['id'] == arm['best'], 'metrics': known[column]}
         )
   columns = ['id', 'model.cell', 'y', 'metrics']

@@ -1,6 +1,6 @@
 """The results of a workdir as tables, and their statistics: what the runs show, and how surely."""
 
-from rnnlab.results.claims import check_claims, claims
+from rnnlab.results.claims import check_claims
 from rnnlab.results.compare import compare
 from rnnlab.results.flow import flow_of
 from rnnlab.results.groups import cell_name, label, many_valued, side_words, summarise, value_words
@@ -20,6 +20,7 @@ from rnnlab.results.load import (
   settings,
   sweep_of,
 )
+from rnnlab.results.verdicts import claims
 
 __all__ = [
   'DATA',

@@ -1,39 +1,20 @@
-"""Claims that an experiment writes down before its runs, and the runs' verdicts on them."""
+"""Claims that an experiment writes down before its runs: what they must be."""
 
 import functools
-import json
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from ml_collections import ConfigDict
 
 from rnnlab import tasks
 from rnnlab.console.words import near
-from rnnlab.machine.disk import AnyPath
-from rnnlab.results import flow, measures, statistics, targets
-from rnnlab.results.groups import side_words
-from rnnlab.results.load import (
-  COUNTS,
-  DATA,
-  NO_RESULT,
-  TIMES,
-  config_of,
-  flatten,
-  missing_runs,
-  settings,
-  sweep_of,
-)
+from rnnlab.results import flow, measures, targets
+from rnnlab.results.load import COUNTS, TIMES
 from rnnlab.runs import configs
 
 SAYS = ('b > a', 'b < a', 'b = a', 'b >= a', 'b <= a')
 NEEDS_MARGIN = ('b = a', 'b >= a', 'b <= a')
-TOGETHER = (
-  'times of runs that trained together, as a population, and have no spread of their own'
-  ' (--executor=process times each run)'
-)
 NEEDED, OPTIONAL = ('claim', 'a', 'b', 'metric', 'says'), ('margin', 'target', 'command')
 
 
@@ -46,10 +27,12 @@ def check_claims(
 
   A claim is a dict: claim, its wording; a and b, overrides that pick the runs of either side;
   metric, a numeric column of `load_runs`, `flow.reach_of` or `targets.to_target`; says, one of
-  SAYS; margin, in the metric's unit, if says is in NEEDS_MARGIN; target, if the metric is one of
-  `targets.to_target`; and, optionally, command, which repeats these runs and is shown in the
-  report. Raises ValueError, for people, if a claim cannot be tested. With `config`,
-  that of the runs to be done, so does whatever would have no effect: a margin where none is needed,
+  SAYS; margin, if says is in NEEDS_MARGIN, on the scale of result.json, where 0.01 is a point of
+  what people read in %; target, if the metric is one of `targets.to_target`; and, optionally,
+  command, which repeats these runs and is shown in the report.
+
+  Raises ValueError, for people, if a claim cannot be tested. With `config`, that of the runs to be
+  done, so does whatever would have no effect: a margin where none is needed, or of a whole share,
   fields that no config has, values that no run may have. If a claim is about runs of another task
   than config's, its sides have its 'task.name'. metrics: those of config's task.
   """
@@ -64,14 +47,24 @@ def check_claims(
       of_claim = metrics if task == config.task.name else tasks.find(task).metrics
     columns = measures.columns(of_claim) + COUNTS + TIMES + flow.REACH
     columns += targets.TO_TARGET * (not of_claim[0].once)  # which needs its value at each epoch
-    checked.append(_checked(f'claim {number}', claim, take, columns))
-  for number, claim in enumerate(checked if config else (), 1):
-    if claim['says'] not in NEEDS_MARGIN and 'margin' in claim:
-      raise ValueError(
-        f'claim {number}, {configs.words(claim["claim"])}: {claim["says"]!r} is tested without a'
-        ' margin: leave it out'
-      )
+    checked.append(checked_claim(f'claim {number}', claim, take, columns))
+    if config:
+      _check_margin(f'claim {number}, {configs.words(claim["claim"])}', checked[-1], of_claim)
   return checked
+
+
+def _check_margin(where, claim, metrics):
+  """Raises ValueError for a margin where none is needed, and for one of a whole share."""
+  if 'margin' not in claim:
+    return
+  if claim['says'] not in NEEDS_MARGIN:
+    raise ValueError(f'{where}: {claim["says"]!r} is tested without a margin: leave it out')
+  metric, margin = measures.of_column(metrics, claim['metric']), claim['margin']
+  if metric and metric.unit == '%' and margin >= 1:
+    raise ValueError(
+      f'{where}: a margin of {margin:g} is {metric.change_shown(margin)}, and 0.01 is one point:'
+      f' should it be {margin / 100:g}?'
+    )
 
 
 def _task_of(claim, task):
@@ -81,13 +74,20 @@ def _task_of(claim, task):
   return name if name in tasks.names() else task
 
 
-def _checked(where, claim, take, columns):
-  """A claim in plain Python. columns: those that may be its metric."""
+def checked_claim(
+  where: str, claim: Any, take: Callable[[str, Any], Any], columns: Collection[str]
+) -> dict[str, Any]:
+  """A claim in plain Python; raises ValueError, for people, if it cannot be tested.
+
+  where: which claim it is, for errors.
+  take: makes an override's value, given with its field, plain Python, or raises ValueError.
+  columns: those that may be its metric.
+  """
   if not isinstance(claim, dict):
     raise ValueError(f'{where}: must be a dict, not {configs.words(claim)}')
-  checked = {}
+  checked: dict[str, Any] = {}
   for name, value in claim.items():
-    _one_of(where, 'entry', name, NEEDED + OPTIONAL)
+    check_word(where, 'entry', name, NEEDED + OPTIONAL)
     if name in ('a', 'b'):
       if not isinstance(value, dict):
         raise ValueError(f"{where}: {name} must be overrides, such as {{'model.cell': 'gru'}}")
@@ -103,18 +103,19 @@ def _checked(where, claim, take, columns):
     if not checked.get(name):
       raise ValueError(f'{where}: has no {name!r}; a claim has {", ".join(NEEDED)}')
   where += f', {configs.words(checked["claim"])}'
-  _one_of(where, 'metric', checked['metric'], columns)
-  _one_of(where, 'says', checked['says'], SAYS)
+  check_word(where, 'metric', checked['metric'], columns)
+  check_word(where, 'says', checked['says'], SAYS)
   if checked['a'] == checked['b']:
     raise ValueError(f'{where}: a and b pick the same runs')
-  margin = checked.get('margin')
+  margin: Any = checked.get('margin')
   is_margin = type(margin) in (int, float) and 0 < margin < np.inf
   if checked['says'] in NEEDS_MARGIN and not is_margin:
     raise ValueError(
-      f'{where}: {checked["says"]!r} needs a margin above 0, in the unit of {checked["metric"]}, '
-      f'not {configs.words(margin)}'
+      f'{where}: {checked["says"]!r} needs a margin above 0, on the scale of result.json (0.01 is'
+      f' a point of a share), not {configs.words(margin)}'
     )
-  target, to_target = checked.get('target'), checked['metric'] in targets.TO_TARGET
+  target: Any = checked.get('target')
+  to_target = checked['metric'] in targets.TO_TARGET
   if to_target and not (type(target) in (int, float) and np.isfinite(target)):
     raise ValueError(
       f'{where}: {checked["metric"]} needs a target, the value that the primary metric is to reach'
@@ -137,260 +138,8 @@ def _side(where, side, overrides, take):
   return checked
 
 
-def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
-  """A row per claim recorded in sweep.json before the runs, with the verdict of `runs` on it.
-
-  Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
-  effect, the difference and its interval for people, '' if there is none; a and b, in words;
-  metric, says, margin, target; difference, b's mean minus a's, and its 95% Welch interval, low to
-  high; p;
-  p_holm, adjusted for all claims; n_a and n_b, numbers of seeds; command, '' if not given.
-
-  A claim compares the values themselves, whether higher or lower is better. 'b > a' and 'b < a'
-  are Welch's test against 0. 'b >= a' is non-inferiority in a metric of which higher is better:
-  Welch's test against -margin; 'b <= a' is the same where lower is better, against margin. 'b = a'
-  is equivalence: TOST if the difference is within the margin, else Welch's test against the nearer
-  end of the margin. A claim is decided if p_holm is below 5%: supported or refuted, depending on
-  the side on which the difference lies. Numbers of parameters need no test. A claim is undecided
-  while any of its runs has yet to be done, as looking early would count as another try; if one
-  side mixes runs of several settings; if a run never reached the target; and if `check_claims`
-  refuses it.
-  """
-  workdir = pathlib.Path(workdir)
-  recorded = sweep_of(workdir).get('claims') or []
-  recorded = recorded if isinstance(recorded, list) else [recorded]
-  configs = flatten(config_of(workdir / run) for run in runs['id'])
-  configs = configs[[name for name in configs if name not in runs]].set_index(runs.index)
-  every = pd.concat([runs, configs, flow.reach_of(workdir, runs)], axis=1)
-  missing = {run: error for run, error, _ in missing_runs(workdir, set(runs['id']))}
-  undone = [
-    run | {'failed': missing[run['id']] != NO_RESULT}
-    for run in sweep_of(workdir)['runs']
-    if run['id'] in missing and run.get('stage') != 'search'
-  ]
-  rows = [_tested(claim, every, undone, workdir) for claim in recorded]
-  # Claims that cannot be tested yet count in the family, so that testing them overturns no verdict.
-  adjusted = statistics.holm([1.0 if np.isnan(row['p']) else row['p'] for row in rows])
-  for row, p_holm in zip(rows, adjusted, strict=True):
-    row['p_holm'] = np.nan if np.isnan(row['p']) else p_holm
-    if row['p_holm'] < 0.05:
-      row['verdict'] = 'supported' if _is_so(row) else 'refuted'
-    row['sentence'] = _sentence(row, len(rows))
-    row['effect'] = '' if row['why'] else _effect(row)
-  columns = 'claim verdict sentence effect a b metric says margin target'
-  columns += ' difference low high p p_holm'
-  return pd.DataFrame(rows, columns=[*columns.split(), 'n_a', 'n_b', 'command'])
-
-
-def _one_of(where, what, word, words):
+def check_word(where: str, what: str, word: Any, words: Collection[str]) -> None:
+  """Raises ValueError, which names near ones, for a word that is not among `words`."""
   if word not in words:
     hint = near(word, words) or f'; there is {", ".join(sorted(words))}'
     raise ValueError(f'{where}: there is no {what} {configs.words(word)}{hint}')
-
-
-def _tested(claim, every, undone, workdir):
-  """`_test`, or, if a claim cannot be tested as it stands, an undecided row that says why."""
-  try:
-    columns = (measures.columns_of(every) or [*every]) + COUNTS + TIMES + flow.REACH
-    columns += targets.TO_TARGET
-    _checked('claim 1', claim, lambda _, value: configs.plain(value), columns)
-    return _test(claim, every, undone, workdir)
-  except ValueError as error:
-    words = str(claim.get('claim', '') if isinstance(claim, dict) else claim) or 'A claim'
-    why = str(error).removeprefix('claim 1: ').removeprefix(f'claim 1, {words!r}: ')
-    row = {'claim': words, 'verdict': 'undecided', 'why': f'it cannot be tested: {why}'}
-    numbers = ('margin', 'target', 'difference', 'low', 'high', 'p', 'seeds_needed')
-    row |= dict.fromkeys(('a', 'b', 'metric', 'says', 'command'), '') | dict.fromkeys(
-      numbers, np.nan
-    )
-    return row | {'n_a': 0, 'n_b': 0, 'failed': 0, 'metrics': ()}
-
-
-def _test(claim, every, undone, workdir):
-  """A row of `claims`, before p is adjusted for the other claims.
-
-  every: the runs with their whole configs. undone: the sweep's runs without a result, as in
-  sweep.json, and whether they have failed.
-  """
-  for field in {**claim['a'], **claim['b']}:
-    _one_of(f'claim {claim["claim"]!r}', 'field', field, [*every])
-  metric, margin, target = claim['metric'], claim.get('margin', np.nan), claim.get('target', np.nan)
-  sides = [every[_picked(every, claim[side])] for side in 'ab']
-  if metric in targets.TO_TARGET:
-    sides = [side.join(targets.to_target(workdir, side, target)) for side in sides]
-  picked, sides = sides, [side.dropna(subset=metric) for side in sides]
-  x, y = (side[metric].to_numpy(float) for side in sides)
-  metrics = measures.metrics_of(sides[0] if len(sides[0]) else every)
-  row = {name: claim[name] for name in ('claim', 'metric', 'says')} | {
-    'command': claim.get('command', ''),
-    **_sides_in_words(claim),
-    **{'verdict': 'undecided', 'margin': margin, 'target': target, 'n_a': len(x), 'n_b': len(y)},
-    'metrics': metrics,
-    **dict.fromkeys(('difference', 'low', 'high', 'p', 'seeds_needed'), np.nan),
-    'failed': sum(run['failed'] for run in undone if _either(claim, run['overrides'])),
-  }
-  why = _no_target(claim, picked) if metric in targets.TO_TARGET else ''
-  row['why'] = why or _why_not(claim, sides, undone, _metric_words(row))
-  if row['why']:
-    return row
-  if metric in COUNTS:
-    difference = y.mean() - x.mean()
-    return row | {'difference': difference, 'low': difference, 'high': difference, 'p': 0.0}
-  found, distance = _found(claim['says'], x, y, margin)
-  if np.isnan(found.p):
-    row['why'] = 'it takes at least two seeds on each side, and some spread'
-    if metric in TIMES and min(len(x), len(y)) > 1:
-      row['why'] = f'{y.mean():.3g} s and {x.mean():.3g} s are {TOGETHER}'
-  needed = statistics.seeds_needed(x, y, distance)
-  return row | dict(
-    zip(('difference', 'low', 'high', 'p'), found, strict=True), seeds_needed=needed
-  )
-
-
-def _sides_in_words(claim):
-  """Both sides of a claim for people, without the task and the data that they share."""
-  shared = {
-    name
-    for name, value in claim['a'].items()
-    if name.startswith(('task.', 'data.')) and claim['b'].get(name) == value
-  }
-  return {
-    side: side_words({n: v for n, v in claim[side].items() if n not in shared}) for side in 'ab'
-  }
-
-
-def _found(says, x, y, margin):
-  """The Estimate for what a claim says, and the distance that its test had to tell from 0."""
-  found = statistics.welch(x, y)
-  if says == 'b >= a':
-    return statistics.noninferiority(x, y, margin), found.value + margin
-  if says == 'b <= a':
-    return statistics.noninferiority(x, y, -margin), found.value - margin
-  if says != 'b = a':
-    return found, found.value
-  if abs(found.value) < margin:
-    return statistics.equivalence(x, y, margin), margin
-  return statistics.welch(x, y, np.copysign(margin, found.value)), margin
-
-
-def _why_not(claim, sides, undone, metric_words):
-  """Why a claim can't be tested, or ''. sides: the runs of a, and of b."""
-  waiting = sum(not run['failed'] and _either(claim, run['overrides']) for run in undone)
-  if waiting:
-    return f'{waiting} of its runs {"is" if waiting == 1 else "are"} not done yet'
-  for side, runs in zip('ab', sides, strict=True):
-    words = side_words(claim[side])
-    if runs.empty:
-      return f'no run of {words} has a {metric_words}'
-    mixed = [name for name in DATA + settings(runs) if runs[name].nunique(dropna=False) > 1]
-    if mixed:
-      return f'runs of {words} differ in {" and ".join(mixed)}, which the claim does not name'
-  if set(sides[0]['id']) & set(sides[1]['id']):
-    return 'both sides are the same runs'
-  if set(sides[0]['title']) != set(sides[1]['title']):
-    return 'its sides are on different data'
-  return ''
-
-
-def _no_target(claim, sides):
-  """Why the time that runs took to reach a target cannot be compared, or ''."""
-  for side, runs in zip('ab', sides, strict=True):
-    words, never = side_words(claim[side]), int(runs[claim['metric']].isna().sum())
-    if never:
-      return f'{never} of {len(runs)} runs of {words} never reached the target'
-    of_time = claim['metric'] == 'seconds_to_target'
-    if of_time and len(runs) > 1 and runs['seconds_per_epoch'].nunique() == 1:
-      return f'the times of {words} are {TOGETHER}'
-  return ''
-
-
-def _picked(runs, overrides):
-  """Which of `runs` have the values of `overrides`."""
-  kept = {name: json.dumps(v) if isinstance(v, list) else v for name, v in overrides.items()}
-  return np.all([[v == value for v in runs[name]] for name, value in kept.items()], axis=0)
-
-
-def _either(claim, overrides):
-  """Whether a run with these overrides may belong to a claim's a or b."""
-  return any(
-    all(overrides.get(name, value) == value for name, value in claim[side].items()) for side in 'ab'
-  )
-
-
-def _is_so(row):
-  """Whether what a claim says is true of the difference that was found."""
-  difference, margin = row['difference'], row['margin']
-  return {
-    'b > a': difference > 0,
-    'b < a': difference < 0,
-    'b = a': abs(difference) < margin,
-    'b >= a': difference > -margin,
-    'b <= a': difference < margin,
-  }[row['says']]
-
-
-def _sentence(row, family):
-  """A claim's verdict for people, with the numbers."""
-  said = f'{row["claim"]}: {row["verdict"]}'
-  failed = f'; {row["failed"]} failed and took no part' if row['failed'] else ''
-  if row['why']:
-    return f'{said}, as {row["why"]}{failed}.'
-  column, number = row['metric'], _number(row)
-  words = f'{_metric_words(row)} is {number("difference")} {_unit(row)}'.rstrip()
-  said += f', {row["b"]} - {row["a"]} in {words}'
-  words = []
-  if column not in COUNTS:
-    words.append(f'95% interval [{number("low")}, {number("high")}]')
-  if row['says'] in NEEDS_MARGIN:
-    words.append(f'margin {number("margin", sign=False)}')
-  if column not in COUNTS:
-    words.append(f'p {_p_words(row["p"])}')
-    words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
-    words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
-  if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
-    what = 'the margin' if row['says'] == 'b = a' else 'a difference this large'
-    words.append(f'with this spread, {row["seeds_needed"]:,.0f} seeds a side would detect {what}')
-  return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'
-
-
-def _effect(row):
-  """The difference that was found for a claim, with its interval, for people."""
-  number = _number(row)
-  ends = '' if row['metric'] in COUNTS else f' [{number("low")}, {number("high")}]'
-  return f'{number("difference")}{ends} {_unit(row)}'.rstrip()
-
-
-def _unit(row):
-  """The unit of a claim's difference, for people."""
-  column, metric = row['metric'], measures.of_column(row['metrics'], row['metric'])
-  if column in TIMES or column in targets.TO_TARGET:
-    return column.split('_')[0]
-  return metric.difference_unit if metric else ''
-
-
-def _number(row):
-  """A function that writes a number of a claim's row by its name, a digit longer than in tables."""
-  metric = measures.of_column(row['metrics'], row['metric'])
-  form = ',.0f' if row['metric'] in COUNTS else '.4g'
-
-  def write(name, sign=True):
-    if metric is None:
-      return format(row[name], '+' * sign + form)
-    return metric.change(row[name], 1) if sign else metric.number(row[name], 1)
-
-  return write
-
-
-def _metric_words(row):
-  """The metric of a claim's row for people."""
-  column, metrics = row['metric'], row['metrics']
-  if column in targets.TO_TARGET:
-    what, primary = column.split('_')[0], metrics[0]
-    return f'{what} to a validation {primary.words} of {primary.shown(row["target"])}'
-  if metrics and column in measures.test_columns(metrics):
-    return f'test {metrics[0].words} {measures.epoch_in_words(metrics, column)}'
-  return column.replace('_', ' ')
-
-
-def _p_words(p):
-  return '< 0.0001' if p < 1e-4 else f'= {p:.2g}'

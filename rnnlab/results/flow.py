@@ -40,12 +40,13 @@ def reach_of(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
 
   Columns first_gradient_reach and last_gradient_reach: before and after training, log10 of the
   share of the gradient's norm in the first layer that is left at the greatest lag that was kept,
-  but at least LEAST; NaN if none was kept.
+  but at least LEAST; NaN if that is not known.
   """
   flow = flow_of(workdir, runs[['id']])
-  farthest = flow.groupby('id')['lag'].transform('max')
-  flow = flow[(flow['layer'] == 1) & (flow['lag'] == farthest)].sort_values('epoch')
-  ends = (
-    np.log10(flow.set_index('id')['share'].clip(10**LEAST)).groupby(level=0).agg(['first', 'last'])
-  )
-  return ends.set_axis(REACH, axis=1).reindex(runs['id']).set_index(runs.index)
+  of_run = flow.groupby('id')
+  far = (flow['layer'] == 1) & (flow['lag'] == of_run['lag'].transform('max'))
+  reach = {}
+  for name, end in zip(REACH, ('min', 'max'), strict=True):
+    rows = flow[far & (flow['epoch'] == of_run['epoch'].transform(end))].drop_duplicates('id')
+    reach[name] = np.log10(rows.set_index('id')['share'].clip(10**LEAST))
+  return pd.DataFrame(reach).reindex(runs['id']).set_index(runs.index)

@@ -96,6 +96,8 @@ def label(frame: pd.DataFrame) -> pd.Series:
       yield f'({row["task"]})'
     if frame[source].nunique() > 1:
       yield f'({row[source]})'
+    if 'validation_is_test' in frame and frame['validation_is_test'].nunique() > 1:
+      yield '(tutorial protocol)' if row['validation_is_test'] else '(held-out validation)'
 
   rows = zip(frame.to_dict('records'), varies.to_dict('records'), strict=True)
   return pd.Series([' '.join(words(*row)) for row in rows], index=frame.index, dtype=object)

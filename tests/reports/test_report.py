@@ -390,6 +390,49 @@ def test_a_headline_of_many_comparisons_counts_what_stays_when_p_is_corrected(
   )
 
 
+def test_a_headline_counts_comparisons_that_could_not_be_tested(tmp_path, undrawn):
+  for cell in ('lstm', 'gru', 'elman'):
+    write_run(tmp_path, cell)
+  assert report.write(tmp_path).finding == (
+    '3 comparisons of test accuracy at the epoch of best validation accuracy: too few seeds, or no'
+    ' spread, to test any.'
+  )
+  for cell, seed in (('lstm', 1), ('gru', 1), ('gru', 2), ('lstm', 2)):
+    write_run(tmp_path, cell, seed, 0.8, 0.5 + seed / 10)
+  assert ': 1 not told apart, 2 not tested, with p' in report.write(tmp_path).finding
+
+
+def test_a_difference_that_holds_only_before_p_is_corrected_is_said_to(tmp_path, undrawn):
+  for cell, accuracy in (('lstm', 0.8), ('gru', 0.822)):
+    for seed in range(3):
+      write_run(tmp_path, cell, seed, accuracy, accuracy + seed / 100)
+  runs = results.load_runs(tmp_path)
+  summary, pairs = results.summarise(runs), results.compare(runs)
+  assert pairs['p_holm'].where(pairs['primary']).lt(0.1).any()
+  pairs['p'], pairs['p_holm'] = 0.04, 0.08
+  assert 'GRU and LSTM are not told apart by test accuracy at the epoch of best validation' in (
+    said := content.finding(summary, pairs, pd.DataFrame(), 0)
+  )
+  assert 'validation accuracy once p is corrected for all comparisons of cells: GRU - LSTM' in said
+
+
+def test_runs_of_both_protocols_on_the_same_data_are_groups_of_their_own(tmp_path):
+  write_run(tmp_path / 'held', source='tfds').rename(tmp_path / 'held_out')
+  write_run(tmp_path, source='tfds', tutorial=True)
+  assert set(results.summarise(results.load_runs(tmp_path))['group']) == {
+    'LSTM (held-out validation)',
+    'LSTM (tutorial protocol)',
+  }
+
+
+def test_of_a_claim_that_could_not_be_tested_nothing_is_drawn():
+  row = {'claim': 'X', 'verdict': 'undecided', 'a': 'LSTM', 'b': 'GRU', 'margin': np.nan}
+  known = row | {'effect': '+1.0', 'difference': 1.0, 'low': 0.5, 'high': 1.5}
+  untested = row | {'effect': '', 'difference': 1.0, 'low': np.nan, 'high': np.nan}
+  (ax,) = figures.claims(pd.DataFrame([known, untested])).axes
+  assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == 'd'] == [0]
+
+
 def test_where_validation_is_test_it_is_said_and_no_best_epoch_is_shown(tmp_path, undrawn):
   write_runs(tmp_path, tutorial=True)
   runs = results.load_runs(tmp_path)
@@ -796,6 +839,31 @@ def searched(tmp_path_factory):
   ]
   (path / 'sweep.json').write_text(json.dumps(sweep | {'searches': [search], 'claims': claims}))
   return path, text_of(report.write(path))
+
+
+@pytest.mark.parametrize('change, drawn', [({}, True), ({'halving': [1, 2]}, False)])
+def test_what_the_best_of_n_would_be_is_told_of_independent_trials_only(
+  searched, monkeypatch, tmp_path, change, drawn
+):
+  monkeypatch.setattr(figures, 'render', lambda *_, **__: (b'', '<svg></svg>'))
+  shutil.copytree(searched[0], tmp_path / 'copy')
+  edit(tmp_path / 'copy' / 'sweep.json', lambda sweep: sweep['searches'][0].update(change))
+  names = [drawing.name for drawing in report.write(tmp_path / 'copy').drawings]
+  assert ('expected_maximum' in names) == drawn
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_train_is_told_of_only_where_it_is_drawn(known):
+  rows = [
+    {'id': cell, 'group': cell, 'model.cell': cell, 'epoch': epoch, 'validation_accuracy': 0.5}
+    for cell in ('lstm', 'gru', 'elman', 'irnn', 'slstm')
+    for epoch in (1, 2)
+  ]
+  epochs = measures.of_now(pd.DataFrame(rows)).assign(
+    validation_is_test=False, train_accuracy=0.6 if known else np.nan
+  )
+  title = figures.learning_curves(epochs).get_suptitle()
+  assert ('dashed train' in title) == known and title.startswith('Accuracy: solid validation')
 
 
 def test_trials_of_a_search_are_told_apart_from_the_runs_that_are_compared(searched):

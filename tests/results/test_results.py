@@ -453,7 +453,9 @@ def test_a_sweep_without_claims_has_none(tmp_path):
   [
     ({'metric': 'test_acuracy'}, "no metric 'test_acuracy' (did you mean 'test_accuracy'?)"),
     ({'says': 'b != a'}, "no says 'b != a'"),
-    ({'says': 'b = a'}, "'b = a' needs a margin above 0, in the unit of test_accuracy"),
+    ({'says': 'b = a'}, "'b = a' needs a margin above 0, on the scale of result.json (0.01 is"),
+    ({'says': 'b >= a', 'margin': 1}, 'a margin of 1 is +100.0 points, and 0.01 is one point'),
+    ({'margin': 0.01}, "'b > a' is tested without a margin"),
     ({'says': 'b >= a', 'margin': 0}, 'needs a margin'),
     ({'margn': 0.1}, "no entry 'margn' (did you mean 'margin'?)"),
     ({'a': {'model.cell': 'gru'}}, 'the same runs'),
@@ -586,3 +588,16 @@ def test_a_claim_may_be_on_how_far_gradients_reach(tmp_path):
   assert found['difference'][0] == pytest.approx(2)
   reach = flow.reach_of(tmp_path, results.load_runs(tmp_path))
   assert set(reach[first]) == {-38} and reach[last].min() == pytest.approx(-3)
+
+
+def test_what_is_not_known_before_or_after_training_is_not_that_of_another_epoch(tmp_path):
+  shares = {0: None, 1: 1e-3, 2: 1e-2, 3: None}  # there is no row for a norm that is not finite
+  rows = [{'epoch': e, 'layer': 1, 'lag': 0, 'norm': 1.0} for e in shares]
+  rows += [{'epoch': e, 'layer': 1, 'lag': 9, 'norm': of} for e, of in shares.items() if of]
+  run_files.write_flow(write_run(tmp_path), rows)
+  known = [row for row in rows if row['epoch'] in (1, 2)]
+  run_files.write_flow(write_run(tmp_path, 'gru'), known)
+  runs = results.load_runs(tmp_path)
+  reach = flow.reach_of(tmp_path, runs).set_index(runs['model.cell'])
+  assert reach.loc['lstm'].isna().all()
+  assert reach.loc['gru'].tolist() == pytest.approx([-3, -2])

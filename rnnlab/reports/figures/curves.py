@@ -37,7 +37,8 @@ def learning_curves(epochs: pd.DataFrame, note: str = '') -> Figure:
       groups,
       metrics[0],
       ['validation', 'train'],
-      f'{axis_words(metrics[0])}: solid {word}, dashed train',
+      f'{axis_words(metrics[0])}: solid {word}'
+      + ', dashed train' * bool(epochs[f'train_{metrics[0].name}'].notna().any()),
       'Epoch',
       note,
     )

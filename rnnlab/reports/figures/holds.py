@@ -14,7 +14,8 @@ VERDICTS = {'supported': COLOURS['elman'], 'refuted': COLOURS['gru'], 'undecided
 def claims(rows: pd.DataFrame, note: str = '') -> Figure:
   """A row for each claim of `results.claims`: its difference and interval, on the row's own scale.
 
-  The margin of a claim, within which it counts differences as none, is shaded.
+  The margin of a claim, if it has one, is shaded on both sides of 0. Of a claim that could not be
+  tested, there is nothing but the verdict.
   """
   fig = new_figure(10, 0.6 + 0.8 * len(rows), note)
   ax = fig.subplots()
@@ -26,7 +27,7 @@ def claims(rows: pd.DataFrame, note: str = '') -> Figure:
       half = row['margin'] / scale
       ax.fill_betweenx([y - 0.3, y + 0.3], -half, half, color=GRID, linewidth=0)
     ax.plot([0, 0], [y - 0.3, y + 0.3], color=FAINT, linewidth=1)
-    if np.isfinite(row['difference']):
+    if row['effect']:
       low, high = np.clip([row['low'] / scale, row['high'] / scale], -1, 1)
       ax.plot([low, high], [y, y], color=colour, linewidth=2.5)
       ax.plot(row['difference'] / scale, y, 'd', color=colour, markersize=9, markeredgecolor=PAPER)

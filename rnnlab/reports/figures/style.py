@@ -73,6 +73,7 @@ STYLE = {
   'svg.hashsalt': 'rnnlab',
 }
 MAX_OVERLAID = 4  # more groups than this get a panel each
+MAX_FLOWS = 6  # of gradients, with their lines in a single panel
 MAX_ROWS, MAX_PANELS, MAX_PAIRS = 20, 12, 6  # the most that a figure shows
 
 
