@@ -161,7 +161,8 @@ def _task(folder, config):
   if missing := [part for part in needs if getattr(task, part) is None]:
     raise ValueError(
       f'{folder} is a run of the task {name}, which cannot predict: it has no {", ".join(missing)}'
-      ' (rnnlab/tasks/base.py says what these are)'
+      ' (rnnlab/tasks/base.py says what these are). Of a sweep, give the folder of a run of another'
+      ' task'
     )
   return task
 

@@ -33,7 +33,8 @@ PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
 def export(
   predictor: Predictor | Ensemble | TextModel | Translator, path: str | os.PathLike
 ) -> None:
-  """Writes a model, or the mean of an ensemble, as a zip that needs only jax and flatbuffers.
+  """Writes a model, or the mean of an ensemble, as a zip that needs only jax and flatbuffers,
+  and tokenizers if the model reads its texts by a tokeniser of Hugging Face.
 
   `python PATH "text"` runs it: `exported.py`, which is in the zip, says how, also from Python. The
   function is StableHLO of ids int32 `[B, max_len]`, or of scaled series float32 `[B, T, D]` and

@@ -1,5 +1,7 @@
 """A model in a zip, as written by `rnnlab.export`: it needs only jax and flatbuffers.
 
+A model that reads its texts by a tokeniser of Hugging Face needs tokenizers too.
+
     python MODEL.zip "text" ...
 
 For each text, or each line of standard input, it prints a line with tabs between the fields: for

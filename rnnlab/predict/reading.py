@@ -225,7 +225,7 @@ def _windows(path, window, member):
         raise ValueError(f'{path}, row {number}: {time} decreases: rows must be in its order')
       before = now
     steps.append(step)
-    yield row, np.array(steps, np.float32) if len(steps) == window else None
+    yield row, np.array(steps) if len(steps) == window else None
 
 
 def _number(value):
@@ -242,7 +242,7 @@ def _sentences(path):
     line = line.rstrip('\r\n')
     if line.strip() and not line.startswith('-DOCSTART-'):
       lines.append(line)
-      tokens.append(line.split()[0])
+      tokens.append((line.split('\t') if '\t' in line else line.split())[0].strip())
       continue
     if tokens:
       yield lines, tokens

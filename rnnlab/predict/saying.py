@@ -94,7 +94,7 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
   The flags of language models that were not given get their defaults.
   """
   asked = [name for name in DEFAULTS if getattr(given, name) is not None]
-  if len({isinstance(model, TextModel) for model in models.values()}) > 1:
+  if len({model.members[0].task.name for model in models.values()}) > 1:
     raise ValueError(f'these are runs of several tasks: give --setting, of {", ".join(models)}')
   if not says(models):
     if asked:

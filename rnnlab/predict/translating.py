@@ -81,6 +81,8 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
     raise ValueError(f'--{searched[0]} is for a search, and --{drawn[0]} for draws: give one')
   if given.explain and (given.nbest or given.samples):
     raise ValueError('--explain shows one translation of each text: not with --nbest or --samples')
+  if given.out and not given.explain and (given.nbest or given.samples):
+    raise ValueError('--out has one translation of each text: not with --nbest or --samples')
   if given.out and len(models) > 1 and not given.explain:
     raise ValueError(f'--out takes one setting: give --setting, one of {", ".join(models)}')
   if given.explain and given.out and not is_picture(given):
@@ -104,7 +106,8 @@ def _translate(model, texts, given) -> list[list[Translation]]:
   if _given(given, DRAWS):
     return model.draw(texts, unknown=unknown, **asked(**dict(zip(DRAWS, DRAWS, strict=True))))
   penalties = asked(beam='beam', length='length_penalty', coverage='coverage_penalty')
-  return model.best(texts, given.nbest or 1, unknown=unknown, **penalties)
+  nbest = 1 if given.nbest is None else given.nbest
+  return model.best(texts, nbest, unknown=unknown, **penalties)
 
 
 def answer(
@@ -168,8 +171,6 @@ def write(
   (model,) = models.values()
   if pathlib.Path(given.out).resolve() == pathlib.Path(given.input).resolve():
     raise ValueError(f'--out={given.out} is the input itself: give another file')
-  if given.nbest or given.samples:
-    raise ValueError('--out has one translation of each text: not with --nbest or --samples')
   told = [of[0].text for texts in blocks for of in _translate(model, texts, given)]
   disk.write_atomic(given.out, ''.join(f'{_line(text)}\n' for text in told))
   print(f'wrote {given.out}: {len(told):,} rows', file=sys.stderr)

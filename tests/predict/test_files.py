@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from predictors import NAMES, TEXTS, series, tagger, three
 
 import rnnlab
+from rnnlab.data import columns
 from rnnlab.predict import answers, reading, writing
 
 SERIES = [
@@ -226,6 +227,9 @@ def test_lines_of_tokens_have_the_answer_of_each_as_a_last_field(tmp_path):
   through(member, source, out)
   (one, _), (other,) = member.answers([['w1', 'w2'], ['好']])['tags']
   assert out.read_text() == f'w1 NNP B-ORG {one}\nw2 VBZ O _\n\n好\tO\t{other}\n\n'
+  source.write_text('New York \tB-LOC\nw1\tO\n')
+  (block,) = reading.blocks(source, member)
+  assert block.examples == [['New York', 'w1']] == columns.read(source).inputs
   table = tmp_path / 'in.csv'
   table.write_text('text,id\nw1 w2,7\n')
   through(member, table, tmp_path / 'out.csv')
@@ -251,6 +255,10 @@ def test_of_a_long_series_each_row_has_the_answer_of_the_window_that_ends_there(
   rows, examples = zip(*reading.blocks(source, member), strict=True)
   assert (len(rows[0]), len(examples[0])) == (8, 6)
   assert_allclose(examples[0], [xs[i : i + 3] for i in range(6)], rtol=1e-6)
+  times = 1.7e9 + np.arange(8)  # float32 would make them one number
+  frame.assign(a=times).to_csv(source, index=False)
+  (_, (window, *_)), *_ = reading.blocks(source, member)
+  assert_array_equal(window[:, 1], times[:3])
   for wrong, says in (
     (frame.drop(columns='b'), "row 2: there is no column 'b'"),
     (frame.assign(b=[1, 2, 'x', 4, 5, 6, 7, 8]), "row 4: b is 'x', not a finite number"),

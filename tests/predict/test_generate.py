@@ -471,6 +471,9 @@ def test_each_setting_of_a_sweep_has_its_own_text_and_its_own_scores(three, caps
     assert said == ''.join(expected)
   with pytest.raises(ValueError, match='of several tasks: give --setting, of a, b'):
     saying.check({'a': three, 'b': rnnlab.Ensemble((predictors.three(),))}, given)
+  both = {'a': rnnlab.Ensemble((predictors.tagger(),)), 'b': rnnlab.Ensemble((predictors.three(),))}
+  with pytest.raises(ValueError, match='of several tasks: give --setting, of a, b'):
+    saying.check(both, given)
 
 
 def test_the_lines_of_standard_input_are_prompts(run, ask, tmp_path, monkeypatch):

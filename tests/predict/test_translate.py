@@ -300,6 +300,8 @@ def test_attention_is_a_picture(ask, tmp_path):
     (['RUN', 'x', '--beam=0'], 'beam=0: it must be'),
     (['RUN', 'x', '--beam=3', '--seed=1'], '--beam is for a search, and --seed for draws'),
     (['RUN', 'x', '--explain', '--nbest=2'], 'not with --nbest or --samples'),
+    (['RUN', '--input=a.tsv', '--out=b.tsv', '--nbest=2'], 'one translation of each text'),
+    (['RUN', 'x', '--nbest=0'], 'a whole number of translations, 1 or more'),
     (['RUN', 'x', '--explain', '--out=a.txt'], '--out needs --input'),
     (['RUN', '--input=a.de', '--explain', '--out=a.txt'], 'it must end in .png'),
     (['RUN', '--input=a.de', '--column=x'], 'a.de is not a table'),
