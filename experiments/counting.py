@@ -32,11 +32,11 @@ def get_config(preset=''):
     raise ValueError(f'no preset {preset!r} in experiments/counting.py: smoke')
   config = configs.default('generated')
   config.task.metric = 'right_up_to'
-  config.data.update(problem='anbn', n=50, validation_n=100, test_n=500)
-  config.data.update(examples=3_200, validation_examples=100, test_examples=500)
+  config.data.update(problem='anbn', n=50, validation_n=250, test_n=500)
+  config.data.update(examples=3_200, validation_examples=250, test_examples=500)
   config.model.update(hidden_size=10, embed_size=4, dropout=0.0, recurrent_dropout=0.0)
   config.optim.clip_norm = 1.0
-  config.train.epochs = 15
+  config.train.epochs = 60
   if preset == 'smoke':
     config.data.update(n=5, validation_n=7, test_n=10)
     config.data.update(examples=320, validation_examples=7, test_examples=10)
