@@ -158,18 +158,23 @@ def as_json(answer: Answer) -> str:
     if fields.get(name, 0) is None:
       del fields[name]
   for name, value in answer.columns.items():
-    fields[name] = _rounded(value)
+    fields[name] = _rounded(value, _is_of_values(answer))
   if answer.explained is not None:
     fields['explained'] = _as_lists(answer.explained)
   return json.dumps(fields)
 
 
-def _rounded(value):
-  """Probabilities, which are at most 1, to 6 places; larger values to float32's precision."""
+def _is_of_values(answer):
+  """Whether an answer is numbers in the unit of the targets, not a class, labels or tags."""
+  return not answer.sure and not isinstance(next(iter(answer.columns.values())), str)
+
+
+def _rounded(value, of_values):
+  """Probabilities to 6 places; values to float32's precision."""
   if isinstance(value, list):
-    return [_rounded(of) for of in value]
+    return [_rounded(of, of_values) for of in value]
   if isinstance(value, float):
-    return round(value, 6) if abs(value) <= 1 else float(f'{value:.7g}')
+    return float(f'{value:.7g}') if of_values else round(value, 6)
   return value
 
 
@@ -194,10 +199,11 @@ def as_tsv(answer: Answer) -> str:
 
   An explanation, such as words and weights for texts, follows in a last field.
   """
-  fields = [_field(value) for value in head(answer).values()]
+  form = '.7g' if _is_of_values(answer) else '.6f'
+  fields = [_field(value, form) for value in head(answer).values()]
   if answer.setting:
     agree = '' if answer.agree is None else f'{answer.agree}/{answer.seeds}'
-    fields += ['' if answer.std is None else _field(answer.std), agree, answer.setting]
+    fields += ['' if answer.std is None else _field(answer.std, form), agree, answer.setting]
   if answer.explained is not None:
     many = isinstance(answer.explained, dict)
     for explained in answer.explained.values() if many else [answer.explained]:
@@ -208,12 +214,12 @@ def as_tsv(answer: Answer) -> str:
   return '\t'.join(fields)
 
 
-def _field(value):
+def _field(value, form='.6f'):
   if isinstance(value, list):
-    return ' '.join(map(_field, value))
+    return ' '.join(_field(of, form) for of in value)
   if value is None:  # a step that the model has not seen
     return '_'
-  return f'{value:.6f}' if isinstance(value, float) else _printable(str(value))
+  return format(value, form) if isinstance(value, float) else _printable(str(value))
 
 
 def as_text(answer: Answer, colours: bool) -> rich.text.Text:

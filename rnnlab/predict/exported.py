@@ -126,7 +126,8 @@ def line(answer: np.ndarray, kind: str, names: list[str]) -> str:
     return f'{names[int(answer.argmax())]}\t{answer.max():.6f}'
   values = np.atleast_1d(answer)
   likely = [', '.join(names[i] for i in np.flatnonzero(values > 0.5))] if kind == 'labels' else []
-  return '\t'.join([*likely, *(f'{value:.6f}' for value in values)])
+  form = '.7g' if kind == 'values' else '.6f'
+  return '\t'.join([*likely, *(format(value, form) for value in values)])
 
 
 def main() -> None:

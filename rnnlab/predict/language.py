@@ -122,8 +122,9 @@ class TextModel(NamedTuple):
     Raises ValueError for a size below 0 and if there is no validation split, and DataError if the
     data are no longer there.
     """
-    ways = tuple(adapting.choose(member, cache, dynamic) for member in self.members)
-    return self._replace(adapt=ways if cache or dynamic else ())
+    if not (cache or dynamic):
+      return self._replace(adapt=())
+    return self._replace(adapt=tuple(adapting.choose(of, cache, dynamic) for of in self.members))
 
   def step(self, ids: Any, carry: Any = None) -> tuple[jax.Array, Any]:
     """Reads a token in each row, and predicts the next.

@@ -1,4 +1,8 @@
-"""A report as LaTeX, summary.tex."""
+"""A report as LaTeX, summary.tex.
+
+It leaves out what is for reading on a screen, which summary.md has: texts that models wrote, runs
+without a result, and the figure and table of the claims.
+"""
 
 import pathlib
 

@@ -37,14 +37,16 @@ def markdown(told: Report) -> str:
     ]
     if len(block.metrics) > 1:
       lines += grid(*tables.of_others(block.summary))
-    for pairs in (block.pairs, block.others):
+    for pairs, table in (
+      (block.pairs, tables.of_pairs),
+      (block.others, tables.of_pairs),
+      (block.once, tables.of_once),
+    ):
       if 0 < len(pairs) <= MAX_LISTED:
-        lines += grid(*tables.of_pairs(pairs))
+        lines += grid(*table(pairs))
       elif len(pairs):
         many = f'{len(pairs)} comparisons, too many to list here, are in report.html'
         lines += [f'{many} and comparisons.csv.', '']
-    if 0 < len(block.once) <= MAX_LISTED:
-      lines += grid(*tables.of_once(block.once))
     lines += [_md(block.references), ''] * bool(block.references)
   lines += [_md(notes(told)), '', *drawn(search=False)]
   lines += [line for texts in told.texts for line in _quoted(texts)]

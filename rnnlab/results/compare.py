@@ -35,7 +35,8 @@ def compare(
     or after the last epoch, or one that is known once; primary: whether it is
     `measures.primary_column`;
   difference: b's mean minus a's over seeds; low, high: its 95% Welch interval; p: of Welch's test;
-    p_holm: adjusted for all primary rows, or for all secondary ones;
+    p_holm: adjusted for all primary rows, or for all secondary ones (in a report, for those that
+    compare the same setting, over all tasks);
   p_greater: P(b > a) for one seed of each (P(a is better) if lower is better), with its 95%
     interval, p_greater_low to p_greater_high;
   seeds_needed: seeds per group that would detect a difference this large, given the spread seen,

@@ -148,6 +148,11 @@ def test_values_of_series_are_in_their_unit_and_do_not_depend_on_the_others():
   for i, answer in enumerate(answers({'gru': ensemble}, SERIES)):
     assert_allclose(answer.std, np.std(each, axis=0, ddof=1)[i], rtol=1e-5)
     assert answer.agree is None and answer.words is None
+    small = answer._replace(columns={'height': 3.21e-8, 'weight': 0.25})
+    assert json.loads(as_json(small))['height'] == 3.21e-8
+    assert as_tsv(small).split('\t')[:2] == ['3.21e-08', '0.25']
+    small = np.array([3.21e-8, 0.25], np.float32)
+    assert exported.line(small, 'values', ['height', 'weight']) == '3.21e-08\t0.25'
     assert_allclose(json.loads(as_json(answer))['height'], np.mean(each, axis=0)[i, 0], rtol=1e-6)
 
 

@@ -973,10 +973,14 @@ def test_tables_are_sorted_as_numbers_where_they_are_numbers(written):
     ['999', '1,329,473', '> 10,000,000'],
     ['GRU size=8', 'GRU size=16', 'LSTM'],
   ]
-  sort = f'{json.dumps(columns)}.map(column => column.reverse().sort(compare))'
-  code = f'{order}; console.log(JSON.stringify({sort}))'
+  given = f'{json.dumps(columns)}.map(column => column.reverse()'
+  down = '.sort((a, b) => compare(a, b, -1))'
+  code = f'{order}; console.log(JSON.stringify([{given}.sort(compare)), {given}{down})]))'
   done = subprocess.run(['node', '-e', code], capture_output=True, text=True, timeout=60)
-  assert json.loads(done.stdout) == columns, done.stderr
+  assert json.loads(done.stdout)[0] == columns, done.stderr
+  last = [[one for one in column if one == '-'] for column in columns]
+  downwards = [[one for one in column[::-1] if one != '-'] for column in columns]
+  assert json.loads(done.stdout)[1] == [a + b for a, b in zip(downwards, last, strict=True)]
 
 
 def edit(path, change):
