@@ -197,11 +197,10 @@ def export_classifier(
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
   """Converts a classifier and its params to the config and the weights of a Keras model.
 
-  Give the first to `keras.Sequential.from_config`, and the second to `set_weights` of what that
-  returns. The Keras model predicts probabilities of one class per row; set the activation of its
-  Dense to 'sigmoid' for several labels, and to 'linear' for numbers, which stay standardised. It
-  has the same dropout rates; with recurrent_dropout above 0, Keras uses one mask per gate, as
-  rnnlab does if dropout_per_gate is set. remat and truncate have no counterpart in Keras.
+  Give the first to `keras.Sequential.from_config`, and the second to `set_weights` of the result.
+  The Keras model predicts probabilities of one class per row; make its Dense's activation 'sigmoid'
+  for several labels, 'linear' for numbers, which stay standardised. With recurrent_dropout, Keras
+  has a mask per gate, as rnnlab with dropout_per_gate. It has no remat and truncate.
 
   model: a classifier of an elman, lstm or gru cell.
   params: its params, float32.

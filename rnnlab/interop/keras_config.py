@@ -307,8 +307,8 @@ def cell_of(cell: cells.Cell) -> tuple[str, str]:
   if name not in CELLS.values() or name == module:
     raise ValueError(f'the cell of {module} has none in Keras; {", ".join(CELLS.values())} have')
   # irnn and elman(activation='relu') have elman's step, but rectify a negative number to 0.
-  params = {'w_x': 0.0, 'w_h': 0.0, 'b': -1.0}
-  if name == 'elman' and cell.step(params, 0.0, 0.0, operator.mul)[0] == 0:
+  step: Any = cell.step
+  if name == 'elman' and not step({'w_x': 0, 'w_h': 0, 'b': -1.0}, 0, 0, operator.mul)[0]:
     raise ValueError(
       f"{cell} is rectified, and is not converted: rnnlab writes no SimpleRNN(activation='relu'),"
       ' only that of tanh. Export the weights of each layer by export_layer'
