@@ -10,7 +10,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from rnnlab import tasks
-from rnnlab.data import DataError
+from rnnlab.data import DataError, columns, shown
 from rnnlab.runs import configs, program
 
 
@@ -243,6 +243,13 @@ BROKEN = {
     {},
     'whole numbers',
   ),
+  'y of one value': ('a.npz', npz(x=xy()['x'], y=3), {}, 'y is a single value'),
+  'series or steps': (
+    'a.npz',
+    npz(x=xy()['x'][:, :, 0], y=xy()['y'], lengths=np.ones(30, int)),
+    {},
+    r'single steps \[N, D\]: give it as \[N, T, D\]',
+  ),
   'y of another N': ('a.npz', npz(x=xy()['x'], y=np.arange(29) % 3), {}, '29 rows'),
   'no y': ('a.npz', npz(x=xy()['x']), {}, 'no array y'),
   'no x': ('a.npz', npz(X=xy()['x'], y=xy()['y']), {}, 'no array x'),
@@ -432,6 +439,36 @@ def test_signs_alone_make_no_number(tmp_path):
   (tmp_path / 'a.csv').write_bytes(csv(*[f'word{i},+-{i % 3}' for i in range(60)]))
   data = loaded('classification', tmp_path / 'a.csv')
   assert data.encoding['classes'] == ['+-0', '+-1', '+-2']
+
+
+def test_labels_of_bytes_are_utf_8(tmp_path):
+  y = np.array([('café', 'thé')[i % 2].encode() for i in range(30)])
+  (tmp_path / 'a.npz').write_bytes(npz(x=xy()['x'], y=y))
+  assert loaded('classification', tmp_path / 'a.npz').encoding['classes'] == ['café', 'thé']
+
+
+def test_what_is_cut_is_told_of_each_split(tmp_path):
+  for name, words in (('train', 'a b'), ('test', 'a b c')):
+    lines = [f'{words} w{i},c{i % 3}' for i in range(30)]
+    (tmp_path / f'{name}.csv').write_bytes(csv(*lines))
+  fields = {'test_path': str(tmp_path / 'test.csv'), 'validation_fraction': 0.0}
+  notes = loaded('classification', tmp_path / 'train.csv', max_len=4, **fields).notes
+  # A text has one id more than words, for its beginning.
+  assert '; 100.0% of test are longer than data.max_len=4 and are cut' in ' '.join(notes)
+
+
+def test_bytes_are_shown_as_text(tmp_path):
+  texts = ['thé ' + 'a' * i for i in range(30)]
+  (tmp_path / 'a.csv').write_bytes(csv(*[f'{text},c{i % 3}' for i, text in enumerate(texts)]))
+  data = loaded('classification', tmp_path / 'a.csv', tokens='bytes', test_fraction=0.5)
+  assert {*shown.shown(data, np.arange(10))} <= {*texts}
+
+
+def test_a_document_begins_a_sentence(tmp_path):
+  path = tmp_path / 'a.conll'
+  path.write_text('a X\nb Y\n-DOCSTART- O\nc X\n\nd Y\n')
+  found = columns.read(path)
+  assert found.inputs == [['a', 'b'], ['c'], ['d']] and found.rows.tolist() == [1, 4, 6]
 
 
 def test_rows_of_one_label_in_train_have_one_elsewhere(tmp_path):
