@@ -95,7 +95,7 @@ def _read_files(config, found):
 
 
 def _text(path):
-  """The text of a file, UTF-8; its lines end with \\n. Raises DataError, with the line."""
+  """The text of a file, UTF-8, with \\n in place of \\r\\n. Raises DataError, with the line."""
   try:
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
   except OSError as error:
