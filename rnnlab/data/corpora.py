@@ -208,7 +208,7 @@ def _tfds_files(config):
     raise DataError(
       f'TFDS has several of {config.path}: say which, --config.data.path={" or ".join(names)}'
     )
-  return {file.name: file for file in sorted(found[-1].iterdir()) if file.is_file()}
+  return {file.name: file for file in sorted(sources.latest(found).iterdir()) if file.is_file()}
 
 
 def _read_tfds(config, found):

@@ -490,3 +490,8 @@ def test_no_other_code_or_settings_share_a_file(tmp_path):
     corpus.load(config(path, **more))
     files |= {file.name for file in cache.cache.root().glob('corpus-*.npz')}
   assert len(files) == 5
+
+
+def test_the_tenth_version_is_after_the_ninth():
+  folders = [pathlib.Path('imdb', version) for version in ('9.0.0', '10.0.0', '9.12.0')]
+  assert sources.latest(folders).name == '10.0.0' and sources.latest([]) is None
