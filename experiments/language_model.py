@@ -42,6 +42,7 @@ Two epochs of a tiny model, in half a minute, to see that everything works.
 
 import difflib
 
+from experiments import ngram
 from rnnlab.runs import configs
 
 PRESETS = ('', 'character', 'ptb_small', 'ptb_medium', 'ptb_tuned', 'awd', 'smoke')
@@ -184,3 +185,9 @@ def sweep(add, preset=''):
         setting['model.hidden_size'] = units
       setting['optim.learning_rate'] = rate if cell == 'lstm' else GRU_RATE * rate
       add(setting)
+
+
+def references(preset=''):
+  """N-grams on the film reviews; a text of your own is known only by its flag."""
+  data = get_config(preset).data
+  return [] if data.source == 'corpus' else ngram.references(data)

@@ -131,7 +131,7 @@ MISTAKES = {
   'url': (['--workdir=nothing://runs'], 'Protocol not known: nothing'),
   'lonely': (['--processes=2'], '--processes is for --executor=distributed, not auto'),
   'no port': (['--executor=distributed', '--coordinator=here'], 'must be HOST:PORT'),
-  'workdir': (['--workdir=/dev/null/runs'], '--workdir=/dev/null/runs: Not a directory'),
+  'workdir': (['--workdir=/dev/null/runs'], 'the workdir /dev/null/runs: Not a directory'),
   'no folder': (['--config.data.dir=/nowhere'], '/nowhere'),
   'capitals': (['--config.model.cell=GRU'], "did you mean 'gru'"),
   'leaf as a flag': (['--epochs=3'], "no flag --epochs (did you mean '--config.train.epochs'?)"),
