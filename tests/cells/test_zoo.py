@@ -12,7 +12,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose
 
-from rnnlab import cells
+from rnnlab import cells, models
 from rnnlab.cells import base, lru
 from rnnlab.recurrence import chunkwise, drop_weights, engine, parallel, products, unroll
 
@@ -264,6 +264,90 @@ def test_all_steps_are_taken_at_once_where_that_pays(monkeypatch):
   params = cell.init(jax.random.key(0), INPUTS)
   assert found(1024) and not found(1025) and found(1025, kind='gpu') and found(1025, 'parallel')
   assert not found(5, 'scan') and not found(0, 'parallel')
+
+
+@pytest.mark.parametrize('name', LINEAR)
+def test_a_layer_takes_all_steps_at_once(name):
+  """Flax rebuilds the NamedTuples that a module is given; the values are those of the paper."""
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  states = [np.zeros((BATCH, HIDDEN)) for _ in jax.tree.leaves(cell.initial_carry((BATCH,)))]
+  as_rows = {k: w[None] if w.ndim == 1 else w for k, w in params.items()}
+  with jax.enable_x64():
+    layer = models.Recurrent(cell, backend='parallel')
+    found = jax.jit(layer.apply)({'params': {'cell': params}}, xs)
+  assert_allclose(found, equations.unroll(name, as_rows, states, xs)[1], 1e-10)
+
+
+def test_models_take_all_steps_at_once(monkeypatch):
+  asked, scan = [], parallel.scan
+  monkeypatch.setattr(parallel, 'scan', lambda *a, **k: asked.append(1) or scan(*a, **k))
+  cell, ids = cells.get('lru', hidden_size=HIDDEN), np.ones((BATCH, STEPS), np.int32)
+  stream = {'inputs': ids, 'targets': ids, 'weights': np.ones((BATCH, STEPS), np.float32)}
+  for model, given, count in (
+    (models.SequenceClassifier(cell, 9, 3, layers=2, bidirectional=True), ids, 4),
+    (models.LanguageModel((cell,) * 2, 9, 3), stream, 2),
+    (models.Seq2Seq((cell,), (cell,), 9, 9, 3), {'source': ids, 'target': ids}, 1),
+  ):
+    asked.clear()
+    jax.eval_shape(model.init, jax.random.key(0), given)
+    assert len(asked) == count, type(model).__name__
+
+
+@pytest.mark.parametrize('sizes', ['batch, 4', '2, steps', 'batch, steps'])
+@pytest.mark.parametrize('kind', ['cpu', 'gpu'])
+def test_a_linear_cell_is_exported_with_unknown_sizes(sizes, kind, monkeypatch):
+  cell = cells.get('mingru', hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  layer = models.Recurrent(cell)
+  shape = *jax.export.symbolic_shape(sizes), INPUTS
+  with monkeypatch.context() as patch:
+    patch.setattr(parallel.devices, 'backend', lambda: kind)
+    exported = jax.export.export(jax.jit(lambda xs: layer.apply({'params': {'cell': params}}, xs)))(
+      jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+  states, xs = [np.zeros((BATCH, HIDDEN))], xs[:, :4]
+  as_rows = {k: w[None] if w.ndim == 1 else w for k, w in params.items()}
+  expected = equations.unroll('mingru', as_rows, states, xs)[1]
+  assert_allclose(exported.call(np.float32(xs)), expected, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('way', [parallel.one_by_one, parallel.in_a_tree], ids=['loop', 'tree'])
+@pytest.mark.parametrize('name', ['mingru', 'lru'])
+def test_nothing_passes_a_reset(name, way, reverse, monkeypatch):
+  """Each episode is what it is alone, though the other one has a NaN; one row starts from NaN."""
+  monkeypatch.setattr(parallel, 'recurrence', way)
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  broken = np.float32(xs)
+  broken[:, 4 if reverse else 0, 0] = np.nan
+  resets = np.zeros((BATCH, STEPS), bool)
+  resets[:, 3 if reverse else 2] = True
+
+  @jax.jit
+  def run(xs, resets=None):
+    options = {'resets': resets, 'backend': 'parallel', 'reverse': reverse}
+    return unroll(cell, params, xs, **options)
+
+  after = np.s_[:, :3] if reverse else np.s_[:, 2:]
+  carry, ys = run(broken, resets)
+  alone, expected = run(np.float32(xs)[after])
+  assert_allclose(ys[after], expected, 1e-5, 1e-6)
+  jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), carry, alone)
+
+  def loss(params, xs, carry, resets):
+    options = {'initial_carry': carry, 'resets': resets, 'backend': 'parallel', 'reverse': reverse}
+    return jnp.sin(unroll(cell, params, xs, **options)[1]).sum()
+
+  zeros = cell.initial_carry((BATCH,))
+  spoilt = jax.tree.map(lambda a: a.at[0].set(jnp.nan), zeros)
+  first = np.zeros((BATCH, STEPS), bool)
+  first[:, 0] = not reverse
+  slopes = jax.jit(jax.grad(loss, (0, 1)))
+  if not reverse:  # where there is no place for a reset before the first step
+    found, expected = (slopes(params, xs, *rest) for rest in ((spoilt, first), (zeros, None)))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-4, 1e-5), found, expected)
 
 
 def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():
