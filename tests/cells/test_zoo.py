@@ -110,6 +110,55 @@ def test_the_stabiliser_changes_no_value(name):
   assert np.isfinite(unroll(cell, large, np.float32(xs))[1]).all()
 
 
+def in_float32(cell, params, states, xs, d_states, d_ys, backend):
+  """The sum of the results times their weights, and its gradients, named as in `of_numpy`."""
+  tree = jax.tree.structure(cell.initial_carry((BATCH,)))
+
+  def loss(params, states, xs):
+    carry = jax.tree.unflatten(tree, states)
+    end, ys = unroll(cell, params, xs, initial_carry=carry, backend=backend)
+    ends = zip(jax.tree.leaves(end), d_states, strict=True)
+    return (ys * d_ys).sum() + sum((a * d).sum() for a, d in ends)
+
+  given = jax.tree.map(jnp.float32, (params, states, xs))
+  value, (of_params, of_states, of_xs) = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*given)
+  return value, of_params | {f'state {k}': a for k, a in enumerate(of_states)} | {'xs': of_xs}
+
+
+@pytest.mark.parametrize('backend', ['scan', 'parallel'])
+def test_a_gate_of_0_leaves_the_gradients_of_rglru_finite(backend):
+  """A unit whose gate underflows has no gradient there, and the others have what they had alone."""
+  cell = cells.get('rglru', hidden_size=HIDDEN)
+  params, (h,), xs, (d_h,), d_ys = drawn(cell, INPUTS)
+  params['b'][0] = -200.0
+  rest = np.arange(1, HIDDEN)
+  units = {'b': (of := np.r_[rest, HIDDEN + rest]), 'w_g': of, 'l': rest, 'w_x': rest}
+  alone = {name: w[..., units[name]] for name, w in params.items()}
+  given = alone, [h[:, 1:]], xs, [d_h[:, 1:]], d_ys[..., 1:]
+  value, expected = of_numpy('rglru', *given)
+  found, gradients = in_float32(cell, params, [h], xs, [d_h], d_ys, backend)
+  kept = (h[:, 0] * (d_h[:, 0] + d_ys[..., 0].sum(1))).sum()
+  assert_allclose(found, value + kept, 1e-5, 1e-5)
+  assert_allclose(gradients['xs'], expected['xs'], 1e-4, 1e-5)
+  for name, of in units.items():
+    assert_allclose(gradients[name][..., of], expected[name], 1e-4, 1e-5, err_msg=name)
+    assert (gradients[name][..., 0] == 0).all(), name
+
+
+@pytest.mark.parametrize('backend', ['scan', 'parallel'])
+def test_gates_that_let_nothing_in_leave_the_gradients_of_mlstm_finite(backend):
+  """One head's m falls to -200 a step, where exp(-m) is beyond float32."""
+  cell = cells.get('mlstm', hidden_size=HIDDEN, heads=2)
+  params, states, xs, d_states, d_ys = drawn(cell, INPUTS)
+  params['b_g'][[0, 2]] = -200.0
+  given = states, xs, d_states, d_ys
+  value, expected = of_numpy('mlstm', params, *given)
+  found, gradients = in_float32(cell, params, *given, backend)
+  assert_allclose(found, value, 1e-5)
+  for name, gradient in expected.items():
+    assert_allclose(gradients[name], gradient, 1e-4, 1e-4, err_msg=name)
+
+
 # The number of parameters by D and H, as in rnnlab/cells/README.md.
 COUNTS = {
   'cifg': lambda d, h: 3 * h * (d + h + 1),
