@@ -42,7 +42,8 @@ class Seq2Seq(nn.Module):
   The lowest layer of the decoder attends, as in Wu et al. (2016). Without attention, the source is
   read backwards (Sutskever et al. 2014). If the encoder is unidirectional and has the same cells,
   each layer of the decoder starts with the final carry of the encoder's layer; otherwise with
-  tanh(W s + b), where s are the final outputs of the encoder's layer.
+  tanh(W s + b), where s are the final outputs of the encoder's layer, in place of the vectors of
+  its initial carry: an mlstm has none.
 
   encoder, decoder: the cells, one for each layer, equally many in both.
   source_size, target_size, embed_size: the number of ids on each side, and E. shared: whether both
@@ -105,9 +106,14 @@ class Seq2Seq(nn.Module):
       lambda key: attention.init(self._lowest, key, embed, memory_size),
     )
     if not self._passes:
-      self.bridge = [
-        nn.Dense(sum(leaf.shape[1] for leaf in _vectors(cell))) for cell in self.decoder
-      ]
+      sizes = [sum(width for _, width in _vectors(cell)) for cell in self.decoder]
+      if self.attention == 'none' and not any(sizes):
+        raise ValueError(
+          'without attention, a decoder knows the source only by the vectors in its carry, and the'
+          f' carry of {self.decoder[0]} has none: choose another cell, attention, or an encoder of'
+          ' one direction with the same cells'
+        )
+      self.bridge = [nn.Dense(size) if size else None for size in sizes]
     shape = attention.hidden_size(self.decoder[-1]), self.target_size
     kernel_init, bias_init = start.head(shape[0])
     w = self.target_embedding.T if self.tied else self.param('output', kernel_init, shape)
@@ -154,8 +160,10 @@ class Seq2Seq(nn.Module):
     for i, layer in enumerate(self.Recurrent_encoder):
       carry, xs = layer(xs, real, deterministic, return_carry=True)
       if not self._passes:
-        ends = self.bridge[i](pool(xs, real, 'last', self.bidirectional))
-        carry = _filled(self.decoder[i], jnp.tanh(ends))
+        ends = pool(xs, real, 'last', self.bidirectional)
+        bridge = self.bridge[i]
+        ends = ends[:, :0] if bridge is None else jnp.tanh(bridge(ends))
+        carry = _filled(self.decoder[i], ends)
       carries.append(carry)
     memory = None
     if self.attention != 'none':
@@ -259,17 +267,28 @@ def _rows(table, ids):
 
 
 def _vectors(cell):
-  """The parts of a cell's carry that are one vector per row."""
-  leaves = jax.tree.leaves(cell.initial_carry((1,), jnp.float32))
-  return [leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype == jnp.float32]
+  """The shapes of those arrays of a cell's carry that are `_filled`, for one row."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(cell.initial_carry((1,), jnp.float32))
+  return [leaf.shape for path, leaf in leaves if _is_vector(path, leaf)]
+
+
+def _is_vector(path, leaf):
+  """Whether an array of a carry is a vector of each row that may start from anything.
+
+  That excludes n and m of the xLSTM's cells, which say how much the memory weighs: nothing before
+  the first step.
+  """
+  floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+  return leaf.ndim == 2 and floats and jax.tree_util.keystr(path) not in ('.n', '.m')
 
 
 def _filled(cell, values):
   """A cell's initial carry with the numbers `values [B, K]` in place of its vectors."""
-  leaves, tree = jax.tree.flatten(cell.initial_carry(values.shape[:1], values.dtype))
-  at = 0
-  for i, leaf in enumerate(leaves):
-    if leaf.ndim == 2 and leaf.dtype == values.dtype:
-      leaves[i] = values[:, at : at + leaf.shape[1]]
-      at += leaf.shape[1]
-  return jax.tree.unflatten(tree, leaves)
+  start = cell.initial_carry(values.shape[:1], values.dtype)
+  leaves, tree = jax.tree_util.tree_flatten_with_path(start)
+  at, filled = 0, []
+  for path, leaf in leaves:
+    if _is_vector(path, leaf):
+      leaf, at = values[:, at : at + leaf.shape[1]], at + leaf.shape[1]
+    filled.append(leaf)
+  return jax.tree.unflatten(tree, filled)

@@ -280,6 +280,27 @@ def test_a_decoder_of_another_cell_and_one_embedding_for_all():
   }
 
 
+def test_without_attention_a_decoder_of_slstm_starts_from_the_source():
+  """But not its normaliser and stabiliser, which say that the memory holds nothing yet."""
+  cell = rnnlab.cells.get('slstm', hidden_size=H)
+  model = Seq2Seq((CELLS['gru-after'],), (cell,), U, V, E, attention='none')
+  found, variables = model.init_with_output(jax.random.key(0), INPUTS)
+  other = INPUTS | {'source': np.array([[7, 4, 2, 0], [5, 2, 0, 0]], np.int32)}
+  assert (found[:, 0] != model.apply(variables, other)[:, 0]).all()
+  encoded = model.apply(variables, INPUTS['source'], method='encode')
+  carry, start = encoded.carries[0], cell.initial_carry((2,))
+  assert (carry.h != 0).all()
+  np.testing.assert_array_equal((carry.n, carry.m), (start.n, start.m))
+
+
+@pytest.mark.parametrize('heads', [1, H])
+def test_without_attention_a_decoder_of_mlstm_cannot_start_from_another_cell_s_source(heads):
+  cell = rnnlab.cells.get('mlstm', hidden_size=H, heads=heads)
+  model = Seq2Seq((CELLS['gru-after'],), (cell,), U, V, E, attention='none')
+  with pytest.raises(ValueError, match=r'without attention, .* the carry of mlstm\(.* has none'):
+    model.init(jax.random.key(0), INPUTS)
+
+
 def test_ids_that_are_none_are_told():
   model = made('lstm', 'additive')
   with pytest.raises(ValueError, match='target'):
