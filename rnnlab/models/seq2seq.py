@@ -1,5 +1,6 @@
 """The model of translation: predicts each token from the source and the tokens before it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rnnlab.cells.base import Array, Cell, Lookup
 from rnnlab.models import initial, softmax
 from rnnlab.models.layers import Recurrent, pool
 from rnnlab.recurrence import attention, checks
+from rnnlab.recurrence.product import product
 
 
 class Encoded(NamedTuple):
@@ -88,6 +90,16 @@ class Seq2Seq(nn.Module):
   beam: int = 1
 
   def setup(self) -> None:
+    if len(self.encoder) != len(self.decoder):
+      raise ValueError(
+        'encoder and decoder must have equally many cells, not'
+        f' {len(self.encoder)} and {len(self.decoder)}'
+      )
+    if self.shared and self.source_size != self.target_size:
+      raise ValueError(
+        'shared needs equally many ids on both sides, not'
+        f' source_size={self.source_size} and target_size={self.target_size}'
+      )
     start, embed = initial.get(self.convention), self.embed_size
     rates = self.dropout, self.recurrent_dropout, False, self.precision
     self.source_embedding = self.param('source_embedding', start.embed, (self.source_size, embed))
@@ -123,6 +135,11 @@ class Seq2Seq(nn.Module):
   def _lowest(self):
     options = self.attention, self.attention_size, self.input_feeding
     return attention.Decoder(self.decoder[0], *options)
+
+  @property
+  def _rounded(self):
+    """The `dtype` of `recurrence.unroll`."""
+    return None if self.precision == 'float32' else self.precision
 
   @property
   def _passes(self):
@@ -187,7 +204,8 @@ class Seq2Seq(nn.Module):
     """
     xs = _rows(self.target_embedding, checks.ids(ids, self.target_size))
     params, memory = self.Recurrent_decoder, encoded.memory
-    lowest, hs = attention.step(self._lowest, params, memory, carry[0], xs)
+    dot = functools.partial(product, dtype=self._rounded)
+    lowest, hs = attention.step(self._lowest, params, memory, carry[0], xs, dot)
     weights = None
     if memory is not None:
       weights = attention.attended(self._lowest, params, memory, carry[0], lowest)
@@ -231,7 +249,7 @@ class Seq2Seq(nn.Module):
       carry=first,
       mask=real,
       dropout=masks,
-      dtype=None if self.precision == 'float32' else self.precision,
+      dtype=self._rounded,
     )
     for layer, before in zip(self.Recurrent_above, above, strict=True):
       hs = layer(hs, real, deterministic, initial_carry=before)

@@ -218,6 +218,7 @@ def test_what_the_cells_start_from():
     ('mlstm', {'heads': 3}, 'heads must divide hidden_size=4, and not be 3'),
     ('mlstm', {'heads': 0}, 'heads must divide'),
     ('lru', {'r_min': 0.9, 'r_max': 0.5}, 'r_min=0.9 and r_max=0.5'),
+    ('lru', {'max_phase': -1.0}, 'max_phase > 0, not -1.0'),
   ],
 )
 def test_an_option_that_can_t_be_is_an_error_in_words(name, options, words):
