@@ -6,10 +6,10 @@ The presets are those of PRESETS below; the default is temporal_order. Training 
 anew for each step, 10,000 of them per epoch; validation and test examples are fixed. For all but
 the formal languages, the report says what a model without memory reaches. Flags make a problem
 harder, for example --config.data.length=200, and a new problem is a file in rnnlab/data/problems.
-The problems of Deletang et al. (2023) are tested on longer strings than those of training, as in
-their paper. So are the formal languages anbncn, dyck1, dyck2 and reber, where a model says which
-symbols may come next and a string is right if every step is right (a^n b^n is in
-experiments/counting.py).
+parity, majority, bucket_sort and modular_arithmetic are trained on up to 40 symbols and tested on
+41 to 500 (bucket_sort: 100), as in Deletang et al. (2023). Tested on longer strings are also the
+formal languages anbncn, dyck1, dyck2 and reber, where a model says which symbols may come next and
+a string is right if every step is right (a^n b^n is in experiments/counting.py).
 
     python launch.py --config=experiments/generated.py:smoke
 

@@ -8,8 +8,9 @@ may also be your own folder of .csv files or .npz (see rnnlab/data/rolls.py).
 
 As published: one layer of 100 tanh, 46 GRU or 36 LSTM units, with 18,900, 18,676 and 18,000
 recurrent parameters, followed by log-odds of 88 keys; RMSProp, weight noise with a standard
-deviation of 0.075, and gradients clipped to a norm of 1; the epoch chosen by validation. Ten seeds
-each.
+deviation of 0.075, and gradients clipped to a norm of 1; the epoch chosen by validation. The rate,
+0.002 for all three, was not tuned. For all but jsb, train pieces are cut into parts of 200 frames.
+Ten seeds each.
 
     python launch.py --config=experiments/music.py:smoke
 

@@ -4,8 +4,9 @@
 
 The presets are 'reverse' (where none is given), 'copy' and 'sort', of strings of letters, and
 'commands', a language like that of SCAN (Lake and Baroni 2018): 'jump twice and walk left' asks for
-JUMP JUMP LEFT WALK. The pairs are generated, no string is in two splits, and what counts is the
-share of strings that are not wholly right (sentence_error_rate).
+JUMP JUMP LEFT WALK. The pairs are generated, and no string is in two splits. Perplexity chooses the
+epoch and is compared first; the share of strings that are not wholly right (sentence_error_rate) is
+measured at the end.
 
     python launch.py --config=experiments/seq2seq_tasks.py:commands --config.data.longer=True
 

@@ -11,7 +11,8 @@ What to run
   --config=FILE.py[:PRESET]  the experiment; default: experiments/imdb.py
   --config.FIELD=VALUE       sets a field of its config, which is then not swept
   --nosweep                  one run of the config, without the sweep
-  --retry_failed             also repeats runs that failed on their own
+  --retry_failed             also repeats runs that failed on their own, but no
+                             trials of a search
   --workdir=DIR              where results go, a path or a URL known to fsspec;
                              default: runs/<experiment>[-<preset>]
   --executor=NAME            how; default: auto, which says its choice and why
@@ -44,7 +45,8 @@ Examples
   python launch.py --quiet --json | jq '.summary[].test_accuracy_mean'
 
 After a crash, give the same command again, and it continues. The exit status
-is 0 if every run ended well, 1 if some failed, 2 for a mistake.
+is 0 if every run ended well, 1 if some failed, 2 for a mistake or a disk or
+network that fails, and 128 + N after signal N: 130 for Ctrl-C.
 """
 
 import contextlib
@@ -144,7 +146,10 @@ def parse(argv: list[str]) -> Any:
 
 def words_of_help() -> str:
   """The page of all flags, with the command that was used."""
-  return __doc__ if IN_CLONE else __doc__.replace('python launch.py', PROGRAM)
+  if IN_CLONE:
+    return __doc__
+  words = __doc__.replace('; default: experiments/imdb.py', '')
+  return words.replace('python launch.py', PROGRAM)
 
 
 def main(asked: Any) -> None:
@@ -177,6 +182,8 @@ def launch(given: command_line.Given, experiment: experiment_file.Experiment) ->
 
 def _launch(given, experiment, messages, output):
   stop = Stop()
+  if flags.FLAGS.status:
+    stop.end_at_once()
   plain_warnings()
   name, preset = pathlib.Path(given.path).stem, given.preset or ''
   default = f'runs/{name}{"-" if preset else ""}{preset}'
@@ -257,6 +264,7 @@ def _conduct(asked, workdir, url, messages, output, stop):
       retry_failed=flags.FLAGS.retry_failed,
       wandb=flags.FLAGS.wandb,
     )
+    stop.end_at_once()  # what is left to do is done again by the next launch
     if any(not run.stage and run.id not in failed for run in plan.runs):
       told = report.write(workdir)
       if not flags.FLAGS.json:
@@ -309,13 +317,20 @@ class Stop:
   signal = 0
 
   def __init__(self) -> None:
-    signal.signal(signal.SIGINT, self._take)
-    signal.signal(signal.SIGTERM, self._take)
+    numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-      signal.signal(signal.SIGHUP, self._take)
+      numbers.append(signal.SIGHUP)
+    self._numbers = numbers
+    for number in numbers:
+      signal.signal(number, self._take)
 
   def __call__(self) -> bool:
     return bool(self.signal)
+
+  def end_at_once(self) -> None:
+    """From now on, these signals end the program at once."""
+    for number in self._numbers:
+      signal.signal(number, signal.SIG_DFL)
 
   def _take(self, number, _):
     if self.signal:

@@ -31,12 +31,14 @@ def sweep(
   name, or a function of `add`, as in an experiment's file, which may also call `add.search`.
   workdir: the folder for the same files that launch.py makes; if it is used again, finished runs
   are not repeated, and interrupted ones continue from their last checkpoint. None: files are
-  deleted at the end. executor: as for launch.py. progress: whether to show the progress and the
+  deleted at the end. executor: as for launch.py; only 'serial', 'cores' and 'population' know cells
+  and tasks that a notebook has added. In a script, call this under `if __name__ == '__main__':`, as
+  worker processes import the script. progress: whether to show the progress and the
   time left; None: only in a notebook or a terminal.
 
   Returns a row for each finished run, with the columns of `rnnlab.load_runs`. A warning names runs
-  that failed. Raises ValueError for a mistake and if no run finished, and DataError if there are no
-  data.
+  that failed. Raises ValueError for a mistake and if no run finished, DataError if there are no
+  data, and `runs.folder.Busy` if another process is at work in the folder.
 
   >>> from experiments import imdb
   >>> cells = [{'model.cell': 'lstm'}, {'model.cell': 'gru'}]

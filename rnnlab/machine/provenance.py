@@ -39,11 +39,24 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-  """The git commit of this code, followed by '-dirty' if files differ from it; None outside git."""
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-  folder = pathlib.Path(__file__).parent
+  """The git commit of this code, followed by '-dirty' if files differ from it or are not in it.
+
+  None outside git, and where the package is installed inside another repository.
+  """
+  file = pathlib.Path(__file__)
+
+  def git(*words):
+    command = ['git', *words]
+    done = subprocess.run(
+      command, cwd=file.parent, capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
   try:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10)
-  except (OSError, subprocess.TimeoutExpired):
+    git('ls-files', '--error-unmatch', file.name)
+    described = git('describe', '--always', '--dirty', '--abbrev=40', '--exclude=*')
+    if git('ls-files', '--others', '--exclude-standard', '..'):  # such as a new cell
+      described = described.removesuffix('-dirty') + '-dirty'
+  except (OSError, subprocess.SubprocessError):
     return None
-  return done.stdout.strip() or None
+  return described or None

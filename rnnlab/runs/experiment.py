@@ -72,8 +72,8 @@ class Memory:
   def __exit__(self, *error):
     return None
 
-  def restore(self, start: train.TrainState) -> train.TrainState:
-    """The state to continue from."""
+  def restore(self, start: train.TrainState, fingerprint: str) -> train.TrainState:
+    """The state to continue from. fingerprint: of the data."""
     return start
 
   def save(self, state: train.TrainState, epoch_seconds: float, seconds: float) -> None:
@@ -96,6 +96,7 @@ class Folder(Memory):
     super().__init__(spec)
     self._spec, self._path = spec, pathlib.Path(workdir) / spec.id
     self._stack = contextlib.ExitStack()
+    self._fingerprint = ''
 
   def __enter__(self):
     self._path.mkdir(parents=True, exist_ok=True)
@@ -122,12 +123,20 @@ class Folder(Memory):
     if not is_old or run_files.canonical(configs.present(before)) != run_files.canonical(config):
       run_files.write_config(self._path, config)
 
-  def restore(self, start: train.TrainState) -> train.TrainState:
-    """The state to continue from: that of the last checkpoint, or `start`."""
+  def restore(self, start: train.TrainState, fingerprint: str) -> train.TrainState:
+    """The state to continue from: that of the last checkpoint, or `start`.
+
+    Raises ValueError if the checkpoint was made with other data.
+    """
     restored = checkpoint.restore(self._checkpoints, start)
-    state = start
+    state, self._fingerprint = start, fingerprint
     if restored:
       state, log = restored
+      if log.get('fingerprint', fingerprint) != fingerprint:
+        raise ValueError(
+          f'the data have changed since this run began: restore them, or delete {self._path}'
+          ' to begin it again'
+        )
       self.rows, self.gradient_flow = log['rows'], log.get('gradient_flow', [])
       self.epoch_seconds, self.seconds = log['epoch_seconds'], log['seconds']
     self._write_rows()
@@ -144,6 +153,7 @@ class Folder(Memory):
     """Saves a checkpoint."""
     self.epoch_seconds, self.seconds = epoch_seconds, seconds
     log = {'rows': self.rows, 'epoch_seconds': epoch_seconds, 'seconds': seconds}
+    log['fingerprint'] = self._fingerprint
     if self.gradient_flow:
       log['gradient_flow'] = self.gradient_flow
     checkpoint.save(self._checkpoints, state, log)

@@ -60,7 +60,7 @@ SWEEP_FORM = {
   'experiment?': str,
   'preset?': str,
   'command?': str,
-  'runs?': [{'id': str, 'overrides?': dict, 'stage?': str, 'left?': bool}],
+  'runs?': [{'id': str, 'overrides?': dict, 'stage?': str, 'left?': bool, 'epochs?': int}],
   'searches?': [
     {
       'arms': [{'overrides': dict, 'trials': [{'id': str}], 'best': str, 'runs': [str]}],

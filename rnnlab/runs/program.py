@@ -49,6 +49,7 @@ def settle(config: ConfigDict) -> ConfigDict:
   """
   config, settling = ConfigDict(config), tasks.find(config.task.name).settle
   if settling:
+    config.data = ConfigDict(config.data)  # the caller's stays as it is
     config.data.update(settling(config.data))
   return config
 

@@ -68,7 +68,7 @@ def events(
   with (folder_of or (Memory if workdir is None else Folder))(spec, workdir) as folder:
     shared = prepare(spec.config)
     setup = begin(shared, spec.config)
-    state = folder.restore(setup.state)
+    state = folder.restore(setup.state, shared.dataset.fingerprint)
     steps = _train(spec, shared, setup, state, folder, began - folder.seconds)
     return (yield from follow(spec, shared, folder, steps))
 

@@ -113,7 +113,7 @@ FIELDS = {
   'optim.nonmonotone': Field(
     5,
     whole(1, 2**20),
-    'asgd averages after an epoch worse than the best one at least this many before it',
+    'asgd averages after an epoch worse than the best of those more than this many before it',
   ),
   'optim.warmup_steps': Field(0, whole(0, _EXACT), traced=True),
   'optim.clip_norm': Field(0.0, FROM_0, '0: no clipping', traced=True),

@@ -33,10 +33,11 @@ def ask(
   """Asks `sweep` once for its runs over `config`; without a sweep, there is one run, of `config`.
 
   `sweep(add)` calls `add({'model.cell': 'gru', 'seed': 1})` for each run, and `add.search(arms,
-  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. `add(overrides,
+  ranges, trials=16, seeds=range(100, 105))` for a search: see `search.Search`. An arm that sets
+  data.path must also set data.source, as a search's data are settled once. `add(overrides,
   config)` adds a run of another config, perhaps of another task. Fields in `pinned`, those set on
-  the command line, keep their values, also in other configs that have them. Raises ValueError for a
-  config or a sweep that describes no run.
+  the command line, keep their values, also in other configs whose task has them. Raises ValueError
+  for a config or a sweep that describes no run.
   """
 
   def of(override, other=None):
@@ -72,7 +73,8 @@ def _asked(sweep, config, specify, pinned):
   specs, searches = [], []
 
   def count(more):
-    if len(specs) + more > MOST:
+    searched = sum(len(of.arms) * (of.trials + len(of.seeds)) for of in searches)
+    if len(specs) + searched + more > MOST:
       raise ValueError(f'the sweep asks for more than {MOST:,} runs')
 
   def add(override, config=None):
@@ -113,7 +115,8 @@ def _taking_over(other, config, pinned):
   if not isinstance(other, ConfigDict | FrozenConfigDict):
     raise ValueError(f"the sweep's add takes a ConfigDict as config, not {configs.words(other)}")
   given, fields = configs.flat(config), configs.flat(other)
-  fields |= {name: given[name] for name in pinned if name in fields}
+  # An option of a cell is in a config only if it was set there; the cell reads it in any task.
+  fields |= {name: given[name] for name in pinned if name in fields or name.count('.') > 1}
   return configs.check_fields(ConfigDict(configs.nested(fields)))
 
 

@@ -41,7 +41,7 @@ def claim(workdir: AnyPath) -> None:
     disk.write_atomic(pathlib.Path(workdir) / '.writable', '')
     (pathlib.Path(workdir) / '.writable').unlink()
   except OSError as error:
-    words = f'cannot write to --workdir={workdir}: {error.strerror}; choose another'
+    words = f'cannot write to the workdir {workdir}: {error.strerror}; choose another'
     raise ValueError(words) from error
 
 

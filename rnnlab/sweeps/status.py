@@ -27,11 +27,13 @@ class Run(NamedTuple):
   """A run, as its files describe it.
 
   state: 'done' (its files are intact; those above 1 MiB are only checked to exist), 'running' (a
-  process holds its lock), 'failed' (it left an error), 'damaged' (it has ended, but a file is not
-  intact: a launch does it again), 'left' (a search has given it up) or 'waiting'. epoch: how many
-  of its `epochs` are over; both are 0 if it was never begun. pace: seconds per epoch, which for a
-  run that is done include loading, compiling and testing; None before the end of the first epoch.
-  process: the number of the process that does it, or ''. error: what went wrong, or ''.
+  process of this machine holds its lock; Ray's workers hold none here), 'failed' (it left an
+  error), 'damaged' (it has ended, but a file is not intact: a launch does it again), 'left' (a
+  search has given it up) or 'waiting'. epoch: how many are over of the `epochs` that it is to have,
+  which may be those up to a search's next decision. pace: seconds per epoch, which for a run that
+  is done include loading, compiling and testing; None before the end of the first epoch. process:
+  the number of the process that does it, or ''. error: what went wrong, or ''. again: whether a
+  launch does it again without --retry_failed, or none does, as it is a trial of a search.
   """
 
   id: str
@@ -42,7 +44,7 @@ class Run(NamedTuple):
   pace: float | None
   process: str = ''
   error: str = ''
-  again: bool = True  # whether a launch does it again without --retry_failed
+  again: bool = True
 
 
 def load(workdir: AnyPath) -> list[Run]:
@@ -65,8 +67,9 @@ def seconds_left(runs: list[Run]) -> float | None:
 
   The estimate exists once any epoch is over. An epoch is assumed to take as long as the run's
   epochs so far, else the median over runs with the same settings, else the median over all. The
-  processes at work, or one, are assumed to share the runs evenly; it takes at least as long as the
-  longest run.
+  processes at work here, or one, are assumed to share the runs evenly; it takes at least as long as
+  the longest run. Runs of a search that are not known yet do not count, and runs that may end early
+  count in full.
   """
   paces = collections.defaultdict[str | None, list[float]](list)
   for run in runs:
@@ -179,11 +182,12 @@ def _read(folder, entry):
   result = run_files.read_result(folder, run_files.RESULT_FORM)
   config = run_files.read_config(folder, CONFIG_FORM) or {}
   rows = run_files.read_metrics(folder)
-  epochs = config.get('train', {}).get('epochs', len(rows))
+  of_config = config.get('train', {}).get('epochs', len(rows))
+  epochs = entry.get('epochs', of_config)
   error, process = run_files.failure(folder) or {}, run_files.holder(folder)
   seconds = [row['seconds'] for row in rows if math.isfinite(row.get('seconds', math.nan))]
   pace = statistics.median(seconds) if seconds else None
-  whole = run_files.has_all_rows(result, rows, epochs)
+  whole = run_files.has_all_rows(result, rows, of_config)
   if whole and not run_files.verify(folder, quick=True):
     state = 'done'
     if rows and math.isfinite(result.get('seconds', math.nan)):
@@ -205,5 +209,5 @@ def _read(folder, entry):
     pace,
     process or '',
     error.get('error', ''),
-    error.get('again', True),
+    error.get('again', True) or entry.get('stage') == 'search',
   )

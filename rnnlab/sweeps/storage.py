@@ -9,6 +9,7 @@ so whoever reads only the files that it lists never finds half a checkpoint.
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import posixpath
 import shutil
@@ -21,7 +22,7 @@ from absl import logging
 from rnnlab.console.words import describe_error
 from rnnlab.machine import cache, disk
 from rnnlab.machine.disk import AnyPath
-from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, is_run
+from rnnlab.runs.folder import CHECKPOINTS, INDEX, PARAMS, RESULT, holder, is_run
 
 NAME_MAX = 255  # bytes of a folder's name, on most file systems
 READABLE = 150  # characters kept of a name that would be longer
@@ -141,8 +142,11 @@ def pull(url: str, workdir: AnyPath, params: bool = False) -> None:
   """Brings the mirror in `workdir` up to date with the remote workdir at `url`.
 
   params: whether to fetch the parameters of finished runs too. Their checkpoints are never fetched.
+  Does nothing while another process is at work in the mirror, which then is newer.
   Raises OSError, in words for people, if the remote cannot be read.
   """
+  if holder(workdir) not in (None, str(os.getpid())):
+    return
   with _in_words('read', url):
     _pull(url, pathlib.Path(workdir), params)
 

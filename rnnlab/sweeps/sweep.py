@@ -79,7 +79,8 @@ def plan_of(request: Request, workdir: AnyPath | None = None) -> Plan:
   score = functools.partial(_score, workdir)
   records = []
   for search in request.searches:
-    whole = [type(_field(config, name)) is int for name in search.ranges]
+    # A cell's option that the config does not set is no integer.
+    whole = [type(configs.flat(config).get(name)) is int for name in search.ranges]
 
     def setting(point, search=search, whole=whole):
       values = map(searching.value, search.ranges.values(), point, whole)
@@ -188,7 +189,8 @@ def record(workdir: AnyPath, asked: Any, plan: Plan) -> None:
   left = {t['id'] for t in states if t['state'] == 'left'}
   left -= {t['id'] for t in states if t['state'] != 'left'}
   for run in runs:
-    known[run.id] = {'id': run.id, 'overrides': run.overrides, 'stage': run.stage}
+    epochs = run.until or run.config.train.epochs
+    known[run.id] = {'id': run.id, 'overrides': run.overrides, 'stage': run.stage, 'epochs': epochs}
     if run.id in left and run.stage:
       known[run.id]['left'] = True
   after = len(runs) - len(plan.todo)
@@ -217,12 +219,6 @@ def _known(workdir):
     if config and folder.name.endswith(configs.config_hash(config)):
       found.setdefault(run_files.canonical(configs.present(config)), folder.name)
   return found
-
-
-def _field(config, name):
-  for part in name.split('.'):
-    config = config[part]
-  return config
 
 
 def _score(workdir, spec):

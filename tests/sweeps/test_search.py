@@ -15,6 +15,7 @@ from programs import ROOT, launched
 
 from rnnlab import results
 from rnnlab.machine import disk
+from rnnlab.runs import configs
 from rnnlab.sweeps import search, sweep
 
 IMDB = runpy.run_path(str(ROOT / 'experiments' / 'imdb.py'))
@@ -72,6 +73,13 @@ def finish(config, over, workdir, fails=lambda spec: False):
     for spec in todo:
       do(spec, workdir, fails)
   return stages
+
+
+def test_an_option_of_a_cell_that_the_config_does_not_set_may_be_searched():
+  ranges = {'model.lstm.forget_bias': ('uniform', 0.0, 2.0)}
+  plan = sweep.plan(configs.default(), asks([{'model.cell': 'lstm'}], ranges, trials=4))
+  found = {run.config.model.lstm.forget_bias for run in plan.runs}
+  assert len(found) == 4 and all(0 < bias < 2 for bias in found)
 
 
 @pytest.mark.parametrize('method', search.METHODS)

@@ -139,6 +139,16 @@ def test_a_trial_that_a_search_has_left_behind_is_not_waited_for(workdir):
   assert '3 done, 0 running, 0 waiting, 2 failed, 1 left' in said and 'left: ' not in said
 
 
+def test_a_trial_has_the_epochs_up_to_the_next_decision_and_is_not_promised_again(workdir):
+  recorded = disk.read_json(workdir / 'sweep.json')
+  recorded['runs'][2]['epochs'] = 5  # of ten: it pauses there
+  recorded['runs'][4]['stage'] = 'search'
+  disk.write_json(workdir / 'sweep.json', recorded)
+  assert status.load(workdir)[2].epochs == 5
+  said = shown(workdir)
+  assert 'left: about 0:02' in said and 'retry_failed' not in said
+
+
 def test_a_thousand_runs_take_a_page(tmp_path):
   runs = []
   for seed in range(1000):

@@ -1,5 +1,6 @@
 """Runs' folders on the move, and whole programs whose workdir is a URL."""
 
+import os
 import subprocess
 import sys
 
@@ -127,6 +128,19 @@ def test_of_finished_runs_checkpoints_are_not_fetched_nor_unasked_the_parameters
   assert storage.read(tmp_path / 'mirror' / 'run') == files
   storage.pull(url, tmp_path / 'other', params=True)
   assert (tmp_path / 'other' / 'run' / run_files.PARAMS).read_bytes() == b'1'
+
+
+def test_a_mirror_in_which_another_process_works_is_left_alone(url, tmp_path, monkeypatch):
+  storage.write(tmp_path / 'there' / 'run', UNFINISHED)
+  storage.push(tmp_path / 'there', url, 'run')
+  (tmp_path / 'mirror').mkdir()
+  with run_files.lock(tmp_path / 'mirror', ''):
+    with monkeypatch.context() as patch:
+      patch.setattr(os, 'getpid', lambda: -1)  # as for any other process
+      storage.pull(url, tmp_path / 'mirror')
+      assert not (tmp_path / 'mirror' / 'run').exists()
+    storage.pull(url, tmp_path / 'mirror')
+  assert storage.read(tmp_path / 'mirror' / 'run') == UNFINISHED
 
 
 def test_what_a_stop_left_is_sent_too(url, tmp_path):

@@ -1,5 +1,6 @@
 """Sweeps: their runs, the names of these, which are done; locks and files."""
 
+import collections
 import json
 import pathlib
 import runpy
@@ -9,8 +10,10 @@ import pytest
 from ml_collections import ConfigDict
 from programs import launched
 
+from rnnlab import cells
 from rnnlab.machine import disk, provenance
 from rnnlab.runs import configs
+from rnnlab.runs import run as running
 from rnnlab.sweeps import executors, sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -231,6 +234,9 @@ def test_choose_goes_by_the_device_and_by_how_the_runs_share_it(monkeypatch):
   assert chosen(runs, cores=1) == chosen(runs[:1], cores=1) == 'serial'
   assert chosen(runs, 'gpu') == 'population'
   assert chosen(runs[:1], 'gpu') == chosen(runs[:2], 'gpu') == 'serial'
+  monkeypatch.setattr(cells, '_added', {'gru': cells.find('gru')})  # as in a notebook
+  assert chosen(runs) == 'population' and chosen(runs[:1]) == 'cores'
+  assert chosen([run._replace(source=('mine.py', '')) for run in runs]) == 'process'
 
 
 def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
@@ -259,6 +265,19 @@ def test_run_in_memory_is_the_run_of_launch_py(tmp_path, capsys):
   assert np.isfinite(memory.params['Dense_0']['kernel']).all()
 
 
+def test_a_run_continues_only_on_the_data_that_it_began_with(reviews, tmp_path, monkeypatch):
+  spec = configs.specify(config(data__source='directory', data__dir=str(reviews)))
+  collections.deque(running.events(spec._replace(until=1), tmp_path), maxlen=0)
+  shared = running.prepare(spec.config)
+  other = shared._replace(dataset=shared.dataset._replace(fingerprint='other'))
+  with monkeypatch.context() as patch:
+    patch.setattr(running, 'prepare', lambda _: other)
+    with pytest.raises(ValueError, match='the data have changed since this run began'):
+      collections.deque(running.events(spec, tmp_path), maxlen=0)
+  *_, last = running.events(spec, tmp_path)
+  assert last.kind == 'done'
+
+
 def test_a_sweep_may_add_runs_of_another_config_and_task():
   other = configs.default('regression')
   other.train.epochs = 7
@@ -275,6 +294,10 @@ def test_a_sweep_may_add_runs_of_another_config_and_task():
   _, two = sweep.expand(config(model__hidden_size=5), over, pinned)
   assert two.config.model.hidden_size == 5 and two.config.train.epochs == 7
   assert 'label_noise' not in two.config.data
+  given = config()
+  given.model.gru = {'reset': 'before'}  # an option of a cell, which no config has by default
+  _, two = sweep.expand(given, over, ('model.gru.reset',))
+  assert two.config.model.gru.reset == 'before'
   settled = sweep.settled(sweep.ask(config(), over), lambda config: config).runs
   assert [run.config.task.name for run in settled] == ['classification', 'regression']
   with pytest.raises(ValueError, match='takes a ConfigDict as config'):

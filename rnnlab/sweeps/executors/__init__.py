@@ -43,8 +43,13 @@ def choose(runs: list) -> tuple[str, str]:
   before those of the next: if they don't share the cores evenly, processes finish sooner. An
   accelerator has room for many runs at once.
   """
+  from rnnlab import cells, tasks
   from rnnlab.machine import devices, provenance
   from rnnlab.sweeps.executors import population
+
+  def is_known_here_alone(run):
+    added = cells.added(run.config.model.cell) or tasks.added(run.config.task.name)
+    return added and not run.source
 
   cores = len(provenance.cores())
   sizes = [len(group) for group in population.groups(runs)]
@@ -56,6 +61,8 @@ def choose(runs: list) -> tuple[str, str]:
     return 'serial', 'there is one core'
   if len(runs) == 1:
     return 'cores', f'one run has all {cores} cores'
+  if any(map(is_known_here_alone, runs)):
+    return 'population', 'other processes would not know what a notebook has added'
   if sum(-(-size // cores) for size in sizes) <= -(-len(runs) // cores):
     programs = f'{len(sizes)} programs' if len(sizes) > 1 else 'one program'
     return 'population', f'{len(runs)} runs make {programs}, and share {cores} cores evenly'

@@ -105,7 +105,7 @@ def execute(
   """Does `runs` in order, in the leader of those `together`; see `rnnlab.sweeps.executors`.
 
   Raises ValueError for a batch that can't be split over all devices, and ConnectionError if another
-  process has died.
+  process has died, or something failed in this one alone.
   """
   global _bound
   mesh = devices.mesh()
@@ -184,8 +184,8 @@ class _Folder(experiment.Memory):
   def __exit__(self, *error):
     return self._own.__exit__(*error)  # does nothing for a folder that was never entered
 
-  def restore(self, start):
-    return devices.place(self._do(self._own.restore, hosts.fetch(start)))
+  def restore(self, start, fingerprint):
+    return devices.place(self._do(self._own.restore, hosts.fetch(start), fingerprint))
 
   def save(self, state, *seconds):
     self._do(self._own.save, hosts.fetch(state), *seconds)

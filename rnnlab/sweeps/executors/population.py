@@ -61,7 +61,8 @@ def _train(group, workdir, stop, stack):
       folder = stack.enter_context(experiment.Folder(spec, workdir))
       setup = program.begin(shared, spec.config)
       # On the host, as a device has room for only one copy of the states, the stacked one.
-      states.append(jax.device_get(folder.restore(setup.state)))
+      state = folder.restore(setup.state, shared.dataset.fingerprint)
+      states.append(jax.device_get(state))
     except Exception as error:
       yield serial.failed(spec, workdir, error)
       continue

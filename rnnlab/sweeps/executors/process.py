@@ -144,4 +144,6 @@ def _die_with_parent():
 def _death(exitcode):
   if exitcode == -signal.SIGKILL:
     return 'its process was killed (signal 9), as when memory runs out'
+  if exitcode < 0:
+    return f'its process was ended by signal {-exitcode}'
   return f'its process ended by itself with status {exitcode}'

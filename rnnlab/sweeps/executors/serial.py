@@ -40,6 +40,8 @@ def failed(spec: RunSpec, workdir: AnyPath, error: Exception) -> Event:
   """
   words = describe_error(error)
   own = isinstance(error, (train.NonFiniteLoss, ValueError))
+  if isinstance(error, run_files.Busy):  # the folder is another process's
+    return Event(spec.id, 'failed', 1.0, words)
   with contextlib.suppress(OSError):  # the disk may be what failed
     trace = ''.join(traceback.format_exception(error))
     run_files.write_failure(pathlib.Path(workdir) / spec.id, words, not own, trace)
