@@ -48,9 +48,12 @@ def source(config: Any) -> str:
 def files(config: Any) -> dict[str, pathlib.Path]:
   """The files of a config's pairs: 'train/source', 'train/target' ..., or one table, 'train'.
 
-  There are none for a package or a rule. Raises DataError if a file is missing or ambiguous.
+  There are none for a package or a rule. Raises DataError if a file is missing or ambiguous, or
+  would not be read.
   """
-  if source(config) != 'pairs':
+  if (kind := source(config)) != 'pairs':
+    if config.path:
+      raise DataError(f'--config.data.path={config.path} is not read: data.source is {kind}')
     return {}
   if not config.path:
     raise DataError(

@@ -116,6 +116,10 @@ def _padded(path, x, lengths, end):
       raise DataError(
         f'{path}, row {row}: lengths{end} is {lengths[row - 1]}, and x{end} has {x.shape[1]} steps.'
       )
+    if x.ndim == 2 and x.shape[1] > 1 and (lengths == 1).all():
+      raise DataError(
+        f'{path}: x{end} may be series [N, T] or single steps [N, D]: give it as [N, T, D].'
+      )
     return [values[:length] for values, length in zip(x, lengths, strict=True)]
   if lengths.sum() != len(x):
     raise DataError(
@@ -133,9 +137,13 @@ def _targets(path, y, series, end):
   if y.dtype.kind == 'f' and (bad := ~np.isfinite(y)).any() and y.ndim < 2:
     row = int(np.argmax(bad)) + 1
     raise DataError(f'{path}, row {row} of y{end}: the value is missing or infinite.')
+  if not y.ndim:
+    raise DataError(f'{path}: y{end} is a single value: there must be one for each row of x{end}.')
+  if y.dtype.kind == 'S':
+    y = np.char.decode(y, 'utf-8', 'replace')
   steps = [len(values) for values in series]
   if len(y) == len(series):
-    return [np.asarray(target).astype(str) if y.dtype.kind == 'S' else target for target in y]
+    return [*y]
   if len(y) == sum(steps):
     return np.split(y, np.cumsum(steps)[:-1])
   raise DataError(

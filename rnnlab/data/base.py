@@ -17,8 +17,9 @@ class Dataset(NamedTuple):
   source: the same in a word, such as 'package'; runs of different sources are never averaged.
   fingerprint: a digest of the arrays' content, hex.
   spec: what the model must know about the data, such as the number of features; anything hashable.
-  widths: for inputs of ids `[N, T]` whose padding, id 0, the model masks: the numbers of columns,
-    ascending, that batches may be cut to. Empty for inputs that must stay as they are.
+  widths: for inputs of ids `[N, T]`, or a dict of such, whose padding, id 0, the model masks: the
+    numbers of columns, ascending, that batches may be cut to. Empty for inputs that must stay as
+    they are.
   vocabulary: the words that ids stand for, in id order; empty if there are none.
   encoding: what else is needed to read new examples and to interpret outputs, such as the names of
     classes or the mean of each feature; all of it JSON. Kept with each run, as encoding.json.

@@ -27,7 +27,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def path(kind: str, *made_of: Any) -> Path:
-  """A file named by all that its content depends on: `made_of`, and the code of this wing.
+  """A file named by what its content depends on: `made_of`, and the code of this wing.
 
   kind: how the file's name begins. made_of: JSON, such as settings and the identity of the data.
   """
@@ -51,6 +51,9 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
       raise ValueError('its content does not match its digest')
     return arrays
   except (FileNotFoundError, NotADirectoryError):
+    return None
+  except OSError as error:
+    logging.warning('Cached data %s cannot be read (%s): encoding again.', path, error)
     return None
   except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds on damaged bytes
     logging.warning('Cached data %s are damaged (%s): encoding again.', path, error)

@@ -11,7 +11,8 @@ from rnnlab.data.base import Examples
 def read(path: Path, labelled: bool = True) -> Examples:
   """The sentences of a file: lists of tokens, the first field of a line, and of tags, the last.
 
-  Fields are separated by tabs, or else by spaces. Lines that begin with -DOCSTART- are left out.
+  Fields are separated by tabs, or else by spaces. Lines that begin with -DOCSTART- are left out,
+  and end a sentence as empty lines do.
   Rows are the numbers of the sentences' first lines. labelled: whether there must be tags. Raises
   DataError, with the line, for one whose number of fields differs from the first.
   """
@@ -27,6 +28,7 @@ def read(path: Path, labelled: bool = True) -> Examples:
       began = False
       continue
     if line.startswith('-DOCSTART-'):
+      began = False
       continue
     fields = line.split('\t') if '\t' in line else line.split()
     width = width or len(fields)

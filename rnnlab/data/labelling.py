@@ -1,5 +1,6 @@
 """The labels of a user's own examples: read, checked, counted, and as numbers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
   texts = table.texts(column.tolist(), rows, config.text, path)
   given = table.column(frame, config.label, 'data.label', path).tolist()
   if config.separator:
-    labels = [_parted(label, config.separator) for label in given]
+    labels = [
+      _parted(label, config, f'{path}, row {row}') for label, row in zip(given, rows, strict=True)
+    ]
   else:
     labels = [(label,) for label in table.labels(given, rows, config.label, path)]
   groups = texts
@@ -36,9 +39,17 @@ def of_table(path: Path, config: Any) -> tuple[Examples, Sequence[str]]:
   return own.take(examples, order), [groups[i] for i in order]
 
 
-def _parted(label, separator):
-  """The labels of a row: split at the separator, or a JSON list."""
-  parts = label if isinstance(label, list) else str('' if label is None else label).split(separator)
+def _parted(label, config, where):
+  """The labels of a row: split at the separator, or a list, as JSON and Parquet have."""
+  if isinstance(label, np.ndarray):
+    label = label.tolist()
+  if isinstance(label, dict):
+    raise DataError(
+      f'{where}: {config.label} must be a label or a list of them, not {label!r:.60}.'
+    )
+  if table.is_missing(label):
+    return ()
+  parts = label if isinstance(label, list) else str(label).split(config.separator)
   return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
@@ -82,10 +93,10 @@ def classes(examples: Examples, config: Any) -> list[str]:
     raise DataError(f'the {rows:,} rows have {only}: there is nothing to classify')
   if len(names) > max(MOST, rows // 2):
     raise DataError(
-      f'data.label={config.label}: the {rows:,} rows have {len(names):,} different labels, so that'
-      ' hardly any occurs twice: is it the right column?'
+      f'the {rows:,} rows have {len(names):,} different labels, so that hardly any occurs twice: is'
+      f' it the right column, --config.data.label={config.label}, or y?'
     )
-  is_number = all(name.lstrip('+-').isdecimal() for name in names)
+  is_number = all(re.fullmatch(r'[+-]?\d+', name) for name in names)
   return sorted(names, key=(lambda name: (int(name), name)) if is_number else None)
 
 
@@ -106,9 +117,15 @@ def counts(parts: Mapping[str, Examples], code: Mapping[str, int]) -> dict[str, 
   return found
 
 
-def coded(part: Examples, code: Mapping[str, int], several: bool) -> np.ndarray:
-  """Labels as numbers, int32 `[N]`; or several as float32 `[N, C]`, 1 where a row has one."""
+def coded(name: str, part: Examples, code: Mapping[str, int], several: bool) -> np.ndarray:
+  """Labels as numbers, int32 `[N]`; or several as float32 `[N, C]`, 1 where a row has one.
+
+  name: the split's name. Raises DataError, with the row, if it has not one label but should.
+  """
   if not several:
+    for row, labels in zip(part.rows, part.targets, strict=True):
+      if len(labels) != 1:
+        raise DataError(f'{name} row {row} has {len(labels)} labels, and each row of train one')
     return np.array([code[label] for (label,) in part.targets], np.int32)
   flags = np.zeros((len(part.rows), len(code)), np.float32)
   for row, labels in zip(flags, part.targets, strict=True):

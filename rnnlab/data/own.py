@@ -12,6 +12,8 @@ from rnnlab.data.base import Examples
 
 SPLITS = 'train', 'validation', 'test'
 FORMATS = 'table', 'arrays', 'columns'
+OF_TABLES = 'group', 'time', 'separator'  # fields of some tasks
+NOT_READ = 'validation: not read, as --config.data.validation_fraction=0'
 
 
 def source(config: Any) -> str:
@@ -44,10 +46,22 @@ def read(
     together).
 
   Returns a title, the examples and their groups for each split, and lines for people on what was
-  left out: empty texts.
+  left out: empty texts. Raises DataError, also for a field that this source does not depend on.
   """
   kind = source(config)
-  if kind in sets.SETS:
+  is_set = kind in sets.SETS
+  for name in (
+    *(OF_TABLES if kind != 'table' else ()),
+    *(('path', 'validation_path', 'test_path') if is_set else ()),
+  ):
+    if config.get(name, ''):
+      raise DataError(
+        f'--config.data.{name}={config[name]} is for '
+        + ('a file' if name.endswith('path') else 'a table')
+        + f', but --config.data.source={kind} is '
+        + ('a published set' if is_set else 'none')
+      )
+  if is_set:
     found = sets.SETS[kind]
     return found.title, {name: (one, _keys(one)) for name, one in found.load().items()}, []
   given: dict[str, tuple[Examples, Sequence[Any]]] = {}
@@ -105,14 +119,26 @@ def split(
 ) -> tuple[dict[str, Examples], list[str]]:
   """The splits: test and validation are drawn from train unless they are given.
 
-  Equal examples, or those of one group, are never on both sides of a cut; a note reports those that
-  are in two of the given splits. strata: int `[N]` for the train examples, as in `cut.draw`.
-  by_time: examples are in the order of time; the last are the test split, those before them
-  validation. Returns the splits in order, and lines for people. Raises DataError if one is empty.
+  Equal examples, or those of one group, are never on both sides of a cut, unless it is by time; a
+  note reports those of the given validation and test splits that are in the given train split too.
+  A given validation split is left out, with a note, if data.validation_fraction is 0. strata: int
+  `[N]` for the train examples, as in `cut.draw`; they do not count if a group of data.group has
+  several. by_time: examples are in the order of time; the last are the test split, those before
+  them validation. Returns the splits in order, and lines for people. Raises DataError if one is
+  empty.
   """
+  notes = []
+  if not config.validation_fraction and 'validation' in given:
+    given = {name: of for name, of in given.items() if name != 'validation'}
+    notes.append(NOT_READ)
   keys = {name: keys for name, (_, keys) in given.items()}
   total = len(keys['train'])
-  strata = np.zeros(total, int) if strata is None else strata
+  group = config.get('group', '')
+  if strata is None or (
+    # A group is drawn as a whole, and would use up the quota of one stratum for rows of all.
+    group and len({*zip(keys['train'], strata.tolist(), strict=True)}) > len({*keys['train']})
+  ):
+    strata = np.zeros(total, int)
   rows = {name: np.arange(len(of)) for name, of in keys.items()}
   source = {name: name for name in given}
   for name in ('test', 'validation'):
@@ -137,7 +163,7 @@ def split(
     if not len(rows[name]):
       raise DataError(f'there are no rows left for {name}: there were {total:,} to cut from')
     parts[name] = take(given[of][0], rows[name])
-  return parts, _told(keys, config.get('group', ''))
+  return parts, [*notes, *_told(keys, group)]
 
 
 def _told(keys, group):

@@ -239,6 +239,11 @@ def _encodings(kind, parts, config):
       lines = itertools.chain(*texts.values()) if config.shared_vocabulary else texts[side]
       lines = map(str.lower, lines) if config.lowercase else lines
       # EOS is one of its pieces; PAD, BOS and UNK are not.
+      if config.vocab_size < (least := units.PIECES + FIRST - 1):
+        raise DataError(
+          f'--config.data.vocab_size={config.vocab_size}: a vocabulary of pieces holds each byte'
+          f' and {FIRST} ids besides, so at least {least}'
+        )
       encoding[side]['tokenizer'] = units.trained(lines, config.vocab_size - FIRST + 1)
   return encoding, {
     name: {

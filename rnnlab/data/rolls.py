@@ -36,6 +36,8 @@ def read(path: Path) -> dict[str, list[np.ndarray]]:
     found = _mat(path)
   elif path.suffix.lower() == '.npz':
     found = {name: list(one.inputs) for name, one in arrays.read(path, labelled=False).items()}
+    if not {'', 'train'} & found.keys():
+      raise DataError(f'{path} has no x_train beside {", ".join(f"x_{name}" for name in found)}.')
   else:
     raise DataError(f'{path}: rolls are a .mat, an .npz, or a folder of .csv files.')
   return {
@@ -68,9 +70,14 @@ def _folder(path) -> dict[str, list[np.ndarray]]:
   folders = {name: path / name for name in SPLITS if (path / name).is_dir()}
   if folders and 'train' not in folders:
     raise DataError(f'{path} has no folder train beside {", ".join(folders)}.')
+  others = sorted(one.name for one in path.iterdir() if one.is_dir() and one.name not in SPLITS)
+  if folders and others:
+    raise DataError(f'{path} has a folder {others[0]}: the splits are {", ".join(SPLITS)}.')
   found = {}
   for name, of in (folders or {'': path}).items():
-    files = sorted(file for file in of.iterdir() if file.suffix.lower() == '.csv')
+    files = sorted(
+      file for file in of.iterdir() if file.suffix.lower() == '.csv' and file.is_file()
+    )
     if not files:
       raise DataError(f'{of} has no .csv files, one for each piece.')
     found[name] = [_csv(file) for file in files]
@@ -117,8 +124,8 @@ def _checked(roll, where):
 def drawn(count: int, frames: int, seed: int) -> list[np.ndarray]:
   """Made-up pieces, uint8 `[T, 88]`, to try a model without data.
 
-  Chords of three notes of a scale, each of which sounds for two frames and moves by a step or two.
-  A piece has between half of `frames` and all of them.
+  Chords of three notes of a scale, each of which sounds for two frames and moves by at most two
+  steps. A piece has between half of `frames` and all of them.
   """
   draw = np.random.default_rng(seed)
   scale = np.array([0, 2, 4, 5, 7, 9, 11])

@@ -24,8 +24,8 @@ def shown(dataset: Dataset, rows: np.ndarray) -> list[Any]:
     pairs = zip(inputs['xs'][rows], inputs['lengths'][rows], strict=True)
     return [_series(np.asarray(xs)[:length]) for xs, length in pairs]
   if dataset.vocabulary and getattr(inputs, 'ndim', 0) == 2:
-    between = '' if dataset.encoding.get('tokens') in ('characters', 'bytes') else ' '
-    return [_text(ids, dataset.vocabulary, between) for ids in inputs[rows]]
+    kind = dataset.encoding.get('tokens')
+    return [_text(ids, dataset.vocabulary, kind) for ids in inputs[rows]]
   return [''] * len(rows)
 
 
@@ -36,8 +36,12 @@ def _series(xs):
   return [[float(f'{x:.4g}') for x in xs[steps, d]] for d in range(min(FEATURES, xs.shape[1]))]
 
 
-def _text(ids, vocabulary, between):
+def _text(ids, vocabulary, kind):
   known = [int(i) - FIRST_WORD for i in ids if i not in (0, START)]
-  words = (vocabulary[i] if 0 <= i < len(vocabulary) else '…' for i in known)
-  text = between.join(words)
+  words = [vocabulary[i] if 0 <= i < len(vocabulary) else '…' for i in known]
+  if kind == 'bytes':
+    parts = (word.encode() if word == '…' else bytes.fromhex(word) for word in words)
+    text = b''.join(parts).decode(errors='replace')
+  else:
+    text = ('' if kind == 'characters' else ' ').join(words)
   return text if len(text) <= LETTERS else text[: LETTERS - 1] + '…'

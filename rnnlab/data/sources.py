@@ -102,7 +102,12 @@ def tfds_root(data_dir: str) -> Path:
 def _find_prepared(data_dir):
   # Without TFDS, whose import would take most of a warm start.
   versions = (tfds_root(data_dir) / 'imdb_reviews/plain_text').glob('[0-9]*/dataset_info.json')
-  return max((info.parent for info in versions), default=None)
+  return latest(info.parent for info in versions)
+
+
+def latest(versions: Iterable[Path]) -> Path | None:
+  """Of folders that are named by their versions, that of the latest: 10.0.0 is after 9.0.0."""
+  return max(versions, key=lambda of: [*map(int, re.findall(r'\d+', of.name))], default=None)
 
 
 def _downloadable(seconds=3.0):

@@ -100,11 +100,11 @@ def text_of(path: Path) -> str:
 
   Raises DataError, with the line, for anything else.
   """
-  content = path.read_bytes()
+  content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
   if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
     encoding = 'utf-16'
   else:
-    encoding = 'utf-8-sig'
+    encoding = 'utf-8'
     if (place := content.find(b'\0')) >= 0:
       line = content.count(b'\n', 0, place) + 1
       raise DataError(f'{path}, line {line}: there is a zero byte: this is not a text file.')
@@ -131,7 +131,7 @@ def _json_lines(path):
       continue
     try:
       row = json.loads(line, object_pairs_hook=_once)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise DataError(f'{path}, line {number}: it is not JSON: {error}.') from None
     if not isinstance(row, dict):
       raise DataError(
@@ -139,7 +139,7 @@ def _json_lines(path):
         f' and this is a {type(row).__name__}.'
       )
     if rows and row.keys() != rows[0].keys():
-      other = next(iter(row.keys() ^ rows[0].keys()))
+      other = min(row.keys() ^ rows[0].keys())
       where = 'and no other line before it' if other in row else 'as the lines before it have'
       verb = 'has' if other in row else 'does not have'
       raise DataError(f'{path}, line {number}: it {verb} the entry {other!r}, {where}.')
@@ -163,6 +163,8 @@ def _parquet(path):
     return frame, np.arange(1, len(frame) + 1)
   except ImportError:
     raise DataError(f'{path}: Parquet needs pyarrow: pip install pyarrow.') from None
+  except MemoryError:
+    raise
   except Exception as error:  # pyarrow's own, of a dozen kinds
     said = ' '.join(str(error).split())
     raise DataError(f'{path} is damaged, or not Parquet: {said:.200}.') from error
@@ -192,7 +194,7 @@ def texts(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> lis
   """A column's cells as texts, '' if empty; raises DataError for a cell that is not a text."""
   found = []
   for value, row in zip(values, rows, strict=True):
-    if value is None or _is_na(value) or isinstance(value, float) and np.isnan(value):
+    if is_missing(value):
       value = ''
     if not isinstance(value, str):
       raise DataError(
@@ -206,18 +208,22 @@ def labels(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> li
   """A column's cells as names of classes, without the spaces around them.
 
   Whole numbers are names as they are written, and so is True. Raises DataError, with the rows, for
-  an empty cell, and for a column of numbers some of which are not whole, which are not classes.
+  a cell that is empty or says nan, none, null or <na>, as programs write an empty one, and for a
+  column of numbers some of which are not whole, which are not classes.
   """
   found, missing = [], []
   for value, row in zip(values, rows, strict=True):
-    label = '' if value is None or _is_na(value) else str(value).strip()
-    if isinstance(value, list | dict):
+    label = '' if is_missing(value) else str(value).strip()
+    if isinstance(value, list | dict | np.ndarray):
       raise DataError(f'{path}, row {row}: {name} must be a label, not {value!r:.60}.')
     if label.lower() in ('', 'nan', 'none', 'null', '<na>'):
       missing.append(row)
     found.append(label)
   if missing:
-    raise DataError(f'{path}: {name} is missing in {some_rows(missing)}. Leave these rows out.')
+    raise DataError(
+      f'{path}: {name} is missing in {some_rows(missing)}, empty or one of nan, none, null, <na>.'
+      ' Leave these rows out; or, if that is a class, give it another name.'
+    )
   broken = [(label, row) for label, row in zip(found, rows, strict=True) if _is_fraction(label)]
   if broken and all(_is_number(label) for label in {*found}):
     raise DataError(
@@ -233,14 +239,16 @@ def numbers(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> n
 
   Raises DataError, with the row, for others.
   """
-  try:
-    found = np.asarray(values, np.float64)
-    if np.isfinite(found).all():
-      return found
-  except (TypeError, ValueError):
-    pass
+  kind = getattr(getattr(values, 'dtype', None), 'kind', 'O')
+  if kind not in 'bmM' and not any(isinstance(value, bool | np.bool_) for value in values):
+    try:
+      found = np.asarray(values, np.float64)
+      if np.isfinite(found).all():
+        return found
+    except (TypeError, ValueError):
+      pass
   for value, row in zip(values, rows, strict=True):
-    if isinstance(value, list | dict | bool) or not _is_number(str(value).strip()):
+    if isinstance(value, list | dict | bool | np.bool_) or not _is_number(str(value).strip()):
       raise DataError(f'{path}, row {row}: {name} must be a number, not {value!r:.60}.')
   return np.array([float(str(value).strip()) for value in values])
 
@@ -248,19 +256,49 @@ def numbers(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> n
 def times(values: Sequence[Any], rows: np.ndarray, name: str, path: Path) -> np.ndarray:
   """A column's cells as points in time, float64 `[N]`: numbers, or dates as pandas reads them.
 
-  Raises DataError, with the row, for others.
+  Of a date such as 13/02/2023, the column says whether the day or the month is first. Raises
+  DataError, with the row, for cells that are neither, and if the column does not say so.
   """
   import pandas as pd
 
   if all(_is_number(str(value).strip()) for value in values):
     return numbers(values, rows, name, path)
-  found = pd.to_datetime(pd.Series(list(values)), errors='coerce', utc=True, format='mixed')
-  if (bad := found.isna().to_numpy()).any():
-    place = int(np.argmax(bad))
+  dates = _month_first(values, rows, name, path)
+  found = pd.to_datetime(pd.Series(dates), errors='coerce', utc=True, format='mixed')
+  if bad := np.flatnonzero(found.isna()).tolist():
+    # Among numbers it is the cell without one.
+    place = next((i for i in bad if not _is_number(str(values[i]).strip())), bad[0])
     raise DataError(
       f'{path}, row {rows[place]}: {name} must be a number or a date, not {values[place]!r:.60}.'
     )
   return (found - found.min()).dt.total_seconds().to_numpy()
+
+
+_DAY_AND_MONTH = re.compile(r'\s*(\d{1,2})([./-])(\d{1,2})\2(?=\d)')
+
+
+def _month_first(values, rows, name, path):
+  """Dates that begin with a day and a month, with the month first, as pandas reads them."""
+  found = [_DAY_AND_MONTH.match(value) if isinstance(value, str) else None for value in values]
+  pairs = [(int(one[1]), int(one[3])) if one else (0, 0) for one in found]
+  over = [next((i for i, pair in enumerate(pairs) if pair[side] > 12), None) for side in (0, 1)]
+  if None not in over:
+    raise DataError(
+      f'{path}: {name} has the day first in row {rows[over[0]]}, {values[over[0]]!r:.60}, and the'
+      f' month first in row {rows[over[1]]}, {values[over[1]]!r:.60}. Write dates as 2023-12-31.'
+    )
+  if over == [None, None]:
+    if unclear := [i for i, (first, second) in enumerate(pairs) if first != second]:
+      raise DataError(
+        f'{path}, row {rows[unclear[0]]}: {name} is {values[unclear[0]]!r:.60}, and no row tells'
+        ' whether the day or the month is first. Write dates as 2023-12-31.'
+      )
+  if over[0] is None:
+    return list(values)
+  return [
+    f'{one[3]}/{one[1]}/{value[one.end() :]}' if one else value
+    for one, value in zip(found, values, strict=True)
+  ]
 
 
 def some_rows(rows: Sequence[int]) -> str:
@@ -269,8 +307,11 @@ def some_rows(rows: Sequence[int]) -> str:
   return f'row {shown}' if len(rows) == 1 else f'{len(rows):,} rows ({shown})'
 
 
-def _is_na(value):
-  return type(value).__name__ in ('NAType', 'NaTType')  # pandas's own
+def is_missing(value: Any) -> bool:
+  """Whether a cell is empty: None, NaN, or pandas's own NA and NaT."""
+  if value is None or isinstance(value, float) and np.isnan(value):
+    return True
+  return type(value).__name__ in ('NAType', 'NaTType')
 
 
 def _is_number(label):

@@ -15,7 +15,7 @@ _SPACED = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n', ' 
 
 
 def tokenize(text: str) -> list[str]:
-  """The lower-case words of a text; punctuation other than the apostrophe counts as a space."""
+  """The lower-case words of a text; ASCII's marks but the apostrophe count as a space."""
   # Split only on spaces, like Keras: some reviews have other white space (U+0085) inside words.
   return [word for word in text.lower().translate(_SPACED).split(' ') if word]
 

@@ -1,7 +1,7 @@
 """Pairs of strings to learn a rule from: reversing, copying and sorting letters, and commands.
 
-Letters are distinct strings of 'a' to 'z', drawn with lengths from 1 to a maximum, equally likely
-if there are enough strings. Commands are all those of a small language like that of SCAN (Lake and
+Letters are distinct strings of 'a' to 'z', drawn with lengths between two bounds, equally likely if
+there are enough strings. Commands are all those of a small language like that of SCAN (Lake and
 Baroni 2018), with their actions:
 
     jump twice and walk left -> JUMP JUMP LEFT WALK

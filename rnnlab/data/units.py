@@ -11,7 +11,8 @@ the id of END; 'unknown', that of UNKNOWN, or None.
 Words are separated by 'spaces', that is any white space, in a text whose punctuation is already set
 apart by white space; by 'punctuation' in any other text. There a run of letters and digits is a
 word, including an apostrophe or a decimal point within it, a run of full stops is one word, and so
-is each other mark. A hyphen that is not between two letters is a dash, –.
+is each other mark. A hyphen that is not between two letters or digits is a dash, –.
+By spaces, an END in a text is the end of a line.
 """
 
 import itertools

@@ -34,7 +34,8 @@ def member(requirement: str, name: str, sha256: str) -> bytes:
   requirement: the package with its version, such as 'aeon==1.6.0'.
   name: the file's path within the wheel.
   sha256: the digest of its content, hex.
-  Raises DataError if the file cannot be obtained, with pip's message and what to do.
+  Raises DataError if the file cannot be obtained, with pip's message and what to do, and OSError if
+  the cache's folder cannot be written.
   """
   kept = cache.root() / 'wheels' / f'{requirement}-{pathlib.PurePosixPath(name).name}'
   for path in (_installed(name), kept):

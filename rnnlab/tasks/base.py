@@ -142,8 +142,8 @@ class Task(NamedTuple):
     of `metrics` that is a mean. Sums are added up over a split and divided once. The gradient is
     that of 'loss', or of 'objective' if there is a sum of that name, which is not a metric: the
     loss with penalties.
-  metrics: first the primary metric, by which epochs, trials and settings are chosen, and last the
-    one called 'loss'; they may be the same.
+  metrics: first the primary metric, by which epochs, trials and settings are chosen, and last, in a
+    task's own file, the one called 'loss'; they may be the same.
   fields: the config's fields beyond those that every task has, by dotted name ('data.max_len').
     If one is called data.validation_fraction, 0 means that the test split serves as validation.
   check: `(fields) -> None`, where fields are all values of a config by dotted name; raises

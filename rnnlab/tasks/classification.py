@@ -82,7 +82,7 @@ def _own(config):
   encoding |= {'classes': list(classes), 'several': several}
   arrays, lines = sequences.inputs(parts, config, encoding, vocabulary)
   splits = {
-    name: {'inputs': arrays[name], 'labels': labelling.coded(part, code, several)}
+    name: {'inputs': arrays[name], 'labels': labelling.coded(name, part, code, several)}
     for name, part in parts.items()
   }
   if config.class_weights == 'balanced':
@@ -277,6 +277,7 @@ def settle(config) -> dict[str, Any]:
 OF_OWN = (  # the fields that IMDB's reviews do not depend on
   *('data.path', 'data.validation_path', 'data.test_path', 'data.text', 'data.label'),
   *('data.separator', 'data.group', 'data.time', 'data.tokens', 'data.class_weights'),
+  *('data.scale', 'data.test_fraction'),
 )
 
 

@@ -112,7 +112,8 @@ def size_words(count: int) -> str:
   """A number of bytes, for people."""
   if count >= 10**30:
     return 'more than 10^12 EB'
-  size, unit = (10**18, 'EB') if count >= 10**18 else (10**9, 'GB')
+  great, small = ((10**18, 'EB'), (10**9, 'GB')), (10**6, 'MB')
+  size, unit = next((of for of in great if count >= of[0]), small)
   return f'{count // size:,} {unit}'
 
 

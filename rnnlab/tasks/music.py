@@ -37,6 +37,8 @@ DRAWN = {'train': 24, 'validation': 8, 'test': 8}  # made-up pieces, of at most 
 def load(config) -> Dataset:
   """The dataset that a config's `data` part describes. Raises DataError, for people."""
   if config.source == 'drawn':
+    if config.path:
+      raise DataError(f'--config.data.path={config.path} is not read: data.source is drawn')
     title = 'made-up chords, drawn'
     found = {name: rolls.drawn(n, 24, seed) for seed, (name, n) in enumerate(DRAWN.items())}
   elif not config.path:

@@ -32,6 +32,14 @@ def load(config) -> Dataset:
 
 
 def _load(config):
+  idle, why = (
+    (('group',), 'not for windows, which are cut by time')
+    if config.window
+    else (('time', 'features', 'horizon'), 'for windows: give --config.data.window=STEPS')
+  )
+  for name in idle:
+    if config[name] != task.fields[f'data.{name}'].default:
+      raise DataError(f'--config.data.{name}={config[name]} is {why}')
   title, parts, names, notes, more = (_windowed if config.window else _whole)(config)
   values = {name: _values(name, part, config.target) for name, part in parts.items()}
   size = values['train'][0].shape[-1]
@@ -73,7 +81,9 @@ def _whole(config):
 
   def of_table(path):
     frame, rows = table.read(path)
-    texts = table.texts(table.column(frame, config.text, 'data.text', path), rows, 'text', path)
+    texts = table.texts(
+      table.column(frame, config.text, 'data.text', path), rows, config.text, path
+    )
     targets = _numbers(frame, names, 'data.label', rows, path)
     groups = texts
     if config.group:
@@ -90,12 +100,14 @@ def _windowed(config):
   """Windows of tables of numbers with a row per step; each lies wholly within its split."""
   if own.source(config) != 'table':
     raise DataError('data.window is for a table of numbers, with a row per step')
-  names = _listed(config.label)
+  names, notes = _listed(config.label), []
   found, features = {}, _listed(config.features)
   for name, path in own.files(config).items():
     frame, rows = table.read(path)
     features = features or tuple(column for column in frame if column != config.time)
     found[name] = _steps(frame, rows, path, features, names, config)
+  if not config.validation_fraction and found.pop('validation', None):
+    notes.append(own.NOT_READ)
   fractions = {name: config[f'{name}_fraction'] for name in ('validation', 'test')}
   fractions = {name: f for name, f in fractions.items() if f and name not in found}
   if 'test' not in fractions.keys() | found.keys():
@@ -113,7 +125,7 @@ def _windowed(config):
         f' a target {config.horizon} later'
       )
     parts[name] = own.take(made, slice(config.max_examples or None))
-  return pathlib.Path(config.path).name, parts, names, [], {'columns': list(features)}
+  return pathlib.Path(config.path).name, parts, names, notes, {'columns': list(features)}
 
 
 def _steps(frame, rows, path, features, names, config):
@@ -122,12 +134,8 @@ def _steps(frame, rows, path, features, names, config):
   targets = _numbers(frame, names, 'data.label', rows, path)
   if not config.time:
     return inputs, targets, rows
-  times = table.column(frame, config.time, 'data.time', path).tolist()
-  try:
-    keys = [float(time) for time in times]
-  except (TypeError, ValueError):
-    keys = [str(time) for time in times]  # dates in ISO 8601 sort like this
-  order = sorted(range(len(keys)), key=keys.__getitem__)
+  given = table.column(frame, config.time, 'data.time', path).tolist()
+  order = np.argsort(table.times(given, rows, config.time, path), kind='stable')
   return inputs[order], targets[order], rows[order]
 
 
@@ -136,6 +144,8 @@ def _numbers(frame, names, field, rows, path):
   columns = [
     table.numbers(table.column(frame, name, field, path), rows, name, path) for name in names
   ]
+  if not columns:
+    raise DataError(f'{path}: which columns? --config.{field}=COLUMN')
   return np.stack(columns, axis=1)
 
 
@@ -301,7 +311,9 @@ task = Task(
     'data.features': Field(
       '', fields.TEXT, "for windows: the columns of the inputs; '': all but data.time"
     ),
-    'data.time': Field('', fields.TEXT, "for windows: the column of the time; '': in order"),
+    'data.time': Field(
+      '', fields.TEXT, "for windows: a column, numbers or dates, to sort by; '': in order"
+    ),
     'data.group': Field(
       '', fields.TEXT, "a column; rows that share its value stay in one split; '': equal texts do"
     ),

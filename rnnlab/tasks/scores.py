@@ -150,8 +150,12 @@ def r2(values: 'Array', targets: 'Array', weights: 'Array') -> 'Array':
 
   unexplained = _mean((values - targets) ** 2, weights)
   variance = _mean((targets - _mean(targets, weights)) ** 2, weights)
-  share = 1 - unexplained / jnp.where(variance > 0, variance, 1)
-  return jnp.mean(jnp.where(variance > 0, share, unexplained == 0))
+  real = weights[:, None] > 0
+  least = jnp.where(real, targets, jnp.inf).min(axis=0)
+  most = jnp.where(real, targets, -jnp.inf).max(axis=0)
+  varies = (most > least) & (variance > 0)  # by rounding, that of equal numbers may be above 0
+  share = 1 - unexplained / jnp.where(varies, variance, 1)
+  return jnp.mean(jnp.where(varies, share, unexplained == 0))
 
 
 def _mean(columns, weights):

@@ -16,7 +16,7 @@ import numpy as np
 
 from rnnlab.data import DataError, batching, cache, own, series, sets, text
 from rnnlab.data.base import Dataset, Examples
-from rnnlab.tasks import fields
+from rnnlab.tasks import fields, scores
 from rnnlab.tasks.fields import Field, Kind
 
 GIVEN = 'given'  # examples are lists of tokens already, not texts to be split
@@ -111,7 +111,7 @@ def data_fields(end: str = 'pre') -> dict[str, Field]:
     'data.truncation': Field(end, _ENDS, 'pre | post'),
     'data.mask': Field(True, fields.FLAG, 'the padding of texts takes no part'),
     'data.validation_fraction': Field(
-      0.2, fields.SHARE, 'of train; 0: the test split is the validation split'
+      0.2, fields.SHARE, 'of train before it is cut; 0: the test split is the validation split'
     ),
     'data.test_fraction': Field(0.2, fields.SHARE, 'of all, if there is no test split'),
     'data.split_seed': Field(0, fields.whole(0, 2**63 - 1)),
@@ -206,25 +206,27 @@ def inputs(
   parts: Mapping[str, Examples], config, encoding, vocabulary
 ) -> tuple[dict[str, Any], list[str]]:
   """The inputs of each split, and a line about their lengths."""
+  lengths = {}
   if 'features' in encoding:
     arrays = {
       name: encode(part.inputs, config, encoding, vocabulary) for name, part in parts.items()
     }
-    lengths = np.array([*map(len, parts['train'].inputs)])
+    lengths = {name: np.array([*map(len, part.inputs)]) for name, part in parts.items()}
   else:
     arrays = {}
     for name, part in parts.items():
       ids = _ids(part.inputs, encoding, vocabulary)
       # Padding that takes no part need not be wider than the longest example.
       arrays[name] = _padded(ids, config, config.mask or encoding['tokens'] == GIVEN)
-      if name == 'train':
-        lengths = np.array([*map(len, ids)])
+      lengths[name] = np.array([*map(len, ids)])
+  train = lengths['train']
   note = (
-    f'lengths in train: median {int(np.median(lengths)):,}, 95 % up to'
-    f' {int(np.quantile(lengths, 0.95)):,}, longest {lengths.max():,}'
+    f'lengths in train: median {int(np.median(train)):,}, 95 % up to'
+    f' {int(np.quantile(train, 0.95)):,}, longest {train.max():,}'
   )
-  if share := (lengths > config.max_len).mean():
-    note += f'; {share:.1%} are longer than data.max_len={config.max_len} and are cut'
+  shares = {name: (of > config.max_len).mean() for name, of in lengths.items()}
+  if told := ', '.join(f'{share:.1%} of {name}' for name, share in shares.items() if share):
+    note += f'; {told} are longer than data.max_len={config.max_len} and are cut'
   return arrays, [note]
 
 
@@ -286,7 +288,8 @@ def check(given: dict[str, Any]) -> None:
 def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
   """What `load` returns for a config's `data` part, from the disk cache if it is there.
 
-  The cache identifies the files that the config names by size and modification time.
+  The cache identifies the files that the config names by size and modification time; it does not
+  know the versions of the libraries that read and encode them.
   """
   source = own.source(config)
   if source in sets.SETS:
@@ -299,6 +302,8 @@ def kept(config, load: Callable[[Any], Dataset]) -> Dataset:
   ):
     there['tokens'] = cache.identity(path)
   settings = {name: value for name, value in config.items() if name != 'buckets'}
-  code = [pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept)]
+  code = [
+    pathlib.Path(inspect.getfile(of)).read_text('utf-8') for of in (load, kept, scores.has_spans)
+  ]
   path = cache.path('own', settings | {'source': source}, there, code)
   return cache.dataset(path, lambda: load(config))

@@ -28,9 +28,9 @@ def examine(model, params, dataset) -> dict[str, Any]:
   """How much context a model uses, and what it writes.
 
   Returns context_steps, int32 `[K]`; context_nll, float32 `[K]`, the mean nats per token if the
-  carry is reset every so many steps, over stretches of the test split with MOST tokens in all; and
-  sample, int32 `[SAMPLED]`, ids drawn one after another, starting after the end of a line, with
-  seed 0.
+  carry is reset every so many steps, over stretches of the test split with at most MOST tokens in
+  all; and sample, int32 `[SAMPLED]`, ids drawn one after another, starting after the end of a line,
+  with seed 0.
   """
   from rnnlab.models import contexts
 

@@ -80,12 +80,14 @@ def _tags(name, part) -> list[list[str]]:
   for row, one, given in zip(part.rows, part.inputs, part.targets, strict=True):
     if np.ndim(given) != 1:
       raise DataError(f'{name} row {row}: there must be a tag for each step.')
-    if isinstance(given, np.ndarray) and given.dtype.kind == 'f':
-      if (given != np.round(given)).any():  # also where one is NaN
-        raise DataError(f'{name} row {row}: a tag must be a whole number or text, not a fraction.')
-      given = given.astype(int)
     padded = isinstance(one, np.ndarray) and len(given) > len(one)
     given = given[: len(one)] if padded else given  # y [N, T] beside lengths
+    if isinstance(given, np.ndarray) and given.dtype.kind == 'f':
+      if (given != np.round(given)).any():  # also where one is NaN
+        raise DataError(
+          f'{name} row {row}: a tag is missing or a fraction: it must be a whole number or text.'
+        )
+      given = given.astype(int)
     if len(given) != len(one):
       raise DataError(f'{name} row {row}: {len(one)} steps or tokens, but {len(given)} tags.')
     if not len(given):
@@ -102,8 +104,12 @@ def _notes(counts):
   for name, of in counts.items():
     if missing := sorted(of.keys() - train.keys()):
       lines.append(f'tags of {name} that train lacks: {", ".join(missing[:SHOWN])}')
-  if not scores.has_spans([*train]):
-    lines.append('the tags do not mark spans (B-, I-, O): span F1 counts each step as one')
+  names = sorted(set().union(*counts.values()))
+  if not scores.has_spans(names):
+    other = next(tag for tag in names if tag != 'O' and not scores.has_spans([tag]))
+    lines.append(
+      f'the tags do not mark spans (B-, I-, O), as {other!r} shows: span F1 counts each step as one'
+    )
   return lines
 
 

@@ -29,7 +29,7 @@ DATA = {
     ' the actions, all that there are',
   ),
   'data.examples': Field(
-    10_000, fields.whole(3), 'of drawn pairs of letters, in all; the splits are cut from them'
+    10_000, fields.whole(3), 'drawn pairs of letters; the splits are cut from them, but longer ones'
   ),
   'data.length': Field(10, fields.whole(2, 1000), 'letters of drawn pairs, at most'),
   'data.longer': Field(

@@ -1,5 +1,6 @@
 """A user's own files, broken in all the usual ways: errors in words, with the row."""
 
+import codecs
 import io
 import json
 
@@ -9,7 +10,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from rnnlab import tasks
-from rnnlab.data import DataError
+from rnnlab.data import DataError, columns, shown
 from rnnlab.runs import configs, program
 
 
@@ -188,6 +189,26 @@ BROKEN = {
     {},
     'row 31',
   ),
+  'a label of several that is nested': (
+    'a.jsonl',
+    jsonl(*good_objects(), {'text': 'a', 'label': {'a': 1}}),
+    {'separator': ';'},
+    'row 31: label must be a label or a list',
+  ),
+  'a class called none': ('a.csv', with_row('some words,none'), {}, 'row 11.*another name'),
+  'nests too deep': ('a.jsonl', b'[' * 200_000, {}, 'line 1: it is not JSON'),
+  'a broken byte after a mark': (
+    'a.csv',
+    codecs.BOM_UTF8 + b'text,label\n\xffcd,c0\n',
+    {},
+    'line 2: byte 0xff is not UTF-8',
+  ),
+  'a truth value among numbers': (
+    'a.jsonl',
+    jsonl(*[{'text': f'w{i}', 'label': i} for i in range(30)], {'text': 'a', 'label': True}),
+    {'task': 'regression'},
+    'row 31: label must be a number, not True',
+  ),
   'a label that is null': (
     'a.jsonl',
     jsonl(*good_objects(), {'text': 'a', 'label': None}),
@@ -221,6 +242,13 @@ BROKEN = {
     npz(**xy(), lengths=np.full(30, 5.0)),
     {},
     'whole numbers',
+  ),
+  'y of one value': ('a.npz', npz(x=xy()['x'], y=3), {}, 'y is a single value'),
+  'series or steps': (
+    'a.npz',
+    npz(x=xy()['x'][:, :, 0], y=xy()['y'], lengths=np.ones(30, int)),
+    {},
+    r'single steps \[N, D\]: give it as \[N, T, D\]',
   ),
   'y of another N': ('a.npz', npz(x=xy()['x'], y=np.arange(29) % 3), {}, '29 rows'),
   'no y': ('a.npz', npz(x=xy()['x']), {}, 'no array y'),
@@ -376,6 +404,81 @@ def test_several_labels_a_row(tmp_path):
   assert data.encoding['classes'] == ['a', 'b'] and data.encoding['several']
   total = np.concatenate([split['labels'] for split in data.splits.values()]).sum(axis=0)
   assert total.tolist() == [20, 20]
+
+
+def test_labels_in_lists_are_those_of_a_separator(tmp_path):
+  pytest.importorskip('pyarrow', reason='pandas reads Parquet by pyarrow')
+  labels = ['a;b', 'b', 'a', '']
+  texts = [f'word{i}' for i in range(40)]
+  lists = [[one for one in labels[i % 4].split(';') if one] or None for i in range(40)]
+  (tmp_path / 'a.csv').write_bytes(csv(*[f'{t},{labels[i % 4]}' for i, t in enumerate(texts)]))
+  (tmp_path / 'a.jsonl').write_bytes(
+    jsonl(*[{'text': t, 'label': of} for t, of in zip(texts, lists, strict=True)])
+  )
+  frame = pd.DataFrame({'text': texts, 'label': lists})
+  (tmp_path / 'a.parquet').write_bytes(parquet(frame))
+  found = {
+    loaded('classification', tmp_path / f'a.{of}', separator=';').fingerprint
+    for of in ('csv', 'jsonl', 'parquet')
+  }
+  assert len(found) == 1
+  with pytest.raises(DataError, match='row 1: label must be a label, not '):
+    loaded('classification', tmp_path / 'a.parquet')
+
+
+def test_dates_are_no_numbers(tmp_path):
+  pytest.importorskip('pyarrow', reason='pandas reads Parquet by pyarrow')
+  days = pd.date_range('2023-01-01', periods=30)
+  path = tmp_path / 'a.parquet'
+  path.write_bytes(parquet(pd.DataFrame({'text': ['a b'] * 30, 'label': days})))
+  with pytest.raises(DataError, match='row 1: label must be a number, not Timestamp'):
+    loaded('regression', path)
+
+
+def test_signs_alone_make_no_number(tmp_path):
+  (tmp_path / 'a.csv').write_bytes(csv(*[f'word{i},+-{i % 3}' for i in range(60)]))
+  data = loaded('classification', tmp_path / 'a.csv')
+  assert data.encoding['classes'] == ['+-0', '+-1', '+-2']
+
+
+def test_labels_of_bytes_are_utf_8(tmp_path):
+  y = np.array([('café', 'thé')[i % 2].encode() for i in range(30)])
+  (tmp_path / 'a.npz').write_bytes(npz(x=xy()['x'], y=y))
+  assert loaded('classification', tmp_path / 'a.npz').encoding['classes'] == ['café', 'thé']
+
+
+def test_what_is_cut_is_told_of_each_split(tmp_path):
+  for name, words in (('train', 'a b'), ('test', 'a b c')):
+    lines = [f'{words} w{i},c{i % 3}' for i in range(30)]
+    (tmp_path / f'{name}.csv').write_bytes(csv(*lines))
+  fields = {'test_path': str(tmp_path / 'test.csv'), 'validation_fraction': 0.0}
+  notes = loaded('classification', tmp_path / 'train.csv', max_len=4, **fields).notes
+  # A text has one id more than words, for its beginning.
+  assert '; 100.0% of test are longer than data.max_len=4 and are cut' in ' '.join(notes)
+
+
+def test_bytes_are_shown_as_text(tmp_path):
+  texts = ['thé ' + 'a' * i for i in range(30)]
+  (tmp_path / 'a.csv').write_bytes(csv(*[f'{text},c{i % 3}' for i, text in enumerate(texts)]))
+  data = loaded('classification', tmp_path / 'a.csv', tokens='bytes', test_fraction=0.5)
+  assert {*shown.shown(data, np.arange(10))} <= {*texts}
+
+
+def test_a_document_begins_a_sentence(tmp_path):
+  path = tmp_path / 'a.conll'
+  path.write_text('a X\nb Y\n-DOCSTART- O\nc X\n\nd Y\n')
+  found = columns.read(path)
+  assert found.inputs == [['a', 'b'], ['c'], ['d']] and found.rows.tolist() == [1, 4, 6]
+
+
+def test_rows_of_one_label_in_train_have_one_elsewhere(tmp_path):
+  x, y = xy()['x'], np.eye(3, dtype=int)[np.arange(30) % 3]
+  (tmp_path / 'train.npz').write_bytes(npz(x=x, y=y))
+  for flags in ([1, 1, 0], [0, 0, 0]):
+    y[4] = flags
+    (tmp_path / 'test.npz').write_bytes(npz(x=x, y=y))
+    with pytest.raises(DataError, match=f'test row 5 has {sum(flags)} labels'):
+      loaded('classification', tmp_path / 'train.npz', test_path=str(tmp_path / 'test.npz'))
 
 
 def test_empty_texts_are_left_out_and_told(tmp_path):

@@ -258,6 +258,19 @@ def test_what_a_folder_lacks_is_cut_from_train(tmp_path):
     corpus.load(config(path, test_fraction=0.0))
 
 
+def test_what_cannot_be_cut_or_read_is_told(tmp_path, package):
+  shares = {'test_fraction': 0.5, 'validation_fraction': 0.5}
+  (tmp_path / 'a.txt').write_text('some words\n' * 400)
+  for path in (tmp_path / 'a.txt', ''):
+    with pytest.raises(DataError, match='nothing is left for train'):
+      corpus.load(config(path, **shares))
+  with pytest.raises(DataError, match='a.txt is not read: data.source is package'):
+    corpus.load(config(tmp_path / 'a.txt', source='package'))
+  (tmp_path / 'b.txt').write_bytes(b'\xef\xbb\xbfa line\n\xffcd\n')
+  with pytest.raises(DataError, match='line 2 is not UTF-8'):
+    corpus.load(config(tmp_path / 'b.txt'))
+
+
 @pytest.mark.parametrize('unit', ['word', 'character', 'byte'])
 @pytest.mark.parametrize('gap', [' ', ''])
 def test_a_text_of_one_long_line(tmp_path, unit, gap):
@@ -477,3 +490,8 @@ def test_no_other_code_or_settings_share_a_file(tmp_path):
     corpus.load(config(path, **more))
     files |= {file.name for file in cache.cache.root().glob('corpus-*.npz')}
   assert len(files) == 5
+
+
+def test_the_tenth_version_is_after_the_ninth():
+  folders = [pathlib.Path('imdb', version) for version in ('9.0.0', '10.0.0', '9.12.0')]
+  assert sources.latest(folders).name == '10.0.0' and sources.latest([]) is None

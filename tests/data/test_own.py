@@ -61,6 +61,62 @@ def test_few_examples_are_drawn_from_the_whole():
     assert len(part.rows) == 20 and (np.array(part.targets) >= 500).sum() == 10
 
 
+@pytest.mark.parametrize('labels', [1, 10])
+def test_a_split_of_groups_has_its_size_and_few_labels_their_shares(labels):
+  """Groups of 10 rows, of one label each, or of ten."""
+  one = examples(1000)
+  groups = [f'g{i // 10}' for i in range(1000)]
+  of = [i % 10 if labels > 1 else i // 10 % 2 for i in range(1000)]
+  parts, _ = own.split(config(group='who'), {'train': (one, groups)}, np.array(of))
+  assert [len(part.rows) for part in parts.values()] == [700, 200, 100]
+  if labels == 1:
+    assert [np.mean([of[i] for i in part.targets]) for part in parts.values()] == [0.5] * 3
+
+
+def test_most_examples_are_no_fewer_than_there_are():
+  """Texts that occur twice, with different labels, are drawn like the others."""
+  one = examples(100)
+  twice = one._replace(inputs=[f't{i // 2}' for i in range(100)])
+  given = {'train': (twice, twice.inputs), 'test': (one, one.inputs)}
+  strata = np.arange(100) % 2
+  few, _ = own.split(config(max_examples=100, validation_fraction=0.0), given, strata)
+  assert [len(part.rows) for part in few.values()] == [100, 100]
+
+
+def test_a_validation_file_is_not_read_if_the_test_split_validates():
+  one, other, test = examples(50), examples(20, 100), examples(20, 200)
+  given = {name: (of, of.inputs) for name, of in [('train', one), ('validation', other)]}
+  given['test'] = test, test.inputs
+  parts, notes = own.split(config(validation_fraction=0.0), given)
+  assert {name: part.inputs for name, part in parts.items()} == {
+    'train': one.inputs,
+    'test': test.inputs,
+  }
+  assert notes == ['validation: not read, as --config.data.validation_fraction=0']
+  parts, notes = own.split(config(), given)
+  assert parts['validation'].inputs == other.inputs and not notes
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'path': 'a.npz', 'group': 'who'}, 'data.group=who is for a table, but .*=arrays is none'),
+    ({'path': 'a.conll', 'time': 'when'}, 'data.time=when is for a table, but .*=columns is none'),
+    ({'path': 'a.npz', 'separator': ';'}, 'data.separator=; is for a table'),
+    ({'source': 'digits', 'time': 'when'}, 'for a table, but .*=digits is a published set'),
+    (
+      {'source': 'digits', 'test_path': 'a.npz'},
+      'data.test_path=a.npz is for a file, but .*digits',
+    ),
+    ({'source': 'digits', 'path': 'a.npz'}, 'data.path=a.npz is for a file'),
+  ],
+)
+def test_what_a_source_does_not_depend_on_is_refused(fields, words):
+  nothing = dict.fromkeys(['path', 'validation_path', 'test_path', 'group', 'time'], '')
+  with pytest.raises(DataError, match=words):
+    own.read(config(**nothing | {'source': 'auto'} | fields), None)
+
+
 @pytest.mark.parametrize(
   ('fields', 'words'),
   [

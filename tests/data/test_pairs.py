@@ -384,6 +384,21 @@ def test_bad_tables_are_told(tmp_path):
   refused(path, 'no test split', test_fraction=0.0)
 
 
+def test_the_least_vocabulary_of_pieces_is_that_which_is_told(tmp_path):
+  pytest.importorskip('tokenizers', reason='optional: experiments/files.txt')
+  path = tmp_path / 'pairs.tsv'
+  path.write_text(''.join(f'a {i}\tb {i}\n' for i in range(30)))
+  both = {'unit_source': 'subword', 'unit_target': 'subword'}
+  refused(path, 'vocab_size=259: ', 'so at least 260', **both, vocab_size=259)
+  assert pairs.load(config(path, **both, vocab_size=260)).splits
+
+
+def test_a_path_that_would_not_be_read_is_refused(tmp_path):
+  path = tmp_path / 'pairs.tsv'
+  refused(path, 'pairs.tsv is not read: data.source is cmudict', source='cmudict')
+  refused(path, 'pairs.tsv is not read: data.source is drawn', source='drawn')
+
+
 def test_two_files_beside_others_are_cut(tmp_path):
   lines = ''.join(f'{i}\n' for i in range(100))
   path = folder(tmp_path / 'news', {'v8.de': lines, 'v8.en': lines, 'v9.en': 'a'})

@@ -1,5 +1,6 @@
 """Generated problems: each example is as in the paper, checked by loops without JAX."""
 
+import itertools
 import math
 import types
 
@@ -258,9 +259,23 @@ def test_what_is_reached_without_memory_is_told():
   assert np.mean((targets - 1) ** 2) == pytest.approx(baseline.value, rel=0.1)
   for name in problems.names():
     found = problems.find(name).baseline
-    if found and (told := found(fields_of(name))).metric == 'accuracy':
+    if name == 'majority' or not found:
+      continue
+    if (told := found(fields_of(name))).metric == 'accuracy':
       # The share of random answers that are right is one over the number of possible answers.
       assert told.value == 1 / problems.find(name).sizes(fields_of(name)).outputs
+
+
+@pytest.mark.parametrize('sizes', [(1, 9), (4, 4), (5, 5), (2, 7)])
+def test_the_last_bit_says_as_much_about_the_majority_as_in_all_strings(sizes):
+  shares = []
+  for n in range(sizes[0], sizes[1] + 1):
+    strings = np.array(list(itertools.product([0, 1], repeat=n)))
+    more = 2 * strings.sum(axis=1) > n
+    # The best answer to each last bit, over all strings of a length.
+    shares.append(np.mean(more == strings[:, -1]))
+  fields = fields_of('majority', min_length=sizes[0], length=sizes[1])
+  assert problems.find('majority').baseline(fields).value == pytest.approx(np.mean(shares))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path):
   (tmp_path / 'bad.mat').write_bytes(b'MATLAB 5.0 MAT-file, and no more')
   with pytest.raises(DataError, match='is damaged, or not a .mat'):
     rolls.read(tmp_path / 'bad.mat')
+  with pytest.raises(DataError, match='has no x_train beside x_validation, x_test'):
+    rolls.read(
+      npz(tmp_path / 'no_train.npz', {name: PARTS[name] for name in ('test', 'validation')})
+    )
+  with pytest.raises(DataError, match='has a folder valid: the splits are train, validation, test'):
+    rolls.read(folder(tmp_path / 'valid', PARTS | {'valid': PIECES}))
+  with pytest.raises(DataError, match='has no .csv files'):
+    (tmp_path / 'folders' / 'a.csv').mkdir(parents=True)
+    rolls.read(tmp_path / 'folders')
   for content, what in (
     ('0,1\n', 'line 1: it has 2 values, and must have 88'),
     (','.join(['0'] * 88) + '\n\n' + ','.join(['1'] * 88), 'line 2: it is empty'),

@@ -75,3 +75,12 @@ def test_balanced_classes_weigh_the_same_in_the_loss_of_training(tmp_path):
   config.data.label_noise = 0.1
   with pytest.raises(ValueError, match='come from the clean labels'):
     configs.check(config)
+
+
+@pytest.mark.parametrize('name', ['data.scale', 'data.test_fraction', 'data.group'])
+def test_what_the_reviews_do_not_depend_on_is_refused(name):
+  config = configs.default('classification')
+  given = {'data.scale': False, 'data.test_fraction': 0.1, 'data.group': 'author'}
+  config.update_from_flattened_dict({name: given[name]})
+  with pytest.raises(ValueError, match=f'{name}={given[name]} is for data of your own'):
+    configs.check(config)

@@ -121,6 +121,8 @@ def test_pieces_without_splits_are_cut_into_three(tmp_path):
 def test_what_cannot_be_is_said():
   with pytest.raises(DataError, match='give rolls'):
     loaded(**{'data.source': 'file'})
+  with pytest.raises(DataError, match='a.mat is not read: data.source is drawn'):
+    loaded(**{'data.path': 'a.mat'})
   with pytest.raises(ValueError, match='must not see later frames'):
     config_of(**{'model.bidirectional': True})
 

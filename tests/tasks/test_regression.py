@@ -1,5 +1,6 @@
 """Numbers from series and texts: trained to a known error; metrics against scikit-learn's."""
 
+import datetime
 import functools
 import json
 
@@ -130,6 +131,48 @@ def test_splits_are_cut_in_time_and_no_window_is_in_two(table):
   assert targets.mean() == pytest.approx(0, abs=1e-5) and targets.std() == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+  'form', ['%d/%m/%Y', '%m/%d/%Y', '%d.%m.%y', '%Y-%m-%d', '%d %B %Y, %H:%M']
+)
+def test_windows_follow_the_days_however_they_are_written(tmp_path, form):
+  """100 days from 28 December, each with its number; some could be read in two ways."""
+  first, path = datetime.date(2023, 12, 28), tmp_path / 'days.csv'
+  days = [(first + datetime.timedelta(days=i)).strftime(form) for i in range(100)]
+  rows = [f'"{days[i]}",{i}\n' for i in np.random.default_rng(4).permutation(100)]
+  path.write_text('day,level\n' + ''.join(rows))
+  fields = {'data.label': 'level', 'data.time': 'day', 'data.window': 2}
+  data = loaded(path, **fields, **{'data.validation_fraction': 0.0})
+  mean, std = (data.encoding[of][0] for of in ('mean', 'std'))
+  for name, last in (('train', 80), ('test', 100)):
+    found = data.splits[name]['inputs']['xs'][..., 0] * std + mean
+    start = np.arange(last - len(found) - 2, last - 2)
+    np.testing.assert_allclose(found, np.stack([start, start + 1], axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+  ('days', 'words'),
+  [
+    (['1', '2', '', '4'], "row 4: day must be a number or a date, not ''"),
+    (['1/2/2023', '3/4/2023'], r"row 2: day is '1/2/2023', and no row tells"),
+    (['13/2/2023', '2/14/2023'], r'day first in row 2, .* month first in row 3'),
+    (['2/14/2023', 'nan'], 'row 3: day must be'),
+  ],
+)
+def test_a_time_that_cannot_be_told_is_refused(tmp_path, days, words):
+  path = tmp_path / 'a.csv'
+  path.write_text('day,level\n' + ''.join(f'{day},1\n' for day in days))
+  with pytest.raises(DataError, match=words):
+    loaded(path, **{'data.label': 'level', 'data.time': 'day', 'data.window': 2})
+
+
+def test_windows_of_a_validation_file_are_not_read_if_the_test_split_validates(table):
+  fields = {'data.label': 'level', 'data.time': 'hour', 'data.window': 6}
+  fields |= {'data.validation_path': str(table), 'data.validation_fraction': 0.0}
+  data = loaded(table, **fields)
+  assert [*data.splits] == ['train', 'test']
+  assert 'validation: not read, as --config.data.validation_fraction=0' in data.notes
+
+
 def ragged(path, **arrays):
   """Series of 3 to 9 steps of two features; targets are their running sum, and twice that."""
   draw = np.random.default_rng(3)
@@ -195,6 +238,11 @@ def test_texts_have_numbers_and_rows_of_a_group_stay_together(tmp_path):
     ({'data.label': 'levl', 'data.window': 6}, r"no column 'levl' \(did you mean 'level'\?\)"),
     ({'data.label': 'level', 'data.window': 300}, 'hold no window of 300 steps'),
     ({'data.label': 'level'}, "no column 'text'"),
+    ({'data.label': 'level', 'data.time': 'hour'}, 'data.time=hour is for windows'),
+    ({'data.label': 'level', 'data.features': 'level'}, 'data.features=level is for windows'),
+    ({'data.label': 'level', 'data.horizon': 2}, 'data.horizon=2 is for windows'),
+    ({'data.group': 'hour', 'data.window': 6}, 'data.group=hour is not for windows'),
+    ({'data.label': ' ,', 'data.window': 6}, 'which columns.*data.label=COLUMN'),
     ({'data.source': 'arrays', 'data.window': 5}, 'data.window is for a table'),
     ({'data.test_fraction': 0.0, 'data.label': 'level', 'data.window': 6}, 'no test split'),
   ],

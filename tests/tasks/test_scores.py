@@ -125,6 +125,11 @@ def test_errors_of_values_are_scikit_learn_s(seed):
   assert traced(scores.r2, values, targets, weights) == pytest.approx(expected, abs=1e-5)
   same = np.full((4, 1), 2.0)
   assert traced(scores.r2, same, same, np.ones(4)) == sklearn.metrics.r2_score(same, same) == 1
+  # By rounding, the mean of equal numbers may be another, in scikit-learn too: there 1.5 is exact.
+  expected = sklearn.metrics.r2_score(np.full(7, 1.5), np.full(7, 2.0))
+  for count, value in ((7, 0.1), (3, 1.7), (1000, 1.7)):
+    same = np.full((count, 1), value, np.float32)
+    assert traced(scores.r2, same + 0.5, same, np.ones(count)) == expected == 0
 
 
 SCHEMES = {

@@ -179,6 +179,30 @@ def test_what_cannot_be_is_told(tmp_path, rows, words):
     loaded(path)
 
 
+def test_a_stray_tag_of_another_split_is_told_as_spans_then_do_not_count(tmp_path):
+  for name, tags in (('train', 'B-X I-X O'), ('test', 'B-X X O')):
+    rows = ''.join(f'w{i} in it,{tags}\n' for i in range(20))
+    (tmp_path / f'{name}.csv').write_text('text,label\n' + rows)
+  told = "as 'X' shows: span F1 counts each step as one"
+  train, test = tmp_path / 'train.csv', tmp_path / 'test.csv'
+  assert told in ' '.join(loaded(train, **{'data.test_path': str(test)}).notes)
+  assert 'span F1' not in ' '.join(loaded(train).notes)
+
+
+def test_tags_beyond_the_length_of_a_series_are_not_read(tmp_path):
+  draw = np.random.default_rng(5)
+  x, lengths = draw.normal(size=(30, 6, 1)), draw.integers(2, 6, 30)
+  y = np.where(np.arange(6) < lengths[:, None], draw.integers(0, 3, (30, 6)), np.nan)
+  np.savez(tmp_path / 'a.npz', x=x, y=y, lengths=lengths)
+  data = loaded(tmp_path / 'a.npz')
+  labels = np.concatenate([split['labels'].ravel() for split in data.splits.values()])
+  assert sorted(labels[labels >= 0]) == sorted(y[~np.isnan(y)])
+  y[7, 1] = np.nan
+  np.savez(tmp_path / 'a.npz', x=x, y=y, lengths=lengths)
+  with pytest.raises(DataError, match='row 8: a tag is missing or a fraction'):
+    loaded(tmp_path / 'a.npz')
+
+
 def test_fractions_are_no_tags(tmp_path):
   np.savez(tmp_path / 'a.npz', x=np.ones((20, 3)) * np.arange(20)[:, None], y=np.full((20, 3), 0.5))
   with pytest.raises(DataError, match='whole number or text'):

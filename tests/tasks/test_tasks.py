@@ -310,3 +310,8 @@ def test_a_metric_is_shown_with_its_unit_once():
   assert accuracy.number(float('nan')) == '-' and error.shown(None) == 'unknown'
   assert (accuracy.sign, error.sign, accuracy.scale, error.scale) == (1, -1, 100, 1)
   assert error.shown(jnp.float32(0.5)) == '0.50 V'
+
+
+def test_sizes_in_words_are_in_the_greatest_unit_that_they_reach():
+  found = [fields.size_words(count) for count in (512 * 10**6, 10**9, 7 * 10**12, 10**18, 10**30)]
+  assert found == ['512 MB', '1 GB', '7,000 GB', '1 EB', 'more than 10^12 EB']

@@ -1,9 +1,10 @@
 """Multi-query associative recall (Arora et al. 2023, "Zoology", as their code draws it).
 
 The string begins with pairs of a key and its value, all keys different. Symbols without meaning
-follow, among which each key occurs once more, an even number of steps after the pairs; there its
-value is to be given. A key tends to occur again soon: the x-th even step, counted from 1, has the
-weight x^(power - 1), and no step is taken twice. Only the steps at which a value is due count.
+follow, drawn from all, keys included; at one place for each key, an even number of steps after the
+pairs, it stands once more, and there its value is to be given. A key tends to occur again soon: the
+x-th even step, counted from 1, has the weight x^(power - 1), and no step is taken twice. Only the
+steps at which a value is due count.
 """
 
 from typing import Any
@@ -62,6 +63,6 @@ problem = Problem(
     'symbols': Number(64, 4, 1_000_000, 'how many different symbols there are, half of them keys'),
     'power': Number(0.01, 0.0, 10.0, 'how evenly the places of keys are drawn; 1: evenly'),
   },
-  baseline=lambda fields: Baseline('accuracy', 2 / fields.symbols, 'any value at random'),
+  baseline=lambda fields: Baseline('accuracy', 1 / (fields.symbols // 2), 'any value at random'),
   check=check,
 )

@@ -92,7 +92,7 @@ def check_lengths(fields: Any) -> None:
   if fields.min_length > fields.length:
     raise ValueError(
       f'--config.data.min_length={fields.min_length}: must be at most the length, {fields.length},'
-      ' in each split (see also data.test_length and data.test_min_length)'
+      ' in each split (see also the fields that begin with data.test_ or data.validation_)'
     )
 
 

@@ -2,7 +2,7 @@
 
 A string is B, then T or P, a string of Reber's grammar, the same T or P again, and E. At each step
 the set of symbols that may come next is asked for. The symbol before E was seen at the second step:
-only this needs a memory of more than one step.
+only this needs a memory as long as the string.
 
 The paper takes both arcs of a state with equal probability, so that long strings are rare. Here
 lengths are evenly spread, and, as in the paper, all strings of a length are equally likely.
