@@ -74,6 +74,8 @@ def find(name: str) -> Callable[..., Cell]:
   >>> rnnlab.cells.find('gru') is rnnlab.gru
   True
   """
+  if not isinstance(name, str):
+    raise ValueError(f"a cell is named by a word, such as 'gru', not {name!r}")
   if name in _added:
     return _added[name]
   if ':' in name:

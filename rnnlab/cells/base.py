@@ -115,7 +115,12 @@ def linear(cell: Cell) -> Linear | None:
 
   >>> rnnlab.cells.base.linear(rnnlab.lstm(4))
   """
-  return cell.parallel if cell.parallel and cell.step == cell.parallel.step else None
+  of, step = cell.parallel, cell.step
+  if of is None or getattr(step, '__func__', None) is not Linear.step:
+    return None
+  # By value: Flax rebuilds the NamedTuples that a module is given, and the step then belongs to
+  # another object.
+  return of if step.__self__ == of else None  # type: ignore[attr-defined]
 
 
 _own = weakref.WeakKeyDictionary()  # by the step of a factory's cell: the initial_carry with it

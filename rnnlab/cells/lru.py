@@ -37,11 +37,14 @@ def lru(
   exp(gamma) is sqrt(1 - |a|^2). The layer is linear in x, so something nonlinear must come between
   layers.
   B is `w_x`, its real and imaginary parts; C is `w_real` and `w_imag`; W is `w_y`. The carry is
-  `LRUCarry`. Raises ValueError for a hidden_size below 1, or unless 0 <= r_min < r_max <= 1.
+  `LRUCarry`. Raises ValueError for a hidden_size below 1, or unless 0 <= r_min < r_max <= 1 and
+  max_phase > 0.
   """
   base.check_size(hidden_size)
   if not 0 <= r_min < r_max <= 1:
     raise ValueError(f'lru needs 0 <= r_min < r_max <= 1, not r_min={r_min} and r_max={r_max}')
+  if not max_phase > 0:
+    raise ValueError(f'lru needs max_phase > 0, not {max_phase}')
 
   def init(key, input_size):
     k_r, k_p, k_x, k_real, k_imag, k_y = jax.random.split(key, 6)

@@ -20,6 +20,11 @@ class MLSTMCarry(NamedTuple):
   m: base.Array
 
 
+def least(m: base.Array) -> base.Array:
+  """exp(-m), the least divisor of h, but finite, as the gradient of h = 0 would be 0 * inf."""
+  return jnp.exp(jnp.minimum(-m, 0.9 * math.log(jnp.finfo(m.dtype).max)))
+
+
 @base.factory
 def mlstm(
   hidden_size: int,
@@ -72,7 +77,7 @@ def mlstm(
     c = f[..., None] * c + (i * v)[..., :, None] * k[..., None, :]
     n = f * n + i * k
     total = jnp.abs((n * q).sum(-1))
-    h = (c * q[..., None, :]).sum(-1) / jnp.maximum(total, jnp.exp(-m))[..., None]
+    h = (c * q[..., None, :]).sum(-1) / jnp.maximum(total, least(m))[..., None]
     return MLSTMCarry(c, n, m), jax.nn.sigmoid(o) * h.reshape(o.shape)
 
   return base.Cell(init, initial_carry, step, fused='mlstm')

@@ -41,7 +41,11 @@ def rglru(hidden_size: int, *, kernel_init: base.Init = base.kernel_init) -> bas
     r, i = base.gates(jax.nn.sigmoid(dot(params['w_g'], x) + params['b']), 2)
     log_a = SHARPNESS * r * jax.nn.log_sigmoid(params['l'])
     straight = dot(params['w_x'], x) if 'w_x' in params else x
-    return jnp.exp(log_a), jnp.sqrt(-jnp.expm1(2 * log_a)) * i * straight
+    rest = -jnp.expm1(2 * log_a)
+    # The square root has no gradient at 0, where the rest is if r underflows.
+    some = rest > 0
+    root = jnp.where(some, jnp.sqrt(jnp.where(some, rest, 1)), 0)
+    return jnp.exp(log_a), root * i * straight
 
   recurrence = base.Linear(coefficients, lambda params, h, x, dot: h)
   return base.Cell(init, initial_carry, recurrence.step, parallel=recurrence)

@@ -22,8 +22,9 @@ class LinenCell(nn.RNNCellBase):
   `(carry, inputs [..., D]) -> (carry, y [..., H])`. The parameters are the cell's own, under its
   names: `variables['params']['cell']` of that nn.RNN is what `rnnlab.unroll` takes. The carry is
   the cell's own too: LSTM's is `LSTMCarry(h, c)`, where Flax's is `(c, h)`.
-  param_dtype: of the parameters and the carry; None: JAX's default float. carry_init: an
-  initialiser for each array of the carry, instead of the cell's own initial carry.
+  param_dtype: of the parameters and the carry; None: JAX's default float. Inputs must not be of a
+  wider dtype. carry_init: an initialiser for each array of the carry, instead of the cell's own
+  initial carry.
 
   >>> import flax.linen as nn
   >>> layer = nn.RNN(rnnlab.LinenCell(rnnlab.gru(hidden_size=4)))

@@ -39,7 +39,7 @@ def cutoffs(vocab_size: int) -> tuple[int, ...]:
 
 
 def init(key: Array, kernel_init: Callable, features: int, vocab_size: int) -> dict[str, Array]:
-  """Draws the parameters, a dict of float32 arrays.
+  """Draws the parameters, a dict of arrays of JAX's float dtype.
 
   They are head `[H, F + clusters]` for F frequent tokens, bias, and, for each cluster, from 1,
   down_1 `[H, H / 4]` and out_1 `[H / 4, its tokens]`, down_2 `[H, H / 16]`, and so on.

@@ -63,8 +63,9 @@ class SequenceClassifier(nn.Module):
     else:
       ids = checks.ids(inputs, self.vocab_size)
       mask = ids != 0 if self.mask else None
-      size: Any = self.embed_size  # None only without a vocabulary
-      embed = nn.Embed(self.vocab_size, size, embedding_init=start.embed)
+      if self.embed_size is None:
+        raise ValueError('a model with a vocab_size needs an embed_size')
+      embed = nn.Embed(self.vocab_size, self.embed_size, embedding_init=start.embed)
       if deterministic:
         xs = Lookup(embed.embedding, ids)
       else:
@@ -96,4 +97,6 @@ def _series(inputs):
       "a model without a vocab_size takes a dict of 'xs', float [B, T, D], and 'lengths', int [B]"
     )
   xs = checks.xs(inputs['xs'])
-  return xs, jnp.arange(xs.shape[1]) < inputs['lengths'][:, None]
+  if len(xs.shape) != 3:
+    raise ValueError(f"'xs' must be float [B, T, D], not {checks.said(xs)}")
+  return xs, checks.mask(inputs['lengths'], None, xs.shape[:1], xs.shape[1])

@@ -22,8 +22,8 @@ def nll(
   Rows of `longest` steps, evenly spaced in the stream, are run side by side.
 
   model: takes a batch with 'resets', as `LanguageModel` does. split: arrays `[N]`. every: int32
-  `[K]`, each a divisor of longest. most: the greatest number of tokens to read. Returns float32
-  `[K]`.
+  `[K]`, each a divisor of longest. most: how many tokens to read at most, but at least one row.
+  Returns float32 `[K]`.
   """
   size = len(split['inputs'])
   rows, steps = max(1, min(size, most) // longest), np.arange(longest)

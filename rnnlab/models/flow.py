@@ -25,7 +25,8 @@ def gradient_norms(
 ) -> list[Layer]:
   """The norms of `rnnlab.flow.gradient_norms` in each `Recurrent` of a model, in order.
 
-  In a bidirectional one, they are those of the forward direction.
+  In a bidirectional one, they are those of the forward direction. A layer's truncate and precision
+  have no part: they are those of the full gradient, in the parameters' precision.
 
   apply: calls the model without dropout, for example `lambda: model.apply(variables, inputs)`.
   loss: `(what apply returns) -> a scalar`.

@@ -60,8 +60,12 @@ class LanguageModel(nn.Module):
   locked: bool = False
 
   def initial_carry(self, batch_size: int) -> tuple:
-    """The carry before the first step: one for each layer, arrays `[B, ...]` float32."""
-    return tuple(cell.initial_carry((batch_size,), jnp.float32) for cell in self.cells)
+    """The carry before the first step: one for each layer, arrays `[B, ...]`.
+
+    They are of JAX's float dtype, as the parameters are.
+    """
+    kind = jnp.result_type(float)
+    return tuple(cell.initial_carry((batch_size,), kind) for cell in self.cells)
 
   def __call__(
     self, batch: Mapping[str, Array], carry: Any = None, deterministic: bool = True
@@ -99,7 +103,8 @@ class LanguageModel(nn.Module):
     Returns the sum of weights * nll, the only part with a gradient; these negative log-likelihoods,
     float32 `[B, T]`; the last layer's outputs that they come from, `[B, T, H]`; and the carry.
     """
-    hs, _, carry, output = self._run(batch['inputs'], carry, True, batch.get('mask'))
+    window = batch['inputs'], carry, True, batch.get('mask'), batch.get('resets')
+    hs, _, carry, output = self._run(*window)
     layer: Any = adaptive if self.adaptive else softmax
     of_targets = batch['targets'].ravel(), batch['weights'].ravel()
     total, nll = layer.total_nll(hs.reshape(-1, hs.shape[-1]), *of_targets, *output)
@@ -108,6 +113,8 @@ class LanguageModel(nn.Module):
   @nn.compact
   def _run(self, ids, carry, deterministic, mask=None, resets=None):
     """The last layer's outputs, the same after dropout, the carry, and the output's arguments."""
+    if self.adaptive and self.tied:
+      raise ValueError('an adaptive softmax has weights of its own, so tied must be False')
     start, scale = initial.get(self.convention), self.init_scale
     ids = checks.ids(ids, self.vocab_size)
     embed_init = initial.uniform(scale) if scale else start.embed
@@ -136,6 +143,10 @@ class LanguageModel(nn.Module):
         weight_dropout=self.weight_dropout,
       )(xs, mask, deterministic, resets, before[i], return_carry=True)
       after.append(end)
+    if self.tied and xs.shape[-1] != self.embed_size:
+      raise ValueError(
+        f'tied needs a last layer of embed_size={self.embed_size} units, not {xs.shape[-1]}'
+      )
     dropped = Dropout(self.output_dropout, self.locked)(xs, deterministic)
     kernel_init, bias_init = start.head(xs.shape[-1])
     if scale:

@@ -32,6 +32,7 @@ class RollModel(nn.Module):
     rolls = inputs['rolls'].astype(jnp.float32)
     xs, notes = rolls[:, :-1], rolls[:, 1:]
     logits = self.series({'xs': xs, 'lengths': inputs['lengths']}, deterministic)
+    logits = logits.reshape(notes.shape)  # that of a single key lacks the last axis
     nll = jnp.sum(jax.nn.softplus(logits) - notes * logits, axis=-1)
     predicted = logits > 0
     hits = jnp.sum(predicted * notes, axis=-1)

@@ -1,5 +1,6 @@
 """The model of translation: predicts each token from the source and the tokens before it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rnnlab.cells.base import Array, Cell, Lookup
 from rnnlab.models import initial, softmax
 from rnnlab.models.layers import Recurrent, pool
 from rnnlab.recurrence import attention, checks
+from rnnlab.recurrence.product import product
 
 
 class Encoded(NamedTuple):
@@ -42,7 +44,8 @@ class Seq2Seq(nn.Module):
   The lowest layer of the decoder attends, as in Wu et al. (2016). Without attention, the source is
   read backwards (Sutskever et al. 2014). If the encoder is unidirectional and has the same cells,
   each layer of the decoder starts with the final carry of the encoder's layer; otherwise with
-  tanh(W s + b), where s are the final outputs of the encoder's layer.
+  tanh(W s + b), where s are the final outputs of the encoder's layer, in place of the vectors of
+  its initial carry: an mlstm has none.
 
   encoder, decoder: the cells, one for each layer, equally many in both.
   source_size, target_size, embed_size: the number of ids on each side, and E. shared: whether both
@@ -87,6 +90,16 @@ class Seq2Seq(nn.Module):
   beam: int = 1
 
   def setup(self) -> None:
+    if len(self.encoder) != len(self.decoder):
+      raise ValueError(
+        'encoder and decoder must have equally many cells, not'
+        f' {len(self.encoder)} and {len(self.decoder)}'
+      )
+    if self.shared and self.source_size != self.target_size:
+      raise ValueError(
+        'shared needs equally many ids on both sides, not'
+        f' source_size={self.source_size} and target_size={self.target_size}'
+      )
     start, embed = initial.get(self.convention), self.embed_size
     rates = self.dropout, self.recurrent_dropout, False, self.precision
     self.source_embedding = self.param('source_embedding', start.embed, (self.source_size, embed))
@@ -105,9 +118,14 @@ class Seq2Seq(nn.Module):
       lambda key: attention.init(self._lowest, key, embed, memory_size),
     )
     if not self._passes:
-      self.bridge = [
-        nn.Dense(sum(leaf.shape[1] for leaf in _vectors(cell))) for cell in self.decoder
-      ]
+      sizes = [sum(width for _, width in _vectors(cell)) for cell in self.decoder]
+      if self.attention == 'none' and not any(sizes):
+        raise ValueError(
+          'without attention, a decoder knows the source only by the vectors in its carry, and the'
+          f' carry of {self.decoder[0]} has none: choose another cell, attention, or an encoder of'
+          ' one direction with the same cells'
+        )
+      self.bridge = [nn.Dense(size) if size else None for size in sizes]
     shape = attention.hidden_size(self.decoder[-1]), self.target_size
     kernel_init, bias_init = start.head(shape[0])
     w = self.target_embedding.T if self.tied else self.param('output', kernel_init, shape)
@@ -117,6 +135,11 @@ class Seq2Seq(nn.Module):
   def _lowest(self):
     options = self.attention, self.attention_size, self.input_feeding
     return attention.Decoder(self.decoder[0], *options)
+
+  @property
+  def _rounded(self):
+    """The `dtype` of `recurrence.unroll`."""
+    return None if self.precision == 'float32' else self.precision
 
   @property
   def _passes(self):
@@ -154,8 +177,10 @@ class Seq2Seq(nn.Module):
     for i, layer in enumerate(self.Recurrent_encoder):
       carry, xs = layer(xs, real, deterministic, return_carry=True)
       if not self._passes:
-        ends = self.bridge[i](pool(xs, real, 'last', self.bidirectional))
-        carry = _filled(self.decoder[i], jnp.tanh(ends))
+        ends = pool(xs, real, 'last', self.bidirectional)
+        bridge = self.bridge[i]
+        ends = ends[:, :0] if bridge is None else jnp.tanh(bridge(ends))
+        carry = _filled(self.decoder[i], ends)
       carries.append(carry)
     memory = None
     if self.attention != 'none':
@@ -179,7 +204,8 @@ class Seq2Seq(nn.Module):
     """
     xs = _rows(self.target_embedding, checks.ids(ids, self.target_size))
     params, memory = self.Recurrent_decoder, encoded.memory
-    lowest, hs = attention.step(self._lowest, params, memory, carry[0], xs)
+    dot = functools.partial(product, dtype=self._rounded)
+    lowest, hs = attention.step(self._lowest, params, memory, carry[0], xs, dot)
     weights = None
     if memory is not None:
       weights = attention.attended(self._lowest, params, memory, carry[0], lowest)
@@ -223,7 +249,7 @@ class Seq2Seq(nn.Module):
       carry=first,
       mask=real,
       dropout=masks,
-      dtype=None if self.precision == 'float32' else self.precision,
+      dtype=self._rounded,
     )
     for layer, before in zip(self.Recurrent_above, above, strict=True):
       hs = layer(hs, real, deterministic, initial_carry=before)
@@ -259,17 +285,28 @@ def _rows(table, ids):
 
 
 def _vectors(cell):
-  """The parts of a cell's carry that are one vector per row."""
-  leaves = jax.tree.leaves(cell.initial_carry((1,), jnp.float32))
-  return [leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype == jnp.float32]
+  """The shapes of those arrays of a cell's carry that are `_filled`, for one row."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(cell.initial_carry((1,), jnp.float32))
+  return [leaf.shape for path, leaf in leaves if _is_vector(path, leaf)]
+
+
+def _is_vector(path, leaf):
+  """Whether an array of a carry is a vector of each row that may start from anything.
+
+  That excludes n and m of the xLSTM's cells, which say how much the memory weighs: nothing before
+  the first step.
+  """
+  floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+  return leaf.ndim == 2 and floats and jax.tree_util.keystr(path) not in ('.n', '.m')
 
 
 def _filled(cell, values):
   """A cell's initial carry with the numbers `values [B, K]` in place of its vectors."""
-  leaves, tree = jax.tree.flatten(cell.initial_carry(values.shape[:1], values.dtype))
-  at = 0
-  for i, leaf in enumerate(leaves):
-    if leaf.ndim == 2 and leaf.dtype == values.dtype:
-      leaves[i] = values[:, at : at + leaf.shape[1]]
-      at += leaf.shape[1]
-  return jax.tree.unflatten(tree, leaves)
+  start = cell.initial_carry(values.shape[:1], values.dtype)
+  leaves, tree = jax.tree_util.tree_flatten_with_path(start)
+  at, filled = 0, []
+  for path, leaf in leaves:
+    if _is_vector(path, leaf):
+      leaf, at = values[:, at : at + leaf.shape[1]], at + leaf.shape[1]
+    filled.append(leaf)
+  return jax.tree.unflatten(tree, filled)

@@ -129,12 +129,15 @@ def remember(
 
 
 def initial_carry(
-  decoder: Decoder, batch_size: int, cell: Carry | None = None, dtype: Any = jnp.float32
+  decoder: Decoder, batch_size: int, cell: Carry | None = None, dtype: Any = None
 ) -> DecoderCarry:
   """The carry before the first step. cell: the cell's carry, or None for its initial_carry.
 
-  Its y is the h of the cell's carry, if it has one of y's shape, since y is the query of attention.
+  Its y, the query of attention, is the first array of the cell's carry if that has y's shape (the h
+  of an LSTM or a GRU, the memory of a qrnn or an sru), else zeros. dtype: of its arrays, but those
+  of `cell`; None for JAX's float dtype.
   """
+  dtype = jnp.result_type(float) if dtype is None else dtype
   zeros = _first_y(decoder.cell, (batch_size,), dtype)
   if cell is None:
     cell = decoder.cell.initial_carry((batch_size,), dtype)
@@ -225,7 +228,11 @@ def attention_weights(
   carry: DecoderCarry | None = None,
   mask: Array | None = None,
 ) -> Array:
-  """How much each step of `decode` attends to each place of the memory: `[B, T, S]`, sums of 1."""
+  """How much each step of `decode` attends to each place of the memory: `[B, T, S]`.
+
+  Over the places they sum to 1, or to 0 in a row without real places; those of padded steps mean
+  nothing.
+  """
   if decoder.attention == 'none':
     raise ValueError('a decoder without attention attends to nothing')
   first = initial_carry(decoder, len(xs)) if carry is None else carry

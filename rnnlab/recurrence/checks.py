@@ -209,7 +209,9 @@ def mask(lengths: Any, value: Any, batch: tuple, steps: int) -> Array | None:
     raise ValueError('give lengths or mask, not both')
   if lengths is None:
     return None if value is None else flags('mask', value, batch, steps, 'at real steps')
-  lengths = jnp.asarray(lengths) if isinstance(lengths, list | tuple) else array('lengths', lengths)
+  if isinstance(lengths, list | tuple | int):
+    lengths = jnp.asarray(lengths)
+  lengths = array('lengths', lengths)
   if lengths.shape != batch or not jnp.issubdtype(lengths.dtype, jnp.integer):
     count = f'{batch[0]} integers, one per row of xs' if batch else 'an integer'
     raise ValueError(f'lengths must be {count}, not {said(lengths)}')
@@ -302,7 +304,9 @@ def _named(tree):
 
 
 def _form(tree):
-  """The structure of a carry, such as LSTMCarry(h, c)."""
+  """The structure of a carry, such as LSTMCarry(h, c), or a value that is no container."""
   if hasattr(tree, '_fields'):
     return f'{type(tree).__name__}({", ".join(tree._fields)})'
-  return 'an array' if jax.tree_util.all_leaves([tree]) else f'a {type(tree).__name__}'
+  if hasattr(tree, 'shape'):
+    return 'an array'
+  return repr(tree) if jax.tree_util.all_leaves([tree]) else f'a {type(tree).__name__}'

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Carry, Params, gates
+from rnnlab.cells.mlstm import least
 from rnnlab.recurrence.product import product
 
 CHUNK = 32  # the most steps of a chunk; the fastest of 16, 32 and 64
@@ -93,7 +94,7 @@ def _chunk(carry, chunk):
   read = jnp.einsum('bhts,bhsv->bhtv', scores, v)
   read += kept[..., None] * jnp.einsum('bhvk,bhtk->bhtv', c, q)
   total = scores.sum(axis=-1) + kept * jnp.einsum('bhk,bhtk->bht', n, q)
-  h = read / jnp.maximum(jnp.abs(total), jnp.exp(-m))[..., None]
+  h = read / jnp.maximum(jnp.abs(total), least(m))[..., None]
   d, kept, m = d[..., -1, :], kept[..., -1], m[..., -1]
   c = kept[..., None, None] * c + jnp.einsum('bhs,bhsv,bhsk->bhvk', d, v, k)
   n = kept[..., None] * n + jnp.einsum('bhs,bhsk->bhk', d, k)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Params, matmul
+from rnnlab.recurrence import checks
 from rnnlab.recurrence.split import variables
 
 Masks = Sequence[Array | None]  # a dropout mask for each product of a step, in the step's order
@@ -64,6 +65,8 @@ def dropout_masks(
   traced; kept values are scaled by 1 / (1 - rate). One mask `[B, K]` serves all gates, or with
   `per_gate` each gate has its own, `[G, B, K]`, as Keras 3 draws them.
 
+  Raises ValueError for a rate outside [0, 1), and what `unroll` raises for such a cell and params.
+
   >>> cell, key = rnnlab.lstm(hidden_size=4), jax.random.key(0)
   >>> sizes, rates = (2, 3), {'rate': 0.2, 'recurrent_rate': 0.2}
   >>> masks = rnnlab.dropout_masks(key, cell, cell.init(key, 3), *sizes, **rates)
@@ -72,6 +75,7 @@ def dropout_masks(
   """
   for name, p in {'rate': rate, 'recurrent_rate': recurrent_rate}.items():
     check_rate(name, p)
+  params = checks.params(checks.cell(cell), params, input_size)
   shared = {}
   masks = []
   for i, product in enumerate(products(cell, params, input_size)):
@@ -175,7 +179,9 @@ def drop(key: Array, xs: Array, rate: float | Array, locked: bool = False) -> Ar
   """Drops each value with probability `rate` and scales those kept by 1 / (1 - rate).
 
   locked: whether xs is `[..., T, D]` and a feature is dropped at all T steps or at none.
+  Raises ValueError for a rate outside [0, 1), unless it is traced.
   """
+  check_rate('a dropout rate', rate)
   shape = (*xs.shape[:-2], 1, xs.shape[-1]) if locked else xs.shape
   kept = jax.random.bernoulli(key, 1 - rate, shape)
   return jnp.where(kept, xs / (1 - rate), 0)

@@ -6,7 +6,7 @@ Jacobian of a step, and, for cells with gates, how long the gates let a state la
 have no state of their own. A step's lag is the number of real steps after it, so the lags of each
 row count from its own end.
 
-Everything is computed by a plain scan, over inputs with a batch axis; a small batch is enough.
+Gradients are computed by a plain scan. All inputs have a batch axis; a small batch is enough.
 """
 
 from collections.abc import Callable, Sequence

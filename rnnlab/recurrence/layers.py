@@ -90,6 +90,8 @@ def stacked(
     kind = type(params).__name__
     raise TypeError(f'params must be a list with an item for each layer, not {kind}')
   count, layers = len(params), 'the layers'
+  if callable(cell):
+    checks.cell(cell)
   cells = [cell] * count if isinstance(cell, Cell) else checks.each('cell', cell, count, layers)
   starts = checks.each('initial_carry', initial_carry, count, layers)
   masks = checks.each('dropout', dropout, count, layers)

@@ -27,10 +27,10 @@ def pays(carry: Carry, steps: int) -> bool:
   On a CPU it is if the carries of all steps stay in the cache: measured on two cores, values and
   gradients of minGRU with 64 units were 1.2 to 2.2 times as fast below CACHED numbers, and down to
   0.6 times with 16 rows of 1,024 steps. On other devices it is always used, which has not been
-  measured.
+  measured. It is not if the sizes are unknown, as in an export, which may be for any device.
   """
   numbers = steps * sum(leaf.size for leaf in jax.tree.leaves(carry))
-  return devices.backend() != 'cpu' or numbers <= CACHED
+  return isinstance(numbers, int) and (devices.backend() != 'cpu' or numbers <= CACHED)
 
 
 def scan(
@@ -61,8 +61,9 @@ def scan(
     a, b = _where(real, a, one), _where(real, b, jax.tree.map(jnp.zeros_like, b))
   if resets is not None:
     fresh = jax.tree.map(lambda b, new: b + new, b, linear.times(a, resets.carry))
-    a, b = _where(resets.where, jax.tree.map(jnp.zeros_like, a), a), _where(resets.where, fresh, b)
-  carries = recurrence(linear.times, a, b, carry, reverse)
+    b = _where(resets.where, fresh, b)
+  anew = None if resets is None else resets.where
+  carries = recurrence(linear.times, a, b, carry, reverse, anew)
   ys = linear.output(params, carries, xs, dot)
   if real is not None:
     ys = _where(real, ys, jnp.zeros_like(ys))
@@ -75,36 +76,58 @@ def _where(flags, yes, no):
   return jax.tree.map(lambda y, n: jnp.where(flags[(..., *[None] * (y.ndim - 2))], y, n), yes, no)
 
 
-def recurrence(times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool) -> Carry:
+def recurrence(
+  times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool, anew: Array | None = None
+) -> Carry:
   """The carries of all steps, `[T, B, ...]`, from `carry`, the one before the first step.
+
+  anew: bool `[T, B]` or None; where it is True, the carry before that step counts as 0, even if it
+    is NaN.
 
   If each step costs a device call, steps are combined in a tree of log T levels. A CPU takes them
   one by one, as a tree reads and writes all steps at each level.
   """
   if devices.backend() == 'cpu':
-    return one_by_one(times, a, b, carry, reverse)
-  return in_a_tree(times, a, b, carry, reverse)
+    return one_by_one(times, a, b, carry, reverse, anew)
+  return in_a_tree(times, a, b, carry, reverse, anew)
 
 
-def one_by_one(times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool) -> Carry:
+def one_by_one(
+  times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool, anew: Array | None = None
+) -> Carry:
   """`recurrence` as a loop over the steps."""
 
   def body(carry, at):
-    a, b = at
-    carry = jax.tree.map(jnp.add, times(a, carry), b)
+    a, b, anew = at
+    carry = jax.tree.map(jnp.add, times(a, _forgotten(anew, carry)), b)
     return carry, carry
 
-  return jax.lax.scan(body, carry, (a, b), reverse=reverse)[1]
+  return jax.lax.scan(body, carry, (a, b, anew), reverse=reverse)[1]
 
 
-def in_a_tree(times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool) -> Carry:
+def in_a_tree(
+  times: Times, a: Carry, b: Carry, carry: Carry, reverse: bool, anew: Array | None = None
+) -> Carry:
   """`recurrence` by `lax.associative_scan`."""
 
   def together(earlier, later):
-    (a_1, b_1), (a_2, b_2) = earlier, later
-    return times(a_2, a_1), jax.tree.map(jnp.add, times(a_2, b_1), b_2)
+    (*before, new_1), (a_2, b_2, new_2) = earlier, later
+    a_1, b_1 = _forgotten(new_2, before)
+    b = jax.tree.map(jnp.add, times(a_2, b_1), b_2)
+    return times(a_2, a_1), b, None if anew is None else new_1 | new_2
 
   first = -1 if reverse else 0
-  moved = times(jax.tree.map(lambda a: a[first], a), carry)
+  at_first, anew_first = jax.tree.map(lambda a: a[first], (a, anew))
+  moved = times(at_first, _forgotten(anew_first, carry))
   b = jax.tree.map(lambda b, m: b.at[first].add(m), b, moved)
-  return jax.lax.associative_scan(together, (a, b), reverse=reverse)[1]
+  return jax.lax.associative_scan(together, (a, b, anew), reverse=reverse)[1]
+
+
+def _forgotten(flags, tree):
+  """A tree of arrays, but 0 where the flags are True, which are their first axes, or None."""
+  if flags is None:
+    return tree
+  axes = flags.ndim
+  return jax.tree.map(
+    lambda a: jnp.where(flags.reshape(*flags.shape, *[1] * (a.ndim - axes)), 0, a), tree
+  )

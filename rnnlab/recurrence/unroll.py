@@ -250,9 +250,9 @@ def _why(cell, params, xs, asked):
     return f'none supports {" and ".join(asked)}'
   return (
     f'xs is {checks.said(xs)} and w_h {checks.said(params["w_h"])}, on'
-    f' {jax.default_backend()}. All must be float32, the batch not empty; on a GPU the hidden'
-    ' size must be 16, 32, 64 or 128, and'
-    ' jax_default_matmul_precision must ask for no more than TF32'
+    f' {jax.default_backend()}. All must be float32, and no axis of xs empty or, on a CPU, unknown;'
+    ' on a GPU the hidden size must be 16, 32, 64 or 128, and jax_default_matmul_precision unset,'
+    " 'default' or 'tensorfloat32'"
   )
 
 
@@ -278,4 +278,4 @@ def _at_once(cell, carry, steps, backend, options, resets):
 
 @functools.cache
 def _say(cell, module):
-  logging.vlog(1, 'rnnlab.unroll: %s runs as %s', cell, module or 'a scan')
+  logging.vlog(1, 'rnnlab.unroll: %s %s', cell, f'runs as {module}' if module else 'has no kernel')

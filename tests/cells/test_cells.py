@@ -326,6 +326,11 @@ def test_errors_name_what_is_there(name, options, words):
   assert str(error.value).count('\n') < 2
 
 
+def test_a_cell_is_not_named_by_its_factory():
+  with pytest.raises(ValueError, match="a cell is named by a word, such as 'gru', not <function"):
+    cells.get(cells.find('gru'), hidden_size=2)
+
+
 UGRNN = '''
 """The update gate network of Collins et al. (2017)."""
 

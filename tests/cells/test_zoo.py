@@ -12,7 +12,7 @@ import pytest
 import reference
 from numpy.testing import assert_allclose
 
-from rnnlab import cells
+from rnnlab import cells, models
 from rnnlab.cells import base, lru
 from rnnlab.recurrence import chunkwise, drop_weights, engine, parallel, products, unroll
 
@@ -110,6 +110,55 @@ def test_the_stabiliser_changes_no_value(name):
   assert np.isfinite(unroll(cell, large, np.float32(xs))[1]).all()
 
 
+def in_float32(cell, params, states, xs, d_states, d_ys, backend):
+  """The sum of the results times their weights, and its gradients, named as in `of_numpy`."""
+  tree = jax.tree.structure(cell.initial_carry((BATCH,)))
+
+  def loss(params, states, xs):
+    carry = jax.tree.unflatten(tree, states)
+    end, ys = unroll(cell, params, xs, initial_carry=carry, backend=backend)
+    ends = zip(jax.tree.leaves(end), d_states, strict=True)
+    return (ys * d_ys).sum() + sum((a * d).sum() for a, d in ends)
+
+  given = jax.tree.map(jnp.float32, (params, states, xs))
+  value, (of_params, of_states, of_xs) = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*given)
+  return value, of_params | {f'state {k}': a for k, a in enumerate(of_states)} | {'xs': of_xs}
+
+
+@pytest.mark.parametrize('backend', ['scan', 'parallel'])
+def test_a_gate_of_0_leaves_the_gradients_of_rglru_finite(backend):
+  """A unit whose gate underflows has no gradient there, and the others have what they had alone."""
+  cell = cells.get('rglru', hidden_size=HIDDEN)
+  params, (h,), xs, (d_h,), d_ys = drawn(cell, INPUTS)
+  params['b'][0] = -200.0
+  rest = np.arange(1, HIDDEN)
+  units = {'b': (of := np.r_[rest, HIDDEN + rest]), 'w_g': of, 'l': rest, 'w_x': rest}
+  alone = {name: w[..., units[name]] for name, w in params.items()}
+  given = alone, [h[:, 1:]], xs, [d_h[:, 1:]], d_ys[..., 1:]
+  value, expected = of_numpy('rglru', *given)
+  found, gradients = in_float32(cell, params, [h], xs, [d_h], d_ys, backend)
+  kept = (h[:, 0] * (d_h[:, 0] + d_ys[..., 0].sum(1))).sum()
+  assert_allclose(found, value + kept, 1e-5, 1e-5)
+  assert_allclose(gradients['xs'], expected['xs'], 1e-4, 1e-5)
+  for name, of in units.items():
+    assert_allclose(gradients[name][..., of], expected[name], 1e-4, 1e-5, err_msg=name)
+    assert (gradients[name][..., 0] == 0).all(), name
+
+
+@pytest.mark.parametrize('backend', ['scan', 'parallel'])
+def test_gates_that_let_nothing_in_leave_the_gradients_of_mlstm_finite(backend):
+  """One head's m falls to -200 a step, where exp(-m) is beyond float32."""
+  cell = cells.get('mlstm', hidden_size=HIDDEN, heads=2)
+  params, states, xs, d_states, d_ys = drawn(cell, INPUTS)
+  params['b_g'][[0, 2]] = -200.0
+  given = states, xs, d_states, d_ys
+  value, expected = of_numpy('mlstm', params, *given)
+  found, gradients = in_float32(cell, params, *given, backend)
+  assert_allclose(found, value, 1e-5)
+  for name, gradient in expected.items():
+    assert_allclose(gradients[name], gradient, 1e-4, 1e-4, err_msg=name)
+
+
 # The number of parameters by D and H, as in rnnlab/cells/README.md.
 COUNTS = {
   'cifg': lambda d, h: 3 * h * (d + h + 1),
@@ -169,6 +218,7 @@ def test_what_the_cells_start_from():
     ('mlstm', {'heads': 3}, 'heads must divide hidden_size=4, and not be 3'),
     ('mlstm', {'heads': 0}, 'heads must divide'),
     ('lru', {'r_min': 0.9, 'r_max': 0.5}, 'r_min=0.9 and r_max=0.5'),
+    ('lru', {'max_phase': -1.0}, 'max_phase > 0, not -1.0'),
   ],
 )
 def test_an_option_that_can_t_be_is_an_error_in_words(name, options, words):
@@ -264,6 +314,90 @@ def test_all_steps_are_taken_at_once_where_that_pays(monkeypatch):
   params = cell.init(jax.random.key(0), INPUTS)
   assert found(1024) and not found(1025) and found(1025, kind='gpu') and found(1025, 'parallel')
   assert not found(5, 'scan') and not found(0, 'parallel')
+
+
+@pytest.mark.parametrize('name', LINEAR)
+def test_a_layer_takes_all_steps_at_once(name):
+  """Flax rebuilds the NamedTuples that a module is given; the values are those of the paper."""
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  states = [np.zeros((BATCH, HIDDEN)) for _ in jax.tree.leaves(cell.initial_carry((BATCH,)))]
+  as_rows = {k: w[None] if w.ndim == 1 else w for k, w in params.items()}
+  with jax.enable_x64():
+    layer = models.Recurrent(cell, backend='parallel')
+    found = jax.jit(layer.apply)({'params': {'cell': params}}, xs)
+  assert_allclose(found, equations.unroll(name, as_rows, states, xs)[1], 1e-10)
+
+
+def test_models_take_all_steps_at_once(monkeypatch):
+  asked, scan = [], parallel.scan
+  monkeypatch.setattr(parallel, 'scan', lambda *a, **k: asked.append(1) or scan(*a, **k))
+  cell, ids = cells.get('lru', hidden_size=HIDDEN), np.ones((BATCH, STEPS), np.int32)
+  stream = {'inputs': ids, 'targets': ids, 'weights': np.ones((BATCH, STEPS), np.float32)}
+  for model, given, count in (
+    (models.SequenceClassifier(cell, 9, 3, layers=2, bidirectional=True), ids, 4),
+    (models.LanguageModel((cell,) * 2, 9, 3), stream, 2),
+    (models.Seq2Seq((cell,), (cell,), 9, 9, 3), {'source': ids, 'target': ids}, 1),
+  ):
+    asked.clear()
+    jax.eval_shape(model.init, jax.random.key(0), given)
+    assert len(asked) == count, type(model).__name__
+
+
+@pytest.mark.parametrize('sizes', ['batch, 4', '2, steps', 'batch, steps'])
+@pytest.mark.parametrize('kind', ['cpu', 'gpu'])
+def test_a_linear_cell_is_exported_with_unknown_sizes(sizes, kind, monkeypatch):
+  cell = cells.get('mingru', hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  layer = models.Recurrent(cell)
+  shape = *jax.export.symbolic_shape(sizes), INPUTS
+  with monkeypatch.context() as patch:
+    patch.setattr(parallel.devices, 'backend', lambda: kind)
+    exported = jax.export.export(jax.jit(lambda xs: layer.apply({'params': {'cell': params}}, xs)))(
+      jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+  states, xs = [np.zeros((BATCH, HIDDEN))], xs[:, :4]
+  as_rows = {k: w[None] if w.ndim == 1 else w for k, w in params.items()}
+  expected = equations.unroll('mingru', as_rows, states, xs)[1]
+  assert_allclose(exported.call(np.float32(xs)), expected, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
+@pytest.mark.parametrize('way', [parallel.one_by_one, parallel.in_a_tree], ids=['loop', 'tree'])
+@pytest.mark.parametrize('name', ['mingru', 'lru'])
+def test_nothing_passes_a_reset(name, way, reverse, monkeypatch):
+  """Each episode is what it is alone, though the other one has a NaN; one row starts from NaN."""
+  monkeypatch.setattr(parallel, 'recurrence', way)
+  cell = cells.get(name, hidden_size=HIDDEN)
+  params, _, xs, *_ = drawn(cell, INPUTS)
+  broken = np.float32(xs)
+  broken[:, 4 if reverse else 0, 0] = np.nan
+  resets = np.zeros((BATCH, STEPS), bool)
+  resets[:, 3 if reverse else 2] = True
+
+  @jax.jit
+  def run(xs, resets=None):
+    options = {'resets': resets, 'backend': 'parallel', 'reverse': reverse}
+    return unroll(cell, params, xs, **options)
+
+  after = np.s_[:, :3] if reverse else np.s_[:, 2:]
+  carry, ys = run(broken, resets)
+  alone, expected = run(np.float32(xs)[after])
+  assert_allclose(ys[after], expected, 1e-5, 1e-6)
+  jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), carry, alone)
+
+  def loss(params, xs, carry, resets):
+    options = {'initial_carry': carry, 'resets': resets, 'backend': 'parallel', 'reverse': reverse}
+    return jnp.sin(unroll(cell, params, xs, **options)[1]).sum()
+
+  zeros = cell.initial_carry((BATCH,))
+  spoilt = jax.tree.map(lambda a: a.at[0].set(jnp.nan), zeros)
+  first = np.zeros((BATCH, STEPS), bool)
+  first[:, 0] = not reverse
+  slopes = jax.jit(jax.grad(loss, (0, 1)))
+  if not reverse:  # where there is no place for a reset before the first step
+    found, expected = (slopes(params, xs, *rest) for rest in ((spoilt, first), (zeros, None)))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-4, 1e-5), found, expected)
 
 
 def test_a_cell_runs_in_parallel_only_by_the_step_that_is_linear():

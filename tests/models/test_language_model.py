@@ -82,6 +82,38 @@ def test_locked_dropout_is_the_same_at_each_step_of_a_window(params):
         assert (nll == nll[:1]).all() == (rate == 'word_dropout')
 
 
+def test_what_is_scored_starts_anew_where_a_row_is_reset(params):
+  resets = np.zeros((3, 8), bool)
+  resets[:, 5] = True
+  _, nll, _, carry = model_of().apply(
+    {'params': params}, BATCH | {'resets': resets}, method='scored'
+  )
+  tail = {name: of[:, 5:] for name, of in BATCH.items()}
+  expected, end = model_of().apply({'params': params}, tail)
+  np.testing.assert_allclose(nll[:, 5:], expected, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), carry, end)
+
+
+def test_in_float64_a_model_starts_by_itself(params):
+  with jax.enable_x64():
+    wide = jax.tree.map(lambda a: jnp.asarray(np.float64(a)), params)
+    found, carry = model_of().apply({'params': wide}, BATCH)
+  assert {of.dtype.name for of in jax.tree.leaves(carry)} == {'float64'}
+  np.testing.assert_allclose(found, model_of().apply({'params': params}, BATCH)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'tied': True}, 'tied needs a last layer of embed_size=6 units, not 5'),
+    ({'tied': True, 'adaptive': True}, 'so tied must be False'),
+  ],
+)
+def test_fields_that_exclude_each_other_are_told(fields, words):
+  with pytest.raises(ValueError, match=words):
+    model_of(**fields).init(jax.random.key(0), BATCH)
+
+
 def test_a_config_s_rates_are_the_model_s():
   config = configs.default('language_model').model
   rates = {rate: i / 10 for i, rate in enumerate(RATES, 1)}

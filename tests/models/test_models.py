@@ -352,3 +352,42 @@ def test_a_model_of_series_says_what_it_takes():
   for wrong in (IDS, {'xs': SERIES['xs']}):
     with pytest.raises(TypeError, match="takes a dict of 'xs'"):
       model.init(jax.random.key(0), wrong)
+  for changed, words in (
+    ({'lengths': np.array([9, 3, 1, 0])}, 'row 0 has length 9, but xs has 5 time steps'),
+    ({'xs': SERIES['xs'][0]}, r"'xs' must be float \[B, T, D\], not float32"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      model.init(jax.random.key(0), SERIES | changed)
+  key, as_list = jax.random.key(0), SERIES | {'lengths': [5, 3, 1, 0]}
+  found, expected = (model.init_with_output(key, given)[0] for given in (as_list, SERIES))
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_a_vocabulary_needs_an_embedding():
+  with pytest.raises(ValueError, match='a model with a vocab_size needs an embed_size'):
+    classifier(embed_size=None).init(jax.random.key(0), IDS)
+
+
+@pytest.mark.parametrize('rate', [1.0, -0.5, 1.5])
+def test_a_rate_that_is_none_is_refused(rate):
+  rngs, xs = {'dropout': jax.random.key(0)}, jnp.ones((2, 3, 4))
+  with pytest.raises(ValueError, match=f'rate must be at least 0 and below 1, not {rate}'):
+    models.layers.Dropout(rate).apply({}, xs, False, rngs=rngs)
+  with pytest.raises(ValueError, match=f'not {rate}'):
+    models.layers.WordDropout(rate, 9).apply({}, xs, jnp.ones((2, 3), int), False, rngs=rngs)
+
+
+def test_a_piano_of_one_key():
+  draw = np.random.default_rng(0)
+  rolls = draw.integers(0, 2, (3, 4, 1)).astype(np.float32)
+  model = models.RollModel(classifier(vocab_size=None, embed_size=None, steps=True))
+  inputs = {'rolls': rolls, 'lengths': np.array([3, 3, 2])}
+  found, variables = model.init_with_output(jax.random.key(0), inputs)
+  series = {'xs': rolls[:, :-1], 'lengths': inputs['lengths']}
+  logits = np.float64(model.series.apply(variables, series))
+  right = np.where(rolls[:, 1:, 0] == 1, logits, -logits)
+  real = np.arange(3) < inputs['lengths'][:, None]
+  assert found.shape == (3, 3, 3)
+  np.testing.assert_allclose(found[..., 0], np.where(real, np.log1p(np.exp(-right)), 0), 1e-5)
+  wrong = (logits > 0) != (rolls[:, 1:, 0] == 1)
+  np.testing.assert_array_equal(found[..., 2], real & wrong)

@@ -179,9 +179,16 @@ def test_what_is_evaluated_has_the_gradient_that_training_has_without_smoothing(
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), found, wanted)
 
 
-@pytest.mark.parametrize(('kind', 'both', 'layers'), [('additive', True, 2), ('none', False, 2)])
-def test_step_by_step_it_says_what_it_does_with_teacher_forcing(kind, both, layers):
-  model = made('lstm', kind, both, layers)
+@pytest.mark.parametrize(
+  ('kind', 'both', 'layers', 'precision'),
+  [
+    ('additive', True, 2, 'float32'),
+    ('none', False, 2, 'float32'),
+    ('multiplicative', False, 1, 'bfloat16'),
+  ],
+)
+def test_step_by_step_it_says_what_it_does_with_teacher_forcing(kind, both, layers, precision):
+  model = made('lstm', kind, both, layers, precision=precision)
   variables = {'params': jax.tree.map(jnp.float32, drawn(model))}
   source, target = INPUTS['source'], INPUTS['target']
   memory = model.apply(variables, source, method='encode')
@@ -278,6 +285,49 @@ def test_a_decoder_of_another_cell_and_one_embedding_for_all():
   assert {'source_embedding', 'output_bias'} == {
     name for name in variables['params'] if not name.startswith(('Recurrent', 'bridge'))
   }
+
+
+def test_without_attention_a_decoder_of_slstm_starts_from_the_source():
+  """But not its normaliser and stabiliser, which say that the memory holds nothing yet."""
+  cell = rnnlab.cells.get('slstm', hidden_size=H)
+  model = Seq2Seq((CELLS['gru-after'],), (cell,), U, V, E, attention='none')
+  found, variables = model.init_with_output(jax.random.key(0), INPUTS)
+  other = INPUTS | {'source': np.array([[7, 4, 2, 0], [5, 2, 0, 0]], np.int32)}
+  assert (found[:, 0] != model.apply(variables, other)[:, 0]).all()
+  encoded = model.apply(variables, INPUTS['source'], method='encode')
+  carry, start = encoded.carries[0], cell.initial_carry((2,))
+  assert (carry.h != 0).all()
+  np.testing.assert_array_equal((carry.n, carry.m), (start.n, start.m))
+
+
+@pytest.mark.parametrize('heads', [1, H])
+def test_without_attention_a_decoder_of_mlstm_cannot_start_from_another_cell_s_source(heads):
+  cell = rnnlab.cells.get('mlstm', hidden_size=H, heads=heads)
+  model = Seq2Seq((CELLS['gru-after'],), (cell,), U, V, E, attention='none')
+  with pytest.raises(ValueError, match=r'without attention, .* the carry of mlstm\(.* has none'):
+    model.init(jax.random.key(0), INPUTS)
+
+
+@pytest.mark.parametrize(
+  ('counts', 'fields', 'words'),
+  [
+    ((2, 1), {}, 'equally many cells, not 2 and 1'),
+    ((1, 1), {'shared': True}, f'source_size={U} and target_size={V}'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_told(counts, fields, words):
+  cells = [(CELLS['gru-after'],) * count for count in counts]
+  with pytest.raises(ValueError, match=words):
+    Seq2Seq(*cells, U, V, E, **fields).init(jax.random.key(0), INPUTS)
+
+
+def test_in_float64_it_starts_by_itself():
+  model = made('gru-after', 'multiplicative')
+  params = drawn(model)
+  narrow = model.apply({'params': jax.tree.map(jnp.float32, params)}, INPUTS)
+  with jax.enable_x64():
+    found = model.apply({'params': jax.tree.map(jnp.asarray, params)}, INPUTS)
+  np.testing.assert_allclose(found, narrow, rtol=1e-4)
 
 
 def test_ids_that_are_none_are_told():

@@ -247,8 +247,44 @@ def test_traced_ids_outside_the_table_make_their_row_nan_but_where_they_are_padd
 
 
 def test_what_is_no_cell_is_said():
+  xs = normal(BATCH, STEPS, INPUTS)
   with pytest.raises(TypeError, match='cell must be a Cell, such as rnnlab.lstm'):
-    recurrence.unroll(rnnlab.lstm, {}, normal(BATCH, STEPS, INPUTS))
+    recurrence.unroll(rnnlab.lstm, {}, xs)
+  with pytest.raises(TypeError, match='cell must be a Cell, such as rnnlab.lstm'):
+    recurrence.stacked(rnnlab.lstm, [{}], xs)
+
+
+def test_a_number_is_called_what_it_is():
+  cell, xs = rnnlab.lstm(SCAN), normal(BATCH, STEPS, INPUTS)
+  params = cell.init(jax.random.key(0), INPUTS)
+  for options, words in (
+    ({'dropout': 0.5}, 'dropout must be a tuple of masks, not 0.5'),
+    ({'initial_carry': 'zeros'}, r"initial_carry must be LSTMCarry\(h, c\), .*, not 'zeros'"),
+  ):
+    with pytest.raises(TypeError, match=words):
+      recurrence.unroll(cell, params, xs, **options)
+
+
+def test_the_length_of_one_sequence_may_be_a_number():
+  cell, xs = rnnlab.gru(SCAN), normal(STEPS, INPUTS)
+  params = cell.init(jax.random.key(0), INPUTS)
+  _, ys = recurrence.unroll(cell, params, xs, lengths=2)
+  np.testing.assert_allclose(ys[:2], recurrence.unroll(cell, params, xs[:2])[1], 1e-6)
+  assert not ys[2:].any()
+  with pytest.raises(ValueError, match='lengths must be an integer, not bool'):
+    recurrence.unroll(cell, params, xs, lengths=True)
+  with pytest.raises(ValueError, match='lengths must be 2 integers'):
+    recurrence.unroll(cell, params, xs[None].repeat(2, 0), lengths=2)
+
+
+def test_masks_for_another_width_or_no_cell_are_refused():
+  cell = rnnlab.gru(SCAN)
+  params, key = cell.init(jax.random.key(0), INPUTS), jax.random.key(0)
+  rates = {'rate': 0.2, 'recurrent_rate': 0.2}
+  with pytest.raises(ValueError, match=r"params\['w_x'\] is .* but for inputs of 2 features"):
+    recurrence.dropout_masks(key, cell, params, INPUTS, BATCH, **rates)
+  with pytest.raises(TypeError, match='cell must be a Cell'):
+    recurrence.dropout_masks(key, rnnlab.gru, params, BATCH, INPUTS, **rates)
 
 
 @pytest.mark.parametrize(
