@@ -170,6 +170,10 @@ CLAIMS = {
       *('elman', 'lstm', 'b > a', 'last_gradient_reach'),
     ),
     (
+      "LSTM's gradient reaches further back than GRU's before training",
+      *('gru', 'lstm', 'b > a', 'first_gradient_reach'),
+    ),
+    (
       "LSTM's gradient reaches further back than GRU's after training",
       *('gru', 'lstm', 'b > a', 'last_gradient_reach'),
     ),
