@@ -8,7 +8,7 @@ from rnnlab.cells import base
 
 @base.factory
 def qrnn(hidden_size: int, *, kernel_init: base.Init = base.kernel_init) -> base.Cell:
-  """QRNN with fo-pooling (Bradbury et al. 2017, equations 1 and 4), its convolution one step wide.
+  """QRNN with fo-pooling (Bradbury et al. 2017), its convolution one step wide.
 
       z = tanh(W_x x_t + b);  f, o = sigmoid(W_x x_t + b)
       c_t = f * c_{t-1} + (1 - f) * z

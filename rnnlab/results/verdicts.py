@@ -35,8 +35,7 @@ def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
   Columns: claim; verdict: supported, refuted or undecided; sentence, for people, with the numbers;
   effect, the difference and its interval for people, '' if there is none; a and b, in words;
   metric, says, margin, target; difference, b's mean minus a's, and its 95% Welch interval, low to
-  high; p;
-  p_holm, adjusted for all claims; n_a and n_b, numbers of seeds; command, '' if not given.
+  high; p; p_holm, adjusted for all claims; n_a and n_b, numbers of seeds; command, '' if not given.
 
   A claim compares the values themselves, whether higher or lower is better. 'b > a' and 'b < a'
   are Welch's test against 0. 'b >= a' is non-inferiority in a metric of which higher is better:
