@@ -222,9 +222,9 @@ def gates(x: Array, count: int) -> list[Array]:
 
 
 def check_size(hidden_size: int) -> None:
-  """Raises ValueError unless `hidden_size` is a whole number of at least 1."""
+  """Raises ValueError unless `hidden_size` is an int of at least 1."""
   if isinstance(hidden_size, bool) or not isinstance(hidden_size, int) or hidden_size < 1:
-    raise ValueError(f'hidden_size must be a whole number of at least 1, not {hidden_size!r}')
+    raise ValueError(f'hidden_size must be an int of at least 1, not {hidden_size!r}')
 
 
 # Keras's defaults, drawn like Keras's over the whole kernel of all gates together.

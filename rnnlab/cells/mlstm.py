@@ -54,12 +54,10 @@ def mlstm(
 
   def init(key, input_size):
     k_x, k_g = jax.random.split(key)
-    return {
-      'w_x': kernel_init(k_x, (input_size, 4 * hidden_size)),
-      'w_g': kernel_init(k_g, (input_size, 2 * heads)),
-      'b': jnp.zeros(4 * hidden_size),
-      'b_g': jnp.zeros(2 * heads).at[heads:].set(forget_bias),
-    }
+    w_x = kernel_init(k_x, (input_size, 4 * hidden_size))
+    w_g = kernel_init(k_g, (input_size, 2 * heads))
+    b_g = jnp.zeros(2 * heads).at[heads:].set(forget_bias)
+    return {'w_x': w_x, 'w_g': w_g, 'b': jnp.zeros(4 * hidden_size), 'b_g': b_g}
 
   def initial_carry(batch_shape, dtype=jnp.float32):
     shapes = (heads, width, width), (heads, width), (heads,)
@@ -69,9 +67,8 @@ def mlstm(
     c, n, m_before = carry
     *qkv, o = base.gates(dot(params['w_x'], x_t) + params['b'], 4)
     q, k, v = (a.reshape(-1, heads, width) for a in qkv)
-    k = k / math.sqrt(width)
     i, f = base.gates(dot(params['w_g'], x_t) + params['b_g'], 2)
-    f = jax.nn.log_sigmoid(f) + m_before
+    k, f = k / math.sqrt(width), jax.nn.log_sigmoid(f) + m_before
     m = jnp.maximum(f, i)
     i, f = jnp.exp(i - m)[..., None], jnp.exp(f - m)[..., None]
     c = f[..., None] * c + (i * v)[..., :, None] * k[..., None, :]

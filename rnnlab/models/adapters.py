@@ -39,6 +39,7 @@ class LinenCell(nn.RNNCellBase):
 
   @nn.compact
   def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
+    inputs = checks.array('inputs', inputs)
     # One key for all parameters, since a cell draws them together.
     key = self.make_rng('params') if self.has_rng('params') else jax.random.key(0)
 
@@ -125,9 +126,10 @@ def _carry(cell, input_shape, dtype, carry_init, key):
 
 def _step(cell, params, carry, inputs):
   """A step for any number of batch dimensions; a cell's own step takes one."""
-  batch, inputs = inputs.shape[:-1], checks.array('inputs', inputs)
+  inputs = checks.array('inputs', inputs)
   if not inputs.ndim:
     raise ValueError(f'inputs must be [..., features], not {checks.said(inputs)}')
+  batch = inputs.shape[:-1]
   params = checks.params(cell, params, inputs.shape[-1])
   carry = checks.carry(cell, carry, batch, checks.kind(params, inputs), 'carry')
 

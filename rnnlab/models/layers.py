@@ -150,6 +150,8 @@ def pool(ys: Array, mask: Array | None, how: str, bidirectional: bool = False) -
   if how not in POOLINGS:
     choices = ', '.join(POOLINGS)
     raise ValueError(f'how must be one of {choices}, not {how!r}{cells.near(how, POOLINGS)}')
+  if not ys.shape[1]:
+    return jnp.zeros((len(ys), ys.shape[2] * (3 if how == 'concat' else 1)), ys.dtype)
   if mask is None:
     halves = jnp.split(ys, 2, axis=-1) if bidirectional else (ys, ys[..., :0])
     last = jnp.concatenate([halves[0][:, -1], halves[1][:, 0]], axis=-1)

@@ -28,6 +28,7 @@ from rnnlab.predict.predictor import (
 from rnnlab.predict.translator import Translator
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
+READ = 'max_len', 'padding', 'truncation', 'mask'  # of data: how an example is cut to a batch
 
 
 def export(
@@ -41,7 +42,7 @@ def export(
   their lengths, for any B and T, on CPUs, GPUs of NVIDIA and AMD, and TPUs. For a language model or
   a translation model, it is one step, from a token and a carry to the next token's logits and the
   next carry, as `exported_text.py` and `exported_pairs.py` describe. Raises ValueError if the
-  members of an ensemble have different vocabularies, and for a model that answers at each step.
+  members of an ensemble read texts in different ways, and for a model that answers at each step.
 
   >>> rnnlab.export(rnnlab.load_ensembles('runs/imdb')['lstm'], 'lstm.zip')
   """
@@ -53,6 +54,8 @@ def export(
   check(members)
   if len({how_read(member)[1:] for member in members}) > 1:
     raise ValueError('these runs have different vocabularies: export one of them')
+  if len({tuple(member.config.data.get(field) for field in READ) for member in members}) > 1:
+    raise ValueError(f'these runs differ in {", ".join(READ)}: export one of them')
   member = members[0]
   outputs, data = member.outputs, member.config.data
   if outputs.steps:

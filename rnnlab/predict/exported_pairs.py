@@ -69,6 +69,8 @@ class Model(NamedTuple):
     self, texts: Sequence[str], beam: int = 5, length: float = 0.6, coverage: float = 0.0
   ) -> list[str]:
     """The best translation of each text, as by rnnlab's `Translator.translate`."""
+    if isinstance(texts, str):
+      raise TypeError('texts must be a list of texts, not one text')
     side = self.encoding['source']
     id_of = {token: i for i, token in enumerate(side['vocabulary'][FIRST:], FIRST)}
     tokens = [units.split(' '.join(text.split()), side) for text in texts]

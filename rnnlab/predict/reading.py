@@ -236,7 +236,10 @@ def _number(value):
 
 
 def _sentences(path):
-  """The sentences of a file of tokens: their lines, and the first field of each."""
+  """The sentences of a file of tokens: their lines, and the first field of each.
+
+  Lines that begin with -DOCSTART- end a sentence and are left out.
+  """
   lines, tokens = [], []
   for line in text_lines(path):
     line = line.rstrip('\r\n')

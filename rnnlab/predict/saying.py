@@ -111,6 +111,8 @@ def check(models: Mapping[str, Any], given: argparse.Namespace) -> None:
     raise ValueError(f'--{others[0]} is for scoring texts: give --score')
   if given.input and not given.score:
     raise ValueError('--input is a file to be scored: give --score')
+  if given.column and is_file(models, given):
+    raise ValueError(f'--column={given.column}: {given.input} is not a table, so it has no columns')
   for name, value in DEFAULTS.items():
     setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
   for model in models.values():  # raises before anything is said

@@ -97,12 +97,16 @@ def jacobian_norms(
   of the norm (Hutchinson 1989). It is averaged over `probes` such vectors, drawn with `key`; each
   takes one backward pass. The other arguments are those of `gradients`.
 
+  Raises ValueError for fewer probes than 1, and what `recurrence.unroll` raises.
+
   >>> cell, xs = rnnlab.gru(hidden_size=4), jnp.ones((2, 5, 3))
   >>> params = cell.init(jax.random.key(0), 3)
   >>> norms = rnnlab.flow.jacobian_norms(cell, params, xs, jax.random.key(1), probes=64)
   >>> norms.shape, 1.8 < norms[0, -1].item() < 2.2  # that of the identity of 4 numbers is 2
   ((2, 5), True)
   """
+  if probes < 1:
+    raise ValueError(f'probes must be at least 1, not {probes}')
   xs, mask, carry = _checked(cell, params, xs, **options)
 
   def last(nudges):

@@ -16,7 +16,7 @@ CUT = (
   ' Where the values of the first tenth of the epochs are far above all later ones, the axis '
   'leaves them out.'
 )
-RING = 'a ring marks the best of its cell. Other settings vary from dot to dot.'
+RING = 'a ring marks the best of its cell over all data. Other settings vary from dot to dot.'
 CAPTIONS = {
   'test_scores': 'Each dot is the test {metric} of one seed; the diamond is the mean, the bar '
   'its 95% t interval (no bar for a single seed).',

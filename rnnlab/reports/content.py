@@ -29,7 +29,8 @@ NOTES = (
   "Welch's test, and Holm's p is corrected for all comparisons of the same setting, such as all "
   'pairs of cells. Seeds needed: how many seeds each group would need to detect a difference this '
   'large with a power of 80%. Seconds an epoch are the median over the epochs after the first, '
-  'which compiles; for runs that trained together as a population, the share of each.'
+  'which compiles (of a run of one epoch, the time of that one); for runs that trained together as '
+  'a population, the share of each.'
 )
 STRETCHES = (
   ' A test split that is one text has no independent examples: in the intervals over seeds and'

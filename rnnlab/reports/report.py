@@ -58,7 +58,11 @@ def write(workdir) -> Report:
     drawings.of_claims(workdir, claims),
   )
   tables = {'runs': every, 'summary': summary, 'comparisons': pairs}
-  for file, frame in (tables | {'claims': claims} if len(claims) else tables).items():
+  if len(claims):
+    tables['claims'] = claims
+  else:  # those of an earlier launch, since taken out of the experiment
+    (workdir / 'claims.csv').unlink(missing_ok=True)
+  for file, frame in tables.items():
     kept = frame if file == 'runs' else frame.drop(columns='metrics', errors='ignore')
     disk.write_atomic(workdir / f'{file}.csv', kept.to_csv(index=False))
   disk.write_atomic(workdir / 'summary.md', markdown.markdown(told))

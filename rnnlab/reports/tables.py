@@ -135,7 +135,7 @@ def of_once(pairs: pd.DataFrame) -> Table:
     metric = measures.of_column(metrics, row['metric'])
     rows.append(
       {
-        'Other metric': metric.words,
+        'Other metric': f'{metric.words} ({metric.better} is better)',
         'A - B': _pair(row),
         'Difference': metric.change_shown(row['difference']),
         '95% interval,\nseeds': metric.interval(row['low'], row['high']),

@@ -20,7 +20,8 @@ def summarise(runs: pd.DataFrame, workdir: AnyPath | None = None) -> pd.DataFram
   """A row per group of runs that share task, data and every setting but the seed.
 
   Columns: group (a name), data and settings, runs (how many), for each metric its _mean, _std
-  (n - 1) and 95% t interval, _low to _high (NaN for a single seed), parameters, mean seconds.
+  (n - 1) and 95% t interval, _low to _high (NaN for a single seed) over the runs in which it is
+  finite, parameters, mean seconds.
   For metrics known once also the interval over seeds and test items, _items_low to _items_high, if
   `workdir` is given and holds the predictions of all the runs.
   runs: from results.load_runs, or from a runs.csv of any version.

@@ -135,7 +135,7 @@ def settings(frame: pd.DataFrame) -> list[str]:
 def missing_runs(workdir: AnyPath, finished: Collection[str]) -> list[tuple[str, str, str]]:
   """(id, error, traceback) of each run without a result that the sweep names or that failed.
 
-  Trials that a search left behind are not missing.
+  Trials that a search left behind are not missing, unless they failed.
   """
   runs = sweep_of(workdir)['runs']
   named = [run['id'] for run in runs if not run.get('left')]

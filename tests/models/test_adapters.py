@@ -298,6 +298,10 @@ def test_what_does_not_fit_is_named():
   variables = rnn.init(jax.random.key(0), XS)
   with pytest.raises(errors.ScopeParamShapeError, match=r'w_x.*\(4, 24\).*\(5, 24\)'):
     rnn.apply(variables, XS[..., 1:])
+  cell = LinenCell(make('lstm'))
+  carry = cell.initialize_carry(jax.random.key(0), (2, 4))
+  with pytest.raises(TypeError, match='inputs must be an array, not list'):
+    cell.init(jax.random.key(0), carry, [[1.0] * 4] * 2)
 
 
 # The carry, and dtypes.

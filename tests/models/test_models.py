@@ -294,6 +294,15 @@ def test_pool_names_the_near_match():
     models.pool(jnp.ones((2, 3, 4)), None, 'maxx')
 
 
+@pytest.mark.parametrize('how', models.POOLINGS)
+@pytest.mark.parametrize('masked', [False, True])
+def test_no_steps_pool_to_zeros(how, masked):
+  none = jnp.ones((2, 0, 4))
+  as_one = models.pool(jnp.ones((2, 1, 4)), jnp.zeros((2, 1), bool), how, bidirectional=True)
+  found = models.pool(none, none[..., 0] > 0 if masked else None, how, bidirectional=True)
+  np.testing.assert_array_equal(found, as_one)
+
+
 @pytest.mark.parametrize('wrong', [10, -1])
 def test_an_id_outside_the_vocabulary_is_refused_or_seen(wrong):
   """If known, an error; if traced, a row of NaN, and only that row, in training and evaluation."""

@@ -533,6 +533,7 @@ def test_people_see_surprisal_in_colours_or_in_bits(run, ask, monkeypatch, no_co
     (['x', '--cache=9'], '--cache is for scoring texts: give --score'),
     (['x', '--score', '--cache=-9'], 'cache=-9: it must be a whole number of states'),
     (['--input=FILE'], '--input is a file to be scored: give --score'),
+    (['--score', '--input=FILE', '--column=x'], 'is not a table, so it has no columns'),
     (['--score', '--input=FILE', '--out=x.npz'], '--out=x.npz: it must end in .csv or .tsv'),
     (['--score', '--input=EMPTY'], 'EMPTY is empty'),
     (['--score', '--input=LATIN'], 'LATIN, line 2: byte 2, 0xe9, is not UTF-8'),

@@ -212,6 +212,9 @@ def test_an_ensemble_is_the_mean_of_its_members_and_its_export_too(tmp_path):
   other = members[0]._replace(vocabulary=WORDS[::-1])
   with pytest.raises(ValueError, match='different vocabularies'):
     rnnlab.export(rnnlab.Ensemble((*members, other)), tmp_path / 'model.zip')
+  other = made(3, **{'data.truncation': 'post'})
+  with pytest.raises(ValueError, match='differ in max_len, padding, truncation, mask'):
+    rnnlab.export(rnnlab.Ensemble((*members, other)), tmp_path / 'model.zip')
 
 
 def test_a_text_for_a_list_of_texts_is_a_mistake_that_is_said():

@@ -189,6 +189,8 @@ def test_an_exported_model_translates_without_rnnlab(three, model, tmp_path):
       TEXTS, **dict(zip(('beam', 'length', 'coverage'), options, strict=False))
     )
   assert there.translate([]) == []
+  with pytest.raises(TypeError, match='list of texts'):
+    there.translate('ein')
   code = f"""
 import runpy, sys
 sys.path = [path for path in sys.path if 'rnnlab' not in path]

@@ -278,3 +278,5 @@ def test_what_is_wrong_is_told():
     flow.gradient_norms(lambda carry, _: carry.sum(), cell, params, xs[0])
   with pytest.raises(ValueError, match='mask must be bool'):
     flow.spectral_radius(cell, params, xs, mask=np.ones((1, STEPS), bool))
+  with pytest.raises(ValueError, match='probes must be at least 1, not 0'):
+    flow.jacobian_norms(cell, params, xs, jax.random.key(0), probes=0)

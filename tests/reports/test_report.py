@@ -1070,3 +1070,7 @@ def test_a_claim_that_cannot_be_tested_is_undecided_and_takes_no_report_with_it(
   assert 'needs a margin above 0' in claims['sentence'][1]
   assert 'model.nope' in claims['sentence'][3]
   assert 'is +2.00 points' in claims['sentence'][5]
+  edit(workdir / 'sweep.json', lambda sweep: sweep.update(claims=[]))
+  assert (workdir / 'claims.csv').exists()
+  report.write(workdir)
+  assert not (workdir / 'claims.csv').exists()

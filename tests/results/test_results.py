@@ -216,6 +216,17 @@ def test_without_all_predictions_of_the_same_items_the_interval_is_over_seeds_al
   assert results.compare(runs)['items_low'].isna().all()
 
 
+def test_a_mean_over_classes_that_is_near_the_share_has_no_interval_of_the_share(tmp_path):
+  grid(tmp_path, sizes=(32,))
+  for path in tmp_path.glob('*/result.json'):
+    result = json.loads(path.read_text())
+    for at in ('final', 'best'):
+      result[at]['test_accuracy'] += 4e-4
+    path.write_text(json.dumps(result))
+  found = results.compare(results.load_runs(tmp_path), tmp_path)
+  assert found['low'].notna().all() and found['items_low'].isna().all()
+
+
 def test_of_several_classes_the_greatest_logit_is_predicted(tmp_path):
   grid(tmp_path, sizes=(32,))
   runs = results.load_runs(tmp_path)

@@ -179,6 +179,11 @@ def test_what_cannot_be_is_told(tmp_path, rows, words):
     loaded(path)
 
 
+def test_padding_between_tokens_and_their_end_is_not_read(conll):
+  with pytest.raises(DataError, match='lists of tokens need data.mask=True'):
+    loaded(conll, **{'data.mask': False})
+
+
 def test_a_stray_tag_of_another_split_is_told_as_spans_then_do_not_count(tmp_path):
   for name, tags in (('train', 'B-X I-X O'), ('test', 'B-X X O')):
     rows = ''.join(f'w{i} in it,{tags}\n' for i in range(20))

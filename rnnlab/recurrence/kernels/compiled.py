@@ -27,8 +27,8 @@ _OBJECTS = b'\x7fELF', b'\xcf\xfa\xed\xfe', b'd\x86', b'd\xaa'  # of ELF, Mach-O
 _engines = []  # kept alive, since their code must stay in place
 
 
-def digest(*parts: str | bytes | pathlib.Path) -> str:
-  """Names a kernel by all that its code depends on. parts: text, bytes, or paths of sources."""
+def digest(*parts: Any) -> str:
+  """Names a kernel by all its code depends on: paths of sources, and what str() tells apart."""
   versions = [importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'numpy')]
   whole = hashlib.sha256(repr(versions).encode())
   for part in (pathlib.Path(__file__), *parts):
