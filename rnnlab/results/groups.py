@@ -15,6 +15,27 @@ from rnnlab.results.load import COUNTS, DATA, TIMES, settings
 MAX_SETTINGS = 8  # the most settings whose response is drawn
 SOME = 4  # the response to a setting is drawn if it takes more values than this
 
+CELLS = {
+  'lstm': 'LSTM',
+  'gru': 'GRU',
+  'elman': 'Elman',
+  'irnn': 'IRNN',
+  'indrnn': 'IndRNN',
+  'lstm_no_forget': 'LSTM without forget gate',
+  'lstm_peephole': 'LSTM with peepholes',
+  'lstm_layer_norm': 'LSTM with layer norm',
+  'cifg': 'CIFG',
+  'mgu': 'MGU',
+  'sru': 'SRU',
+  'qrnn': 'QRNN',
+  'mingru': 'minGRU',
+  'minlstm': 'minLSTM',
+  'lru': 'LRU',
+  'rglru': 'RG-LRU',
+  'slstm': 'sLSTM',
+  'mlstm': 'mLSTM',
+}
+
 
 def summarise(runs: pd.DataFrame, workdir: AnyPath | None = None) -> pd.DataFrame:
   """A row per group of runs that share task, data and every setting but the seed.
@@ -105,8 +126,8 @@ def label(frame: pd.DataFrame) -> pd.Series:
 
 
 def cell_name(name: str) -> str:
-  """A cell's name for people."""
-  return {'lstm': 'LSTM', 'gru': 'GRU', 'elman': 'Elman'}.get(str(name), str(name))
+  """A cell's name for people, as its paper writes it; a cell of one's own keeps its name."""
+  return CELLS.get(str(name), str(name))
 
 
 def value_words(value: Any) -> str:
