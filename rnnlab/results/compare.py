@@ -158,8 +158,8 @@ def resampled(
     if found and all(found) and found[0][0] and len({split for split, _ in found}) == 1:
       items = np.stack([items for _, items in found])
       apart = np.abs(items.mean(axis=1) - part[name[1]])
-      # A share of right items is exact but for float32; a mean over classes may be almost as near.
-      most = 1e-6 if items.dtype == bool else 1e-3
+      # A share of right items is right to an item; a mean over classes may be almost as near.
+      most = 1 / items.shape[1] if items.dtype == bool else 1e-3
       if (apart <= most * np.maximum(1, part[name[1]])).all():
         splits.setdefault(found[0][0], {})[name] = items
   return {
