@@ -426,11 +426,14 @@ def test_runs_of_both_protocols_on_the_same_data_are_groups_of_their_own(tmp_pat
 
 
 def test_of_a_claim_that_could_not_be_tested_nothing_is_drawn():
-  row = {'claim': 'X', 'verdict': 'undecided', 'a': 'LSTM', 'b': 'GRU', 'margin': np.nan}
+  row = {'claim': 'X', 'verdict': 'undecided', 'a': 'LSTM', 'b': 'GRU', 'margin': 0.25}
   known = row | {'effect': '+1.0', 'difference': 1.0, 'low': 0.5, 'high': 1.5}
   untested = row | {'effect': '', 'difference': 1.0, 'low': np.nan, 'high': np.nan}
   (ax,) = figures.claims(pd.DataFrame([known, untested])).axes
-  assert [line.get_ydata()[0] for line in ax.lines if line.get_marker() == 'd'] == [0]
+  (shade,), ticks = ax.collections, ax.get_yticks()
+  height = {*(line.get_ydata()[0] for line in ax.lines if line.get_marker() == 'd')}
+  assert height == {ticks[0]} and not shade.get_paths()[0].contains_point((0, ticks[1]))
+  assert len(ticks) == 2 and len(ax.lines) == 3
 
 
 def test_where_validation_is_test_it_is_said_and_no_best_epoch_is_shown(tmp_path, undrawn):
