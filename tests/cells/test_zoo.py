@@ -461,6 +461,19 @@ def test_chunks_lose_nothing_to_strong_gates():
   jax.tree.map(lambda a, b: assert_allclose(a, b, 1e-5, 1e-6), found, expected)
 
 
+@pytest.mark.parametrize('steps', [1, 16, 32])
+def test_short_sequences_of_many_rows_are_those_of_the_scan(steps):
+  """XLA's fusions differ at such sizes: a single chunk of steps was garbage from 256 rows on."""
+  cell = cells.get('mlstm', hidden_size=64)
+  params = cell.init(jax.random.key(0), 64)
+  xs = jax.random.normal(jax.random.key(1), (256, steps, 64))
+  found, expected = (
+    jax.jit(functools.partial(unroll, cell, backend=backend))(params, xs)[1]
+    for backend in ('parallel', 'scan')
+  )
+  assert_allclose(found, expected, 1e-4, 1e-4)
+
+
 def test_chunks_are_taken_where_they_can_be(monkeypatch):
   cell = cells.get('mlstm', hidden_size=16)
   asked = []
