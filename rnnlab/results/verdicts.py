@@ -27,6 +27,7 @@ TOGETHER = (
   'times of runs that trained together, as a population, and have no spread of their own'
   ' (--executor=process times each run)'
 )
+MOST_SEEDS = 1000  # more are not named: nobody will run them
 
 
 def claims(workdir: AnyPath, runs: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +233,7 @@ def _sentence(row, family):
     words.append(f'p {_p_words(row["p"])}')
     words += [f'adjusted for {family} claims {_p_words(row["p_holm"])}'] * (family > 1)
     words.append(f'{row["n_b"]} and {row["n_a"]} seeds')
-  if row['verdict'] == 'undecided' and np.isfinite(row['seeds_needed']):
+  if row['verdict'] == 'undecided' and row['seeds_needed'] <= MOST_SEEDS:
     what = 'the margin' if row['says'] == 'b = a' else 'a difference this large'
     words.append(f'with this spread, {row["seeds_needed"]:,.0f} seeds a side would detect {what}')
   return said + f' ({"; ".join(words)})' * bool(words) + f'{failed}.'

@@ -395,6 +395,15 @@ def test_verdicts(tmp_path, says, margin, gru, verdict):
   assert ('seeds a side' in row['sentence']) == (verdict == 'undecided')
 
 
+def test_no_one_is_told_to_run_more_seeds_than_they_will(tmp_path):
+  """The means differ by rounding alone."""
+  for cell, found in (('lstm', (0.80, 0.81, 0.82)), ('gru', (0.82, 0.80, 0.81))):
+    for seed, accuracy in enumerate(found):
+      write_run(tmp_path, cell, seed, accuracy, accuracy, epochs=1)
+  (row,) = verdicts(tmp_path, CLAIM).to_dict('records')
+  assert row['verdict'] == 'undecided' and 'seeds a side' not in row['sentence']
+
+
 def test_claims_are_adjusted_for_the_family_those_to_come_among_them(tmp_path):
   write_runs(tmp_path)
   near = CLAIM | {'metric': 'seconds_per_epoch', 'says': 'b < a', 'claim': 'GRU is faster'}
