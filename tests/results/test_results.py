@@ -397,7 +397,8 @@ def test_verdicts(tmp_path, says, margin, gru, verdict):
 
 def test_no_one_is_told_to_run_more_seeds_than_they_will(tmp_path):
   """The means differ by rounding alone."""
-  for cell, found in (('lstm', (0.80, 0.81, 0.82)), ('gru', (0.82, 0.80, 0.81))):
+  values = 0.8, 0.8123, 0.8234, 0.8011
+  for cell, found in (('lstm', values), ('gru', values[::-1])):
     for seed, accuracy in enumerate(found):
       write_run(tmp_path, cell, seed, accuracy, accuracy, epochs=1)
   (row,) = verdicts(tmp_path, CLAIM).to_dict('records')
