@@ -168,6 +168,16 @@ def test_a_curve_may_have_a_band_named_places_and_logarithmic_axes():
   assert (ax.get_xscale(), ax.get_yscale()) == ('log', 'linear')
 
 
+@pytest.mark.parametrize('x', [np.arange(5, 500, 10), np.linspace(0.5, 1, 10), [0.1, 0.9], [3.0]])
+def test_bars_are_seen_and_do_not_overlap(x):
+  data = {'x': x, 'y': np.ones(len(x)), 'counts': np.ones(len(x))}
+  of = [('LSTM', 'lstm', Panel('curve', 'A title', '', data))]
+  _, below = figures.panels(Shown('curve', 'A title', '', of)).axes
+  widths = {round(bar.get_width(), 6) for bar in below.patches}
+  whole = np.ptp(below.get_xlim())
+  assert len(widths) == 1 and 0.005 * whole < widths.pop() < np.diff(x).min(initial=whole)
+
+
 def test_labels_of_lines_keep_apart_on_a_logarithmic_axis():
   metric = Metric('perplexity', '', 'lower', '.2f', 'exp')
   rows = [

@@ -203,8 +203,9 @@ def _styles(groups, colours):
 
 def _bars(ax, x, data, number, groups, colour):
   """How many examples each point has: bars of the groups side by side."""
-  room = np.min(np.diff(np.unique(x[np.isfinite(x)])), initial=1.0 if data.get('ticks') else 0.1)
-  width = 0.55 * room / groups
+  found = np.unique(x[np.isfinite(x)])
+  most = 1.0 if data.get('ticks') else np.ptp(found) / 10 if len(found) > 1 else 0.1
+  width = 0.55 * np.min(np.diff(found), initial=most) / groups
   places = x + (number - (groups - 1) / 2) * 1.25 * width  # side by side, as their x differ
   ax.bar(places, data['counts'], width, color=colour, alpha=0.75)
   ax.yaxis.set_major_locator(_few())
