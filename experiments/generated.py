@@ -30,6 +30,7 @@ PRESETS = {
   'bucket_sort': {'problem': 'bucket_sort', **_LONGER, 'length': 40, 'test_length': 100},
   'modular_arithmetic': {'problem': 'modular_arithmetic', **_LONGER},
   'associative_recall': {'problem': 'associative_recall'},
+  'retrieval': {'problem': 'retrieval'},
   'anbncn': {'problem': 'anbncn'},
   'dyck1': {'problem': 'dyck', 'brackets': 1},
   'dyck2': {'problem': 'dyck', 'brackets': 2},

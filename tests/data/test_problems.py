@@ -128,6 +128,18 @@ def associative_recall(fields, inputs, targets, mask):
   assert answers == [table[ids[place]] - half - 1 for place in places]
 
 
+def retrieval(fields, inputs, targets, mask):
+  keys, values = np.split(inputs, [fields.symbols], axis=1)
+  assert inputs.shape == (2 * fields.pairs, 2 * fields.symbols) and set(np.unique(inputs)) <= {0, 1}
+  assert (keys.sum(axis=1) == 1).all()
+  assert values.sum(axis=1).tolist() == [1] * fields.pairs + [0] * fields.pairs
+  given, asked = np.split(keys.argmax(axis=1), 2)
+  table = dict(zip(given.tolist(), values.argmax(axis=1).tolist(), strict=False))
+  assert len(table) == fields.pairs and sorted(table) == sorted(asked.tolist())
+  places = [*range(fields.pairs, 2 * fields.pairs)]
+  assert due(mask, targets) == (places, [table[key] for key in asked.tolist()])
+
+
 def of_lengths(greatest, **more):
   """Numbers of a problem whose lengths are drawn."""
   return st.integers(1, greatest).flatmap(
@@ -167,6 +179,7 @@ PROBLEMS = {
       power=st.sampled_from([0.01, 1.0]),
     ),
   ),
+  'retrieval': (retrieval, of(pairs=st.integers(1, 3), symbols=st.integers(3, 5))),
 }
 
 
@@ -236,6 +249,9 @@ def test_what_is_drawn_evenly_is_drawn_evenly():
   even(np.argmax(markers[:, 3:], axis=1), 3)
   recalled = drawn('associative_recall', n, length=12, pairs=1, symbols=6, power=1.0)
   even(np.argmax(recalled['mask'], axis=1) // 2 - 1, 5)
+  found = drawn('retrieval', n, pairs=2, symbols=3)
+  even(found['targets'][:, 2:], 3)
+  even(found['inputs'][..., :3].argmax(axis=-1), 3)
 
 
 def test_keys_come_again_soon_by_a_power_law():
@@ -285,6 +301,7 @@ def test_the_last_bit_says_as_much_about_the_majority_as_in_all_strings(sizes):
     ('denoising', {'count': 101}, 'count=101: must be at most the length, 100'),
     ('associative_recall', {'pairs': 33}, 'pairs=33: must be at most half of the 64 symbols'),
     ('associative_recall', {'pairs': 17}, 'needs a length of at least 68 steps, but it is 64'),
+    ('retrieval', {'pairs': 17}, 'pairs=17: must be at most the number of keys'),
   ],
 )
 def test_numbers_that_do_not_go_together_are_told(name, given, words):
