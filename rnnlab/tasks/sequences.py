@@ -138,12 +138,12 @@ def encodings(parts: Mapping[str, Examples], config) -> tuple[dict[str, Any], tu
     return {'features': features, 'mean': mean.tolist(), 'std': std.tolist()}, ()
   how = _tokens(config.tokens) if isinstance(inputs[0], str) else GIVEN
   size = config.vocab_size
-  if how == GIVEN and not config.mask:
-    raise DataError(
-      'data.mask=False is for texts, which are then padded to data.max_len: lists of tokens need'
-      ' data.mask=True'
-    )
   if how == GIVEN:
+    if not config.mask:
+      raise DataError(
+        'data.mask=False is for texts, which are then padded to data.max_len: lists of tokens need'
+        ' data.mask=True'
+      )
     counts = Counter(itertools.chain.from_iterable(inputs))
     vocabulary = tuple(token for token, _ in counts.most_common(size - text.FIRST_WORD))
   else:

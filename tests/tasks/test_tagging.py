@@ -179,7 +179,7 @@ def test_what_cannot_be_is_told(tmp_path, rows, words):
     loaded(path)
 
 
-def test_padding_between_tokens_and_their_end_is_not_read(conll):
+def test_lists_of_tokens_are_never_read_with_their_padding(conll):
   with pytest.raises(DataError, match='lists of tokens need data.mask=True'):
     loaded(conll, **{'data.mask': False})
 
