@@ -101,25 +101,66 @@ def place(tree: Any) -> Any:
   """Puts a tree of arrays on the devices of the current mesh, or without a mesh on one device.
 
   A large array of floats is split along its last axis, so that each device holds, looks up and
-  updates some of an embedding's features. Others are copied to all devices, as are the weights of
-  recurrent layers, since each device needs all of them at every step.
+  updates some of an embedding's features. An embedding whose weights are also the output's is split
+  by token instead, as the logits are: split by feature, it would be rearranged at every step. The
+  output's bias is split by token too, and the carry of a `TrainState` by row. Others are copied to
+  all devices, as are the weights of recurrent layers, since each device needs all of them at every
+  step.
   """
   mesh = jax.sharding.get_mesh()
   if 'batch' not in mesh.shape:
     return jax.device_put(tree)
 
-  def put(path, a):
-    split = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
-    split = split and not any(str(getattr(key, 'key', '')).startswith('Recurrent') for key in path)
-    whole = not split or a.shape[-1] % mesh.shape['batch']
-    spec = P() if whole else P(*[None] * (a.ndim - 1), 'batch')
+  def put(a, spec):
     sharding = NamedSharding(mesh, spec)
     if isinstance(a, np.ndarray):
       # device_put checks that all processes have equal arrays, which fails on NaN.
       return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
     return jax.device_put(a, sharding)
 
-  return jax.tree_util.tree_map_with_path(put, tree)
+  return jax.tree.map(put, tree, _specs(tree, mesh.shape['batch']))
+
+
+def placed(tree: Any) -> Any:
+  """The tree as `place` would put it, in a compiled function; without a mesh, the tree itself.
+
+  A state that comes out placed as it went in can go into the same program again.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if 'batch' not in mesh.auto_axes:
+    return tree
+  specs = _specs(tree, mesh.shape['batch'])
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs)
+
+
+def _specs(tree, count):
+  """How each array of a tree is split over `count` devices."""
+  tied = _tied(tree)
+
+  def spec(path, a):
+    names = [str(getattr(key, 'key', getattr(key, 'name', ''))) for key in path]
+    large = a.size >= LARGE and jnp.issubdtype(a.dtype, jnp.floating)
+    by_token = large and tied.get(path[:-1]) == len(a)
+    if by_token or 'carry' in names[:1] or 'output_bias' in names[-1:]:
+      axis = 0
+    elif large and not any(name.startswith('Recurrent') for name in names):
+      axis = a.ndim - 1
+    else:
+      return P()
+    return P() if a.shape[axis] % count else P(*[None] * axis, 'batch')
+
+  return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def _tied(tree):
+  """V of each group of parameters with an output's bias, but no weights of it, by its path."""
+  biases, untied = {}, set()
+  for path, a in jax.tree_util.tree_leaves_with_path(tree):
+    names = [getattr(key, 'key', '') for key in path]
+    if 'output_bias' in names[-1:]:
+      biases[path[:-1]] = a.size
+    untied.update(path[:i] for i, name in enumerate(names) if name == 'output')
+  return {path: size for path, size in biases.items() if path not in untied}
 
 
 def over_batch(function: Callable, arguments: tuple, axes: tuple, out_axes: Any) -> Any:

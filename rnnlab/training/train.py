@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rnnlab.cells.base import Array
+from rnnlab.machine import devices
 from rnnlab.tasks.base import Metric
 from rnnlab.training import metrics, rows, windows
 from rnnlab.training.optim import Optimizer
@@ -217,7 +218,7 @@ def advance(
     step_key = jax.random.fold_in(dropout_key, state.step)
     return train_step(program, model, tx, state, step_key, batch_at(at))
 
-  return jax.lax.fori_loop(0, count, body, state)
+  return devices.placed(jax.lax.fori_loop(0, count, body, state))
 
 
 def predict(program: Program, params: Any, values: dict, split: Mapping[str, Any]) -> Array:
@@ -276,7 +277,7 @@ def end_epoch(
   totals = metrics.zeros(program.metrics)
   opt_state = tx.end_epoch(state.opt_state, state.params, primary.sign * score, better)
   after = state._replace(totals=totals, opt_state=opt_state, **dict(zip(names, best, strict=True)))
-  return after, (state.totals, sums), outputs
+  return devices.placed(after), (state.totals, sums), outputs
 
 
 train_steps = jax.jit(advance, static_argnums=0, donate_argnums=1)

@@ -1,6 +1,7 @@
 """One run on several devices: the same values and gradients, each device with its part."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,8 @@ from programs import few_cells
 import rnnlab
 from rnnlab import cells, models, recurrence
 from rnnlab.machine import devices
-from rnnlab.tasks import classification
-from rnnlab.training import train
+from rnnlab.tasks import classification, language_model
+from rnnlab.training import train, windows
 from rnnlab.training.optim import Optimizer
 
 B, T, D, H = 4, 7, 3, 5
@@ -120,6 +121,56 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     # The state comes out split as it went in, so that one program serves all steps.
     assert train.train_steps._cache_size() == before + 1
   assert len(one) == 2
+  for (row, _, params), (row_2, _, params_2) in zip(one, two, strict=True):
+    close(params, params_2, 1e-4)
+    np.testing.assert_allclose(row['validation_loss'], row_2['validation_loss'], rtol=1e-4)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_a_language_model_is_that_of_one_device_and_its_vocabulary_stays_split(
+  tied, mesh, monkeypatch
+):
+  size = 340
+  monkeypatch.setattr(devices, 'LARGE', size * 4)
+  draw = np.random.default_rng(0)
+  stream = {'inputs': draw.integers(0, size, 400).astype(np.int32)}
+  stream |= {'targets': np.roll(stream['inputs'], -1), 'characters': np.ones(400, np.int32)}
+  model = models.LanguageModel(
+    (cells.get('gru', hidden_size=6), cells.get('lstm', hidden_size=4)),
+    vocab_size=size,
+    embed_size=4,
+    tied=tied,
+    embed_dropout=0.2,
+  )
+  tx, key = Optimizer(*optax.adam(1e-2)), jax.random.key(3)
+  task = language_model.task
+  program = train.Program(
+    lambda _: (model, tx), task.loss, task.metrics, 4, windows=windows.Windows(T)
+  )
+
+  def trained():
+    split = devices.place(stream)
+    state = train.init_state(program, {}, key, windows.example(stream))
+    state = devices.place(state)
+    steps = train.fit(program, {}, state, key, split, split, epochs=2)
+    seen = [(p.row, p.state, jax.tree.map(np.asarray, p.state.params)) for p in steps if p.row]
+    return seen, seen[-1][1], split
+
+  one, _, _ = trained()
+  before = train.train_steps._cache_size()
+  with jax.set_mesh(mesh):
+    two, state, placed = trained()
+    split = P('batch') if tied else P(None, 'batch')
+    moments = state.opt_state[0]
+    for tree in (state.params, state.best_params, moments.mu, moments.nu):
+      assert tree['embedding'].sharding.spec == split
+      assert tied or tree['output'].sharding.spec == P(None, 'batch')
+      assert tree['output_bias'].sharding.spec == P('batch')
+    assert train.train_steps._cache_size() == before + 1
+    text = train.train_steps.lower(program, state, {}, key, placed, 1).compile().as_text()
+  # At no step do the devices exchange an array as long as the vocabulary, or half as long.
+  moved = re.findall(r'= (.*) (?:all-gather|all-to-all|all-reduce|collective-permute)\(', text)
+  assert moved and not re.search(rf'\b({size}|{size // 2})\b', ' '.join(moved))
   for (row, _, params), (row_2, _, params_2) in zip(one, two, strict=True):
     close(params, params_2, 1e-4)
     np.testing.assert_allclose(row['validation_loss'], row_2['validation_loss'], rtol=1e-4)
