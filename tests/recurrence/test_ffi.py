@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnnlab.recurrence.kernels.cpu import call as cpu
-from rnnlab.recurrence.kernels.cpu import cells, ffi
+from rnnlab.recurrence.kernels.cpu import cells, ffi, sequence
 
 HEADER = pathlib.Path(jax.ffi.include_dir(), 'xla/ffi/api/c_api.h')
 B, T, D, H = 3, 5, 2, 16
@@ -79,6 +79,7 @@ def operands(kind, save=True):
     np.ones((1, B, H), f32),
   ]
   results = [(B, T, H), (B, H), (c, H), (long, B, H), (long, c, H), (long, B, blocks * H)]
+  results.append((sequence.room_size(sequence.forward_rooms(kind, save, B, T, D, H)),))
   return arguments, results
 
 
@@ -111,10 +112,12 @@ def test_a_target_refuses_what_it_is_not_for(kind):
     with pytest.raises(Exception, match='CPU kernel is not for operand'):
       call(given, results)
   for i, shape in enumerate(results):
-    for axis in range(len(shape)):
-      more = [*shape[:axis], shape[axis] + 1, *shape[axis + 1 :]]
+    for axis, step in itertools.product(range(len(shape)), (-1, 1)):
+      other = [*shape[:axis], max(shape[axis] + step, 0), *shape[axis + 1 :]]
+      if tuple(other) == shape:
+        continue
       with pytest.raises(Exception, match='CPU kernel is not for operand'):
-        call(arguments, results[:i] + [tuple(more)] + results[i + 1 :])
+        call(arguments, results[:i] + [tuple(other)] + results[i + 1 :])
   for given, taken in ((arguments[:-1], results), (arguments, results[:-1])):
     with pytest.raises(Exception, match='operand 00'):
       call(given, taken)

@@ -27,7 +27,7 @@ from absl import logging
 from rnnlab.cells.base import Array, Carry, Cell, Lookup, Params, kernel_name
 from rnnlab.recurrence.kernels import compiled, gates
 from rnnlab.recurrence.kernels import rule as kernels
-from rnnlab.recurrence.kernels.cpu import ffi, tile
+from rnnlab.recurrence.kernels.cpu import ffi, sequence, tile
 from rnnlab.recurrence.kernels.cpu.cells import BLOCKS, KINDS
 from rnnlab.recurrence.kernels.cpu.sequence import REAL, RESET
 from rnnlab.recurrence.kernels.cpu.target import TARGETS
@@ -239,10 +239,12 @@ def _operands(plan, data, inputs, steps):
   return flags, jnp.zeros((0, steps), bool) if real is None else real, drops
 
 
-def _call(name, shapes, *operands):
+def _call(name, rooms, shapes, *operands):
   _register(name)
+  shapes = *shapes, (sequence.room_size(rooms),)
   shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  return jax.ffi.ffi_call(f'rnnlab_{name}', shapes, vmap_method='sequential')(*operands)
+  *results, _ = jax.ffi.ffi_call(f'rnnlab_{name}', shapes, vmap_method='sequential')(*operands)
+  return results
 
 
 def _states(carry):
@@ -262,11 +264,12 @@ def _call_forward(plan, save, data, inputs):
   flags, real, drops = _operands(plan, masks, inputs, steps)
   b_hn = jnp.zeros(0, jnp.float32) if inputs.b_hn is None else inputs.b_hn
   (batch, hidden), long = h.shape, steps if save else 0
-  blocks = BLOCKS[KINDS.index(plan.name)]
+  kind, size = KINDS.index(plan.name), len(inputs.w_x)
+  blocks, rooms = BLOCKS[kind], sequence.forward_rooms(kind, save, batch, steps, size, hidden)
   shapes = [(batch, steps, hidden), h.shape, c.shape]
   shapes += [(long, batch, hidden), (long, *c.shape), (long, batch, blocks * hidden)]
   weights = inputs.w_x, inputs.b, inputs.w_h, b_hn
-  ys, *after = _call('forward', shapes, flags, xs, real, ids, *weights, h, c, *drops)
+  ys, *after = _call('forward', rooms, shapes, flags, xs, real, ids, *weights, h, c, *drops)
   carry, saved = after[: len(inputs.carry)], after[2:]
   return (*carry, ys), tuple(saved) if save else None
 
@@ -280,7 +283,8 @@ def _call_backward(plan, data, inputs, saved, d_outputs):
   shapes = [inputs.xs.shape, inputs.w_x.shape, inputs.b.shape, inputs.w_h.shape]
   shapes += [(0,) if inputs.b_hn is None else inputs.b_hn.shape, d_h.shape, d_c.shape]
   operands = flags, inputs.xs, real, inputs.w_x, inputs.w_h, *drops, *saved, d_ys, d_h, d_c
-  d_xs, d_w_x, d_b, d_w_h, d_b_hn, *d_first = _call('backward', shapes, *operands)
+  rooms = sequence.backward_rooms(KINDS.index(plan.name), *inputs.xs.shape, d_h.shape[1])
+  d_xs, d_w_x, d_b, d_w_h, d_b_hn, *d_first = _call('backward', rooms, shapes, *operands)
   if ids is not None:
     d_xs = jnp.zeros_like(table).at[ids].add(d_xs)
   d_b_hn = None if inputs.b_hn is None else d_b_hn

@@ -20,6 +20,7 @@ from rnnlab.recurrence.kernels.cpu.tile import (
   tile_one,
   tile_part,
   tile_wide,
+  transpose,
 )
 
 
@@ -81,38 +82,43 @@ def add_product(out, out_row, v, v_row, v_k, w, total, first, rows, count, colum
 
 
 @jit
-def pack(w, columns):
-  """w `[K, M]`, packed, as a flat array; columns: of a part that is multiplied separately.
+def pack(packed, w, begin, end, columns):
+  """Packs the columns of w `[K, M]` from `begin` to `end` into a flat array.
 
-  Each part is cut into panels of PANEL columns, the last having the remainder: a panel is a
-  contiguous matrix, so that its rows lie in few pages of memory and are read in order. Parts follow
-  one another, each with `padded(columns)` floats per row of w.
+  columns: of a part that is multiplied separately. Each part is cut into panels of PANEL columns,
+  the last having the remainder: a panel is a contiguous matrix, so that its rows lie in few pages
+  of memory and are read in order. Parts follow one another, each with `padded(columns)` floats per
+  row of w.
   """
-  rows, width = w.shape
-  packed = np.zeros(width // columns * rows * padded(columns), np.float32)
-  at = 0
-  for part in range(0, width, columns):
-    for m in range(part, part + columns, PANEL):
-      count = min(PANEL, part + columns - m)
-      for k in range(rows):
-        copy(packed[at:], w[k, m:], count)
-        at += padded(count)
-  return packed
+  rows = len(w)
+  # Row by row of w, which is read in order: rows are pages apart, and a panel has a part of each.
+  for k in range(rows):
+    for part in range((end - begin) // columns):
+      for m in range(0, columns, PANEL):
+        count = min(PANEL, columns - m)
+        row = packed[rows * (part * padded(columns) + m) + k * padded(count) :]
+        copy(row, w[k, begin + part * columns + m :], count)
+        for j in range(count, padded(count)):
+          row[j] = 0
 
 
 @jit
-def pack_transposed(w):
-  """The transpose of w, packed as one part."""
+def pack_transposed(packed, w):
+  """Packs the transpose of w, as one part."""
   rows, width = w.shape
-  packed = np.zeros(width * padded(rows), np.float32)
-  at = 0
   for m in range(0, rows, PANEL):
     count = min(PANEL, rows - m)
-    for k in range(width):
-      for j in range(count):
-        packed[at + j] = w[m + j, k]
-      at += padded(count)
-  return packed
+    panel = floats(address_of(packed) + 4 * width * m, (width, padded(count)))
+    of_w, of_panel = address_of(w[m:]), address_of(panel)
+    for j in range(0, padded(count), LANES):  # only as many rows of w at once as can be prefetched
+      for k in range(0, width, LANES):
+        if k + LANES <= width and j + LANES <= count:
+          at = of_panel + 4 * (k * padded(count) + j)
+          transpose(at, padded(count), of_w + 4 * (j * width + k), width)
+        else:
+          for i in range(k, min(k + LANES, width)):
+            for n in range(j, j + LANES):
+              panel[i, n] = w[m + n, i] if n < count else 0
 
 
 @jit

@@ -4,8 +4,6 @@ B rows, T steps, D inputs, H units, G gates; P blocks of H pre-activations: G, o
 after the product, as the input's and the state's parts of the candidate are then separate.
 """
 
-import numpy as np
-
 from rnnlab.recurrence.kernels.cpu.cells import (
   GRU_AFTER,
   GRU_BEFORE,
@@ -26,11 +24,84 @@ from rnnlab.recurrence.kernels.cpu.gemm import (
   multiply_back,
   pack,
   pack_transposed,
+  padded,
 )
-from rnnlab.recurrence.kernels.cpu.tile import copy, fill, jit, prefetch
+from rnnlab.recurrence.kernels.cpu.tile import LANES, copy, fill, floats, jit, prefetch
 
 REAL, RESET = 1, 2  # the bits of a step of a row: it is real; its carry is reset before it
 CHUNK = 128  # rows of a product for the weights' gradients, at least
+
+
+# What a kernel works in is a buffer of XLA's, which a compiled loop keeps: memory that each call
+# allocates and frees would be taken back by the system, and cleared again page by page.
+
+
+def forward_rooms(kind, save, rows, steps, inputs, units):
+  """The shapes of the arrays that `forward` works in, in its order."""
+  gates, blocks = 4 if kind == LSTM else 3, 3 if kind == GRU_BEFORE else 4
+  many = min(max(CHUNK // rows, 1), steps) * rows
+  weights = gates * ((units + LANES - 1) // LANES * LANES)
+  return (
+    (many, inputs),
+    (many, inputs),
+    (rows, units),
+    (rows, units),
+    (0 if save else many, blocks * units),
+    (inputs, weights),
+    (units, weights),
+  )
+
+
+def backward_rooms(kind, rows, steps, inputs, units):
+  """The shapes of the arrays that `backward` works in, in its order."""
+  gates, blocks = 4 if kind == LSTM else 3, 3 if kind == GRU_BEFORE else 4
+  many = min(max(max(CHUNK, units) // rows, 1), steps) * rows
+  return (
+    (gates * units, (inputs + LANES - 1) // LANES * LANES),
+    (gates * units, (units + LANES - 1) // LANES * LANES),
+    (rows, units),
+    (rows, units),
+    (many, inputs),
+    (many, inputs),
+    (many, inputs),
+    (many, units),
+    (many, units),
+    (many, units),
+    (many, blocks * units),
+  )
+
+
+def room_size(rooms):
+  """How many floats the arrays of these shapes take, each a whole number of vectors."""
+  total = 0
+  for rows, columns in rooms:
+    total += (rows * columns + LANES - 1) // LANES * LANES
+  return total
+
+
+_forward_rooms, _backward_rooms, _size = jit(forward_rooms), jit(backward_rooms), jit(room_size)
+
+
+@jit
+def forward_fits(size, *problem):
+  """Whether `size` floats are the room of `forward`; problem: the arguments of `forward_rooms`."""
+  return size == _size(_forward_rooms(*problem))
+
+
+@jit
+def backward_fits(size, *problem):
+  """The same for `backward`."""
+  return size == _size(_backward_rooms(*problem))
+
+
+@jit
+def _room(room, shapes, index):
+  """The array of shape `shapes[index]` in `room`, a flat array of `room_size` floats."""
+  at = 0
+  for i in range(index):
+    at += padded(shapes[i][0] * shapes[i][1])
+  rows, columns = shapes[index]
+  return floats(address_of(room) + 4 * at, (rows, columns))
 
 
 @jit
@@ -77,33 +148,33 @@ def _start_step(kind, real, r, t, h, c, hs, cs):
 
 @jit
 def forward(
-  kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept
+  kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept, room
 ):  # fmt: skip
   """Fills ys `[B, T, H]` and, if hs is not empty, hs, cs `[T, B, H]` and kept `[T, B, P H]`.
 
   h, c `[B, H]` hold the first carry, and afterwards the last. hs and cs are what each step starts
   from; kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without
   rows all are real. If there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` replaces
-  the product x W_x + b.
+  the product x W_x + b. room: see `forward_rooms`.
   """
   (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
   known = len(ids) > 0
   gates = w_x.shape[1] // units
   save = len(hs) > 0
-  blocks = 4 if kind != GRU_BEFORE else 3
-  width = blocks * units
   # The inputs' products are computed for several steps at once, to read their weights only once.
   size = min(max(CHUNK // rows, 1), steps)
-  many = size * rows
-  x, room_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
-  reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
-  local = np.empty((0 if save else size, rows, width), np.float32)
-  of_x = pack(w_x, units if len(drop_x) > 1 else gates * units)
-  of_h = _packed_state(kind, w_h, drop_h)
+  shapes = _forward_rooms(kind, save, rows, steps, inputs, units)
+  x, room_x = _room(room, shapes, 0), _room(room, shapes, 1)
+  reset, room_h = _room(room, shapes, 2), _room(room, shapes, 3)
+  local = _room(room, shapes, 4)
+  of_x, of_h = _room(room, shapes, 5).ravel(), _room(room, shapes, 6).ravel()
+  width = local.shape[1]
+  pack(of_x, w_x, 0, gates * units, units if len(drop_x) > 1 else gates * units)
+  _pack_state(kind, of_h, w_h, drop_h)
   for start in range(0, steps, size):
     count = min(size, steps - start)
     low = steps - start - count if reverse else start  # the earliest of these steps
-    pre = kept[low : low + count] if save else local
+    pre = kept[low : low + count] if save else local.reshape(size, rows, width)[:count]
     if not known:
       for r in range(rows):
         for i in range(count):
@@ -111,9 +182,8 @@ def forward(
       for i in range(count):
         for r in range(rows):
           copy(pre[i, r], b, gates * units)
-      room = room_x[: count * rows]
-      out = address_of(pre)
-      multiply(out, width, address_of(x), inputs, of_x, 0, gates, units, drop_x, room)
+      out, these = address_of(pre), room_x[: count * rows]
+      multiply(out, width, address_of(x), inputs, of_x, 0, gates, units, drop_x, these)
     for s in range(count):
       i = count - 1 - s if reverse else s
       _forward_step(
@@ -123,19 +193,16 @@ def forward(
 
 
 @jit
-def _packed_state(kind, w_h, drop_h):
-  """w_h, packed: a GRU's candidate is multiplied separately, as is each gate with its own mask."""
-  units = w_h.shape[0]
+def _pack_state(kind, packed, w_h, drop_h):
+  """Packs w_h: a GRU's candidate is multiplied separately, as is each gate with its own mask."""
+  units, columns = w_h.shape
   if len(drop_h) > 1:
-    return pack(w_h, units)
-  if kind == LSTM:
-    return pack(w_h, 4 * units)
-  both = pack(np.ascontiguousarray(w_h[:, : 2 * units]), 2 * units)
-  last = pack(np.ascontiguousarray(w_h[:, 2 * units :]), units)
-  packed = np.empty(both.size + last.size, np.float32)
-  copy(packed, both, both.size)
-  copy(packed[both.size :], last, last.size)
-  return packed
+    pack(packed, w_h, 0, columns, units)
+  elif kind == LSTM:
+    pack(packed, w_h, 0, columns, columns)
+  else:
+    pack(packed, w_h, 0, 2 * units, 2 * units)
+    pack(packed[units * padded(2 * units) :], w_h, 2 * units, columns, units)
 
 
 @jit
@@ -260,25 +327,25 @@ def _add_biases(d_b, d_b_hn, d, filled):
 @jit
 def backward(
   kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
-  d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
+  d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, room,
 ):  # fmt: skip
   """Fills the gradients by everything that `forward` reads, from what it saved and d_ys.
 
-  d_h, d_c hold the gradients by the last carry, and afterwards by the first.
+  d_h, d_c hold the gradients by the last carry, and afterwards by the first. room: see
+  `backward_rooms`.
   """
   (rows, steps, inputs), units = xs.shape, d_h.shape[1]
   gates = w_x.shape[1] // units
-  blocks = 4 if kind != GRU_BEFORE else 3
-  width = blocks * units
-  w_x_t, w_h_t = pack_transposed(w_x), pack_transposed(w_h)
-  d_reset, room_h = np.empty((rows, units), np.float32), np.empty((rows, units), np.float32)
+  shapes = _backward_rooms(kind, rows, steps, inputs, units)
+  w_x_t, w_h_t = _room(room, shapes, 0).ravel(), _room(room, shapes, 1).ravel()
+  pack_transposed(w_x_t, w_x)
+  pack_transposed(w_h_t, w_h)
+  d_reset, room_h = _room(room, shapes, 2), _room(room, shapes, 3)
   # The last steps' operands and gradients, until there are enough for products of many rows.
-  size = max(max(CHUNK, units) // rows, 1)
-  many = size * rows
-  v_x, room_v_x = np.empty((many, inputs), np.float32), np.empty((many, inputs), np.float32)
-  d_x = np.empty((many, inputs), np.float32)
-  v_h, room_v_h = np.empty((many, units), np.float32), np.empty((many, units), np.float32)
-  v_reset, d = np.empty((many, units), np.float32), np.empty((many, width), np.float32)
+  v_x, room_v_x, d_x = _room(room, shapes, 4), _room(room, shapes, 5), _room(room, shapes, 6)
+  v_h, room_v_h, v_reset = _room(room, shapes, 7), _room(room, shapes, 8), _room(room, shapes, 9)
+  d = _room(room, shapes, 10)
+  many, width = d.shape
   fill(d_w_x, 0)
   fill(d_w_h, 0)
   for j in range(gates * units):
@@ -305,8 +372,8 @@ def backward(
       _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room_v_h)
       _add_biases(d_b, d_b_hn, d, filled)
       fill(d_x, 0)
-      of_x, room = address_of(d_x), room_v_x[:filled]
-      multiply_back(of_x, inputs, address_of(d), width, w_x_t, 0, gates, units, drop_x, room)
+      of_x, these = address_of(d_x), room_v_x[:filled]
+      multiply_back(of_x, inputs, address_of(d), width, w_x_t, 0, gates, units, drop_x, these)
       for i in range(filled):
         back = filled // rows - 1 - i // rows  # steps before this one
         copy(d_xs[i % rows, t - back if reverse else t + back], d_x[i], inputs)

@@ -7,27 +7,26 @@ operand with its signature before it touches the data, and returns an error wher
 import numba
 import numpy as np
 
-from rnnlab.recurrence.kernels.cpu import ffi
+from rnnlab.recurrence.kernels.cpu import ffi, sequence
 from rnnlab.recurrence.kernels.cpu.cells import GRU_AFTER, GRU_BEFORE, LSTM
 from rnnlab.recurrence.kernels.cpu.ffi import pointer
-from rnnlab.recurrence.kernels.cpu.sequence import backward, forward
 from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit
 
 # The sizes of a target's operands, a letter each: B, T, D, H as usual; W columns of the weights, K
 # of what is kept; and the number of rows of those that may have none: C of the cell's state, R of
 # `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn. X, Y
-# and Z are the sizes of xs, or of a table; F is 2, the number of flags.
-LETTERS = 'BTDHWKCRJMLSNXYZF'
-B, T, D, H, W, K, C, R, J, M, L, S, N, X, Y, Z, F = range(len(LETTERS))
+# and Z are the sizes of xs, or of a table; F is 2, the number of flags; Q is the room to work in.
+LETTERS = 'BTDHWKCRJMLSNXYZFQ'
+B, T, D, H, W, K, C, R, J, M, L, S, N, X, Y, Z, F, Q = range(len(LETTERS))
 _FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
   LETTERS,
   'iF fXYZ bRT iJT fDW fW fHW fN fBH fCH fMBD fLBH',
-  'fBTH fBH fCH fSBH fSCH fSBK',
+  'fBTH fBH fCH fSBH fSCH fSBK fQ',
 )
 _BACKWARD, _BACKWARD_ARGUMENTS = ffi.signature(
   LETTERS,
   'iF fBTD bRT fDW fHW fMBD fLBH fSBH fSCH fSBK fBTH fBH fCH',
-  'fBTD fDW fW fHW fN fBH fCH',
+  'fBTD fDW fW fHW fN fBH fCH fQ',
 )
 
 
@@ -106,6 +105,9 @@ def forward_target(frame):
   ids = _table(ffi.argument(frame, 3), np.int32)
   if not _fit(kind, sizes) or not _fit_inputs(sizes, ids):
     return ffi.error(frame, 0)
+  save = sizes[S] > 0
+  if not sequence.forward_fits(sizes[Q], kind, save, sizes[B], sizes[T], sizes[D], sizes[H]):
+    return ffi.error(frame, 0)
   xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
   w_x, b = _array_2(ffi.argument(frame, 4)), _array_1(ffi.argument(frame, 5))
   w_h, b_hn = _array_2(ffi.argument(frame, 6)), _array_1(ffi.argument(frame, 7))
@@ -115,7 +117,10 @@ def forward_target(frame):
   cs, kept = _array_3(ffi.result(frame, 4)), _array_3(ffi.result(frame, 5))
   copy_rows(h, _array_2(ffi.argument(frame, 8)))
   copy_rows(c, _array_2(ffi.argument(frame, 9)))
-  forward(kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept)
+  sequence.forward(
+    kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept,
+    _array_1(ffi.result(frame, 6)),
+  )  # fmt: skip
   return 0
 
 
@@ -129,6 +134,8 @@ def backward_target(frame):
   kind, reverse = _flags(frame)
   if not _fit(kind, sizes) or sizes[S] != sizes[T]:
     return ffi.error(frame, 0)
+  if not sequence.backward_fits(sizes[Q], kind, sizes[B], sizes[T], sizes[D], sizes[H]):
+    return ffi.error(frame, 0)
   xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
   w_x, w_h = _array_2(ffi.argument(frame, 3)), _array_2(ffi.argument(frame, 4))
   drop_x, drop_h = _array_3(ffi.argument(frame, 5)), _array_3(ffi.argument(frame, 6))
@@ -140,9 +147,9 @@ def backward_target(frame):
   d_c = _array_2(ffi.result(frame, 6))
   copy_rows(d_h, _array_2(ffi.argument(frame, 11)))
   copy_rows(d_c, _array_2(ffi.argument(frame, 12)))
-  backward(
+  sequence.backward(
     kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
-    d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c,
+    d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, _array_1(ffi.result(frame, 7)),
   )  # fmt: skip
   return 0
 

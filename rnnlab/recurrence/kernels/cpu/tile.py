@@ -208,6 +208,43 @@ def ints(address, shape):
   return numba.carray(pointer(address), shape, np.int32)
 
 
+def _transposed(builder, rows):
+  """The vectors of the columns of a square of LANES vectors, by exchanges of ever larger blocks."""
+  lanes, rows = range(LANES), list(rows)
+  size = 1
+  while size < LANES:
+    upper = [lane if not lane & size else lane - size + LANES for lane in lanes]
+    lower = [lane + size if not lane & size else lane + LANES for lane in lanes]
+    for i in lanes:
+      if not i & size:
+        pair = rows[i], rows[i + size]
+        for at, picked in (i, upper), (i + size, lower):
+          mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), picked)
+          rows[at] = builder.shuffle_vector(*pair, mask)
+    size *= 2
+  return rows
+
+
+@intrinsic
+def transpose(typing, out, out_row, v, v_row):
+  """Writes the transpose of a square of LANES rows of v: addresses, and strides in elements."""
+
+  def generate(context, builder, signature, arguments):
+    many = ir.VectorType(ir.FloatType(), LANES).as_pointer()
+    out, out_row, v, v_row = arguments
+
+    def row(start, i, stride):
+      bytes_on = builder.mul(ir.Constant(stride.type, 4 * i), stride)
+      return builder.inttoptr(builder.add(start, bytes_on), many)
+
+    rows = [builder.load(row(v, i, v_row), align=4) for i in range(LANES)]
+    for i, column in enumerate(_transposed(builder, rows)):
+      builder.store(column, row(out, i, out_row), align=4)
+    return context.get_dummy_value()
+
+  return types.void(*[types.intp] * 4), generate
+
+
 @intrinsic
 def prefetch_line(typing, address):
   """Prefetches the cache line at an address."""
