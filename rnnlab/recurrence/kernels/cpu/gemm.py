@@ -16,6 +16,7 @@ from rnnlab.recurrence.kernels.cpu.tile import (
   fill,
   floats,
   jit,
+  plain,
   prefetch_line,
   tile_one,
   tile_part,
@@ -24,7 +25,7 @@ from rnnlab.recurrence.kernels.cpu.tile import (
 )
 
 
-@jit
+@plain
 def padded(columns):
   """How many floats a row of `columns` columns takes when packed: whole vectors."""
   return (columns + LANES - 1) // LANES * LANES

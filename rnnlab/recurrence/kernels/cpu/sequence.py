@@ -5,6 +5,7 @@ after the product, as the input's and the state's parts of the candidate are the
 """
 
 from rnnlab.recurrence.kernels.cpu.cells import (
+  BLOCKS,
   GRU_AFTER,
   GRU_BEFORE,
   LSTM,
@@ -26,7 +27,7 @@ from rnnlab.recurrence.kernels.cpu.gemm import (
   pack_transposed,
   padded,
 )
-from rnnlab.recurrence.kernels.cpu.tile import LANES, copy, fill, floats, jit, prefetch
+from rnnlab.recurrence.kernels.cpu.tile import copy, fill, floats, jit, plain, prefetch
 
 REAL, RESET = 1, 2  # the bits of a step of a row: it is real; its carry is reset before it
 CHUNK = 128  # rows of a product for the weights' gradients, at least
@@ -36,29 +37,30 @@ CHUNK = 128  # rows of a product for the weights' gradients, at least
 # allocates and frees would be taken back by the system, and cleared again page by page.
 
 
+@plain
 def forward_rooms(kind, save, rows, steps, inputs, units):
   """The shapes of the arrays that `forward` works in, in its order."""
-  gates, blocks = 4 if kind == LSTM else 3, 3 if kind == GRU_BEFORE else 4
   many = min(max(CHUNK // rows, 1), steps) * rows
-  weights = gates * ((units + LANES - 1) // LANES * LANES)
+  weights = (4 if kind == LSTM else 3) * padded(units)
   return (
     (many, inputs),
     (many, inputs),
     (rows, units),
     (rows, units),
-    (0 if save else many, blocks * units),
+    (0 if save else many, BLOCKS[kind] * units),
     (inputs, weights),
     (units, weights),
   )
 
 
+@plain
 def backward_rooms(kind, rows, steps, inputs, units):
   """The shapes of the arrays that `backward` works in, in its order."""
-  gates, blocks = 4 if kind == LSTM else 3, 3 if kind == GRU_BEFORE else 4
   many = min(max(max(CHUNK, units) // rows, 1), steps) * rows
+  columns = (4 if kind == LSTM else 3) * units
   return (
-    (gates * units, (inputs + LANES - 1) // LANES * LANES),
-    (gates * units, (units + LANES - 1) // LANES * LANES),
+    (columns, padded(inputs)),
+    (columns, padded(units)),
     (rows, units),
     (rows, units),
     (many, inputs),
@@ -67,31 +69,17 @@ def backward_rooms(kind, rows, steps, inputs, units):
     (many, units),
     (many, units),
     (many, units),
-    (many, blocks * units),
+    (many, BLOCKS[kind] * units),
   )
 
 
+@plain
 def room_size(rooms):
   """How many floats the arrays of these shapes take, each a whole number of vectors."""
   total = 0
   for rows, columns in rooms:
-    total += (rows * columns + LANES - 1) // LANES * LANES
+    total += padded(rows * columns)
   return total
-
-
-_forward_rooms, _backward_rooms, _size = jit(forward_rooms), jit(backward_rooms), jit(room_size)
-
-
-@jit
-def forward_fits(size, *problem):
-  """Whether `size` floats are the room of `forward`; problem: the arguments of `forward_rooms`."""
-  return size == _size(_forward_rooms(*problem))
-
-
-@jit
-def backward_fits(size, *problem):
-  """The same for `backward`."""
-  return size == _size(_backward_rooms(*problem))
 
 
 @jit
@@ -161,10 +149,10 @@ def forward(
   known = len(ids) > 0
   gates = w_x.shape[1] // units
   save = len(hs) > 0
-  # The inputs' products are computed for several steps at once, to read their weights only once.
-  size = min(max(CHUNK // rows, 1), steps)
-  shapes = _forward_rooms(kind, save, rows, steps, inputs, units)
+  shapes = forward_rooms(kind, save, rows, steps, inputs, units)
   x, room_x = _room(room, shapes, 0), _room(room, shapes, 1)
+  # The inputs' products are computed for several steps at once, to read their weights only once.
+  size = len(x) // rows
   reset, room_h = _room(room, shapes, 2), _room(room, shapes, 3)
   local = _room(room, shapes, 4)
   of_x, of_h = _room(room, shapes, 5).ravel(), _room(room, shapes, 6).ravel()
@@ -336,7 +324,7 @@ def backward(
   """
   (rows, steps, inputs), units = xs.shape, d_h.shape[1]
   gates = w_x.shape[1] // units
-  shapes = _backward_rooms(kind, rows, steps, inputs, units)
+  shapes = backward_rooms(kind, rows, steps, inputs, units)
   w_x_t, w_h_t = _room(room, shapes, 0).ravel(), _room(room, shapes, 1).ravel()
   pack_transposed(w_x_t, w_x)
   pack_transposed(w_h_t, w_h)

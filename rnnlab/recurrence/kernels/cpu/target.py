@@ -105,8 +105,8 @@ def forward_target(frame):
   ids = _table(ffi.argument(frame, 3), np.int32)
   if not _fit(kind, sizes) or not _fit_inputs(sizes, ids):
     return ffi.error(frame, 0)
-  save = sizes[S] > 0
-  if not sequence.forward_fits(sizes[Q], kind, save, sizes[B], sizes[T], sizes[D], sizes[H]):
+  rooms = sequence.forward_rooms(kind, sizes[S] > 0, sizes[B], sizes[T], sizes[D], sizes[H])
+  if sizes[Q] != sequence.room_size(rooms):
     return ffi.error(frame, 0)
   xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
   w_x, b = _array_2(ffi.argument(frame, 4)), _array_1(ffi.argument(frame, 5))
@@ -134,7 +134,8 @@ def backward_target(frame):
   kind, reverse = _flags(frame)
   if not _fit(kind, sizes) or sizes[S] != sizes[T]:
     return ffi.error(frame, 0)
-  if not sequence.backward_fits(sizes[Q], kind, sizes[B], sizes[T], sizes[D], sizes[H]):
+  rooms = sequence.backward_rooms(kind, sizes[B], sizes[T], sizes[D], sizes[H])
+  if sizes[Q] != sequence.room_size(rooms):
     return ffi.error(frame, 0)
   xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
   w_x, w_h = _array_2(ffi.argument(frame, 3)), _array_2(ffi.argument(frame, 4))

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from rnnlab.recurrence.kernels.cpu.ffi import address as address_of
 from rnnlab.recurrence.kernels.cpu.ffi import pointer
@@ -24,6 +24,7 @@ LINE = 64  # bytes in a cache line
 # Operations may be reordered and fused, but a NaN stays a NaN.
 options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'numpy'}
 jit = numba.njit(**options)
+plain = register_jitable  # for functions that Python calls too
 
 
 def _tile(rows, vectors, part=False):
