@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from rnnlab.cells.base import Array, Cell, Lookup
 from rnnlab.models import adaptive, initial, softmax
-from rnnlab.models.layers import Dropout, Recurrent, WordDropout
+from rnnlab.models.layers import Dropout, Recurrent, WordDropout, all_off
 from rnnlab.recurrence import checks, is_off
+
+FEW = 8  # a table is small if a window has this many steps for each of its rows
 
 
 class LanguageModel(nn.Module):
@@ -119,10 +121,13 @@ class LanguageModel(nn.Module):
     ids = checks.ids(ids, self.vocab_size)
     embed_init = initial.uniform(scale) if scale else start.embed
     table = self.param('embedding', embed_init, (self.vocab_size, self.embed_size))
-    # Without dropout, rows need not be copied. Indexing would take a row from the end for ids < 0.
-    known = jnp.where(ids < 0, self.vocab_size, ids)
     xs: Any = Lookup(table, ids)
-    if not deterministic:
+    # Without dropout a kernel can multiply the table's rows in place of each step's. In training
+    # they must be few, such as characters: devices then exchange the gradient by all of the table.
+    plain = all_off(self.word_dropout, self.embed_dropout)
+    if not (deterministic or (plain and FEW * self.vocab_size <= ids.size)):
+      # Indexing would take a row from the end for ids < 0.
+      known = jnp.where(ids < 0, self.vocab_size, ids)
       rows = table.at[known].get(mode='fill')
       rows = WordDropout(self.word_dropout, self.vocab_size)(rows, ids, deterministic=False)
       xs = Dropout(self.embed_dropout, self.locked)(rows, deterministic=False)

@@ -57,10 +57,10 @@ class Recurrent(nn.Module):
 
     def direction(name):
       params = self.param(name, self.cell.init, input_size)
-      if not (deterministic or _all_off(self.weight_dropout)):
+      if not (deterministic or all_off(self.weight_dropout)):
         of_layer = self.make_rng('dropout'), self.cell, params, input_size
         params = recurrence.drop_weights(*of_layer, self.weight_dropout)
-      if deterministic or _all_off(self.dropout, self.recurrent_dropout):
+      if deterministic or all_off(self.dropout, self.recurrent_dropout):
         return params, None
       masks = recurrence.dropout_masks(
         self.make_rng('dropout'),
@@ -95,7 +95,8 @@ class Recurrent(nn.Module):
     return (carry, ys) if return_carry else ys
 
 
-def _all_off(*rates):
+def all_off(*rates: float | Array) -> bool:
+  """Whether all of these dropout rates are known to be 0; a traced rate is not."""
   return all(map(recurrence.is_off, rates))
 
 
@@ -111,7 +112,7 @@ class Dropout(nn.Module):
 
   @nn.compact
   def __call__(self, xs: Array, deterministic: bool = True) -> Array:
-    if deterministic or _all_off(self.rate):
+    if deterministic or all_off(self.rate):
       return xs
     return recurrence.drop(self.make_rng('dropout'), xs, self.rate, self.locked)
 
@@ -129,7 +130,7 @@ class WordDropout(nn.Module):
 
   @nn.compact
   def __call__(self, xs: Array, ids: Array, deterministic: bool = True) -> Array:
-    if deterministic or _all_off(self.rate):
+    if deterministic or all_off(self.rate):
       return xs
     words = jnp.ones(self.vocab_size, xs.dtype)
     return xs * recurrence.drop(self.make_rng('dropout'), words, self.rate)[ids][..., None]

@@ -82,6 +82,28 @@ def test_locked_dropout_is_the_same_at_each_step_of_a_window(params):
         assert (nll == nll[:1]).all() == (rate == 'word_dropout')
 
 
+def test_rows_have_the_gradients_that_each_has_alone(params):
+  """All rows together have so many steps that products are taken of the table's rows."""
+  rows = 12
+  inputs, targets = np.random.default_rng(1).integers(0, V, (2, rows, 8)).astype(np.int32)
+  assert rows * 8 >= models.language_model.FEW * V
+
+  def gradients(params, rows):
+    batch = {'inputs': inputs[rows], 'targets': targets[rows]}
+    batch['weights'] = np.ones_like(batch['inputs'], np.float32)
+
+    def objective(params):
+      outputs, _ = model_of().apply({'params': params}, batch, deterministic=False)
+      return outputs['total']
+
+    return jax.grad(objective)(params)
+
+  alone = [gradients(params, [row]) for row in range(rows)]
+  desired = jax.tree.map(lambda *parts: np.sum(parts, axis=0), *alone)
+  actual = gradients(params, slice(None))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), actual, desired)
+
+
 def test_what_is_scored_starts_anew_where_a_row_is_reset(params):
   resets = np.zeros((3, 8), bool)
   resets[:, 5] = True

@@ -227,7 +227,7 @@ def test_padding_reaches_nothing(name):
 @pytest.mark.parametrize('dropout', ['no-dropout', 'one-mask'])
 @each_cell
 def test_inputs_may_be_looked_up_in_a_table(name, dropout, rows):
-  """Products are looked up if rows are few; if gradients are asked for, the inputs are."""
+  """Products and their gradient are those of the table if its rows are few and not dropped."""
   p = problem(name)
   rng = np.random.default_rng(0)
   table, ids = rng.normal(size=(rows, INPUTS)), rng.integers(0, rows, (BATCH, STEPS))
@@ -268,13 +268,17 @@ def test_a_product_is_taken_once_a_row_of_the_table(name):
   ids = jnp.zeros((BATCH, STEPS), jnp.int32)
   params = cell.init(key, INPUTS)
 
-  def program(rows):
+  def value(xs):
+    return recurrence.unroll(cell, params, xs)[1].sum()
+
+  def program(f, rows):
     xs = Lookup(jnp.zeros((rows, INPUTS)), ids)
-    return jax.jit(lambda xs: recurrence.unroll(cell, params, xs)).lower(xs).compile().as_text()
+    return jax.jit(f).lower(xs).compile().as_text()
 
   of_steps = f'f32[{BATCH},{STEPS},{INPUTS}]'
-  assert of_steps not in program(BATCH * STEPS - 1)
-  assert of_steps in program(BATCH * STEPS)
+  for f in (value, jax.grad(value, allow_int=True)):
+    assert of_steps not in program(f, BATCH * STEPS - 1)
+    assert of_steps in program(f, BATCH * STEPS)
 
 
 @each_cell

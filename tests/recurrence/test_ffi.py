@@ -125,16 +125,44 @@ def test_a_target_refuses_what_it_is_not_for(kind):
     call([np.array([7, 0], np.int32), *arguments[1:]], results)
 
 
-def test_a_target_reads_within_the_table_alone():
-  arguments, results = operands(0, save=False)
-  arguments[1] = np.ones((1, 4, 4 * H), np.float32)
-  arguments[10] = np.ones((0, B, D), np.float32)
-  arguments[3] = np.full((B, T), 3, np.int32)
-  call(arguments, results)
+def of_table(name):
+  """Arguments and results of an LSTM target whose ids, argument 3, select rows of a table of 4."""
+  save = name == 'backward'
+  (flags, _, real, _, w_x, b, w_h, b_hn, h, c, drop_x, drop_h), results = operands(0, save)
+  ids, w_x, drop_x = np.full((B, T), 3, np.int32), w_x[:0], drop_x[:0, :, :0]
+  kind = 0, B, T, 0, H
+  if name == 'forward':
+    table = np.ones((1, 4, 4 * H), np.float32)
+    arguments = [flags, table, real, ids, w_x, b, w_h, b_hn, h, c, drop_x, drop_h]
+    rooms = sequence.forward_rooms(0, save, *kind[1:])
+    return arguments, results[:-1] + [(sequence.room_size(rooms),)]
+  ys, *_, hs, cs, kept, _ = (np.ones(shape, np.float32) for shape in results)
+  xs = np.ones((B, T, 0), np.float32)
+  arguments = [flags, xs, real, ids, w_x, w_h, drop_x, drop_h, hs, cs, kept, ys, h, c]
+  results = [xs.shape, (4, 4 * H), w_x.shape, b.shape, w_h.shape, b_hn.shape, h.shape, c.shape]
+  return arguments, [*results, (sequence.room_size(sequence.backward_rooms(*kind)),)]
+
+
+@pytest.mark.parametrize('name', ['forward', 'backward'])
+def test_a_target_reads_within_the_table_alone(name):
+  arguments, results = of_table(name)
+  call(arguments, results, name)
   for beside in (-1, 4):
     arguments[3] = np.full((B, T), beside, np.int32)
     with pytest.raises(Exception, match='CPU kernel is not for operand'):
-      call(arguments, results)
+      call(arguments, results, name)
+
+
+@pytest.mark.parametrize('name', ['forward', 'backward'])
+def test_a_target_takes_inputs_or_a_table_but_not_both(name):
+  arguments, results = of_table(name)
+  arguments[3] = arguments[3][:0]
+  with pytest.raises(Exception, match='CPU kernel is not for operand'):
+    call(arguments, results, name)
+  arguments, results = operands(0)
+  arguments[3] = np.zeros((B, T), np.int32)
+  with pytest.raises(Exception, match='CPU kernel is not for operand'):
+    call(arguments, results)
 
 
 def test_for_another_version_of_xla_it_is_a_scan(monkeypatch, caplog):

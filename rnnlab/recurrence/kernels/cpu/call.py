@@ -252,14 +252,25 @@ def _states(carry):
   return carry if len(carry) == 2 else (*carry, jnp.zeros((0, carry[0].shape[1]), jnp.float32))
 
 
-def _call_forward(plan, save, data, inputs):
+def _split(data, inputs):
+  """The masks, the ids and the inputs for a kernel.
+
+  There are ids if it looks up products, which are computed once for each row of the table: if that
+  has fewer rows than there are steps, and there is no dropout between it and the products. The
+  inputs xs, w_x and the mask of x have then no features.
+  """
   *masks, ids = data
-  if ids is not None and not save and masks[1] is None and len(inputs.xs) < ids.size:
-    xs = (inputs.xs @ inputs.w_x + inputs.b)[None]  # one product per row of the table
-    ids = jnp.clip(ids, 0, len(inputs.xs) - 1).astype(jnp.int32)  # the kernel reads at these places
-  else:
+  if ids is None or masks[1] is not None or len(inputs.xs) >= ids.size:
     masks, inputs = _looked_up(data, inputs)
-    xs, ids = inputs.xs, jnp.zeros((0, inputs.xs.shape[1]), jnp.int32)
+    return masks, jnp.zeros((0, inputs.xs.shape[1]), jnp.int32), inputs
+  ids = jnp.clip(ids, 0, len(inputs.xs) - 1).astype(jnp.int32)  # the kernel reads at these places
+  none = jnp.zeros((*ids.shape, 0), jnp.float32)
+  return masks, ids, inputs._replace(xs=none, w_x=inputs.w_x[:0])
+
+
+def _call_forward(plan, save, data, given):
+  masks, ids, inputs = _split(data, given)
+  xs = (given.xs @ given.w_x + given.b)[None] if len(ids) else inputs.xs
   steps, (h, c) = ids.shape[1], _states(inputs.carry)
   flags, real, drops = _operands(plan, masks, inputs, steps)
   b_hn = jnp.zeros(0, jnp.float32) if inputs.b_hn is None else inputs.b_hn
@@ -274,18 +285,21 @@ def _call_forward(plan, save, data, inputs):
   return (*carry, ys), tuple(saved) if save else None
 
 
-def _call_backward(plan, data, inputs, saved, d_outputs):
-  table, ids = inputs.xs, data[-1]
-  masks, inputs = _looked_up(data, inputs)
+def _call_backward(plan, data, given, saved, d_outputs):
+  masks, ids, inputs = _split(data, given)
   flags, real, drops = _operands(plan, masks, inputs, inputs.xs.shape[1])
   *d_carry, d_ys = d_outputs
   d_h, d_c = _states(tuple(d_carry))
-  shapes = [inputs.xs.shape, inputs.w_x.shape, inputs.b.shape, inputs.w_h.shape]
+  shapes = [inputs.xs.shape, (len(given.xs) if len(ids) else 0, len(inputs.b))]
+  shapes += [inputs.w_x.shape, inputs.b.shape, inputs.w_h.shape]
   shapes += [(0,) if inputs.b_hn is None else inputs.b_hn.shape, d_h.shape, d_c.shape]
-  operands = flags, inputs.xs, real, inputs.w_x, inputs.w_h, *drops, *saved, d_ys, d_h, d_c
+  operands = flags, inputs.xs, real, ids, inputs.w_x, inputs.w_h, *drops, *saved, d_ys, d_h, d_c
   rooms = sequence.backward_rooms(KINDS.index(plan.name), *inputs.xs.shape, d_h.shape[1])
-  d_xs, d_w_x, d_b, d_w_h, d_b_hn, *d_first = _call('backward', rooms, shapes, *operands)
-  if ids is not None:
-    d_xs = jnp.zeros_like(table).at[ids].add(d_xs)
+  d_xs, d_products, d_w_x, *rest = _call('backward', rooms, shapes, *operands)
+  d_b, d_w_h, d_b_hn, *d_first = rest
+  if len(ids):
+    d_xs, d_w_x = d_products @ given.w_x.T, given.xs.T @ d_products
+  elif data[-1] is not None:
+    d_xs = jnp.zeros_like(given.xs).at[data[-1]].add(d_xs)
   d_b_hn = None if inputs.b_hn is None else d_b_hn
   return Inputs(d_xs, d_w_x, d_b, d_w_h, d_b_hn, tuple(d_first[: len(inputs.carry)]))

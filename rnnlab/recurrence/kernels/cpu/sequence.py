@@ -143,7 +143,7 @@ def forward(
   h, c `[B, H]` hold the first carry, and afterwards the last. hs and cs are what each step starts
   from; kept are the gates. real `[B or 0, T]` has the bits REAL and RESET of each step; without
   rows all are real. If there are ids `[B or 0, T]`, row `ids[r, t]` of xs `[1, V, G H]` replaces
-  the product x W_x + b. room: see `forward_rooms`.
+  the product x W_x + b, and D is 0. room: see `forward_rooms`.
   """
   (rows, steps), units, inputs = ys.shape[:2], h.shape[1], w_x.shape[0]
   known = len(ids) > 0
@@ -302,6 +302,12 @@ def _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room):
 
 
 @jit
+def _add(a, b, count):
+  for j in range(count):
+    a[j] += b[j]
+
+
+@jit
 def _add_biases(d_b, d_b_hn, d, filled):
   """Adds the first `filled` rows of d to the gradients by the biases."""
   units = len(d_b_hn)
@@ -314,13 +320,13 @@ def _add_biases(d_b, d_b_hn, d, filled):
 
 @jit
 def backward(
-  kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
-  d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, room,
+  kind, reverse, xs, ids, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
+  d_xs, d_table, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, room,
 ):  # fmt: skip
   """Fills the gradients by everything that `forward` reads, from what it saved and d_ys.
 
-  d_h, d_c hold the gradients by the last carry, and afterwards by the first. room: see
-  `backward_rooms`.
+  d_h, d_c hold the gradients by the last carry, and afterwards by the first. If there are ids,
+  d_table `[V, G H]` is the gradient by the table, and D is 0. room: see `backward_rooms`.
   """
   (rows, steps, inputs), units = xs.shape, d_h.shape[1]
   gates = w_x.shape[1] // units
@@ -334,6 +340,7 @@ def backward(
   v_h, room_v_h, v_reset = _room(room, shapes, 7), _room(room, shapes, 8), _room(room, shapes, 9)
   d = _room(room, shapes, 10)
   many, width = d.shape
+  fill(d_table, 0)
   fill(d_w_x, 0)
   fill(d_w_h, 0)
   for j in range(gates * units):
@@ -351,12 +358,15 @@ def backward(
     new, resets = d[filled : filled + rows], v_reset[filled : filled + rows]
     _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, new)
     _state_back(kind, t, real, hs, kept, w_h_t, drop_h, d_h, new, resets, d_reset, room_h)
+    for r in range(len(ids)):
+      _add(d_table[ids[r, t]], new[r], gates * units)
     for r in range(rows):
       if _is_reset(real, r, t):
         _reset(kind, d_h, d_c, r)
     filled += rows
     if filled == many or s == steps - 1:
-      add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
+      if inputs:
+        add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
       _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room_v_h)
       _add_biases(d_b, d_b_hn, d, filled)
       fill(d_x, 0)

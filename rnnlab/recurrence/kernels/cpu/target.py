@@ -14,10 +14,11 @@ from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit
 
 # The sizes of a target's operands, a letter each: B, T, D, H as usual; W columns of the weights, K
 # of what is kept; and the number of rows of those that may have none: C of the cell's state, R of
-# `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn. X, Y
-# and Z are the sizes of xs, or of a table; F is 2, the number of flags; Q is the room to work in.
-LETTERS = 'BTDHWKCRJMLSNXYZFQ'
-B, T, D, H, W, K, C, R, J, M, L, S, N, X, Y, Z, F, Q = range(len(LETTERS))
+# `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn, V of
+# the gradient by a table. X, Y and Z are the sizes of xs, or of a table, for which D is 0; F is 2,
+# the number of flags; Q is the room to work in.
+LETTERS = 'BTDHWKCRJMLSNVXYZFQ'
+B, T, D, H, W, K, C, R, J, M, L, S, N, V, X, Y, Z, F, Q = range(len(LETTERS))
 _FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
   LETTERS,
   'iF fXYZ bRT iJT fDW fW fHW fN fBH fCH fMBD fLBH',
@@ -25,8 +26,8 @@ _FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
 )
 _BACKWARD, _BACKWARD_ARGUMENTS = ffi.signature(
   LETTERS,
-  'iF fBTD bRT fDW fHW fMBD fLBH fSBH fSCH fSBK fBTH fBH fCH',
-  'fBTD fDW fW fHW fN fBH fCH fQ',
+  'iF fBTD bRT iJT fDW fHW fMBD fLBH fSBH fSCH fSBK fBTH fBH fCH',
+  'fBTD fVW fDW fW fHW fN fBH fCH fQ',
 )
 
 
@@ -44,7 +45,7 @@ def _fit(kind, sizes):
   batch, units = sizes[B], sizes[H]
   return (
     0 <= kind < 3
-    and min(batch, sizes[T], sizes[D], units) > 0
+    and min(batch, sizes[T], units) > 0
     and sizes[W] == gates * units
     and sizes[K] == blocks * units
     and sizes[C] == (batch if kind == LSTM else 0)
@@ -57,17 +58,25 @@ def _fit(kind, sizes):
 
 
 @jit
-def _fit_inputs(sizes, ids):
-  """Whether xs are the inputs, or a table with all rows that the ids select."""
+def _fit_inputs(sizes, ids, count):
+  """Whether there are inputs, or else ids that all select one of the `count` rows of a table."""
   if sizes[J] == 0:
-    return sizes[X] == sizes[B] and sizes[Y] == sizes[T] and sizes[Z] == sizes[D]
-  if sizes[J] != sizes[B] or sizes[X] != 1 or sizes[Z] != sizes[W] or sizes[S] + sizes[M] > 0:
+    return sizes[D] > 0
+  if sizes[J] != sizes[B] or sizes[D] > 0 or sizes[M] > 0:
     return False
   for r in range(ids.shape[0]):
     for t in range(ids.shape[1]):
-      if ids[r, t] < 0 or ids[r, t] >= sizes[Y]:
+      if ids[r, t] < 0 or ids[r, t] >= count:
         return False
   return True
+
+
+@jit
+def _fit_table(sizes):
+  """Whether xs are the inputs, or a table if there are ids."""
+  if sizes[J] == 0:
+    return sizes[X] == sizes[B] and sizes[Y] == sizes[T] and sizes[Z] == sizes[D]
+  return sizes[X] == 1 and sizes[Z] == sizes[W]
 
 
 @jit
@@ -103,7 +112,7 @@ def forward_target(frame):
     return ffi.error(frame, max(wrong, 0))
   kind, reverse = _flags(frame)
   ids = _table(ffi.argument(frame, 3), np.int32)
-  if not _fit(kind, sizes) or not _fit_inputs(sizes, ids):
+  if not _fit(kind, sizes) or not _fit_table(sizes) or not _fit_inputs(sizes, ids, sizes[Y]):
     return ffi.error(frame, 0)
   rooms = sequence.forward_rooms(kind, sizes[S] > 0, sizes[B], sizes[T], sizes[D], sizes[H])
   if sizes[Q] != sequence.room_size(rooms):
@@ -132,25 +141,26 @@ def backward_target(frame):
   if wrong >= 0 or sizes[F] != 2:
     return ffi.error(frame, max(wrong, 0))
   kind, reverse = _flags(frame)
-  if not _fit(kind, sizes) or sizes[S] != sizes[T]:
+  ids = _table(ffi.argument(frame, 3), np.int32)
+  if not _fit(kind, sizes) or not _fit_inputs(sizes, ids, sizes[V]) or sizes[S] != sizes[T]:
     return ffi.error(frame, 0)
   rooms = sequence.backward_rooms(kind, sizes[B], sizes[T], sizes[D], sizes[H])
   if sizes[Q] != sequence.room_size(rooms):
     return ffi.error(frame, 0)
   xs, real = _array_3(ffi.argument(frame, 1)), _table(ffi.argument(frame, 2), np.uint8)
-  w_x, w_h = _array_2(ffi.argument(frame, 3)), _array_2(ffi.argument(frame, 4))
-  drop_x, drop_h = _array_3(ffi.argument(frame, 5)), _array_3(ffi.argument(frame, 6))
-  hs, cs = _array_3(ffi.argument(frame, 7)), _array_3(ffi.argument(frame, 8))
-  kept, d_ys = _array_3(ffi.argument(frame, 9)), _array_3(ffi.argument(frame, 10))
-  d_xs, d_w_x = _array_3(ffi.result(frame, 0)), _array_2(ffi.result(frame, 1))
-  d_b, d_w_h = _array_1(ffi.result(frame, 2)), _array_2(ffi.result(frame, 3))
-  d_b_hn, d_h = _array_1(ffi.result(frame, 4)), _array_2(ffi.result(frame, 5))
-  d_c = _array_2(ffi.result(frame, 6))
-  copy_rows(d_h, _array_2(ffi.argument(frame, 11)))
-  copy_rows(d_c, _array_2(ffi.argument(frame, 12)))
+  w_x, w_h = _array_2(ffi.argument(frame, 4)), _array_2(ffi.argument(frame, 5))
+  drop_x, drop_h = _array_3(ffi.argument(frame, 6)), _array_3(ffi.argument(frame, 7))
+  hs, cs = _array_3(ffi.argument(frame, 8)), _array_3(ffi.argument(frame, 9))
+  kept, d_ys = _array_3(ffi.argument(frame, 10)), _array_3(ffi.argument(frame, 11))
+  d_xs, d_table = _array_3(ffi.result(frame, 0)), _array_2(ffi.result(frame, 1))
+  d_w_x, d_b = _array_2(ffi.result(frame, 2)), _array_1(ffi.result(frame, 3))
+  d_w_h, d_b_hn = _array_2(ffi.result(frame, 4)), _array_1(ffi.result(frame, 5))
+  d_h, d_c = _array_2(ffi.result(frame, 6)), _array_2(ffi.result(frame, 7))
+  copy_rows(d_h, _array_2(ffi.argument(frame, 12)))
+  copy_rows(d_c, _array_2(ffi.argument(frame, 13)))
   sequence.backward(
-    kind, reverse, xs, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
-    d_xs, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, _array_1(ffi.result(frame, 7)),
+    kind, reverse, xs, ids, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
+    d_xs, d_table, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, _array_1(ffi.result(frame, 8)),
   )  # fmt: skip
   return 0
 
