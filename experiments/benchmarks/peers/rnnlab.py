@@ -43,7 +43,8 @@ def _layer(case, mesh):
   xs, weights, _, _, lengths = jax.device_put(peers.data(case), rows)
   cell = CELLS[case.cell](case.hidden)
   params = [cell.init(jax.random.key(i), case.inputs) for i in range(1 + case.bidirectional)]
-  params = devices.place(params)
+  # Whole on each device, as `devices.place` puts the recurrent layers of a model.
+  params = jax.device_put(params, NamedSharding(mesh, P()))
 
   def masks(key, params):
     if case.dropout == 'none':
