@@ -202,7 +202,7 @@ def test_any_shape_equals_the_scan(name, batch, steps, inputs, hidden, reverse):
 @each_cell
 def test_large_weights_equal_the_scan(name, dropout):
   """Rows of a product in several blocks, and operands that are packed in tiles."""
-  p = problem(name, 0, 7, 5, 270, 300)
+  p = problem(name, 0, 7, 5, 800, 300)
   args = single((p.params, p.xs, p.carry, (p.d_carry, p.d_ys), None))
   args += (single(drops_of_products(name, p, dropout)),)
   actual, desired = (

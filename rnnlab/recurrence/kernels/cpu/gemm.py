@@ -31,7 +31,7 @@ def padded(columns):
   return (columns + LANES - 1) // LANES * LANES
 
 
-BLOCK = 256  # rows of a panel: this many stay in a cache while all rows of v pass
+BLOCK = 768  # rows of a panel at most: these stay in a cache while all rows of v pass
 FAR = 256  # floats in a row of v above which `add_weights` does not read it in columns
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from rnnlab.recurrence.kernels.cpu import ffi, sequence
 from rnnlab.recurrence.kernels.cpu.cells import GRU_AFTER, GRU_BEFORE, LSTM
 from rnnlab.recurrence.kernels.cpu.ffi import pointer
-from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit
+from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit, on_large_pages
 
 # The sizes of a target's operands, a letter each: B, T, D, H as usual; W columns of the weights, K
 # of what is kept; and the number of rows of those that may have none: C of the cell's state, R of
@@ -124,11 +124,14 @@ def forward_target(frame):
   ys, h = _array_3(ffi.result(frame, 0)), _array_2(ffi.result(frame, 1))
   c, hs = _array_2(ffi.result(frame, 2)), _array_3(ffi.result(frame, 3))
   cs, kept = _array_3(ffi.result(frame, 4)), _array_3(ffi.result(frame, 5))
+  room = _array_1(ffi.result(frame, 6))
+  on_large_pages(room)
+  on_large_pages(kept)
   copy_rows(h, _array_2(ffi.argument(frame, 8)))
   copy_rows(c, _array_2(ffi.argument(frame, 9)))
   sequence.forward(
     kind, reverse, xs, ids, real, w_x, b, w_h, b_hn, drop_x, drop_h, ys, h, c, hs, cs, kept,
-    _array_1(ffi.result(frame, 6)),
+    room,
   )  # fmt: skip
   return 0
 
@@ -156,11 +159,15 @@ def backward_target(frame):
   d_w_x, d_b = _array_2(ffi.result(frame, 2)), _array_1(ffi.result(frame, 3))
   d_w_h, d_b_hn = _array_2(ffi.result(frame, 4)), _array_1(ffi.result(frame, 5))
   d_h, d_c = _array_2(ffi.result(frame, 6)), _array_2(ffi.result(frame, 7))
+  room = _array_1(ffi.result(frame, 8))
+  on_large_pages(room)
+  on_large_pages(d_w_x)
+  on_large_pages(d_w_h)
   copy_rows(d_h, _array_2(ffi.argument(frame, 12)))
   copy_rows(d_c, _array_2(ffi.argument(frame, 13)))
   sequence.backward(
     kind, reverse, xs, ids, real, w_x, w_h, drop_x, drop_h, hs, cs, kept, d_ys,
-    d_xs, d_table, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, _array_1(ffi.result(frame, 8)),
+    d_xs, d_table, d_w_x, d_b, d_w_h, d_b_hn, d_h, d_c, room,
   )  # fmt: skip
   return 0
 
