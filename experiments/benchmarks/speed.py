@@ -1,14 +1,15 @@
 """rnnlab's speed on the CPU, beside Keras, PyTorch, Flax, Haiku and Equinox.
 
     python -m experiments.benchmarks.speed [--peers=keras,torch,flax,haiku,equinox] [--cores=1]
-      [--cases=WORDS]
+      [--cases=WORDS] [--shapes=BxTxDxH]
 
 Measures LSTM and GRU layers, forward and with gradients, from small shapes to large, with and
 without dropout and padding; training steps of the tutorial's classifier, of language models and of
 a translator; and its translations. A library that is not installed is reported and left out: pip
 install -r experiments/benchmarks/peers.txt. All of it takes about forty minutes on two cores;
---cases=text, --cases=multi30k or --cases=32x200x128x64 measures a part of it, and --smoke measures
-tiny shapes, to see that everything works.
+--cases=text, --cases=multi30k or --cases=32x200x128x64 measures a part of it,
+--shapes=20x35x650x650 layers of another shape, and --smoke tiny shapes, to see that everything
+works.
 
 Every library has a process of its own, which is idle while others are measured. A case is measured
 in rounds in which each library has a turn, so that whatever slows the machine for a while slows all
@@ -50,6 +51,9 @@ TINY = (2, 6, 4, 3)
 
 flags.DEFINE_list('peers', None, 'The libraries to measure beside rnnlab; default: all.')
 flags.DEFINE_list('cases', [], 'Only cases whose name contains one of these words.')
+flags.DEFINE_list(
+  'shapes', [], 'Only layers of these shapes: batch x steps x inputs x hidden units, as 8x50x32x64.'
+)
 flags.DEFINE_integer('rounds', 7, 'How many times each library has its turn.', lower_bound=1)
 flags.DEFINE_integer('cores', None, 'How many cores to use; default: all.', lower_bound=1)
 flags.DEFINE_string('out', 'runs/speed', 'Where results go.')
@@ -103,11 +107,11 @@ class Worker:
         file.close()
 
 
-def cases(smoke: bool = False) -> list[peers.Case]:
-  """All that is measured, from small to large."""
-  shapes, tutorial = ((TINY,), TINY) if smoke else (SHAPES, TUTORIAL)
+def cases(smoke: bool = False, shapes: tuple = ()) -> list[peers.Case]:
+  """All that is measured, from small to large; or layers of the given shapes, (B, T, D, H)."""
+  usual, tutorial = ((TINY,), TINY) if smoke else (SHAPES, TUTORIAL)
   found = []
-  for shape, cell in itertools.product(shapes, ('lstm', 'gru')):
+  for shape, cell in itertools.product(shapes or usual, ('lstm', 'gru')):
     variants = [{'dropout': dropout} for dropout in peers.DROPOUTS]
     if shape[0] > 1:
       variants.insert(1, {'lengths': True})
@@ -120,6 +124,8 @@ def cases(smoke: bool = False) -> list[peers.Case]:
         ]
     if shape == tutorial:
       found += [peers.Case('training', cell, *shape, **variant) for variant in variants]
+  if shapes:
+    return found
   for name, cell in itertools.product(peers.TEXTS, ('lstm', 'gru')):
     if smoke == (name == 'tiny'):
       found.append(peers.Case('text', cell, *peers.TEXTS[name][:4], text=name))
@@ -204,17 +210,24 @@ def chosen(words) -> list[str]:
   return names
 
 
+def shape(word: str) -> tuple[int, ...]:
+  """The sizes in a word of `--shapes`; raises ValueError if it is none."""
+  sizes = word.split('x')
+  if len(sizes) != 4 or not all(size.isdecimal() and int(size) for size in sizes):
+    raise ValueError(f'--shapes={word} is not of four sizes from 1 on, as 20x35x650x650')
+  return tuple(map(int, sizes))
+
+
 def main(_):
   jax.config.update('jax_platforms', 'cpu')  # here only to ask for the device
   console = rich.console.Console(width=None if sys.stdout.isatty() else 190, highlight=False)
   args = flags.FLAGS
   try:
     names = chosen(args.peers if args.peers is not None else peers.PEERS)
-    todo = [c for c in cases(args.smoke) if any(w in c.name for w in args.cases or [''])]
+    every = cases(args.smoke, tuple(map(shape, args.shapes)))
+    todo = [c for c in every if any(w in c.name for w in args.cases or [''])]
     if not todo:
-      raise ValueError(
-        f'no case has {" or ".join(args.cases)} in its name; one is {cases()[0].name}'
-      )
+      raise ValueError(f'no case has {" or ".join(args.cases)} in its name; one is {every[0].name}')
     hold_cores(args.cores)
   except ValueError as error:
     print(f'experiments.benchmarks.speed: {error}', file=sys.stderr)

@@ -222,6 +222,15 @@ def test_cases_go_from_the_smallest_shape_over_the_tutorials_to_the_largest():
     }
 
 
+def test_layers_of_any_shape_are_cases():
+  found = speed.cases(shapes=(speed.shape('8x50x32x64'), speed.shape('1x2x3x4')))
+  assert {c[2:6] for c in found} == {(8, 50, 32, 64), (1, 2, 3, 4)}
+  assert {c.what for c in found} == {'forward', 'gradient'}
+  for word in ('8x50x32', '8x50x32x0', '8x50xax64', '8x50x32x-1'):
+    with pytest.raises(ValueError, match=f'--shapes={word} is not of four sizes'):
+      speed.shape(word)
+
+
 @pytest.mark.slow
 def test_cells_are_measured_and_told(environment, tmp_path):
   words = '-m', 'experiments.benchmarks.cells', '--smoke', '--rounds=2', f'--out={tmp_path}'
