@@ -5,7 +5,7 @@ A name is loaded at its first use: what needs no JAX, as `launch.py --status`, d
 
 import importlib
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 _HOMES = {
   'models.adapters': ('LinenCell', 'NNXCell'),
   'cells.base': ('Cell', 'Lookup'),
