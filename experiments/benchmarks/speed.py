@@ -125,7 +125,7 @@ def cases(smoke: bool = False, shapes: tuple = ()) -> list[peers.Case]:
     if shape == tutorial:
       found += [peers.Case('training', cell, *shape, **variant) for variant in variants]
   if shapes:
-    return found
+    return [case for case in found if case.what != 'training']
   for name, cell in itertools.product(peers.TEXTS, ('lstm', 'gru')):
     if smoke == (name == 'tiny'):
       found.append(peers.Case('text', cell, *peers.TEXTS[name][:4], text=name))

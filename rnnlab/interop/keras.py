@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +31,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnnlab.interop import keras_config, layers
+from rnnlab.interop import hdf5, keras_config, layers
 from rnnlab.machine import disk
 from rnnlab.models import SequenceClassifier
 
@@ -270,9 +269,9 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
   is_h5 = content.startswith(HDF5)
   try:
     if is_h5:
-      _check_heaps(content)
+      hdf5.check_heaps(content)
       with h5py.File(io.BytesIO(content)) as file:
-        told = file.attrs.get('model_config')
+        told = hdf5.strings(file, 'model_config') if 'model_config' in file.attrs else None
       whole = told and json.loads(told)
     else:
       with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -304,25 +303,6 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
   return _import_classifier(parsed, weights)
 
 
-def _check_heaps(content: bytes) -> None:
-  """Raises ValueError for an .h5 file on whose strings HDF5 would loop forever.
-
-  A heap of strings is a header of 16 bytes, then objects, each with a header of its own: its
-  number, 0 for free space, and its size. HDF5 moves from one to the next by the size, even if that
-  of free space is 0, as when part of the file has become zeros.
-  """
-  starts = re.finditer(b'GCOL\x01\0\0\0', content)
-  for start, stop in ((at.start(), at.end()) for at in starts):
-    end = start + int.from_bytes(content[stop : stop + 8], 'little')
-    place = stop + 8
-    while place + 16 <= min(end, len(content)):
-      number = int.from_bytes(content[place : place + 2], 'little')
-      size = int.from_bytes(content[place + 8 : place + 16], 'little')
-      if not number and not size:
-        raise ValueError('a heap of strings in it is broken')
-      place += 16 + -(-size // 8) * 8 if number else size
-
-
 def _keras_weights(file: h5py.File, config: Mapping) -> list[np.ndarray]:
   """The arrays of a .keras file, in the order of `get_weights()`."""
   return [
@@ -337,8 +317,8 @@ def _h5_weights(file: h5py.File) -> list[np.ndarray]:
   groups = file['model_weights']
   return [
     np.asarray(groups[layer][name])
-    for layer in groups.attrs['layer_names']
-    for name in groups[layer].attrs['weight_names']
+    for layer in hdf5.strings(groups, 'layer_names')
+    for name in hdf5.strings(groups[layer], 'weight_names')
   ]
 
 

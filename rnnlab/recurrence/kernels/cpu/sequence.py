@@ -244,6 +244,12 @@ def _ask_for(kind, t, xs, hs, cs, kept, d_ys):
 
 
 @jit
+def _add(a, b, count):
+  for j in range(count):
+    a[j] += b[j]
+
+
+@jit
 def _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, d):
   """Fills d `[B, P H]`, the gradient by step t's pre-activations, from that by its carry."""
   units = d_h.shape[1]
@@ -253,8 +259,7 @@ def _gates_back(kind, t, real, hs, cs, kept, d_ys, d_h, d_c, d):
       for j in range(row.size):
         row[j] = 0
       continue
-    for j in range(units):
-      d_h[r, j] += d_ys[r, t, j]
+    _add(d_h[r], d_ys[r, t], units)
     if kind == LSTM:
       lstm_back(kept[t, r], cs[t, r], d_h[r], d_c[r], row, units)
     elif kind == GRU_AFTER:
@@ -302,20 +307,12 @@ def _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room):
 
 
 @jit
-def _add(a, b, count):
-  for j in range(count):
-    a[j] += b[j]
-
-
-@jit
 def _add_biases(d_b, d_b_hn, d, filled):
   """Adds the first `filled` rows of d to the gradients by the biases."""
   units = len(d_b_hn)
   for i in range(filled):
-    for j in range(len(d_b)):
-      d_b[j] += d[i, j]
-    for j in range(units):
-      d_b_hn[j] += d[i, 3 * units + j]
+    _add(d_b, d[i], len(d_b))
+    _add(d_b_hn, d[i, 3 * units :], units)
 
 
 @jit
@@ -365,13 +362,13 @@ def backward(
         _reset(kind, d_h, d_c, r)
     filled += rows
     if filled == many or s == steps - 1:
-      if inputs:
-        add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
       _add_state_weights(kind, d_w_h, v_h, v_reset, d, drop_h, filled, room_v_h)
       _add_biases(d_b, d_b_hn, d, filled)
-      fill(d_x, 0)
-      of_x, these = address_of(d_x), room_v_x[:filled]
-      multiply_back(of_x, inputs, address_of(d), width, w_x_t, 0, gates, units, drop_x, these)
+      if inputs:
+        add_weights(d_w_x, v_x, d, 0, 0, gates, units, drop_x, filled, room_v_x)
+        fill(d_x, 0)
+        of_x, these = address_of(d_x), room_v_x[:filled]
+        multiply_back(of_x, inputs, address_of(d), width, w_x_t, 0, gates, units, drop_x, these)
       for i in range(filled):
         back = filled // rows - 1 - i // rows  # steps before this one
         copy(d_xs[i % rows, t - back if reverse else t + back], d_x[i], inputs)
