@@ -28,8 +28,12 @@ def check_heaps(content: bytes) -> None:
 def strings(group: h5py.Group, name: str) -> Any:
   """The string or strings of an attribute; raises ValueError if its type is another.
 
-  Once a damage has made them lists of something else, HDF5 ends the process when it reads them.
+  Once a damage has made them lists of something else, HDF5 ends the process when it reads them. A
+  list of none has no type of its own: Keras writes one of floats for a layer without weights.
   """
-  if h5py.check_string_dtype(group.attrs.get_id(name).dtype) is None:
+  attribute = group.attrs.get_id(name)
+  if attribute.shape == (0,):
+    return []
+  if h5py.check_string_dtype(attribute.dtype) is None:
     raise ValueError(f'{name} is not of strings')
   return group.attrs[name]

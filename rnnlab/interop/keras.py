@@ -272,7 +272,7 @@ def load(path: str | os.PathLike) -> tuple[SequenceClassifier, dict[str, Any]]:
       hdf5.check_heaps(content)
       with h5py.File(io.BytesIO(content)) as file:
         told = hdf5.strings(file, 'model_config') if 'model_config' in file.attrs else None
-      whole = told and json.loads(told)
+      whole = None if told is None else json.loads(told)
     else:
       with zipfile.ZipFile(io.BytesIO(content)) as archive:
         whole = json.loads(archive.read(CONFIG))

@@ -288,7 +288,7 @@ CLASSIFIERS = [
   *itertools.product(['lstm'], ['mean', 'masked-mean', 'max']),
   ('gru-after', 'no-bias'),
 ]
-QUICK_SHAPES = 'all-of-it', 'masked', 'no-bias'
+QUICK_SHAPES = 'all-of-it', 'masked', 'no-bias', 'max'  # the last with a layer without weights
 
 
 def classifier_of_rnnlab(name, shape, **fields):
