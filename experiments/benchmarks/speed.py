@@ -234,6 +234,7 @@ def main(_):
     sys.exit(2)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
+  commit = provenance.commit()  # before files change, which may be the repository's own
   notes = []
 
   def say(words):
@@ -252,7 +253,7 @@ def main(_):
   disk.write_atomic(out / 'speed.csv', table.to_csv(index=False))
   about = [
     f'Command: `{COMMAND}`',
-    f'Device: {provenance.device()}; commit {provenance.commit()}',
+    f'Device: {provenance.device()}; commit {commit}',
     *(f'{name}: {peers.PEERS[name].versions()}' for name in names),
     *notes,
   ]

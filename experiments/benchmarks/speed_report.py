@@ -60,12 +60,12 @@ def decimals(value: float) -> int:
 
 def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
   """Title -> the cells of a table as words: a row per case, a column per library."""
-  names = [name for name in peers.PEERS if name in set(table['library'])]
   found = {}
   for what, title in TITLES.items():
     of_what = table[table['what'] == what]
     if of_what.empty:
       continue
+    names = [name for name in peers.PEERS if name in set(of_what['library'])]
     lines = []
     for _, of_case in of_what.groupby('case', sort=False):
       by_name = of_case.set_index('library')
@@ -83,7 +83,7 @@ def grids(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for name in names if row['tokens_s'] else ():
           known = name in by_name.index
           line[f'{name} tokens/s'] = f'{by_name.loc[name, "tokens_s"]:,.0f}' if known else ''
-        line['rnnlab GFLOP/s'] = f'{row["gflops"]:.3g} ({100 * row["share_of_ceiling"]:.2g}%)'
+        line['rnnlab GFLOP/s'] = f'{row["gflops"]:.3g} ({row["share_of_ceiling"]:.0%})'
       lines.append(line)
     found[title] = pd.DataFrame(lines).fillna('')
   return found
