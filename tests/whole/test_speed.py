@@ -10,7 +10,7 @@ import pytest
 from programs import ROOT
 
 import rnnlab
-from experiments.benchmarks import peers, speed
+from experiments.benchmarks import peers, speed, speed_report
 from experiments.benchmarks.peers import flax as flax_peer
 from experiments.benchmarks.peers import pairs
 from rnnlab import recurrence
@@ -72,6 +72,25 @@ def test_a_small_benchmark_measures_what_is_installed_and_names_what_is_not(envi
   assert 'python -m experiments.benchmarks.speed --smoke' in summary and 'speed.png' in summary
   assert 'haiku: not installed' in summary and 'Device: ' in summary
   assert (tmp_path / 'out' / 'speed.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_table_has_the_libraries_of_its_cases_and_bold_is_the_fastest():
+  def row(library, what, ms, share):
+    ours = {'library': library, 'case': f'gru {what} 1x2x3x4', 'cell': 'gru', 'what': what}
+    return ours | {
+      **{'median_ms': ms, 'q25_ms': ms - 1, 'q75_ms': ms + 2},
+      **{'gflops': 199.0, 'share_of_ceiling': share, 'tokens_s': 0.0},
+    }
+
+  table = [row('rnnlab', 'forward', 20.0, 1.06), row('haiku', 'forward', 10.0, 0.5)]
+  grids = speed_report.grids(pd.DataFrame([*table, row('rnnlab', 'gradient', 300.0, 0.076)]))
+  assert [speed_report.markdown(grid).splitlines()[::2] for grid in grids.values()] == [
+    [
+      '|  | rnnlab | haiku | rnnlab GFLOP/s |',
+      '| GRU 1x2x3x4 | 20.0 ± 1.5 | **10.0** ± 1.5 | 199 (106%) |',
+    ],
+    ['|  | rnnlab | rnnlab GFLOP/s |', '| GRU 1x2x3x4 | 300 ± 2 | 199 (8%) |'],
+  ]
 
 
 @pytest.mark.slow
