@@ -1024,15 +1024,19 @@ def no_best_epoch(workdir):
     edit(path, lambda result: result.update(best=None))
 
 
+NONE = 'No run has a finite test accuracy at the epoch of best validation'
+NOT_APART = 'GRU and LSTM are not told apart'
+
+
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize(
   'make, finding',
   [
-    (without_numbers, 'No run has a finite test accuracy at the epoch of best validation'),
-    (a_group_without_numbers, 'GRU and LSTM are not told apart'),
-    (metrics_without_columns, 'GRU and LSTM are not told apart'),
-    (predictions_of_other_test_sets, 'GRU and LSTM are not told apart'),
-    (no_best_epoch, 'No run has a finite test accuracy at the epoch of best validation'),
+    (without_numbers, NONE),
+    pytest.param(a_group_without_numbers, NOT_APART, marks=pytest.mark.slow),
+    pytest.param(metrics_without_columns, NOT_APART, marks=pytest.mark.slow),
+    (predictions_of_other_test_sets, NOT_APART),
+    pytest.param(no_best_epoch, NONE, marks=pytest.mark.slow),
   ],
 )
 def test_odd_runs_have_a_report_all_the_same(tmp_path, make, finding):
