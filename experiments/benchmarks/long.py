@@ -153,7 +153,6 @@ def main(_):
   shown = grid(table)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  disk.write_atomic(out / 'long.csv', table.to_csv(index=False))
   about = [
     f'Command: `{COMMAND}`',
     f'Device: {provenance.device()}; commit {provenance.commit()}; jax {jax.__version__}',
@@ -162,6 +161,7 @@ def main(_):
     'ms: the median of a step of SGD. MB: highest resident memory in it, with inputs and program',
     *notes,
   ]
+  disk.write_atomic(out / 'long.csv', table.to_csv(index=False))
   parts = ['# Long sequences', '\n'.join(f'- {line}' for line in about)]
   parts += [speed_report.markdown(shown)]
   disk.write_atomic(out / 'summary.md', '\n\n'.join(parts) + '\n')

@@ -144,7 +144,6 @@ def grid(rows: list[dict]) -> pd.DataFrame:
 
 def write(rows: list[dict], notes: list[str], out, title: str) -> None:
   """Writes sweeps.csv and summary.md for the ways that were measured."""
-  disk.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
   versions = ', '.join(f'{name} {version}' for name, version in provenance.versions().items())
   looped = LOOP in {row['way'] for row in rows}
   about = [
@@ -157,6 +156,7 @@ def write(rows: list[dict], notes: list[str], out, title: str) -> None:
     title,
     *notes,
   ]
+  disk.write_atomic(out / 'sweeps.csv', compared(rows).to_csv(index=False))
   parts = ['# Sweeps', '\n'.join(f'- {line}' for line in about), speed_report.markdown(grid(rows))]
   parts += [
     'seconds: wall time of the program, including start and writing, its programs compiled'
