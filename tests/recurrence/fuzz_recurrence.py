@@ -6,8 +6,9 @@ Half are right. Each of these is one of a few templates of shapes and options, w
 that its programs are compiled once: the scan and the choice of `backend='auto'`, eager, compiled
 and differentiated, must agree. In the other half one argument is wrong: each way must raise the
 same kind of ValueError or TypeError, with that argument's name. Arrays end at protected memory, so
-that a kernel that leaves its arrays crashes. The suite makes a few hundred calls in a process of
-its own.
+that a kernel that leaves its arrays crashes. With glibc, new memory is full of NaN, which shows in
+the results of a kernel that reads what it has not written. The suite makes a few hundred calls in a
+process of its own.
 """
 
 import collections
@@ -28,6 +29,7 @@ from rnnlab.cells.base import Lookup
 
 PAGE = mmap.PAGESIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
+M_PERTURB = -6  # of glibc's malloc.h
 BATCHES, STEPS, WIDTHS = (0, 1, 2, 3, 5), (0, 1, 2, 4), (1, 3, 17)
 HIDDEN = 4, 15, 16, 32  # whole vectors of a kernel, and parts of one
 CELLS = 'lstm', 'gru', 'gru-before', 'elman'
@@ -411,6 +413,7 @@ def described(case):
 
 def main(count, seed=0):
   """Makes `count` calls, half of them wrong; returns the exit status."""
+  getattr(LIBC, 'mallopt', print)(M_PERTURB, 256)  # fills with the byte 256 ^ 0xff
   maker, programs = Maker(seed, templates=max(12, count // 400)), {}
   counts = collections.Counter()
   for i in range(count):

@@ -85,8 +85,9 @@ def operands(kind, save=True):
 
 def call(arguments, results, name='forward'):
   cpu._register(name)
-  shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in results]
-  return jax.block_until_ready(jax.ffi.ffi_call(f'rnnlab_{name}', shapes)(*arguments))
+  dtypes = [jnp.float32] * (len(results) - 1) + [jnp.int32]  # the last is the room to work in
+  shapes = map(jax.ShapeDtypeStruct, results, dtypes)
+  return jax.block_until_ready(jax.ffi.ffi_call(f'rnnlab_{name}', list(shapes))(*arguments))
 
 
 @pytest.mark.parametrize('kind', range(3), ids=cells.KINDS)

@@ -241,9 +241,10 @@ def _operands(plan, data, inputs, steps):
 
 def _call(name, rooms, shapes, *operands):
   _register(name)
-  shapes = *shapes, (sequence.room_size(rooms),)
-  shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-  *results, _ = jax.ffi.ffi_call(f'rnnlab_{name}', shapes, vmap_method='sequential')(*operands)
+  results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  # Of integers: jax_debug_nans would find NaN in floats that nobody has written.
+  results.append(jax.ShapeDtypeStruct((sequence.room_size(rooms),), jnp.int32))
+  *results, _ = jax.ffi.ffi_call(f'rnnlab_{name}', results, vmap_method='sequential')(*operands)
   return results
 
 

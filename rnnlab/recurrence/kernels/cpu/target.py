@@ -16,18 +16,18 @@ from rnnlab.recurrence.kernels.cpu.tile import copy_rows, floats, ints, jit, on_
 # of what is kept; and the number of rows of those that may have none: C of the cell's state, R of
 # `real`, J of the ids, M and L of the dropout masks of x and h, S of what is saved, N of b_hn, V of
 # the gradient by a table. X, Y and Z are the sizes of xs, or of a table, for which D is 0; F is 2,
-# the number of flags; Q is the room to work in.
+# the number of flags; Q is the room to work in, of floats that are declared as integers.
 LETTERS = 'BTDHWKCRJMLSNVXYZFQ'
 B, T, D, H, W, K, C, R, J, M, L, S, N, V, X, Y, Z, F, Q = range(len(LETTERS))
 _FORWARD, _FORWARD_ARGUMENTS = ffi.signature(
   LETTERS,
   'iF fXYZ bRT iJT fDW fW fHW fN fBH fCH fMBD fLBH',
-  'fBTH fBH fCH fSBH fSCH fSBK fQ',
+  'fBTH fBH fCH fSBH fSCH fSBK iQ',
 )
 _BACKWARD, _BACKWARD_ARGUMENTS = ffi.signature(
   LETTERS,
   'iF fBTD bRT iJT fDW fHW fMBD fLBH fSBH fSCH fSBK fBTH fBH fCH',
-  'fBTD fVW fDW fW fHW fN fBH fCH fQ',
+  'fBTD fVW fDW fW fHW fN fBH fCH iQ',
 )
 
 
