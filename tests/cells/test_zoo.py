@@ -433,7 +433,7 @@ def test_no_steps_and_one_row_run_in_parallel():
 
 
 @pytest.mark.parametrize('reverse', [False, True], ids=['forward', 'reverse'])
-@pytest.mark.parametrize('heads', [1, 2])
+@pytest.mark.parametrize('heads', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_chunks_of_steps_are_the_scan(heads, reverse, monkeypatch):
   """Three chunks, the last of which is not full; padding in gaps, a carry, dropout."""
   monkeypatch.setattr(chunkwise, 'CHUNK', 3)

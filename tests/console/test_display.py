@@ -111,6 +111,7 @@ def test_of_many_epochs_a_log_has_fifty_and_the_last(epochs, shown):
     ]
 
 
+@pytest.mark.slow
 def test_a_notebook_has_one_picture_that_is_drawn_again(monkeypatch):
   monkeypatch.delenv('PYTEST_CURRENT_TEST')
   cells = [RUN, 'show(progress.watch(runs, progress=False))', 'show(progress.watch(runs[:1]))']

@@ -646,6 +646,7 @@ def test_auto_where_the_network_refuses(tmp_path, package, monkeypatch):
   assert len(asked) == 1
 
 
+@pytest.mark.slow
 def test_auto_where_names_do_not_resolve(tmp_path, package, monkeypatch):
   pytest.importorskip('tensorflow_datasets')
   done, answered = threading.Event(), []

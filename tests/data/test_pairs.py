@@ -278,6 +278,7 @@ def test_texts_with_the_same_key_are_pairs():
   assert notes == [f'left out of 10 texts: {LEFT}']
 
 
+@pytest.mark.slow
 def test_a_language_pair_of_a_package(only_index, wheel, monkeypatch):
   texts = {
     FOLDER.format(*name): json.dumps(
@@ -418,6 +419,7 @@ def test_the_fields():
   assert kind.right('de-en') and not kind.right('de') and not kind.right('de-de')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MULTI30K, reason='without the files of Multi30k')
 def test_multi30k_has_its_published_counts():
   made = pairs.load(config(MULTI30K, languages='de-en', lowercase=True, min_count=2))

@@ -126,7 +126,7 @@ def test_training_is_that_of_one_device_and_splits_the_embedding(mesh, monkeypat
     np.testing.assert_allclose(row['validation_loss'], row_2['validation_loss'], rtol=1e-4)
 
 
-@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('tied', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_language_model_is_that_of_one_device_and_its_vocabulary_stays_split(
   tied, mesh, monkeypatch
 ):

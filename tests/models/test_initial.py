@@ -170,9 +170,8 @@ def live_haiku(name):
 LIVE = {'keras': live_keras, 'flax': live_flax, 'torch': live_torch, 'haiku': live_haiku}
 
 
-@pytest.mark.parametrize(
-  'init', [pytest.param(n, marks=() if n == 'keras' else pytest.mark.slow) for n in LIVE]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('init', LIVE)
 @every_cell
 def test_a_run_starts_as_the_live_library_does(init, name):
   theirs, ours = LIVE[init](name), drawn(init, name)

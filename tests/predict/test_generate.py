@@ -445,6 +445,7 @@ def test_a_run_is_asked_by_python_and_by_the_command_line_alike(run, ask):
   assert_allclose(said['bits_per_character'], row.bits_per_character, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_setting_of_a_sweep_has_its_own_text_and_its_own_scores(three, capsys):
   """And each of several samples has a title."""
   settings = {'a': three, 'b': language.text_model([member(3)])}
@@ -571,6 +572,7 @@ def test_a_damaged_run_is_told(run, tmp_path):
       rnnlab.load(there)
 
 
+@pytest.mark.slow
 def test_an_exported_model_says_the_same_without_rnnlab(run, three, tmp_path):
   folder, _ = run
   path = tmp_path / 'm.zip'

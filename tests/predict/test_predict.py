@@ -385,6 +385,7 @@ def test_a_run_that_cannot_be_used_is_said(name, content, words, trained, tmp_pa
     rnnlab.load(changed(tmp_path, folder, name, content))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
   damage=damages,
@@ -451,6 +452,7 @@ def test_a_folder_that_is_none_of_a_run_is_said(trained, tmp_path):
     rnnlab.load_ensembles(folder)
 
 
+@pytest.mark.slow
 def test_each_line_of_standard_input_has_a_line_whatever_it_holds(
   trained, run_predict, environment, tmp_path
 ):
@@ -499,6 +501,7 @@ def test_each_line_of_standard_input_has_a_line_whatever_it_holds(
   assert b'no texts: standard input was empty' in done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_of_the_environment_stops_or_changes_an_answer(trained, run_predict, tmp_path):
   _, (folder, *_) = trained
   texts = ['good 好 naïve 😀 \x85', '[red]bad[/x]']
@@ -577,6 +580,7 @@ def test_a_sweep_says_of_each_text_what_each_setting_s_seeds_say(trained, run_pr
   assert float(std) == pytest.approx(rows[0]['std'], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_in_a_terminal_words_are_coloured_and_where_colours_are_unwanted_have_numbers(
   trained, run_predict
 ):

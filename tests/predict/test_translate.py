@@ -89,7 +89,8 @@ def likeliest(log_probs, _):
   return [pairs.EOS, 4, 5, 6, 7, 8][log_probs[[pairs.EOS, 4, 5, 6, 7, 8]].argmax()]
 
 
-@pytest.mark.parametrize('name', [pytest.param('model', marks=pytest.mark.slow), 'three'])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['model', 'three'])
 def test_a_beam_of_one_takes_the_likeliest_token_each_time(name, request):
   model = request.getfixturevalue(name)
   for text, (found, *none) in zip(TEXTS, model.best(TEXTS, 1, beam=1), strict=True):

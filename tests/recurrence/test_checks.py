@@ -383,6 +383,7 @@ def test_an_empty_batch_and_no_steps_have_results_and_gradients(name, hidden, ba
     assert gradients[1].shape == call['xs'].shape
 
 
+@pytest.mark.slow
 def test_an_empty_batch_of_layers_and_of_a_model():
   cell = make('gru', KERNEL)
   params = [cell.init(jax.random.key(0), INPUTS), (cell.init(jax.random.key(1), KERNEL),) * 2]

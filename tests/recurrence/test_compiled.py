@@ -12,7 +12,6 @@ import pytest
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
-from programs import few_cells
 
 import rnnlab
 from rnnlab import recurrence
@@ -142,6 +141,7 @@ def test_a_folder_of_another_user_is_not_read(folder, monkeypatch, caplog):
   assert cache.kernels() is None and 'not yours' in caplog.text
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_compile_once(folder):
   code = (
     'from rnnlab.recurrence.kernels import compiled\n'
@@ -205,6 +205,7 @@ def test_one_that_fails_is_not_used_which_is_said(folder, monkeypatch, caplog, e
   assert len(tried) == times
 
 
+@pytest.mark.slow
 def test_one_that_ends_the_process_is_tried_twice(folder):
   code = (
     'import os\n'
@@ -298,7 +299,9 @@ def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, mon
 # The GPU kernels, in Pallas' interpreter.
 
 
-@pytest.mark.parametrize('name', few_cells(gpu.CELLS))
+@pytest.mark.parametrize(
+  'name', [n if n == 'lstm' else pytest.param(n, marks=pytest.mark.slow) for n in gpu.CELLS]
+)
 def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeypatch):
   plan = gpu.Plan(gpu.CELLS[name], False, interpret=True)
   gpu.probe(plan, 16, jax.devices()[0])

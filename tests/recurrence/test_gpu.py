@@ -171,6 +171,7 @@ def test_a_gradient_of_vmap_is_the_sum_of_the_runs():
     compare(gradient(interpreted(name)), gradient(scanned(name)))
 
 
+@pytest.mark.slow
 @each_cell
 def test_forward_mode_and_second_derivatives_equal_the_scans(name):
   p, q = problem(name), problem(name, seed=1)

@@ -175,6 +175,7 @@ def test_claims_of_an_error(tmp_path, says, margin, gru, verdict):
   assert not margin or f'margin {margin:.4f}' in row['sentence']
 
 
+@pytest.mark.slow
 def test_tasks_of_one_workdir_are_told_apart(tmp_path):
   write_series(tmp_path)
   for cell, seed in itertools.product(('lstm', 'gru'), range(3)):

@@ -1035,7 +1035,7 @@ NOT_APART = 'GRU and LSTM are not told apart'
     (without_numbers, NONE),
     pytest.param(a_group_without_numbers, NOT_APART, marks=pytest.mark.slow),
     pytest.param(metrics_without_columns, NOT_APART, marks=pytest.mark.slow),
-    (predictions_of_other_test_sets, NOT_APART),
+    pytest.param(predictions_of_other_test_sets, NOT_APART, marks=pytest.mark.slow),
     pytest.param(no_best_epoch, NONE, marks=pytest.mark.slow),
   ],
 )

@@ -163,6 +163,7 @@ def test_the_training_is_the_same_to_the_bit(done):
     assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_keeps_the_same_rows(written, tmp_path):
   config = config_of('tagging', written['tagging'])
   spec = configs.specify(program.settle(config))

@@ -191,10 +191,8 @@ def test_a_reader_that_goes_away_ends_the_program(executor, start, environment, 
   assert free(tmp_path / 'out')
 
 
-LATER = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)]
-
-
-@pytest.mark.parametrize('number', [signal.SIGINT, *LATER])
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_all_while_workers_start_is_the_launcher_s(
   number, start, environment, tmp_path
 ):

@@ -157,10 +157,8 @@ def test_members_of_a_population_are_their_solo_runs(whole, tmp_path):
     assert [row['step'] for row in its[2]] == [row['step'] for row in rows_] == [3, 6, 9]
 
 
-@pytest.mark.parametrize(
-  'executor',
-  ['population', *(pytest.param(name, marks=pytest.mark.slow) for name in ('serial', 'process'))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('executor', ['population', 'serial', 'process'])
 def test_runs_that_are_stopped_go_on_to_the_same_bits(executor, whole, tmp_path):
   looks = iter([False] * 2)
   with pytest.raises(KeyboardInterrupt):
@@ -220,13 +218,10 @@ def test_the_loss_of_each_kind_is_that_of_a_loop():
   assert means(logits, targets=sets, mask=mask) == pytest.approx(expected, rel=1e-5)
 
 
-ONE_OF_A_KIND = 'adding', 'copy_memory'
-
-
 @pytest.mark.parametrize(
   'name',
   [
-    name if name in ONE_OF_A_KIND else pytest.param(name, marks=pytest.mark.slow)
+    name if name == 'adding' else pytest.param(name, marks=pytest.mark.slow)
     for name in problems.names()
   ],
 )

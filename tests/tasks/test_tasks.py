@@ -203,6 +203,7 @@ def test_a_sweep_that_is_stopped_goes_on_to_the_same_bits(executor, whole, tmp_p
   assert finals(tmp_path / 'stopped') == finals(whole(executor)[0])
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_setting_of_the_least_error(tmp_path):
   """Of four learning rates, one diverges; half of the trials continue after an epoch."""
   plan, failed, said = conducted('population', tmp_path, 'search')

@@ -118,6 +118,7 @@ def test_a_beam_of_the_task_is_that_of_predict(config, whole):
   assert beam != greedy and any(beam)
 
 
+@pytest.mark.slow
 def test_what_is_known_once_reaches_tables_with_intervals(config, whole):
   frame = results.load_runs(whole)
   rates = frame['best_test_token_error_rate']

@@ -185,7 +185,8 @@ def test_order_and_dropout_are_a_solo_run_s_to_the_bit():
     }
 
 
-@pytest.mark.parametrize('lanes', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('lanes', [1, 2])
 def test_an_average_and_a_falling_rate_are_a_solo_run_s(lanes):
   """To the bit those of a population of one, and up to rounding those of the run itself."""
 

@@ -297,7 +297,7 @@ def test_same_key_same_bits_other_key_other_bits(dropping):
   assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize('of', ['dropping', 'averaging'])
+@pytest.mark.parametrize('of', ['dropping', pytest.param('averaging', marks=pytest.mark.slow)])
 def test_going_on_from_any_yield_gives_the_same_bits(of, request, tmp_path):
   """Through a checkpoint on disk, in the middle of an epoch and at its end."""
   made = model, tx, _ = request.getfixturevalue(of)

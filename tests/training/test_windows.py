@@ -57,7 +57,7 @@ def expected(name, params, split):
 @pytest.mark.parametrize(
   ('name', 'size'),
   [
-    ('elman', 1),
+    pytest.param('elman', 1, marks=pytest.mark.slow),
     pytest.param('gru-after', 64, marks=pytest.mark.slow),
     pytest.param('lstm', 63, marks=pytest.mark.slow),
     ('lstm', 500),

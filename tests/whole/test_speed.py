@@ -151,7 +151,7 @@ def test_a_language_models_operations_are_those_of_its_layers_and_of_its_output(
   assert peers.flops(case) == 3 * 2 * 12 * ((4 + 3 + 3 + 3) * gates * 3 + 3 * 11)
 
 
-@pytest.mark.parametrize('peer', [rnnlab_peer, flax_peer])
+@pytest.mark.parametrize('peer', [rnnlab_peer, pytest.param(flax_peer, marks=pytest.mark.slow)])
 def test_a_language_model_takes_its_steps_again_and_again(peer):
   case = peers.Case('text', 'lstm', *peers.TEXTS['tiny'][:4], text='tiny')
   call, repeats = peer.build(case)
@@ -207,6 +207,7 @@ def test_a_library_that_computes_something_else_is_left_out():
   assert speed.measure(case, workers, rounds=1)[1] == {}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_said_and_the_others_go_on():
   workers = {'matmul': speed.Worker('matmul'), 'rnnlab': speed.Worker('rnnlab')}
   workers['rnnlab']._process.kill()
