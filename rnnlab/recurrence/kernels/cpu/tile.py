@@ -26,7 +26,9 @@ LARGE = 2 << 20  # bytes in a large page
 
 # Operations may be reordered and fused, but a NaN stays a NaN.
 options = {'fastmath': {'contract', 'reassoc', 'arcp', 'nsz'}, 'error_model': 'numpy'}
-jit = numba.njit(**options)
+# Only kernels call these functions: wrappers, to call each from Python and from C, would take a
+# sixth of the time of compilation.
+jit = numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 plain = register_jitable  # for functions that Python calls too
 
 
