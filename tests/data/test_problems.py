@@ -228,7 +228,6 @@ def shares(values, count):
   return np.bincount(np.ravel(values), minlength=count) / np.size(values)
 
 
-@pytest.mark.slow
 def test_what_is_drawn_evenly_is_drawn_evenly():
   """To five standard deviations of a share."""
   n = 4000

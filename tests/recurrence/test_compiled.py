@@ -12,6 +12,7 @@ import pytest
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
+from programs import few_cells
 
 import rnnlab
 from rnnlab import recurrence
@@ -299,9 +300,7 @@ def test_the_trial_takes_no_notice_of_where_it_is_called(registered, folder, mon
 # The GPU kernels, in Pallas' interpreter.
 
 
-@pytest.mark.parametrize(
-  'name', [n if n == 'lstm' else pytest.param(n, marks=pytest.mark.slow) for n in gpu.CELLS]
-)
+@pytest.mark.parametrize('name', few_cells(gpu.CELLS))
 def test_the_gpu_probe_passes_what_is_right_and_not_what_is_broken(name, monkeypatch):
   plan = gpu.Plan(gpu.CELLS[name], False, interpret=True)
   gpu.probe(plan, 16, jax.devices()[0])

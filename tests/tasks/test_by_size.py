@@ -82,7 +82,6 @@ def test_other_kinds_of_problems_have_neither_figure_nor_curve():
   assert by_size.panels([{'final': np.zeros(3), 'targets': np.zeros(3)}], {}) == []
 
 
-@pytest.mark.slow
 def test_a_run_tells_up_to_which_n_it_is_right():
   config = configs.default('generated')
   config.data.update(problem='anbn', n=3, test_n=9, examples=2560)

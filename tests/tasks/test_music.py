@@ -143,7 +143,6 @@ def test_weight_noise_is_normal_anew_for_each_key_and_off_at_0():
   assert optim.optimizer(config, 10).perturbed(params, jax.random.key(0)) is params
 
 
-@pytest.mark.slow
 def test_gradients_are_taken_at_the_noisy_parameters_and_step_the_others():
   """A step of SGD by hand."""
   config = config_of(**{'optim.name': 'sgd', 'optim.clip_norm': 0.0, 'optim.weight_noise': 0.5})
